@@ -1,0 +1,138 @@
+"""What the run is computed on: device, arithmetic, threads, and how fast that is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from resnet_cifar.errors import ConfigError
+from resnet_cifar.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A resolved device."""
+
+    device: torch.device
+    name: str
+    precision: str  # fp32, tf32 or bf16
+    threads: int
+    compile: bool
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where that is the precision, otherwise a context that does nothing."""
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def synchronize(self) -> None:
+        """Wait for the device's queue."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def resolve(trainer: Trainer) -> Compute:
+    """Turn `auto` into what this machine has.
+
+    Raises:
+        ConfigError: the device or the precision asked for is not here.
+    """
+    wanted = trainer.device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if count else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        seen = f"{count} CUDA device(s)" if count else "no CUDA device"
+        raise ConfigError(f"trainer.device={trainer.device} is not here: PyTorch sees {seen}")
+
+    bf16, tf32 = _has_bf16(device), device.type == "cuda"
+    precision = trainer.precision
+    if precision == "auto":
+        precision = "bf16" if bf16 else "tf32" if tf32 else "fp32"
+    if precision == "tf32" and not tf32:
+        raise ConfigError("trainer.precision=tf32 needs a CUDA device: use auto, fp32 or bf16")
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    threads = trainer.threads or min(torch.get_num_threads(), available_cpus())
+    use = trainer.compile == "true" or (trainer.compile == "auto" and device.type == "cuda")
+    return Compute(device, name, precision, threads, use)
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on: never more than a container or a launcher gave it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is fast there, not merely possible."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return any(flag in _cpu_flags() for flag in ("amx_bf16", "avx512_bf16"))
+
+
+def _cpu_info(key: str) -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def _cpu_flags() -> list[str]:
+    return _cpu_info("flags").split()
+
+
+def _cpu_name() -> str:
+    return _cpu_info("model name") or "CPU"
+
+
+@contextlib.contextmanager
+def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
+    """Set PyTorch's process-wide switches for one run and put them back afterwards."""
+    threads = torch.get_num_threads()
+    matmul = torch.backends.cuda.matmul.fp32_precision
+    convolution = torch.backends.cudnn.conv.fp32_precision
+    benchmark = torch.backends.cudnn.benchmark
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(compute.threads)
+    fp32_precision = "ieee" if compute.precision == "fp32" else "tf32"
+    if compute.device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = fp32_precision
+        torch.backends.cudnn.conv.fp32_precision = fp32_precision
+        torch.backends.cudnn.benchmark = not deterministic
+        # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.fp32_precision = matmul
+        torch.backends.cudnn.conv.fp32_precision = convolution
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(was_deterministic)
+
+
+def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
+    """FLOP/s of a square matrix product in the run's arithmetic: what the device can do.
+
+    Takes about `seconds`. On the CPU a product of 1024 × 1024, on CUDA of 8192 × 8192.
+    """
+    size = 8192 if compute.device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
+    a = torch.ones(size, size, device=compute.device, dtype=dtype)
+    best = 0.0
+    end = time.perf_counter() + seconds
+    torch.mm(a, a)
+    while time.perf_counter() < end or best == 0.0:
+        compute.synchronize()
+        start = time.perf_counter()
+        torch.mm(a, a)
+        compute.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,36 @@
+"""Errors meant for the person at the keyboard: one line, no traceback."""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line; `exit_code` ends the process."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A configuration that can't be run: names the key, the value and what is allowed."""
+
+    exit_code = 2
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived and the run has been left in a state that can be resumed.
+
+    Like KeyboardInterrupt no Exception: nothing that deals with failures should take it for one.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.exit_code = 128 + signal_number
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Raise ConfigError naming `key`, `value` and what is `allowed`, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+
+
+def describe(error: BaseException) -> str:
+    """`error` in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,141 @@
+"""The name of a run: a function of its configuration.
+
+A configuration is a dataclass of parts, each a dataclass with a class-level NAME. Every field
+belongs to one of two kinds, declared where the field is declared:
+
+- identity: it changes the result. This is the rule, so a plain field is identity.
+- execution: it only changes how the result is computed (`execution()`).
+
+A field added after runs exist is declared with `added(absent)`: at that value it is left out, so
+the configurations that were possible before keep their names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# The reference the labels are told against: a coordinate of the study is always in the label, any
+# other value only where it differs from this one. Part of the naming contract, hence frozen here
+# and not read from conf/ (a changed default must not rename old runs).
+COORDINATES = ("optimizer.lr", "scheduler", "regularization.weight_decay", "norm", "norm.detach")
+USUAL: dict[str, Any] = {
+    "data": "cifar10",
+    "data.split_seed": 0,
+    "data.val_size": 10000,
+    "data.crop_padding": 4,
+    "data.flip_probability": 0.5,
+    "model": "resnet18",
+    "model.width": 64,
+    "norm.eps": 1e-5,
+    "norm.momentum": 0.1,
+    "optimizer": "sgd",
+    "optimizer.momentum": 0.9,
+    "optimizer.dampening": 0.0,
+    "optimizer.nesterov": False,
+    "scheduler.eta_min": 0.0,
+    "scheduler.warmup_epochs": 0.0,
+    "regularization.decay_norm_and_bias": True,
+    "regularization.label_smoothing": 0.0,
+    "trainer.epochs": 300,
+    "trainer.batch_size": 128,
+    "trainer.precision": "auto",
+    "trainer.deterministic": False,
+}
+SHORT = {
+    "batchnorm": "bn",
+    "groupnorm": "gn",
+    "none": "nonorm",
+    "model.width": "w",
+    "trainer.batch_size": "bs",
+    "trainer.deterministic": "deterministic",
+    "trainer.precision": "",
+    "regularization.label_smoothing": "ls",
+    "optimizer.momentum": "m",
+}
+LABEL_LENGTH = 100  # characters; what does not fit is told apart by the hash alone
+
+
+def execution() -> Any:
+    """A field that does not change the result."""
+    return dataclasses.field(metadata={"execution": True})
+
+
+def added(absent: object) -> Any:
+    """An identity field declared after runs exist; `absent` is what those runs did."""
+    return dataclasses.field(metadata={"absent": absent})
+
+
+def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of the identity fields of `config`, or of all its fields.
+
+    A part is listed by its kind under its own key (where there is a choice of kinds), then its
+    fields. The seed is no part of a cell and only listed with `everything`.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            if value.NAME != field.name:  # type: ignore[attr-defined]
+                yield field.name, value.NAME  # type: ignore[attr-defined]
+            for key, inner in items(value, everything):
+                yield f"{field.name}.{key}", inner
+        elif everything:
+            yield field.name, value
+        elif not field.metadata.get("execution") and field.name != "seed":
+            if "absent" not in field.metadata or field.metadata["absent"] != value:
+                yield field.name, value
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Every field of `config` under its dotted key."""
+    return dict(items(config, everything=True))
+
+
+def number(value: Any) -> str:
+    """A value as it stands in a label: 0.01, 5e-04 as 0.0005, 300, true."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def label(cell: dict[str, Any]) -> str:
+    """The readable part of a cell's name: the study's coordinates, then whatever is unusual."""
+    detach = cell.get("norm.detach", "none")
+    norm = SHORT.get(cell["norm"], cell["norm"])
+    parts = [
+        f"lr{number(cell['optimizer.lr'])}",
+        cell["scheduler"],
+        f"wd{number(cell['regularization.weight_decay'])}",
+        {"none": norm, "both": f"detached_{norm}"}.get(detach, f"{norm}_detach_{detach}"),
+        f"{number(cell['trainer.epochs'])}ep",
+    ]
+    for key, value in cell.items():
+        known = key in COORDINATES or key == "trainer.epochs"
+        # A part of an unusual kind brings fields the reference doesn't have; its name says enough.
+        if known or key not in USUAL or USUAL[key] == value:
+            continue
+        if key in ("data", "model", "optimizer", "norm"):
+            part = str(value)
+        elif value is True:
+            part = SHORT.get(key, key.rpartition(".")[2])
+        elif key == "data.val_size" and cell["data"] != USUAL["data"]:
+            continue
+        else:
+            part = SHORT.get(key, key.rpartition(".")[2]) + number(value)
+        if len("_".join([*parts, part])) <= LABEL_LENGTH:
+            parts.append(part)
+    return "_".join(parts)
+
+
+def cell_name(config: Any) -> str:
+    """`lr0.01_cosine_wd0.01_bn_300ep-1a2b3c4d`: label, and 32 bits of the identity's SHA-256."""
+    cell = dict(items(config))
+    canonical = json.dumps(cell, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{label(cell)}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def run_directory(config: Any) -> Path:
+    """`<output_root>/<cell>/seed=<seed>`, relative to the working directory."""
+    return Path(config.output_root) / cell_name(config) / f"seed={config.seed}"

@@ -1,0 +1,92 @@
+"""metrics.jsonl and run.json: the two files of a run that programs read. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from resnet_cifar.files import write_atomically
+from resnet_cifar.lock import is_held
+
+RUN, METRICS, LOCK = "run.json", "metrics.jsonl", ".lock"
+FINAL = ("completed", "diverged")  # outcomes: never trained again
+OBJECTIVE = "accuracy/val"
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """run.json of a run directory, or None where there is none that can be read.
+
+    A run that says "running" while no process holds its lock was killed: it is "interrupted".
+    """
+    try:
+        record = json.loads((directory / RUN).read_text())
+        status = record["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if status == "running" and not is_held(directory / LOCK):
+        record["status"] = "interrupted"
+    return record
+
+
+def objective(record: dict[str, Any]) -> float:
+    """What a search maximises: the last epoch's clean validation accuracy; 0 if diverged."""
+    if record["status"] == "diverged" or not record.get("final"):
+        return 0.0
+    return float(record["final"][OBJECTIVE])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, one flat dict an epoch; [] where there is no file.
+
+    A last line torn by a kill is left out.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("epoch"), int):
+            lines.append(value)
+    return lines
+
+
+def finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """`metrics` with null for what is not a finite number: JSON has no NaN."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metrics.items()
+    }
+
+
+class MetricsFile:
+    """Appends one line per epoch; opening it for a resume drops the epochs to be trained again."""
+
+    def __init__(self, path: Path, epochs_done: int) -> None:
+        kept = [line for line in read_metrics(path) if line["epoch"] <= epochs_done]
+        self.lines = list(_last_per_epoch(kept))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
+
+    def append(self, metrics: dict[str, Any]) -> None:
+        """Write and flush one line. Raises OSError when the disk is full."""
+        line = finite(metrics)
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.lines.append(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _last_per_epoch(lines: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    return {line["epoch"]: line for line in lines}.values()

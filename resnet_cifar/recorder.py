@@ -1,0 +1,105 @@
+"""The one writer of a run's record: run.json, metrics.jsonl, TensorBoard, train.log."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet_cifar import metrics as m
+from resnet_cifar.board import Board
+from resnet_cifar.files import write_json
+
+
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Recorder:
+    """Opens a session in the run's record; `epoch()` after each epoch, `end()` once.
+
+    Args:
+        directory: the run directory, locked by this process.
+        identity: what run.json says of the run whatever happens: cell, seed, config, epochs, …
+        session: what it says of this session: device, versions, …
+        epochs_done: epochs the loaded checkpoint has behind it.
+        hparams: columns of TensorBoard's HPARAMS tab.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: dict[str, Any],
+        session: dict[str, Any],
+        epochs_done: int,
+        hparams: dict[str, Any],
+    ) -> None:
+        self.directory = directory
+        before = m.read_record(directory) or {}
+        self.record: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            **identity,
+            "epochs_done": epochs_done,
+            "final": None,
+            "best": None,
+            "sessions": [*before.get("sessions", []), {"start": now(), **session}],
+            "evaluations": before.get("evaluations", []),
+        }
+        self._start = time.perf_counter()
+        self._trained_seconds = 0.0
+        self._trained_images = 0
+        self._metrics = m.MetricsFile(directory / m.METRICS, epochs_done)
+        if self._metrics.lines:
+            self.record["final"] = self._metrics.lines[-1]
+        self.board = Board(directory, epochs_done, hparams)
+        self._write()
+
+    def trained(self, images: int, seconds: float) -> None:
+        """Count training work of this session, for its throughput."""
+        self._trained_images += images
+        self._trained_seconds += seconds
+        session = self.record["sessions"][-1]
+        session["images_trained"] = self._trained_images
+        if self._trained_seconds > 0:
+            rate = self._trained_images / self._trained_seconds
+            flops = 6 * self.record["multiply_accumulates"] * rate
+            session["images_per_second"] = round(rate, 1)
+            session["model_flops_per_second"] = round(flops)
+            session["share_of_matmul_rate"] = round(flops / session["matmul_flops_per_second"], 3)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """One epoch's metrics, to the file first and to TensorBoard second."""
+        self._metrics.append(metrics)
+        self.board.scalars(metrics)
+
+    def progress(self, epochs_done: int, best: dict[str, Any] | None) -> None:
+        """Bring run.json up to date."""
+        self.record["epochs_done"] = epochs_done
+        self.record["final"] = self._metrics.lines[-1] if self._metrics.lines else None
+        self.record["best"] = best
+        self._write()
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Close the session with the run's status and the files with it."""
+        self.record["status"] = status
+        self.record["error"] = error
+        try:
+            self._write()
+            if status != "interrupted":
+                self.board.end(status)
+        finally:
+            self._metrics.close()
+            self.board.close()
+
+    def _write(self) -> None:
+        session = self.record["sessions"][-1]
+        session["end"] = now()
+        session["seconds"] = round(time.perf_counter() - self._start, 3)
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            session["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        write_json(self.directory / m.RUN, self.record)

@@ -1,0 +1,99 @@
+"""ResNet-18 for 32 × 32 images (He et al. 2016, "Deep residual learning for image recognition").
+
+The layout that the field uses on CIFAR: a 3×3 stem without pooling and four stages of two basic
+blocks. It knows no configuration: it takes a callable that makes a norm layer for a channel count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Callable[[int], nn.Module]
+
+
+def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut, projected by 1×1 where the shape changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels_in, channels_out, stride)
+        self.norm1 = norm(channels_out)
+        self.conv2 = conv3x3(channels_out, channels_out)
+        self.norm2 = norm(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            project = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(project, norm(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Stem, four stages, global average pooling, linear. Logits [N, classes] of [N, 3, H, W]."""
+
+    def __init__(self, width: int, blocks: tuple[int, ...], norm: Norm, classes: int) -> None:
+        super().__init__()
+        self.stem = conv3x3(3, width)
+        self.norm = norm(width)
+        stages: list[nn.Module] = []
+        channels = width
+        for stage, depth in enumerate(blocks):
+            layers: list[nn.Module] = []
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(BasicBlock(channels, width * 2**stage, stride, norm))
+                channels = width * 2**stage
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm(self.stem(x)))
+        out = self.stages(out)
+        return self.head(out.mean((2, 3)))
+
+
+def resnet18(width: int, norm: Norm, classes: int) -> ResNet:
+    """11,173,962 parameters at width 64, BatchNorm and 10 classes."""
+    return ResNet(width, (2, 2, 2, 2), norm, classes)
+
+
+def multiply_accumulates(model: nn.Module, size: int = 32) -> int:
+    """Multiply-accumulates of one image's forward pass: 555,422,720 for ResNet-18 at width 64.
+
+    Counts convolutions and linear layers, as the literature does. A training step costs three times
+    as much (forward, gradient of inputs, gradient of weights), two FLOP each.
+    """
+    total = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        positions = out.shape[2] * out.shape[3] if out.ndim == 4 else 1
+        total += positions * weight.numel()
+
+    counted = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    handles = [module.register_forward_hook(count) for module in counted]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            parameter = next(model.parameters())
+            model(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return total

@@ -1,0 +1,259 @@
+"""One run, from configuration to record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet_cifar import checkpoint, device
+from resnet_cifar import metrics as m
+from resnet_cifar.config import Config, to_yaml
+from resnet_cifar.data import Split, steps_per_epoch
+from resnet_cifar.engine import Engine, Plan, State
+from resnet_cifar.errors import Interrupted, UserError, describe
+from resnet_cifar.files import write_atomically
+from resnet_cifar.identity import cell_name, flatten, items, run_directory
+from resnet_cifar.images import DeviceImages
+from resnet_cifar.interrupt import Interrupt
+from resnet_cifar.lock import Busy, Lock
+from resnet_cifar.progress import Display, duration
+from resnet_cifar.randomness import generator
+from resnet_cifar.recorder import Recorder
+from resnet_cifar.resnet import multiply_accumulates
+from resnet_cifar.versions import git_state, versions
+
+LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
+ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation; measured 0.5 to 0.75
+
+
+def run(config: Config) -> float:
+    """Train the run that `config` names, or what is left of it.
+
+    Returns:
+        The objective: clean validation accuracy of the last epoch, 0 if diverged.
+
+    Raises:
+        UserError: it can't be run here; nothing has been written.
+        Interrupted: a signal came; the same command goes on.
+    """
+    directory = run_directory(config)
+    with Display(config.trainer.progress) as display:
+        if not config.rerun and (record := finished(directory)):
+            display.say(f"{directory}: {record['status']} before, skipped{result(record)}")
+            return m.objective(record)
+        # What this machine can't do comes out before anything is written.
+        compute = device.resolve(config.trainer)
+        split = config.data.load()
+        try:
+            with Interrupt() as interrupt, _lock(config, directory, display, interrupt):
+                if config.rerun and (directory / m.RUN).exists():
+                    display.say(f"set aside: {set_aside(directory)}")
+                    with Lock(directory / m.LOCK), device.settings(
+                        compute, config.trainer.deterministic
+                    ):
+                        return train(config, directory, compute, split, display, interrupt)
+                if record := finished(directory):  # by the process that had the lock
+                    display.say(f"{directory}: {record['status']} meanwhile{result(record)}")
+                    return m.objective(record)
+                with device.settings(compute, config.trainer.deterministic):
+                    return train(config, directory, compute, split, display, interrupt)
+        except Busy as busy:
+            display.say(f"{directory}: {busy.holder} is training it, skipped")
+            return m.objective(m.read_record(directory) or {"status": "diverged"})
+        except OSError as error:
+            raise UserError(
+                f"{directory} can't be written ({describe(error)}); what was there is intact"
+            ) from error
+
+
+def train(
+    config: Config,
+    directory: Path,
+    compute: device.Compute,
+    split: Split,
+    display: Display,
+    interrupt: Interrupt,
+) -> float:
+    """Assemble the run's parts, load its checkpoint, fit, record."""
+    trainer, data = config.trainer, config.data
+    display.log_to(directory / "train.log")
+
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
+        model = config.model.build(config.norm.build, len(data.CLASSES))
+    macs = multiply_accumulates(model)
+    model = model.to(compute.device, memory_format=torch.channels_last)
+    optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
+    images = {
+        name: DeviceImages(part, data.crop_padding, compute.device)
+        for name, part in (("train", split.train), ("val", split.val))
+    }
+    steps = steps_per_epoch(len(images["train"]), trainer.batch_size)
+    cell = cell_name(config)
+
+    totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
+    state = State(model, optimizer, totals, labels={"cell": cell, "seed": config.seed})
+    saved, notes = checkpoint.load_last(directory, compute.device)
+    if saved is not None:
+        state.restore(saved)
+    rate = device.matmul_rate(compute)
+
+    recorder = Recorder(
+        directory,
+        identity={
+            "cell": cell,
+            "seed": config.seed,
+            "epochs": trainer.epochs,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_accumulates": macs,
+            "device": compute.name,
+            "config": flatten(config),
+        },
+        session={
+            "epoch": state.epoch,
+            "step": state.step,
+            "device": compute.name,
+            "precision": compute.precision,
+            "threads": compute.threads,
+            "compile": compute.compile,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "matmul_flops_per_second": round(rate),
+            "versions": versions(),
+            "git": git_state(Path(__file__).parent),
+        },
+        epochs_done=state.epoch,
+        hparams={**dict(items(config)), "seed": config.seed},
+    )
+    error: str | None = None
+    status = "failed"
+    try:
+        write_atomically(directory / "config.yaml", config_file(config, directory))
+        for line in (*notes, *opening(config, directory, compute, state, steps)):
+            display.say(line)
+        images_left = (trainer.epochs - state.epoch) * len(split.train)
+        expected = 6 * macs * images_left / (ACHIEVED * rate)
+        if expected > LONG:
+            display.say(
+                f"this will take about {duration(expected)} on {compute.name}, "
+                f"{compute.threads} threads; it can be interrupted and resumed at any time. "
+                "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
+            )
+        engine = Engine(
+            plan=Plan(
+                epochs=trainer.epochs,
+                batch_size=trainer.batch_size,
+                seed=config.seed,
+                flip_probability=data.flip_probability,
+                schedule=config.scheduler.build(config.optimizer.lr, trainer.epochs, steps),
+                augmented_val_every=trainer.augmented_val_every,
+                checkpoint_epochs=trainer.checkpoint_epochs,
+                checkpoint_seconds=trainer.checkpoint_seconds,
+                eval_batch_size=trainer.eval_batch_size,
+                histogram_epochs=trainer.histogram_epochs,
+                val_index=split.val.index,
+            ),
+            state=state,
+            forward=torch.compile(model) if compute.compile else model,
+            loss=config.regularization.loss(),
+            train=images["train"],
+            val=images["val"],
+            compute=compute,
+            directory=directory,
+            recorder=recorder,
+            display=display,
+            interrupt=interrupt,
+        )
+        status = engine.fit()
+        display.say(f"{status}: {directory}{result({**recorder.record, 'status': status})}")
+    except Interrupted:
+        status = "interrupted"
+        display.say(
+            f"interrupted in epoch {state.epoch + 1}, step {state.step}: "
+            f"saved in {directory}; the same command goes on"
+        )
+        raise
+    except BaseException as failure:
+        error = describe(failure)
+        display.note(traceback.format_exc())
+        raise
+    finally:
+        # A full disk must not hide what went wrong first.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            recorder.end(status, error)
+    return m.objective(recorder.record)
+
+
+def finished(directory: Path) -> dict[str, Any] | None:
+    """The record of a run that has its outcome, else None."""
+    record = m.read_record(directory)
+    return record if record and record["status"] in m.FINAL else None
+
+
+def result(record: dict[str, Any]) -> str:
+    """The last epoch's validation accuracies, for the end of a line."""
+    final = record.get("final") or {}
+    views = [
+        f"{name} {100 * final[key]:.2f} %"
+        for name, key in (("val", "accuracy/val"), ("augmented", "accuracy/val_augmented"))
+        if final.get(key) is not None
+    ]
+    return f" ({', '.join(views)})" if views else ""
+
+
+def set_aside(directory: Path) -> Path:
+    """Rename a run directory to a dated name beside it, which is returned."""
+    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    aside = directory.with_name(f"{directory.name}.{stamp}")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = directory.with_name(f"{directory.name}.{stamp}-{count}")
+    directory.rename(aside)
+    return aside
+
+
+def config_file(config: Config, directory: Path) -> str:
+    """config.yaml: the configuration under a line that says how to run it again."""
+    return (
+        f"# python -m resnet_cifar.runs command {directory}\n"
+        "# prints the command that trains this configuration again.\n" + to_yaml(config)
+    )
+
+
+def opening(
+    config: Config, directory: Path, compute: device.Compute, state: State, steps: int
+) -> list[str]:
+    """What is about to happen, on what."""
+    lines = [
+        f"{directory}",
+        f"{compute.name}, {compute.precision}, {compute.threads} threads"
+        if compute.device.type == "cpu"
+        else f"{compute.name}, {compute.precision}",
+    ]
+    if state.epoch or state.step:
+        lines.append(
+            f"resumed at epoch {state.epoch + 1} of {config.trainer.epochs}, "
+            f"step {state.step} of {steps}"
+        )
+    return lines
+
+
+def _lock(config: Config, directory: Path, display: Display, interrupt: Interrupt) -> Lock:
+    def give_up() -> None:
+        if interrupt.signal is not None:
+            raise Interrupted(interrupt.signal)
+
+    return Lock(
+        directory / m.LOCK,
+        wait=config.when_busy == "wait",
+        on_wait=lambda holder: display.say(f"{directory}: {holder} is training it, waiting"),
+        poll=give_up,
+    )

@@ -1,0 +1,50 @@
+"""The trainer's options: how long, in which arithmetic, on what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from resnet_cifar.errors import require
+from resnet_cifar.identity import execution
+
+
+@dataclass
+class Trainer:
+    """Budget and arithmetic (identity), then how it is executed."""
+
+    NAME: ClassVar[str] = "trainer"
+    epochs: int
+    batch_size: int
+    precision: str
+    deterministic: bool
+
+    device: str = execution()
+    threads: int = execution()
+    compile: str = execution()
+    eval_batch_size: int = execution()
+    augmented_val_every: int = execution()
+    checkpoint_epochs: int = execution()
+    checkpoint_seconds: float = execution()
+    histogram_epochs: int = execution()
+    progress: str = execution()
+
+    def __post_init__(self) -> None:
+        self.compile = self.compile.lower()  # YAML's true arrives as "True"
+        for name in ("epochs", "eval_batch_size", "augmented_val_every", "checkpoint_epochs"):
+            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
+        for name in ("threads", "histogram_epochs", "checkpoint_seconds"):
+            require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "0 or more")
+        # Batch statistics need two values a channel, and the last stage of a single image has 16;
+        # but a batch of one is no batch.
+        require(self.batch_size >= 2, "trainer.batch_size", self.batch_size, "2 or more")
+        for name, allowed in (
+            ("precision", ("auto", "fp32", "tf32", "bf16")),
+            ("compile", ("auto", "true", "false")),
+            ("progress", ("auto", "live", "plain", "quiet")),
+        ):
+            value = getattr(self, name)
+            require(value in allowed, f"trainer.{name}", value, "one of " + ", ".join(allowed))
+        device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+        require(device is not None, "trainer.device", self.device, "auto, cpu, cuda or cuda:<n>")

@@ -1,0 +1,43 @@
+"""Which code ran: package versions, commit, and a hash of what was not committed."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(directory: Path) -> dict[str, str | None]:
+    """The commit checked out in `directory` and 16 hex digits for its uncommitted changes.
+
+    Both None outside a repository or without git; the second None in a clean tree.
+    """
+
+    def git(*arguments: str) -> bytes | None:
+        try:
+            command = ["git", "-C", str(directory), *arguments]
+            return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    commit = git("rev-parse", "HEAD")
+    difference = git("diff", "HEAD", "--", ".")
+    return {
+        "commit": commit.decode().strip() if commit else None,
+        "uncommitted": hashlib.sha256(difference).hexdigest()[:16] if difference else None,
+    }
