@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from resnet_cifar.errors import ConfigError, Interrupted, UserError, describe
-from resnet_cifar.interrupt import stop_with_parent
+
+
+class _Failed(BaseException):
+    """Carries a job's error past Hydra, which would print about every Exception it meets."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def job() -> Iterator[None]:
+    """Around the work inside @hydra.main: in a single run an error goes straight to `guard`.
+
+    In a sweep it stays an Exception, which is what launchers deal with.
+    """
+    from resnet_cifar.config import is_sweep_job
+
+    try:
+        yield
+    except Exception as error:
+        if is_sweep_job():
+            raise
+        raise _Failed(error) from error
 
 
 def guard(main: Callable[[], Any]) -> int:
@@ -17,26 +42,49 @@ def guard(main: Callable[[], Any]) -> int:
     0 done, 1 failed, 2 refused before anything was done, 128 + n ended by signal n.
     With HYDRA_FULL_ERROR=1 in the environment, errors keep their traceback.
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from resnet_cifar.interrupt import stop_with_parent
 
-    from resnet_cifar.config import one_line
-
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     stop_with_parent()
     try:
-        main()
+        if {"-h", "--help"}.intersection(sys.argv[1:]):
+            from resnet_cifar.help import page
+
+            print(page([a for a in sys.argv[1:] if not a.startswith("-")]), end="")
+            return 0
+        with _usage_errors():
+            main()
         return 0
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        if wants_traceback:
-            raise
-        if isinstance(error, (HydraException, OmegaConfBaseException)):
-            error = ConfigError(one_line(error))
+    except (Exception, _Failed) as failure:
+        error = failure.error if isinstance(failure, _Failed) else failure
+        if before == "1":
+            raise error from None
+        from resnet_cifar.config import refusal
+
+        error = refusal(error, sys.argv[1:]) or error
         print(f"error: {describe(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else 1
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+@contextlib.contextmanager
+def _usage_errors() -> Iterator[None]:
+    """argparse's complaints as ConfigErrors, without the page of usage above them."""
+    original = argparse.ArgumentParser.error
+
+    def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
+        raise ConfigError(f"{message}: see python {self.prog} --help")
+
+    argparse.ArgumentParser.error = refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error = original  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ registered here hold types and rules; a dataclass without a YAML value is an err
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from resnet_cifar.data import Cifar10, Synthetic
 from resnet_cifar.errors import ConfigError, require
 from resnet_cifar.identity import execution, items
+from resnet_cifar.messages import one_line, unknown_key
 from resnet_cifar.model import ResNet18
 from resnet_cifar.norm import BatchNorm, GroupNorm, NoNorm
 from resnet_cifar.optimizer import SGD, AdamW
@@ -80,10 +83,10 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config)
+    store.store(group="hydra/schema", name="config", node=Config)
     for group, kinds in PARTS.items():
         for kind in kinds:
-            store.store(group=f"schema/{group}", name=kind.NAME, node=kind)  # type: ignore[attr-defined]
+            store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)  # type: ignore[attr-defined]
     OmegaConf.register_new_resolver("scratch_directory", _scratch, replace=True)
 
 
@@ -109,14 +112,40 @@ def from_dictconfig(composed: DictConfig) -> Config:
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(one_line(error, known_keys())) from error
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
+    for group, kinds in PARTS.items():
+        part = getattr(config, group)
+        allowed = "an option of this group: " + ", ".join(kind.NAME for kind in kinds)
+        require(type(part) in kinds, group, part, allowed)
+    # Hydra's +key=value adds keys even to a typed configuration.
+    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in PARTS)):
+        for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
+            raise ConfigError(unknown_key(prefix + name, known_keys()))
     return config
 
 
+def known_keys() -> list[str]:
+    """Every key some configuration has, and the preset groups."""
+    keys = [field.name for field in dataclasses.fields(Config)] + ["cell", "experiment"]
+    for group, kinds in PARTS.items():
+        for kind in kinds:
+            keys += [f"{group}.{field.name}" for field in dataclasses.fields(kind)]
+    return sorted(set(keys))
+
+
 def compose(overrides: list[str]) -> Config:
-    """The configuration `python train.py <overrides>` would run (one run, no sweep)."""
+    """The configuration `python train.py <overrides>` would run (one run, no sweep).
+
+    Raises:
+        ConfigError: it can't be composed or is not allowed.
+    """
+    return from_dictconfig(compose_untyped(overrides))
+
+
+def compose_untyped(overrides: list[str]) -> DictConfig:
+    """As `compose`, before conversion: what Hydra hands to train.py's main."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -124,9 +153,42 @@ def compose(overrides: list[str]) -> Config:
     register()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return from_dictconfig(hydra_compose("config", overrides=overrides))
+            return hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(one_line(error, known_keys(), overrides)) from error
+
+
+def compose_yaml(overrides: list[str]) -> str:
+    """As `compose`, for people to read: every key with its value."""
+    return OmegaConf.to_yaml(compose_untyped(overrides))
+
+
+def is_sweep_job() -> bool:
+    """Whether the code inside @hydra.main runs as one job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
+    """What Hydra or OmegaConf complain about, in one line; None for anybody else's error."""
+    from hydra.errors import HydraException
+
+    foreign = isinstance(error, (HydraException, OmegaConfBaseException))
+    # Two that Hydra lets through: its parser's, and a plain ValueError for data=3.
+    foreign |= type(error).__module__.startswith(("antlr4", "hydra"))
+    if not foreign and "Config group override" not in str(error):
+        return None
+    arguments = [argument for argument in argv if not argument.startswith("-")]
+    if "Ambiguous value" in str(error):
+        # Hydra misses the -m before it looks at the keys; a wrong key matters more.
+        with contextlib.suppress(Exception):
+            try:
+                compose([argument.split(",")[0] for argument in arguments])
+            except ConfigError as deeper:
+                return deeper
+    return ConfigError(one_line(error, known_keys(), arguments))
 
 
 def to_yaml(config: Config) -> str:
@@ -161,12 +223,9 @@ def load(path: Path) -> Config:
         return from_dictconfig(OmegaConf.merge(OmegaConf.structured(Config), plain))  # type: ignore[arg-type]
     except StopIteration as error:
         raise ConfigError(f"{path}: {group}.name={name} is unknown here") from error
-    except (OSError, KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} can't be read as a configuration: {one_line(error)}") from error
-    except Exception as error:  # PyYAML's errors share no useful base with the rest
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path} is damaged: {one_line(error)}") from error
+    except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        what = one_line(error, known_keys())
+        raise ConfigError(f"{path} can't be read as a configuration: {what}") from error
 
 
 def command(config: Config) -> str:
@@ -186,45 +245,3 @@ def command(config: Config) -> str:
             plain = re.fullmatch(r"[\w.+/-]+", text)
             overrides.append(f"{key}={text}" if plain else f"{key}='{text}'")
     return " ".join(["python train.py", *map(shlex.quote, overrides)])
-
-
-def one_line(error: BaseException) -> str:
-    """A Hydra or OmegaConf error as one line naming the key, the value and what is allowed."""
-    import difflib
-
-    text = str(error)
-    if error.__cause__ is not None and str(error.__cause__) not in text:
-        text += "\n" + str(error.__cause__)
-    key = getattr(error, "full_key", None) or ""
-    found = re.search(r"full_key: (\S+)", text)
-    if found:
-        key = found.group(1)
-
-    missing = re.search(r"Could not find '([^']+)'", text)
-    options = re.search(r"Available options in '([^']*)':\n((?:\t.*\n?)+)", text)
-    if missing and options:
-        names = ", ".join(options.group(2).split())
-        group, _, option = missing.group(1).rpartition("/")
-        return f"{group}={option} is not an option: choose from {names}"
-    if missing:
-        return f"{missing.group(1)} is not an option: there is no such configuration"
-    override = re.search(r"Could not override '([^']+)'", text)
-    group_missing = re.search(r"No match in the defaults list", text)
-    if override and ("not in" in text or group_missing or "ConfigAttributeError" in text):
-        wrong = override.group(1)
-        known = [key for key, _ in items(_any_config(), everything=True)] + ["cell", "experiment"]
-        close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "python train.py --help lists them"
-        return f"{wrong} is no key of this configuration: {hint}"
-    if "Ambiguous value for argument" in text:
-        argument = re.search(r"argument '([^']+)'", text)
-        name = argument.group(1) if argument else "an argument"
-        return f"{name} has several values: add -m to sweep over them"
-    invalid = re.search(r"Value '(.*?)' of type '.*?' could not be converted to (\w+)", text)
-    if invalid:
-        allowed = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        kind = allowed.get(invalid.group(2), invalid.group(2))
-        return f"{key}={invalid.group(1)} is not allowed: {kind}"
-    if "Missing mandatory value" in text or "MissingMandatoryValue" in type(error).__name__:
-        return f"{key or text.rpartition(': ')[2]} has no value"
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())

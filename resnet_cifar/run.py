@@ -52,18 +52,16 @@ def run(config: Config) -> float:
         compute = device.resolve(config.trainer)
         split = config.data.load()
         try:
-            with Interrupt() as interrupt, _lock(config, directory, display, interrupt):
-                if config.rerun and (directory / m.RUN).exists():
-                    display.say(f"set aside: {set_aside(directory)}")
-                    with Lock(directory / m.LOCK), device.settings(
-                        compute, config.trainer.deterministic
-                    ):
+            with Interrupt() as interrupt:
+                if config.rerun and directory.exists():
+                    with _lock(config, directory, display, interrupt):
+                        display.say(f"set aside as {set_aside(directory)}")
+                with _lock(config, directory, display, interrupt):
+                    if record := finished(directory):  # by the process that had the lock
+                        display.say(f"{directory}: {record['status']} meanwhile{result(record)}")
+                        return m.objective(record)
+                    with device.settings(compute, config.trainer.deterministic):
                         return train(config, directory, compute, split, display, interrupt)
-                if record := finished(directory):  # by the process that had the lock
-                    display.say(f"{directory}: {record['status']} meanwhile{result(record)}")
-                    return m.objective(record)
-                with device.settings(compute, config.trainer.deterministic):
-                    return train(config, directory, compute, split, display, interrupt)
         except Busy as busy:
             display.say(f"{directory}: {busy.holder} is training it, skipped")
             return m.objective(m.read_record(directory) or {"status": "diverged"})

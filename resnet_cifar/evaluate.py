@@ -1,0 +1,183 @@
+"""Evaluate a trained run: `python -m resnet_cifar.evaluate outputs/<cell>/seed=<n>`.
+
+Validation in both views by default; the test set only when asked for, since every look at it is
+one more selection on it. Each evaluation is counted in run.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from resnet_cifar.errors import UserError, describe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and evaluate; the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_cifar.evaluate",
+        description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
+        epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
+    )
+    parser.add_argument("run", nargs="+", type=Path, help="a run directory, <cell>/seed=<n>")
+    parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
+    parser.add_argument(
+        "--weights", choices=("last", "best"), default="last", help="last epoch (default) or best"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
+    options = parser.parse_args(arguments)
+    try:
+        for run in options.run:
+            for split in ("validation", "test") if options.test else ("validation",):
+                found = evaluate(run, split, options.weights, options.device, options.data_root)
+                show(found)
+    except (UserError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+    return 0
+
+
+def evaluate(
+    directory: Path,
+    split: str,
+    weights: str = "last",
+    device: str = "auto",
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate one run and record it.
+
+    Args:
+        split: "validation" (clean and augmented view) or "test" (clean).
+        weights: "last" or "best" epoch.
+
+    Returns:
+        What was written to evaluation-<split>.json (evaluation-<split>-best.json).
+
+    Raises:
+        UserError: no such run, no weights, being trained, or its data are missing.
+    """
+    from resnet_cifar import checkpoint, metrics
+    from resnet_cifar import device as devices
+    from resnet_cifar.config import load
+    from resnet_cifar.files import write_json
+    from resnet_cifar.images import DeviceImages
+    from resnet_cifar.lock import Busy, Lock
+    from resnet_cifar.recorder import now
+
+    record = metrics.read_record(directory)
+    if record is None:
+        raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
+    config = load(directory / "config.yaml")
+    if data_root is not None:
+        if not hasattr(config.data, "root"):
+            raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
+        config.data = dataclasses.replace(config.data, root=data_root)
+    compute = devices.resolve(dataclasses.replace(config.trainer, device=device))
+    images = config.data.load_test() if split == "test" else config.data.load().val
+    try:
+        with Lock(directory / metrics.LOCK, wait=False):
+            name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
+            try:
+                saved = checkpoint.load(directory / name, compute.device)
+            except FileNotFoundError:
+                raise UserError(f"{directory} has no {name}: {record['status']}") from None
+            model = config.model.build(config.norm.build, len(config.data.CLASSES))
+            model.load_state_dict(saved["model"])
+            model.to(compute.device)
+            with devices.settings(compute, config.trainer.deterministic):
+                views = _views(
+                    config,
+                    model,
+                    DeviceImages(images, config.data.crop_padding, compute.device),
+                    saved["epoch"],
+                    split,
+                    compute,
+                )
+            found = {
+                "split": split,
+                "weights": weights,
+                "epoch": saved["epoch"],
+                "complete": record["status"] == "completed",
+                "made": now(),
+                "device": compute.name,
+                "precision": compute.precision,
+                "cell": record["cell"],
+                "seed": record["seed"],
+                "classes": list(config.data.CLASSES),
+                "views": views,
+            }
+            suffix = "" if weights == "last" else "-best"
+            write_json(directory / f"evaluation-{split}{suffix}.json", found)
+            record = metrics.read_record(directory) or record
+            record["evaluations"].append(
+                {key: found[key] for key in ("split", "weights", "epoch", "made")}
+                | {f"accuracy/{view}": value["accuracy"] for view, value in views.items()}
+                | {f"loss/{view}": value["loss"] for view, value in views.items()}
+            )
+            write_json(directory / metrics.RUN, record)
+    except Busy as busy:
+        raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
+    return {"run": str(directory), **found}
+
+
+def _views(
+    config: Any, model: Any, images: Any, epoch: int, split: str, compute: Any
+) -> dict[str, Any]:
+    """Every view's scores. The augmented view is the one training saw at that epoch."""
+    from resnet_cifar import scores
+    from resnet_cifar.engine import predict
+    from resnet_cifar.randomness import clean, validation_draws
+
+    n, padding = len(images), images.padding
+    views = {"test" if split == "test" else "val": clean(n, padding)}
+    if split == "validation":
+        flip = config.data.flip_probability
+        views["val_augmented"] = validation_draws(config.seed, epoch, n, padding, flip)
+    labels = images.labels.cpu().numpy()
+    found = {}
+    for view, draws in views.items():
+        tensor = predict(model, images, draws, compute, config.trainer.eval_batch_size)
+        logits = tensor.cpu().numpy()
+        confusion = scores.confusion_matrix(logits, labels)
+        per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
+        found[view] = {
+            "images": n,
+            "accuracy": scores.accuracy(logits, labels),
+            "loss": scores.cross_entropy(logits, labels),
+            "expected_calibration_error": scores.expected_calibration_error(logits, labels),
+            "accuracy_per_class": per_class.tolist(),
+            "confusion_matrix": confusion.tolist(),
+        }
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print an evaluation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{found['run']}  {found['weights']} weights, epoch {found['epoch']}")
+    table = Table("view", "images", "accuracy %", "loss", "calibration error %")
+    for view, value in found["views"].items():
+        table.add_row(
+            view,
+            f"{value['images']:,}",
+            f"{100 * value['accuracy']:.2f}",
+            f"{value['loss']:.4f}",
+            f"{100 * value['expected_calibration_error']:.2f}",
+        )
+    console.print(table)
+    table = Table("class", *found["views"], title="accuracy per class %", title_justify="left")
+    for i, name in enumerate(found["classes"]):
+        row = [f"{100 * v['accuracy_per_class'][i]:.1f}" for v in found["views"].values()]
+        table.add_row(name, *row)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

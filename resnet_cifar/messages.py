@@ -1,0 +1,86 @@
+"""Hydra's and OmegaConf's errors as one line: the key, the value, what is allowed.
+
+Their messages are made for several lines and for people who know both libraries. The texts matched
+here are those of hydra-core 1.3 and omegaconf 2.3; one that isn't known is passed on, folded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+KINDS = {"Integer": "a whole number", "Float": "a number", "int": "a whole number"}
+
+
+def one_line(error: BaseException, known: Iterable[str] = (), argv: Iterable[str] = ()) -> str:
+    """What went wrong.
+
+    Args:
+        known: the keys a configuration may have, for "did you mean".
+        argv: the command line, where the message alone doesn't name the argument.
+    """
+    text = str(error)
+    if error.__cause__ is not None and str(error.__cause__) not in text:
+        text += f"\n{error.__cause__}"
+
+    def find(pattern: str) -> re.Match[str] | None:
+        return re.search(pattern, text, re.DOTALL)
+
+    full_key = find(r"full_key: (\S+)")
+    key = full_key.group(1) if full_key else getattr(error, "full_key", None) or "a value"
+
+    if found := find(r"Could not find '([^']+)'"):
+        group, _, option = found.group(1).rpartition("/")
+        options = find(r"Available options in '[^']*':\n((?:\t[^\n]*\n?)+)")
+        if options:
+            names = ", ".join(options.group(1).split())
+            return f"{group}={option} is not an option: choose from {names}"
+        return f"{group}={option} is not an option: there is no such file"
+    if found := find(r"Could not override '([^']+)'"):
+        return unknown_key(found.group(1), known)
+    if found := find(r"Ambiguous value for argument '([^']+)'"):
+        return f"{found.group(1)} has several values: add -m to sweep over them"
+    if found := find(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)"):
+        return f"{key}={found.group(1)} is not allowed: {KINDS.get(found.group(2), 'another type')}"
+    if found := find(r"Value '(.*?)' is not a valid bool"):
+        return f"{key}={found.group(1)} is not allowed: true or false"
+    if find(r"does not support deletion"):
+        return f"~{key} is not allowed: every key of the configuration is needed"
+    if find(r"is not Optional"):
+        return f"{key}=null is not allowed: it needs a value"
+    if find(r"Missing mandatory value") or type(error).__name__ == "MissingMandatoryValue":
+        named = find(r"Missing mandatory value: (\S+)")
+        return f"{named.group(1) if named else key} has no value"
+    if found := find(r"Error parsing override '(.*?)'\n"):
+        return f"{found.group(1)} can't be read: write key=value, and quote special characters"
+    if type(error).__name__.startswith("Lexer"):
+        return f"{text.splitlines()[0]} can't be read: write key=value, quotes in pairs"
+    if found := find(r"An item is already at '([^']+)'"):
+        return f"{found.group(1)} exists already: write it without the +"
+    if found := find(r"Cannot find primary config '([^']+)'"):
+        return f"--config-name {found.group(1)}: there is no such configuration"
+    if found := find(r"Primary config directory not found.*?'([^']+)'"):
+        return f"--config-path: there is no directory {found.group(1)}"
+    if find(r"Config group override must be a string"):
+        wrong = [a for a in argv if re.fullmatch(r"[a-z]+=[^a-zA-Z]*", a)]
+        return f"{' '.join(wrong) or 'a group'} is not allowed: a group takes the name of an option"
+    return _folded(text)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """`key` belongs to no configuration; say what it may have been meant to be."""
+    known = list(known)
+    if key in known:
+        group = key.partition(".")[0]
+        return f"{key} is no key of the {group} chosen: another option of {group} has it"
+    tail = {name.rpartition(".")[2]: name for name in known}
+    close = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    close += [tail[t] for t in difflib.get_close_matches(key, tail, n=2, cutoff=0.8)]
+    close = list(dict.fromkeys(close))
+    hint = f"did you mean {' or '.join(close)}?" if close else "python train.py --help lists them"
+    return f"{key} is no key of the configuration: {hint}"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())

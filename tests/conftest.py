@@ -1,0 +1,57 @@
+"""What the tests share: the program in one process, and runs small enough to train in seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+# 4 updates an epoch, a net of 11 thousand parameters.
+TINY = [
+    "data=synthetic",
+    "data.train_size=64",
+    "data.val_size=32",
+    "data.test_size=32",
+    "model.width=2",
+    "trainer.epochs=2",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "trainer.deterministic=true",
+    "trainer.device=cpu",
+]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Program = Callable[..., Outcome]
+
+
+@pytest.fixture
+def program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Program:
+    """`program("optimizer.lr=0.1")` is `python train.py optimizer.lr=0.1` in an empty folder."""
+    import train
+
+    from resnet_cifar import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        capsys.readouterr()
+        train.register()
+        code = cli.guard(train.main)
+        return Outcome(code, *capsys.readouterr())
+
+    return call

@@ -1,0 +1,115 @@
+"""The name of a run is a function of what changes its result."""
+
+import dataclasses
+import re
+
+import pytest
+from conftest import TINY
+
+from resnet_cifar.config import compose
+from resnet_cifar.identity import USUAL, added, cell_name, execution, items, run_directory
+
+
+def name(*overrides: str) -> str:
+    return cell_name(compose(list(overrides)))
+
+
+def test_label_and_hash() -> None:
+    assert re.fullmatch(r"lr0\.01_cosine_wd0\.01_bn_300ep-[0-9a-f]{8}", name("cell=cosine_wd_1e-2"))
+    assert name("cell=detached_bn").startswith("lr0.01_cosine_wd0.01_detached_bn_300ep-")
+    assert name("norm.detach=var").startswith("lr0.01_constant_wd0_bn_detach_var_300ep-")
+    assert name("model.width=16").startswith("lr0.01_constant_wd0_bn_300ep_w16-")
+    assert name(*TINY, "optimizer=adamw").startswith(
+        "lr0.001_constant_wd0_bn_2ep_synthetic_w2_adamw_bs16_deterministic-"
+    )
+
+
+def test_names_are_stable() -> None:
+    """Runs exist under these names: a change here orphans them."""
+    assert name("cell=lr_0.01", "model.width=16") == "lr0.01_constant_wd0_bn_15ep_w16-d463366c"
+
+
+def test_the_usual_is_the_study() -> None:
+    """What labels leave out is what the defaults say, as long as those are the study's."""
+    baseline = dict(items(compose([])))
+    assert {key: baseline.get(key, USUAL[key]) for key in USUAL} == USUAL
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=elsewhere",
+        "data.download=false",
+        "trainer.device=cpu",
+        "trainer.compile=true",
+        "trainer.threads=1",
+        "trainer.progress=quiet",
+        "trainer.eval_batch_size=100",
+        "trainer.augmented_val_every=1",
+        "trainer.checkpoint_epochs=1",
+        "trainer.checkpoint_seconds=1",
+        "trainer.histogram_epochs=1",
+        "output_root=elsewhere",
+        "rerun=true",
+        "when_busy=skip",
+        "seed=1",
+        "optimizer.lr=1e-2",
+        "optimizer.lr=.01",
+        "norm=batchnorm",
+        "cell=baseline",
+        "regularization=none",
+    ],
+)
+def test_what_does_not_change_the_result_does_not_change_the_name(override: str) -> None:
+    assert name(override) == name()
+
+
+def test_every_identity_field_changes_the_name() -> None:
+    """One field at a time, over every option: a field the hash forgets would merge two runs."""
+    for overrides in ([], ["data=synthetic"], ["optimizer=adamw"], ["norm=groupnorm"],
+                      ["scheduler=cosine"], ["scheduler=step"], ["scheduler=one_cycle"]):  # fmt: skip
+        config = compose(overrides)
+        seen = {cell_name(config)}
+        for group in ("data", "model", "norm", "optimizer", "scheduler", "regularization", "trainer"):
+            part = getattr(config, group)
+            for field in dataclasses.fields(part):
+                if field.metadata.get("execution"):
+                    continue
+                changed = dataclasses.replace(config)
+                other = dataclasses.replace(part)
+                value = getattr(part, field.name)
+                new = not value if isinstance(value, bool) else f"{value}x" if isinstance(value, str) else value + 1
+                object.__setattr__(other, field.name, new)
+                setattr(changed, group, other)
+                seen.add(cell_name(changed))
+                assert len(seen) > 1
+        identity = [key for key, _ in items(config) if "." in key]
+        assert len(seen) == 1 + len(identity)
+
+
+def test_two_options_with_equal_fields_differ() -> None:
+    assert len({name(), name("norm=none"), name("scheduler=cosine"), name("norm=groupnorm")}) == 4
+
+
+@dataclasses.dataclass
+class Part:
+    NAME = "part"
+    old: int
+    new: float = added(absent=0.0)
+    how: str = execution()
+
+
+@dataclasses.dataclass
+class Root:
+    part: Part
+    seed: int = 0
+
+
+def test_a_field_added_later_is_absent_at_its_absent_value() -> None:
+    assert dict(items(Root(Part(1, 0.0, "a")))) == {"part.old": 1}
+    assert dict(items(Root(Part(1, 0.5, "b")))) == {"part.old": 1, "part.new": 0.5}
+
+
+def test_run_directory() -> None:
+    config = compose(["seed=7", "output_root=some/where"])
+    assert run_directory(config).parts == ("some", "where", cell_name(config), "seed=7")
