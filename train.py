@@ -11,10 +11,11 @@ from resnet_cifar.config import from_dictconfig, register
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> float:
-    config = from_dictconfig(composed)
-    from resnet_cifar.run import run  # torch comes with it: not for --help and completion
+    with cli.job():
+        config = from_dictconfig(composed)
+        from resnet_cifar.run import run  # torch comes with it: not for --help and completion
 
-    return run(config)
+        return run(config)
 
 
 if __name__ == "__main__":

@@ -87,16 +87,12 @@ def evaluate(
                 raise UserError(f"{directory} has no {name}: {record['status']}") from None
             model = config.model.build(config.norm.build, len(config.data.CLASSES))
             model.load_state_dict(saved["model"])
-            model.to(compute.device)
+            layout = devices.memory_format(compute.device, model)
+            model.to(compute.device, memory_format=layout)
+            padding = config.data.crop_padding
+            on_device = DeviceImages(images, padding, compute.device, layout)
             with devices.settings(compute, config.trainer.deterministic):
-                views = _views(
-                    config,
-                    model,
-                    DeviceImages(images, config.data.crop_padding, compute.device),
-                    saved["epoch"],
-                    split,
-                    compute,
-                )
+                views = _views(config, model, on_device, saved["epoch"], split, compute)
             found = {
                 "split": split,
                 "weights": weights,

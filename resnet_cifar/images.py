@@ -12,13 +12,19 @@ SIZE = 32  # pixels
 
 
 class DeviceImages:
-    """uint8 images, zero-padded once, on `device`.
+    """uint8 images, zero-padded once, on `device`; batches come in `memory_format`.
 
     The padding is black in raw pixels, i.e. applied before normalising, as torchvision's
     RandomCrop(32, padding=4) ahead of ToTensor does it.
     """
 
-    def __init__(self, images: data.Images, padding: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: data.Images,
+        padding: int,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         pixels = torch.from_numpy(images.pixels)
         count, height, width, channels = pixels.shape
         self.padded = torch.zeros(
@@ -30,6 +36,7 @@ class DeviceImages:
         self.labels = torch.from_numpy(images.labels).to(device)
         self.padding = padding
         self.device = device
+        self.memory_format = memory_format
         # (pixel/255 − mean)/std as one multiplication and one addition per value.
         std = torch.tensor(data.STD, device=device)
         self.scale = (1 / (255 * std)).view(1, 3, 1, 1)
@@ -45,7 +52,7 @@ class DeviceImages:
             draws: the view, on this device.
 
         Returns:
-            float32 [n, 3, 32, 32] in channels_last order, normalised; labels int64 [n].
+            float32 [n, 3, 32, 32], normalised; labels int64 [n].
         """
         chosen = draws.order[start:stop]
         offset, flip = draws.offset[start:stop], draws.flip[start:stop]
@@ -55,4 +62,4 @@ class DeviceImages:
         # One gather crops and flips; its result is [n, 32, 32, 3], which is channels_last.
         pixels = self.padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         x = pixels.permute(0, 3, 1, 2).float().mul_(self.scale).add_(self.shift)
-        return x, self.labels[chosen]
+        return x.contiguous(memory_format=self.memory_format), self.labels[chosen]

@@ -47,12 +47,14 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         if count < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
         dims = (0, 2, 3)
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
         with torch.no_grad():
             # Statistics in float32 at least: under autocast x may be bfloat16.
             wide = x if x.dtype == torch.float64 else x.float()
             var, mean = torch.var_mean(wide, dim=dims, correction=0)
         if self.detach == "mean":
-            # The training kernel updates the running statistics itself.
+            # The training kernel updates running mean and variance itself.
             y = F.batch_norm(
                 x,
                 self.running_mean,
@@ -79,8 +81,6 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     def _update_running_statistics(self, mean: Tensor, unbiased_var: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum or 0.0)
         self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), self.momentum or 0.0)
 

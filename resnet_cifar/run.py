@@ -87,10 +87,11 @@ def train(
         torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
         model = config.model.build(config.norm.build, len(data.CLASSES))
     macs = multiply_accumulates(model)
-    model = model.to(compute.device, memory_format=torch.channels_last)
+    layout = device.memory_format(compute.device, model)
+    model = model.to(compute.device, memory_format=layout)
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
     images = {
-        name: DeviceImages(part, data.crop_padding, compute.device)
+        name: DeviceImages(part, data.crop_padding, compute.device, layout)
         for name, part in (("train", split.train), ("val", split.val))
     }
     steps = steps_per_epoch(len(images["train"]), trainer.batch_size)

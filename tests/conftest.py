@@ -46,6 +46,7 @@ def program(
     from resnet_cifar import cli
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # train.py is a script, not a module here
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])

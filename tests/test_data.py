@@ -1,0 +1,132 @@
+"""Images on the device: the split, the draws, and crop and flip against torchvision's meaning."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch.nn import functional as F
+
+from resnet_cifar import data
+from resnet_cifar.config import compose
+from resnet_cifar.images import DeviceImages
+from resnet_cifar.randomness import clean, training_draws, validation_draws
+
+CPU = torch.device("cpu")
+
+
+def random_images(count: int) -> data.Images:
+    source = np.random.default_rng(0)
+    pixels = source.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return data.Images(pixels, source.integers(0, 10, count), np.arange(count))
+
+
+def plain(pixels: np.ndarray, top: int, left: int, flip: bool, padding: int) -> torch.Tensor:
+    """One image the way torchvision does it: pad, crop, flip, ToTensor, Normalize."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    image = F.pad(image, (padding,) * 4)[:, top : top + 32, left : left + 32]
+    if flip:
+        image = image.flip(2)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.MEAN, data.STD))
+    return (image.float() / 255 - mean) / std
+
+
+@pytest.mark.parametrize("padding", [0, 4, 16])
+def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
+    images = random_images(50)
+    device_images = DeviceImages(images, padding, CPU)
+    draws = training_draws(seed=0, epoch=3, count=50, padding=padding, flip=0.5)
+    x, y = device_images.batch(draws, 10, 42)
+    assert x.shape == (32, 3, 32, 32)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    for position in range(32):
+        chosen = int(draws.order[10 + position])
+        top, left = draws.offset[10 + position].tolist()
+        expected = plain(images.pixels[chosen], top, left, bool(draws.flip[10 + position]), padding)
+        torch.testing.assert_close(x[position], expected, rtol=1e-5, atol=1e-5)
+        assert int(y[position]) == images.labels[chosen]
+    if padding:
+        assert len({tuple(o) for o in draws.offset.tolist()}) > 10
+
+
+def test_the_clean_view_is_the_images() -> None:
+    images = random_images(5)
+    x, y = DeviceImages(images, 4, CPU).batch(clean(5, 4), 0, 5)
+    for position in range(5):
+        expected = plain(images.pixels[position], 4, 4, False, 4)
+        torch.testing.assert_close(x[position], expected, rtol=1e-5, atol=1e-5)
+    assert y.tolist() == images.labels.tolist()
+
+
+def test_draws_depend_on_seed_stream_and_epoch_alone() -> None:
+    def key(draws) -> tuple:
+        return tuple(tensor.numpy().tobytes() for tensor in draws)
+
+    first = training_draws(0, 1, 1000, 4, 0.5)
+    torch.randn(10)  # the global generator has no part in it
+    assert key(training_draws(0, 1, 1000, 4, 0.5)) == key(first)
+    others = [
+        training_draws(1, 1, 1000, 4, 0.5),
+        training_draws(0, 2, 1000, 4, 0.5),
+        validation_draws(0, 1, 1000, 4, 0.5),
+    ]
+    assert len({key(draws) for draws in [first, *others]}) == 4
+    assert len({draws.offset.numpy().tobytes() for draws in [first, *others]}) == 4
+
+
+def test_draws_are_uniform() -> None:
+    draws = training_draws(0, 1, 81_000, 4, 0.5)
+    assert torch.equal(draws.order.sort().values, torch.arange(81_000))
+    counts = torch.bincount(draws.offset[:, 0] * 9 + draws.offset[:, 1], minlength=81).double()
+    chi_squared = float(((counts - 1000) ** 2 / 1000).sum())
+    assert 40 < chi_squared < 135  # 80 degrees of freedom: about one in 10,000 outside
+    assert abs(float(draws.flip.double().mean()) - 0.5) < 0.008
+    assert not training_draws(0, 1, 100, 4, 0.0).flip.any()
+    assert training_draws(0, 1, 100, 4, 1.0).flip.all()
+
+
+def test_the_flips_are_the_same_whatever_the_padding() -> None:
+    a, b = training_draws(0, 1, 100, 4, 0.5), training_draws(0, 1, 100, 0, 0.5)
+    assert torch.equal(a.flip, b.flip)
+    assert torch.equal(a.order, b.order)
+
+
+def test_split_permutation_is_fixed() -> None:
+    order = data.split_permutation(50_000, 0)
+    assert np.array_equal(np.sort(order), np.arange(50_000))
+    digest = hashlib.sha256(order.tobytes()).hexdigest()[:16]
+    assert digest == "102a4e5751951639"
+    assert not np.array_equal(order, data.split_permutation(50_000, 1))
+
+
+def test_synthetic_splits_are_disjoint_and_deterministic() -> None:
+    config = compose(["data=synthetic", "data.train_size=300", "data.val_size=100"]).data
+    split, again = config.load(), config.load()
+    assert np.array_equal(split.train.pixels, again.train.pixels)
+    assert split.train.pixels.shape == (300, 32, 32, 3)
+    assert split.train.pixels.dtype == np.uint8
+    test = config.load_test()
+    seen = [{image.tobytes() for image in part.pixels} for part in (split.train, split.val, test)]
+    assert len(seen[0] | seen[1] | seen[2]) == sum(map(len, seen))
+    other = compose(["data=synthetic", "data.train_size=300", "data.split_seed=1"]).data.load()
+    assert not np.array_equal(split.train.pixels, other.train.pixels)
+
+
+REAL = Path(ROOT, "data")
+
+
+@pytest.mark.skipif(not (REAL / "cifar-10-batches-py").is_dir(), reason="no CIFAR-10 in data/")
+def test_the_real_cifar10() -> None:
+    config = compose([f"data.root={REAL}", "data.download=false"]).data
+    split = config.load()
+    assert len(split.train.labels) == 40_000
+    assert len(split.val.labels) == 10_000
+    assert not np.intersect1d(split.train.index, split.val.index).size
+    assert abs(np.bincount(split.val.labels) - 1000).max() < 120
+    pixels = np.concatenate([split.train.pixels, split.val.pixels])
+    assert np.allclose(pixels.mean((0, 1, 2)) / 255, data.MEAN, atol=1e-3)
+    per_image = pixels.reshape(-1, 1024, 3).std(1).mean(0) / 255
+    assert np.allclose(per_image, data.STD, atol=1e-3)
+    assert config.load_test().pixels.shape == (10_000, 32, 32, 3)

@@ -1,0 +1,50 @@
+"""The network: size, arithmetic, shape."""
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_cifar.config import compose
+from resnet_cifar.resnet import multiply_accumulates, resnet18
+
+
+def test_the_studys_network() -> None:
+    config = compose([])
+    model = config.model.build(config.norm.build, 10)
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    assert multiply_accumulates(model) == 555_422_720
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 20
+    assert all(m.bias is None for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_detached_norm_replaces_every_norm() -> None:
+    config = compose(["norm=detached_batchnorm", "model.width=4"])
+    model = config.model.build(config.norm.build, 10)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 20
+    assert all(norm.detach == "both" for norm in norms)
+
+
+def test_stages_halve_the_image() -> None:
+    net = resnet18(4, nn.BatchNorm2d, 10)
+    shapes = []
+    for stage in net.stages:
+        stage.register_forward_hook(lambda m, x, out: shapes.append(tuple(out.shape[1:])))
+    logits = net(torch.zeros(2, 3, 32, 32))
+    assert logits.shape == (2, 10)
+    assert shapes == [(4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)]
+
+
+def test_counting_leaves_no_trace() -> None:
+    net = resnet18(2, nn.BatchNorm2d, 10)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    multiply_accumulates(net)
+    assert net.training
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("width", [1, 3, 16])
+def test_any_width(width: int) -> None:
+    assert resnet18(width, nn.BatchNorm2d, 7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
