@@ -73,9 +73,7 @@ class Board:
 
     def _session(self, tag: str, **info: Any) -> None:
         data = plugin_data_pb2.HParamsPluginData(version=0, **info)
-        plugin = SummaryMetadata.PluginData(
-            plugin_name=PLUGIN, content=data.SerializeToString()
-        )
+        plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN, content=data.SerializeToString())
         metadata = SummaryMetadata(plugin_data=plugin)
         summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata)])
         self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.identity import execution
@@ -22,11 +23,11 @@ STD = (0.2023, 0.1994, 0.2010)
 
 
 class Images(NamedTuple):
-    """A set of labelled images; `index` is each one's position in the file it came from."""
+    """A set of labelled images; `positions` is where each one is in the file it came from."""
 
-    pixels: np.ndarray  # uint8 [n, 32, 32, 3]
-    labels: np.ndarray  # int64 [n]
-    index: np.ndarray  # int64 [n]
+    pixels: NDArray[np.uint8]  # [n, 32, 32, 3]
+    labels: NDArray[np.int64]  # [n]
+    positions: NDArray[np.int64]  # [n]
 
 
 class Split(NamedTuple):
@@ -42,7 +43,7 @@ def _require_augmentation(crop_padding: int, flip_probability: float) -> None:
     require(0 <= flip <= 1, "data.flip_probability", flip, "0 to 1")
 
 
-def split_permutation(count: int, seed: int) -> np.ndarray:
+def split_permutation(count: int, seed: int) -> NDArray[Any]:
     """The permutation whose first entries are the training images. int64 [count].
 
     Drawn from sorted 64-bit Philox words rather than Generator.permutation, whose stream numpy may
@@ -69,12 +70,12 @@ class Cifar10:
         "ship",
         "truck",
     )
-    root: str = execution()
-    download: bool = execution()
     split_seed: int
     val_size: int
     crop_padding: int
     flip_probability: float
+    root: str = execution()
+    download: bool = execution()
 
     def __post_init__(self) -> None:
         require(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
@@ -104,7 +105,7 @@ class Cifar10:
         pixels, labels = self._read(train=False)
         return Images(pixels, labels, np.arange(len(labels)))
 
-    def _read(self, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         from torchvision.datasets import CIFAR10
 
         from resnet_cifar.lock import Lock

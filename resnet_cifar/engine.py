@@ -169,7 +169,7 @@ class Engine:
         with self.compute.autocast():
             logits = self.forward(x)
             loss = self.loss(logits, y)
-        loss.backward()
+        torch.autograd.backward(loss)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.totals[0] += loss.detach() * len(y)

@@ -19,7 +19,7 @@ Examples
 
 The same command again goes on where it stopped; finished runs are skipped. Afterwards
   python -m resnet_cifar.runs outputs                               what there is
-  python -m resnet_cifar.evaluate outputs/<cell>/seed=<n>           validation; --test for the test set
+  python -m resnet_cifar.evaluate outputs/<cell>/seed=<n>           what it reached; --test: on test
   tensorboard --logdir outputs                                      curves
 
 Groups and their options

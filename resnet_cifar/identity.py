@@ -78,16 +78,20 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            if value.NAME != field.name:  # type: ignore[attr-defined]
-                yield field.name, value.NAME  # type: ignore[attr-defined]
+        kind: str | None = getattr(value, "NAME", None)
+        if kind is not None:
+            if kind != field.name:
+                yield field.name, kind
             for key, inner in items(value, everything):
                 yield f"{field.name}.{key}", inner
-        elif everything:
+        elif everything or _is_identity(field, value):
             yield field.name, value
-        elif not field.metadata.get("execution") and field.name != "seed":
-            if "absent" not in field.metadata or field.metadata["absent"] != value:
-                yield field.name, value
+
+
+def _is_identity(field: dataclasses.Field[Any], value: object) -> bool:
+    if field.metadata.get("execution") or field.name == "seed":
+        return False
+    return "absent" not in field.metadata or bool(field.metadata["absent"] != value)
 
 
 def flatten(config: Any) -> dict[str, Any]:

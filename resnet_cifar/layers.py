@@ -85,4 +85,4 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), self.momentum or 0.0)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, detach={self.detach}"
+        return f"{super().extra_repr()}, detach={self.detach}"  # type: ignore[no-untyped-call]

@@ -54,8 +54,8 @@ def one_line(error: BaseException, known: Iterable[str] = (), argv: Iterable[str
         return f"{named.group(1) if named else key} has no value"
     if found := find(r"Error parsing override '(.*?)'\n"):
         return f"{found.group(1)} can't be read: write key=value, and quote special characters"
-    if type(error).__name__.startswith("Lexer"):
-        return f"{text.splitlines()[0]} can't be read: write key=value, quotes in pairs"
+    if found := find(r"^Lexer\w+: ([^\n]*)"):
+        return f"{found.group(1)} can't be read: write key=value, quotes in pairs"
     if found := find(r"An item is already at '([^']+)'"):
         return f"{found.group(1)} exists already: write it without the +"
     if found := find(r"Cannot find primary config '([^']+)'"):

@@ -23,7 +23,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     A run that says "running" while no process holds its lock was killed: it is "interrupted".
     """
     try:
-        record = json.loads((directory / RUN).read_text())
+        record: dict[str, Any] = json.loads((directory / RUN).read_text())
         status = record["status"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -79,7 +79,9 @@ class Display:
     def step(self, epoch: int, step: int, rate: float, left: float) -> None:
         """`step` updates of `epoch` are done. Cheap, and nothing at all without a live line."""
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, epoch=epoch, rate=rate, left=left)
+            self._bar.update(
+                self._bar.task_ids[0], completed=step, epoch=epoch, rate=rate, left=left
+            )
 
     def epoch(self, text: str) -> None:
         """The line of a finished epoch."""

@@ -100,6 +100,6 @@ class Recorder:
         session = self.record["sessions"][-1]
         session["end"] = now()
         session["seconds"] = round(time.perf_counter() - self._start, 3)
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_available() and session["device_type"] == "cuda":
             session["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
         write_json(self.directory / m.RUN, self.record)

@@ -60,8 +60,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm(self.stem(x)))
-        out = self.stages(out)
-        return self.head(out.mean((2, 3)))
+        logits: Tensor = self.head(self.stages(out).mean((2, 3)))
+        return logits
 
 
 def resnet18(width: int, norm: Norm, classes: int) -> ResNet:

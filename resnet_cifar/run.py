@@ -30,7 +30,7 @@ from resnet_cifar.resnet import multiply_accumulates
 from resnet_cifar.versions import git_state, versions
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
-ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation; measured 0.5 to 0.75
+ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
 
 def run(config: Config) -> float:
@@ -119,6 +119,7 @@ def train(
             "epoch": state.epoch,
             "step": state.step,
             "device": compute.name,
+            "device_type": compute.device.type,
             "precision": compute.precision,
             "threads": compute.threads,
             "compile": compute.compile,
@@ -157,7 +158,7 @@ def train(
                 checkpoint_seconds=trainer.checkpoint_seconds,
                 eval_batch_size=trainer.eval_batch_size,
                 histogram_epochs=trainer.histogram_epochs,
-                val_index=split.val.index,
+                val_index=split.val.positions,
             ),
             state=state,
             forward=torch.compile(model) if compute.compile else model,

@@ -83,7 +83,7 @@ class Step:
 
 @dataclass
 class OneCycle:
-    """Rise from lr / div_factor to lr over pct_start of the run, then fall; cosine-shaped both ways.
+    """Rise from lr / div_factor to lr over pct_start of the run, then fall; both along cosines.
 
     The learning rate of torch.optim.lr_scheduler.OneCycleLR with cycle_momentum=False.
     """

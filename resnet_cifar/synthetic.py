@@ -13,6 +13,7 @@ stream, in chunks of 1,000 images. Image i therefore depends on (seed, stream, i
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ RADIUS = 6.0, 10.0  # pixels
 PLACE = 3.0  # pixels the centre may be away from the middle, each way
 TILT = 0.3  # radians the shape may be turned, each way
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 
 def draw(count: int, seed: int, stream: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -112,8 +113,8 @@ def _grid(centre: Floats) -> tuple[Floats, Floats]:
     return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
 
 
-def _outside(label: int, u: Floats, v: Floats) -> Floats:
-    """About the distance outside the shape's outline, in radii; negative inside."""
+def _outside(label: int, u: Floats, v: Floats) -> Any:
+    """About the distance outside the shape's outline, in radii; negative inside. As `u`, `v`."""
     r = np.sqrt(u**2 + v**2)
     au, av = np.abs(u), np.abs(v)
     name = CLASSES[label]

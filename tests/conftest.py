@@ -42,7 +42,6 @@ def program(
 ) -> Program:
     """`program("optimizer.lr=0.1")` is `python train.py optimizer.lr=0.1` in an empty folder."""
     import train
-
     from resnet_cifar import cli
 
     monkeypatch.chdir(tmp_path)

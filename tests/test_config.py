@@ -11,14 +11,14 @@ from resnet_cifar.config import CONF, PARTS, Config, command, compose, load, to_
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.identity import flatten
 
-OPTIONS = [
-    (group, path.stem) for group in PARTS for path in sorted((CONF / group).glob("*.yaml"))
-]
+OPTIONS = [(group, path.stem) for group in PARTS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_builds(group: str, option: str) -> None:
-    config = compose([f"{group}={option}", "norm.groups=2"] if option == "groupnorm" else [f"{group}={option}"])
+    config = compose(
+        [f"{group}={option}", "norm.groups=2"] if option == "groupnorm" else [f"{group}={option}"]
+    )
     if group in ("data", "trainer"):
         return  # test_data and test_run build these
     model = dataclasses.replace(config.model, width=4).build(config.norm.build, 10)

@@ -123,7 +123,7 @@ def test_the_real_cifar10() -> None:
     split = config.load()
     assert len(split.train.labels) == 40_000
     assert len(split.val.labels) == 10_000
-    assert not np.intersect1d(split.train.index, split.val.index).size
+    assert not np.intersect1d(split.train.positions, split.val.positions).size
     assert abs(np.bincount(split.val.labels) - 1000).max() < 120
     pixels = np.concatenate([split.train.pixels, split.val.pixels])
     assert np.allclose(pixels.mean((0, 1, 2)) / 255, data.MEAN, atol=1e-3)

@@ -29,7 +29,6 @@ def train_in(folder: str, overrides: list[str], log: str) -> None:
         sys.stdout = sys.stderr = file
         sys.path.insert(0, str(ROOT))
         import train
-
         from resnet_cifar import cli
 
         sys.argv = ["train.py", *overrides]
@@ -117,7 +116,9 @@ def test_the_waiting_process_takes_over_when_the_first_is_killed(tmp_path: Path)
         assert time.monotonic() < deadline
         time.sleep(0.02)
     second = start(tmp_path, long, "log1")
-    while "waiting" not in (tmp_path / "log1").read_text() if (tmp_path / "log1").exists() else True:
+    while (
+        "waiting" not in (tmp_path / "log1").read_text() if (tmp_path / "log1").exists() else True
+    ):
         assert first.is_alive(), "the first run ended before the second began to wait"
         assert time.monotonic() < deadline
         time.sleep(0.02)

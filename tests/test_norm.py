@@ -31,7 +31,10 @@ def batch(channels: int = 5) -> tuple[Tensor, Tensor]:
     """An input with a mean and a scale of its own per channel, and an upstream gradient."""
     source = torch.Generator().manual_seed(2)
     x = torch.randn(6, channels, 4, 3, generator=source, dtype=torch.float64)
-    x = x * torch.linspace(0.5, 3, channels)[:, None, None] + torch.linspace(-2, 4, channels)[:, None, None]
+    x = (
+        x * torch.linspace(0.5, 3, channels)[:, None, None]
+        + torch.linspace(-2, 4, channels)[:, None, None]
+    )
     g = torch.randn(6, channels, 4, 3, generator=source, dtype=torch.float64) + 0.3
     return x.requires_grad_(), g
 
@@ -142,10 +145,14 @@ def test_radial_part_of_the_filter_gradient(detach: str) -> None:
 def test_forward_and_running_statistics_are_batchnorms(detach: str) -> None:
     reference, other = layer("none"), layer(detach)
     for seed in range(3):
-        x = torch.randn(6, 5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(
+            6, 5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
         torch.testing.assert_close(other(x), reference(x), rtol=1e-13, atol=1e-13)
     for name, buffer in reference.named_buffers():
-        torch.testing.assert_close(dict(other.named_buffers())[name], buffer, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(
+            dict(other.named_buffers())[name], buffer, rtol=1e-13, atol=1e-15
+        )
     reference.eval()
     other.eval()
     torch.testing.assert_close(other(x), reference(x), rtol=1e-13, atol=1e-13)

@@ -91,7 +91,9 @@ def test_what_a_run_leaves(program: Program) -> None:
     assert "optimizer" not in last
     assert last["epoch"] == 3
     assert torch.load(run / "best.pt", weights_only=True)["epoch"] == wrote["best"]["epoch"]
-    assert load(run / "config.yaml") == compose([*TINY, "trainer.augmented_val_every=2", "trainer.epochs=3"])
+    assert load(run / "config.yaml") == compose(
+        [*TINY, "trainer.augmented_val_every=2", "trainer.epochs=3"]
+    )
     log = (run / "train.log").read_text()
     assert "epoch 3/3" in log
     assert "completed" in outcome.out
@@ -281,7 +283,9 @@ def test_one_file_of_events_after_a_resume_with_each_value_once(program: Program
     events = EventAccumulator(str(directory())).Reload()
     steps = [scalar.step for scalar in events.Scalars("accuracy/val")]
     assert steps == [1, 2]
-    assert events.Scalars("loss/train")[1].value == pytest.approx(lines(directory())[1]["loss/train"])
+    assert events.Scalars("loss/train")[1].value == pytest.approx(
+        lines(directory())[1]["loss/train"]
+    )
 
 
 def test_bf16_and_compile_are_options_of_execution(program: Program) -> None:

@@ -36,7 +36,9 @@ def test_cosine(eta_min: float) -> None:
     expected = theirs(
         lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=EPOCHS, eta_min=eta_min), False
     )
-    assert ours("scheduler=cosine", f"scheduler.eta_min={eta_min}") == pytest.approx(expected, rel=1e-9)
+    assert ours("scheduler=cosine", f"scheduler.eta_min={eta_min}") == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_step() -> None:

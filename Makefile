@@ -1,0 +1,41 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test soak clean
+
+# The learning-rate question on drawn images: about two minutes on two cores, after the installation.
+demo: .venv/demo
+	$(BIN)/python train.py experiment=quickstart
+	$(BIN)/python -m resnet_cifar.runs demo
+	@echo
+	@echo "Look further:"
+	@echo "  $(BIN)/tensorboard --logdir demo                curves and the HPARAMS tab"
+	@echo "  $(BIN)/python train.py --help                   what can be set"
+	@echo "  $(BIN)/python train.py experiment=quickstart    again: finished runs are skipped"
+
+# Lint, types, tests.
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not soak"
+
+# The long campaigns: kills, many seeds.
+soak: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# One installation serves both; `make test` adds its tools.
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/test: .venv/demo
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@

@@ -1,0 +1,283 @@
+"""Bad input: one clear line that names the key and what is allowed; no trace is left."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, Program
+
+from resnet_cifar import files
+from resnet_cifar.config import compose
+from resnet_cifar.identity import run_directory
+
+# What is typed, and what the line must say.
+REFUSED = [
+    # misspelled
+    ("optimizer.lrr=0.1", "optimizer.lrr", "did you mean optimizer.lr"),
+    ("optimiser.lr=0.1", "optimiser.lr", "did you mean optimizer.lr"),
+    ("lr=0.1", "lr ", "optimizer.lr"),
+    ("epochs=3", "epochs", "trainer.epochs"),
+    ("optimizer=sdg", "optimizer=sdg", "adamw, sgd"),
+    ("scheduler=cosin", "scheduler=cosin", "constant, cosine"),
+    ("cell=base", "cell=base", "baseline, cosine"),
+    ("experiment=nothing", "experiment=nothing", "not an option"),
+    ("model=resnet50", "model=resnet50", "resnet18"),
+    ("data=mnist", "data=mnist", "cifar10, synthetic"),
+    # of the wrong type
+    ("optimizer.lr=fast", "optimizer.lr=fast", "a number"),
+    ("optimizer.lr=", "optimizer.lr=", "a number"),
+    ("optimizer.lr=[0.1,0.2]", "optimizer.lr", "a number"),
+    ("optimizer.lr={a:1}", "optimizer.lr", "a number"),
+    ("trainer.epochs=1.5", "trainer.epochs=1.5", "a whole number"),
+    ("trainer.epochs=null", "trainer.epochs=null", "needs a value"),
+    ("trainer.epochs=many", "trainer.epochs=many", "a whole number"),
+    ("seed=abc", "seed=abc", "a whole number"),
+    ("trainer.deterministic=maybe", "trainer.deterministic=maybe", "true or false"),
+    ("optimizer.nesterov=2x", "optimizer.nesterov=2x", "true or false"),
+    ("data=3", "data=3", "name of an option"),
+    # out of range
+    ("optimizer.lr=0", "optimizer.lr=0", "above 0"),
+    ("optimizer.lr=-0.1", "optimizer.lr=-0.1", "above 0"),
+    ("optimizer.lr=nan", "optimizer.lr=nan", "finite"),
+    ("optimizer.lr=inf", "optimizer.lr=inf", "finite"),
+    ("optimizer.momentum=1", "optimizer.momentum=1", "below 1"),
+    ("regularization.weight_decay=-1e-4", "regularization.weight_decay", "0 or more"),
+    ("regularization.label_smoothing=1", "regularization.label_smoothing", "below 1"),
+    ("norm.eps=0", "norm.eps=0", "above 0"),
+    ("norm.momentum=2", "norm.momentum=2", "at most 1"),
+    ("norm.detach=all", "norm.detach=all", "none, mean, var, both"),
+    ("trainer.epochs=0", "trainer.epochs=0", "1 or more"),
+    ("trainer.batch_size=1", "trainer.batch_size=1", "2 or more"),
+    ("trainer.precision=fp8", "trainer.precision=fp8", "auto, fp32"),
+    ("trainer.device=tpu", "trainer.device=tpu", "cuda"),
+    ("trainer.progress=loud", "trainer.progress=loud", "quiet"),
+    ("trainer.compile=perhaps", "trainer.compile=perhaps", "true"),
+    ("trainer.threads=-1", "trainer.threads=-1", "0 or more"),
+    ("model.width=0", "model.width=0", "1 to"),
+    ("data.train_size=3", "data.train_size=3", "10 to"),
+    ("data.crop_padding=17", "data.crop_padding=17", "0 to 16"),
+    ("data.flip_probability=1.1", "data.flip_probability=1.1", "0 to 1"),
+    ("data.val_size=5", "data.val_size=5", "10 to"),
+    ("scheduler=step scheduler.gamma=0", "scheduler.gamma=0", "above 0"),
+    ("scheduler=cosine scheduler.eta_min=-1", "scheduler.eta_min=-1", "0 or more"),
+    ("scheduler=one_cycle scheduler.pct_start=1", "scheduler.pct_start=1", "below 1"),
+    ("seed=-1", "seed=-1", "0 or more"),
+    ("when_busy=panic", "when_busy=panic", "wait or skip"),
+    ("output_root=' '", "output_root", "a directory"),
+    # bad combinations
+    ("optimizer=adamw optimizer.momentum=0.9", "optimizer.momentum", "another option"),
+    ("optimizer.nesterov=true optimizer.momentum=0", "optimizer.nesterov=True", "momentum above 0"),
+    ("norm=groupnorm norm.groups=3 model.width=16", "norm.groups=3", "model.width=16"),
+    ("scheduler.warmup_epochs=2", "scheduler.warmup_epochs=2", "less than trainer.epochs=2"),
+    ("trainer.batch_size=65", "trainer.batch_size=65", "the 64 training images"),
+    ("trainer.precision=tf32", "trainer.precision=tf32", "CUDA"),
+    ("trainer.device=cuda:99", "trainer.device=cuda:99", "CUDA device"),
+    # a command line that can't be read
+    ("seed=0,1", "seed=0,1", "add -m"),
+    ("optimizer.lrr=0.1 seed=0,1", "optimizer.lrr", "did you mean"),
+    ("optimizer.lr=(", "optimizer.lr=(", "can't be read"),
+    ("model.width='16", "model.width='16", "can't be read"),
+    ("optimizer", "optimizer", "can't be read"),
+    ("--frobnicate", "--frobnicate", "--help"),
+    ("--config-name nothing", "nothing", "no such configuration"),
+    ("--config-path nowhere", "nowhere", "no directory"),
+    ("+optimizer.lr=0.1", "optimizer.lr", "without the +"),
+    ("+colour=red", "colour", "no key"),
+    ("+optimizer.colour=red", "optimizer.colour", "no key"),
+    ("~optimizer", "optimizer", "no value"),
+    ("~optimizer.lr", "optimizer.lr", "every key"),
+]
+
+
+@pytest.mark.parametrize(("typed", "key", "allowed"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_refused_in_one_line_without_a_trace(
+    program: Program, tmp_path: Path, typed: str, key: str, allowed: str
+) -> None:
+    arguments = [word.replace("' '", " ") for word in split(typed)]
+    outcome = program(*TINY, *arguments)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert key in outcome.err
+    assert allowed in outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def split(typed: str) -> list[str]:
+    """Words as a shell hands them over, but for quotes, which some cases are about."""
+    return [typed] if "' '" in typed else typed.split(" ")
+
+
+def fails(outcome, *parts: str) -> None:
+    """One line on stderr that has all `parts`; exit code 1."""
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1, outcome.err
+    for part in parts:
+        assert part in outcome.err, outcome.err
+
+
+def no_network(*args: object, **kwargs: object) -> None:
+    raise OSError("no network here")
+
+
+CIFAR = [*TINY[4:], "data=cifar10"]
+
+
+def test_no_data(program: Program, tmp_path: Path) -> None:
+    outcome = program(*CIFAR, "data.download=false")
+    fails(outcome, "data/cifar-10-batches-py", "data.download=false", "data=synthetic", "data.root")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_data_and_no_network(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    outcome = program(*CIFAR)
+    fails(outcome, "no network here", "cifar-10-python.tar.gz", "data=synthetic", "data.root")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_damaged_data(program: Program, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    (folder / "data_batch_1").write_bytes(b"not what md5 expects")
+    outcome = program(*CIFAR, "data.download=false")
+    fails(outcome, "damaged or incomplete", "data_batch_1", "data=synthetic")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_output_root_is_a_file(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    outcome = program(*TINY, "output_root=file")
+    fails(outcome, "file/lr0.01", "can't be written")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_output_root_is_not_writable(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    fails(program(*TINY, "output_root=closed"), "closed", "can't be written", "Permission")
+
+
+def test_every_checkpoint_damaged(program: Program) -> None:
+    from test_run import interrupt_at
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, 1, signal.SIGTERM)
+        program(*TINY)
+    run = run_directory(compose(TINY))
+    metrics = (run / "metrics.jsonl").read_bytes()
+    for path in run.glob("last*.pt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    outcome = program(*TINY)
+    fails(outcome, "last.pt is damaged", "last.previous.pt is damaged", "rerun=true")
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    assert program(*TINY, "rerun=true").code == 0
+
+
+def test_a_checkpoint_of_something_else(program: Program) -> None:
+    import torch
+
+    run = run_directory(compose(TINY))
+    run.mkdir(parents=True)
+    torch.save({"weights": torch.zeros(1)}, run / "last.pt")
+    fails(program(*TINY), "last.pt", "not one of this program's")
+
+
+def test_a_full_disk_keeps_what_was_written(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up in the second epoch: one line; the first epoch's files stay whole."""
+    original = files.os.fsync
+    armed = {"on": False}
+
+    def fsync(file: int) -> None:
+        if armed["on"]:
+            raise OSError(28, "No space left on device")
+        original(file)
+
+    from resnet_cifar.engine import Engine
+
+    train_epoch = Engine.train_epoch
+
+    def fill_up(self: Engine, epoch: int):
+        armed["on"] = epoch == 2
+        return train_epoch(self, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.os, "fsync", fsync)
+        patch.setattr(Engine, "train_epoch", fill_up)
+        fails(program(*TINY), "No space left on device", "intact")
+    assert program(*TINY, "output_root=undisturbed").code == 0
+    outcome = program(*TINY)
+    assert outcome.code == 0
+    assert "resumed at epoch 2" in outcome.out
+    from test_run import directory, lines
+
+    assert lines(directory()) == lines(directory("output_root=undisturbed"))
+
+
+def test_a_file_size_limit_met_for_real(tmp_path: Path) -> None:
+    """The kernel refuses the checkpoint (EFBIG): a real write error, in a real process."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    command = [sys.executable, str(ROOT / "train.py"), *TINY]
+    ended = subprocess.run(
+        command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert "File too large" in line
+    run = tmp_path / run_directory(compose(TINY))
+    assert not (run / "last.pt").exists()
+    assert not list(run.glob(".*.tmp"))
+    assert '"status": "failed"' in (run / "run.json").read_text()
+
+
+def test_hydra_full_error_shows_the_traceback(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    from resnet_cifar.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        program(*TINY, "optimizer.lr=-1")
+
+
+def test_help_is_a_page_for_newcomers(program: Program) -> None:
+    outcome = program("--help")
+    assert outcome.code == 0
+    for part in (
+        "python train.py -m optimizer.lr=0.001,0.01,0.1",
+        "optimizer:",
+        "adamw, sgd",
+        "batch_size: 128",
+        "resnet_cifar.runs",
+        "resnet_cifar.evaluate",
+    ):
+        assert part in outcome.out
+    assert "schema" not in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 110
+
+
+def test_help_and_completion_load_no_torch() -> None:
+    """What makes them quick. The times themselves are in the README."""
+    script = (
+        "import sys; sys.argv = ['train.py', '--help']; sys.path.insert(0, '.')\n"
+        "import train\nfrom resnet_cifar import cli\n"
+        "cli.guard(train.main); print('torch' in sys.modules, 'pandas' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "False False"

@@ -1,0 +1,145 @@
+"""Whole at every instant: atomic writes, checkpoints with a spare, the lock, metrics lines."""
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_cifar import checkpoint, files
+from resnet_cifar import metrics as m
+from resnet_cifar.errors import UserError
+from resnet_cifar.lock import Busy, Lock, is_held
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.json"
+    files.write_json(path, {"a": 1})
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert m.finite({"a": float("inf"), "b": 1.5, "c": "x"}) == {"a": None, "b": 1.5, "c": "x"}
+
+
+def state(value: float) -> dict:
+    return {"model": {"w": torch.full((1000,), float(value))}, "epoch": int(value)}
+
+
+def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -> None:
+    checkpoint.save_last(tmp_path, state(1))
+    checkpoint.save_last(tmp_path, state(2))
+    (tmp_path / "last.pt").rename(tmp_path / "last.previous.pt")  # the moment in between
+    found, notes = checkpoint.load_last(tmp_path, torch.device("cpu"))
+    assert found is not None
+    assert found["epoch"] == 2
+    assert notes == []
+
+
+@pytest.mark.parametrize("where", [0, 10, 500, -500, -10])
+def test_any_damage_is_noticed(tmp_path: Path, where: int) -> None:
+    """Cut off, or one byte changed: never a silent wrong weight."""
+    path = tmp_path / "last.pt"
+    checkpoint.save_last(tmp_path, state(1))
+    content = path.read_bytes()
+    path.write_bytes(content[: where or 5])
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(path)
+    data_at = content.index(torch.full((1000,), 1.0).numpy().tobytes())
+    flipped = bytearray(content)
+    flipped[data_at + 100] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"checksum|damaged"):
+        checkpoint.load(path)
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert checkpoint.load_last(tmp_path, torch.device("cpu")) == (None, [])
+
+
+def hold(path: str, seconds: float) -> None:
+    with Lock(Path(path)):
+        time.sleep(seconds)
+
+
+def test_one_holder_at_a_time_and_it_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ".lock"
+    assert not is_held(path)
+    assert not path.parent.exists()
+    told: list[str] = []
+    with Lock(path):
+        assert is_held(path)
+        with pytest.raises(Busy, match=f"process {os.getpid()}"), Lock(path, wait=False):
+            pass
+        waiter = threading.Thread(target=lambda: Lock(path, on_wait=told.append).__enter__())
+        waiter.start()
+        time.sleep(0.6)
+        assert waiter.is_alive()
+    waiter.join(5)
+    assert not waiter.is_alive()
+    assert told == [f"process {os.getpid()} on {os.uname().nodename}"]
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(str(path), 60))
+    holder.start()
+    deadline = time.monotonic() + 30
+    while not is_held(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    holder.kill()
+    holder.join()
+    with Lock(path, wait=False):
+        pass
+
+
+def test_a_lock_survives_its_directory_being_set_aside(tmp_path: Path) -> None:
+    run = tmp_path / "seed=0"
+    with Lock(run / ".lock"):
+        run.rename(tmp_path / "aside")
+        with Lock(run / ".lock", wait=False):  # a new directory, a new lock
+            assert is_held(tmp_path / "aside" / ".lock")
+
+
+def test_metrics_file_drops_what_will_be_trained_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1, "a": 1}\n{"epoch": 2, "a": 2}\n{"epoch": 3, "a"')
+    opened = m.MetricsFile(path, epochs_done=1)
+    opened.append({"epoch": 2, "a": float("nan")})
+    opened.close()
+    assert path.read_text() == '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": null}\n'
+    assert m.read_metrics(path)[1] == {"epoch": 2, "a": None}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 0}'])
+def test_a_foreign_record_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    assert m.read_record(tmp_path) is None
+
+
+def test_running_without_a_lock_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    found = m.read_record(tmp_path)
+    assert found is not None
+    assert found["status"] == "interrupted"
+    with Lock(tmp_path / ".lock"):
+        found = m.read_record(tmp_path)
+    assert found is not None
+    assert found["status"] == "running"
