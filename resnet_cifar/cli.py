@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from resnet_cifar.errors import ConfigError, Interrupted, UserError, describe
+from resnet_cifar.errors import ConfigError, Interrupted, describe
 
 
 class _Failed(BaseException):
@@ -53,6 +53,11 @@ def guard(main: Callable[[], Any]) -> int:
 
             print(page([a for a in sys.argv[1:] if not a.startswith("-")]), end="")
             return 0
+        if "--plan" in sys.argv[1:]:
+            # A plan is a sweep that the launcher shows in place of running it.
+            rest = [argument for argument in sys.argv[1:] if argument != "--plan"]
+            plan = ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
+            sys.argv[1:] = [*rest, *plan]
         with _usage_errors():
             main()
         return 0
@@ -69,7 +74,7 @@ def guard(main: Callable[[], Any]) -> int:
 
         error = refusal(error, sys.argv[1:]) or error
         print(f"error: {describe(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else 1
+        return getattr(error, "exit_code", 1)
     finally:
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]

@@ -166,14 +166,9 @@ class Engine:
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         x, y = self.train.batch(draws, step * size, (step + 1) * size)
-        with self.compute.autocast():
-            logits = self.forward(x)
-            loss = self.loss(logits, y)
-        torch.autograd.backward(loss)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.totals[0] += loss.detach() * len(y)
-        state.totals[1] += (logits.detach().argmax(1) == y).sum()
+        loss, logits = update(x, y, self.forward, self.loss, state.optimizer, self.compute)
+        state.totals[0] += loss * len(y)
+        state.totals[1] += (logits.argmax(1) == y).sum()
 
     def validate(self, epoch: int) -> dict[str, Any]:
         """Validation in the clean view, and in the augmented one when it is due."""
@@ -257,6 +252,28 @@ class Engine:
             index=self.plan.val_index,
         )
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
+
+
+def update(
+    x: Tensor,
+    y: Tensor,
+    forward: Callable[[Tensor], Tensor],
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    compute: Compute,
+) -> tuple[Tensor, Tensor]:
+    """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n].
+
+    Returns:
+        The batch's loss [] and logits [n, classes], without a graph, still on their way.
+    """
+    with compute.autocast():
+        logits = forward(x)
+        loss = loss_function(logits, y)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach(), logits.detach()
 
 
 @torch.inference_mode()

@@ -31,6 +31,6 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """`error` in one line."""
+    """`error` in one line; one without an exit code is not made for people and names its kind."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"

@@ -153,10 +153,11 @@ def _views(
 
 def show(found: dict[str, Any]) -> None:
     """Print an evaluation."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from resnet_cifar.progress import wide_console
+
+    console = wide_console()
     console.print(f"{found['run']}  {found['weights']} weights, epoch {found['epoch']}")
     table = Table("view", "images", "accuracy %", "loss", "calibration error %")
     for view, value in found["views"].items():

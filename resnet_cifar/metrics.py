@@ -32,6 +32,23 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record
 
 
+def finished(directory: Path) -> dict[str, Any] | None:
+    """The record of a run that has its outcome, else None."""
+    record = read_record(directory)
+    return record if record and record["status"] in FINAL else None
+
+
+def result(record: dict[str, Any]) -> str:
+    """The last epoch's validation accuracies, for the end of a line."""
+    final = record.get("final") or {}
+    views = [
+        f"{name} {100 * final[key]:.2f} %"
+        for name, key in (("val", "accuracy/val"), ("augmented", "accuracy/val_augmented"))
+        if final.get(key) is not None
+    ]
+    return f" ({', '.join(views)})" if views else ""
+
+
 def objective(record: dict[str, Any]) -> float:
     """What a search maximises: the last epoch's clean validation accuracy; 0 if diverged."""
     if record["status"] == "diverged" or not record.get("final"):

@@ -21,6 +21,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, and where there is none as wide as it takes.
+
+    rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
+    """
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
 class _Left(ProgressColumn):
     """Images/s of the epoch so far and the time left for the whole run."""
 

@@ -8,7 +8,6 @@ import platform
 import traceback
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,8 +44,8 @@ def run(config: Config) -> float:
     """
     directory = run_directory(config)
     with Display(config.trainer.progress) as display:
-        if not config.rerun and (record := finished(directory)):
-            display.say(f"{directory}: {record['status']} before, skipped{result(record)}")
+        if not config.rerun and (record := m.finished(directory)):
+            display.say(f"{directory}: {record['status']} before, skipped{m.result(record)}")
             return m.objective(record)
         # What this machine can't do comes out before anything is written.
         compute = device.resolve(config.trainer)
@@ -57,8 +56,8 @@ def run(config: Config) -> float:
                     with _lock(config, directory, display, interrupt):
                         display.say(f"set aside as {set_aside(directory)}")
                 with _lock(config, directory, display, interrupt):
-                    if record := finished(directory):  # by the process that had the lock
-                        display.say(f"{directory}: {record['status']} meanwhile{result(record)}")
+                    if record := m.finished(directory):  # by the process that had the lock
+                        display.say(f"{directory}: {record['status']} meanwhile{m.result(record)}")
                         return m.objective(record)
                     with device.settings(compute, config.trainer.deterministic):
                         return train(config, directory, compute, split, display, interrupt)
@@ -172,7 +171,7 @@ def train(
             interrupt=interrupt,
         )
         status = engine.fit()
-        display.say(f"{status}: {directory}{result({**recorder.record, 'status': status})}")
+        display.say(f"{status}: {directory}{m.result({**recorder.record, 'status': status})}")
     except Interrupted:
         status = "interrupted"
         display.say(
@@ -189,23 +188,6 @@ def train(
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():
             recorder.end(status, error)
     return m.objective(recorder.record)
-
-
-def finished(directory: Path) -> dict[str, Any] | None:
-    """The record of a run that has its outcome, else None."""
-    record = m.read_record(directory)
-    return record if record and record["status"] in m.FINAL else None
-
-
-def result(record: dict[str, Any]) -> str:
-    """The last epoch's validation accuracies, for the end of a line."""
-    final = record.get("final") or {}
-    views = [
-        f"{name} {100 * final[key]:.2f} %"
-        for name, key in (("val", "accuracy/val"), ("augmented", "accuracy/val_augmented"))
-        if final.get(key) is not None
-    ]
-    return f" ({', '.join(views)})" if views else ""
 
 
 def set_aside(directory: Path) -> Path:

@@ -1,0 +1,98 @@
+"""What the pool needs to know of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+
+class Outcome(NamedTuple):
+    """How a job ended for good."""
+
+    value: Any  # what the task function returns: the objective of a search
+    text: str  # for people: "completed, 94.2 %"
+
+
+class Progress(NamedTuple):
+    """How far a job is, in any unit."""
+
+    done: float
+    total: float
+    text: str = ""  # for people: "epoch 3/15, 84.1 %"
+
+
+class SweepFailed(Exception):
+    """Jobs failed; which and why has been printed. `exit_code` is for the process."""
+
+    exit_code = 1
+
+
+class Job:
+    """One configuration of a sweep. Subclass it to tell the pool more.
+
+    Args:
+        config: the composed configuration, without Hydra's own node.
+        overrides: the command line that composes it.
+
+    Raises:
+        Exception: the configuration is not allowed. The sweep ends before any job has started.
+    """
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = config, list(overrides)
+        self.exit_code: int | None = None  # set by the pool when the job's process has ended
+
+    @property
+    def key(self) -> str:
+        """Jobs of one key are the same work: it is done once."""
+        return " ".join(self.overrides)
+
+    @property
+    def label(self) -> str:
+        """The name people know it by."""
+        return " ".join(self.overrides)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line of its process."""
+        return self.overrides
+
+    def outcome(self) -> Outcome | None:
+        """How it ended for good, or None while there is something left to do.
+
+        Asked before the job starts (then an outcome means: skip it) and after its process ended.
+        Exit code 0 without an outcome means that another process is at it: the pool asks again.
+        """
+        return Outcome(None, "completed") if self.exit_code == 0 else None
+
+    def busy(self) -> bool:
+        """Whether a process that is not this pool's is working on it now."""
+        return False
+
+    def progress(self) -> Progress | None:
+        """How far it is, as far as anybody can tell."""
+        return None
+
+    def cost(self) -> float:
+        """What is left to do of it, in a unit that jobs of one sweep share."""
+        return 1.0
+
+    def log(self) -> str | None:
+        """Where its own log is, if there is one."""
+        return None
+
+    @classmethod
+    def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
+        """Print what a sweep would do on `slots` devices with `threads` CPU threads each."""
+        for job in jobs:
+            print(job.label)
+        print(f"{len(jobs)} jobs on {slots} × {threads} threads")
+
+
+class Busy(NamedTuple):
+    """A job put off because another process was at it."""
+
+    job: Job
+    since: float  # time.monotonic() of the last look

@@ -1,0 +1,243 @@
+"""Look after runs: `python -m resnet_cifar.runs outputs` lists them; archive, remove, command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_cifar import metrics as m
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.lock import Busy, Lock
+
+DAY = 86400.0  # seconds
+STATUSES = ("completed", "diverged", "running", "interrupted", "failed", "unreadable")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+    status: str
+    record: dict[str, Any]  # {} where run.json can't be read
+    bytes: int
+    age: float  # seconds since run.json was last written
+
+    @property
+    def cell(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def seed(self) -> str:
+        """`0`, or `0.2026-11-24T10-00-00` of a run that was set aside."""
+        return self.path.name.removeprefix("seed=")
+
+
+def find(root: Path) -> list[Run]:
+    """Every run below `root`, by cell and seed. Anything else is passed over.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a directory: give the one that holds the runs")
+    return [_read(path) for path in sorted(root.glob("*/seed=*")) if path.is_dir()]
+
+
+def _read(path: Path) -> Run:
+    record = m.read_record(path)
+    size, newest = 0, path.stat().st_mtime
+    for file in path.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a run that is writing renames its files
+            size += file.stat().st_size
+    with contextlib.suppress(FileNotFoundError):
+        newest = (path / m.RUN).stat().st_mtime
+    status = record["status"] if record else "unreadable"
+    return Run(path, status, record or {}, size, max(0.0, time.time() - newest))
+
+
+def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
+    """The runs that meet every condition given."""
+    return [
+        run
+        for run in runs
+        if (not options.status or run.status in options.status)
+        and (not options.cell or any(fnmatch.fnmatch(run.cell, f"{c}*") for c in options.cell))
+        and (not options.seed or run.seed in options.seed)
+        and (options.older_than is None or run.age > options.older_than * DAY)
+    ]
+
+
+def show(runs: Sequence[Run]) -> None:
+    """Print a table of runs and what they add up to."""
+    from rich.table import Table
+
+    from resnet_cifar.progress import duration, wide_console
+
+    console = wide_console()
+    table = Table("status", "cell", "seed", "epochs", "val %", "augmented %", "size", "age")
+    table.columns[1].overflow = "fold"
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    for run in runs:
+        final = run.record.get("final") or {}
+        epochs = f"{run.record.get('epochs_done', '')}/{run.record.get('epochs', '')}"
+        views = [_percent(final.get(key)) for key in ("accuracy/val", "accuracy/val_augmented")]
+        table.add_row(
+            run.status, run.cell, run.seed, epochs.strip("/"), *views, _size(run.bytes),
+            duration(run.age),
+        )  # fmt: skip
+    console.print(table)
+    counts = [(status, sum(run.status == status for run in runs)) for status in STATUSES]
+    parts = [f"{count} {status}" for status, count in counts if count]
+    total = _size(sum(run.bytes for run in runs))
+    console.print(f"{len(runs)} runs, {total}" + (f": {', '.join(parts)}" if parts else ""))
+    for run in runs:
+        if run.status == "failed" and run.record.get("error"):
+            console.print(f"{run.path} failed: {run.record['error']}", markup=False)
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _size(count: float) -> str:
+    """Decimal units: 45 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def remove(run: Run) -> None:
+    """Delete a run directory, out of sight first: half a run is never taken for one.
+
+    Raises:
+        Busy: a process holds its lock.
+    """
+    with Lock(run.path / m.LOCK, wait=False):
+        gone = run.path.with_name(f".removed-{run.path.name}")
+        run.path.rename(gone)
+    shutil.rmtree(gone)
+    _remove_if_empty(run.path.parent)
+
+
+def archive(run: Run, root: Path) -> Path:
+    """Move a run directory to `<root>.archive/<cell>/seed=<n>`; moving it back restores it.
+
+    Raises:
+        Busy: a process holds its lock.
+        UserError: there is one of that name in the archive.
+    """
+    target = root.with_name(f"{root.resolve().name}.archive") / run.cell / run.path.name
+    if target.exists():
+        raise UserError(f"{target} exists already: remove or rename it first")
+    with Lock(run.path / m.LOCK, wait=False):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(run.path, target)
+    _remove_if_empty(run.path.parent)
+    return target
+
+
+def _remove_if_empty(cell: Path) -> None:
+    with contextlib.suppress(OSError):
+        cell.rmdir()
+
+
+def _agreed(question: str, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _change(options: argparse.Namespace) -> None:
+    conditions = (options.status, options.cell, options.seed, options.older_than)
+    if not options.all and not any(given is not None for given in conditions):
+        raise UserError(
+            f"{options.action} what? Select runs by --status, --cell, --seed or --older-than, "
+            "or take --all"
+        )
+    chosen = select(find(options.root), options)
+    if not chosen:
+        print("no run meets that")
+        return
+    show(chosen)
+    size = _size(sum(run.bytes for run in chosen))
+    if not _agreed(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
+        print("nothing done")
+        return
+    for run in chosen:
+        try:
+            if options.action == "remove":
+                remove(run)
+                print(f"removed {run.path}")
+            else:
+                print(f"{run.path} is now {archive(run, options.root)}")
+        except Busy as busy:
+            print(f"{run.path}: {busy.holder} is at it, left alone")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and do it; the process's exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in (
+        "list",
+        "archive",
+        "remove",
+        "command",
+        "-h",
+        "--help",
+    ):
+        arguments = ["list", *arguments]
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_cifar.runs",
+        description="List runs, archive or remove some, or print the command that trains one.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="list | archive | remove | command")
+    helps = {
+        "list": "what there is (the default)",
+        "archive": "move runs to <outputs>.archive/, where nothing looks; moving back restores",
+        "remove": "delete runs, after asking",
+    }
+    for action, text in helps.items():
+        sub = actions.add_parser(action, help=text, description=text)
+        sub.add_argument("root", nargs="?", type=Path, default=Path("outputs"))
+        sub.add_argument("--status", action="append", choices=STATUSES)
+        sub.add_argument("--cell", action="append", help="how a cell's name begins; * and ? match")
+        sub.add_argument("--seed", action="append")
+        sub.add_argument("--older-than", type=float, metavar="DAYS")
+        if action != "list":
+            sub.add_argument("--all", action="store_true", help="every run below the directory")
+            sub.add_argument("--yes", action="store_true", help="don't ask")
+    text = "the command that trains the configuration of a run again"
+    sub = actions.add_parser("command", help=text, description=text)
+    sub.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "command":
+            from resnet_cifar.config import command, load
+
+            print(command(load(options.run / "config.yaml")))
+        elif options.action == "list":
+            show(select(find(options.root), options))
+        else:
+            _change(options)
+    except (UserError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
