@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 
 from resnet_cifar.errors import ConfigError, Interrupted, describe
 
+FULL_ERROR = "HYDRA_FULL_ERROR"  # "1" from the user: errors keep their traceback
+# Says that the other one was set here: a sweep's jobs inherit both.
+ONE_LINE = "RESNET_CIFAR_ONE_LINE_ERRORS"
+
 
 class _Failed(BaseException):
     """Carries a job's error past Hydra, which would print about every Exception it meets."""
@@ -44,8 +48,11 @@ def guard(main: Callable[[], Any]) -> int:
     """
     from resnet_cifar.interrupt import stop_with_parent
 
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    before = {name: os.environ.get(name) for name in (FULL_ERROR, ONE_LINE)}
+    traceback = before[FULL_ERROR] == "1" and before[ONE_LINE] is None
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
+    if not traceback:
+        os.environ[ONE_LINE] = "1"
     stop_with_parent()
     try:
         if {"-h", "--help"}.intersection(sys.argv[1:]):
@@ -53,11 +60,7 @@ def guard(main: Callable[[], Any]) -> int:
 
             print(page([a for a in sys.argv[1:] if not a.startswith("-")]), end="")
             return 0
-        if "--plan" in sys.argv[1:]:
-            # A plan is a sweep that the launcher shows in place of running it.
-            rest = [argument for argument in sys.argv[1:] if argument != "--plan"]
-            plan = ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
-            sys.argv[1:] = [*rest, *plan]
+        sys.argv[1:] = _arguments(sys.argv[1:])
         with _usage_errors():
             main()
         return 0
@@ -68,7 +71,7 @@ def guard(main: Callable[[], Any]) -> int:
         return 130
     except (Exception, _Failed) as failure:
         error = failure.error if isinstance(failure, _Failed) else failure
-        if before == "1":
+        if traceback:
             raise error from None
         from resnet_cifar.config import refusal
 
@@ -76,8 +79,20 @@ def guard(main: Callable[[], Any]) -> int:
         print(f"error: {describe(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
     finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _arguments(argv: list[str]) -> list[str]:
+    """The command line as Hydra takes it."""
+    # argparse wants -m before or after all overrides; people write it between them.
+    first = [argument for argument in argv if argument in ("-m", "--multirun")][:1]
+    rest = [argument for argument in argv if argument not in ("-m", "--multirun", "--plan")]
+    if "--plan" in argv:  # a sweep that the launcher shows in place of running it
+        rest += ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
+    return [*first, *rest]
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = not deterministic
         # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    _be_deterministic(deterministic, compute.compile)
     try:
         yield
     finally:
@@ -154,7 +154,14 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = matmul
         cudnn_conv.fp32_precision = convolution
         torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(was_deterministic)
+        _be_deterministic(was_deterministic, compute.compile)
+
+
+def _be_deterministic(wanted: bool, compiled: bool) -> None:
+    if compiled:
+        torch.use_deterministic_algorithms(wanted)
+    else:  # the same without telling the compiler, whose import takes more than a second
+        torch.set_deterministic_debug_mode("error" if wanted else "default")
 
 
 def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:

@@ -119,6 +119,7 @@ def train(
             "step": state.step,
             "device": compute.name,
             "device_type": compute.device.type,
+            "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "precision": compute.precision,
             "threads": compute.threads,
             "compile": compute.compile,

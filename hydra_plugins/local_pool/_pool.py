@@ -53,11 +53,11 @@ class Process:
 
     def _read(self, on_line: Any) -> None:
         assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            line = line.rstrip()
-            if line:
-                self.tail.append(line)
-                on_line(self.number, line)
+        with self._popen.stdout as output:
+            for line in map(str.rstrip, output):
+                if line:
+                    self.tail.append(line)
+                    on_line(self.number, line)
 
     def poll(self) -> int | None:
         """The exit code (-n for signal n), or None while it runs."""

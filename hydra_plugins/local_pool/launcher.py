@@ -90,7 +90,10 @@ class LocalPool(Launcher):
             with open_dict(composed):
                 del composed["hydra"]
             jobs.append(make(composed, filter_overrides(overrides)))
-        distinct = list({job.key: job for job in reversed(jobs)}.values())[::-1]
+        first: dict[str, Job] = {}
+        for job in jobs:
+            first.setdefault(job.key, job)
+        distinct = list(first.values())
         running_at_once = min(len(self.slots), len(distinct))
         threads = self.threads or max(1, _cpus() // running_at_once)
         if self.plan:

@@ -1,0 +1,205 @@
+"""The launcher's pool on its own: devices, failures, signals, with processes that cost nothing."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydra_plugins.local_pool import Job, Outcome
+from hydra_plugins.local_pool._pool import Pool
+
+# A job: writes when it ran and which device it saw.
+RECORD = """
+import json, os, sys, time
+start = time.time()
+time.sleep(float(sys.argv[2]))
+with open(sys.argv[1], "w") as file:
+    json.dump([os.environ.get("CUDA_VISIBLE_DEVICES"), start, time.time()], file)
+"""
+
+
+class Script(Job):
+    """A python script with its arguments; done when the file it writes is there."""
+
+    def __init__(self, path: Path, *arguments: str, script: str = RECORD) -> None:
+        super().__init__(OmegaConf.create(), [])
+        self.path, self._arguments, self.script = path, arguments, script
+
+    @property
+    def key(self) -> str:
+        return str(self.path)
+
+    @property
+    def label(self) -> str:
+        return self.path.name
+
+    @property
+    def arguments(self) -> list[str]:
+        return [self.script, str(self.path), *self._arguments]
+
+    def outcome(self) -> Outcome | None:
+        return Outcome(1.0, "completed") if self.path.exists() else None
+
+
+def pool(jobs: list[Job], slots: list[str], mode: str = "plain") -> Pool:
+    return Pool(jobs, slots, [sys.executable, "-S", "-c"], [], {}, mode)
+
+
+def ran(path: Path) -> tuple[str, float, float]:
+    device, start, end = json.loads(path.read_text())
+    return device, start, end
+
+
+def test_eight_jobs_on_four_devices(tmp_path: Path) -> None:
+    """Never two on one device, every device used, as many at once as there are devices."""
+    jobs = [Script(tmp_path / f"job{i}", "0.4") for i in range(8)]
+    pool(list(jobs), ["0", "1", "2", "3"]).run()
+    spans = [ran(job.path) for job in jobs]
+    assert {device for device, _, _ in spans} == {"0", "1", "2", "3"}
+    for device in "0123":
+        own = sorted((start, end) for d, start, end in spans if d == device)
+        assert len(own) == 2
+        assert own[0][1] <= own[1][0]
+    at_once = [sum(s <= start < e for _, s, e in spans) for _, start, _ in spans]
+    assert max(at_once) == 4
+
+
+def test_two_jobs_share_a_device_where_asked(tmp_path: Path) -> None:
+    jobs = [Script(tmp_path / f"job{i}", "0.4") for i in range(4)]
+    pool(list(jobs), ["5", "5"]).run()
+    spans = [ran(job.path) for job in jobs]
+    assert {device for device, _, _ in spans} == {"5"}
+    assert max(sum(s <= start < e for _, s, e in spans) for _, start, _ in spans) == 2
+
+
+def test_a_failure_leaves_the_others_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[Job] = [
+        Script(tmp_path / "good0", "0"),
+        Script(tmp_path / "raises", script="print('error: no more paper'); raise SystemExit(1)"),
+        Script(tmp_path / "killed", script="import os; os.kill(os.getpid(), 9)"),
+        Script(tmp_path / "silent", script="raise SystemExit(7)"),
+        Script(tmp_path / "good1", "0"),
+    ]
+    ours = pool(jobs, [""])
+    ours.run()
+    assert set(ours.outcomes) == {str(tmp_path / "good0"), str(tmp_path / "good1")}
+    assert ours.failures == {
+        str(tmp_path / "raises"): "no more paper",
+        str(tmp_path / "killed"): "ended by signal 9 (SIGKILL)",
+        str(tmp_path / "silent"): "exit code 7, without a word",
+    }
+    out = capfd.readouterr().out
+    assert "5 runs: 2 done, 3 failed" in out
+    assert "failed: raises: no more paper" in out
+    assert "tries the failed ones again" in out
+
+
+def test_what_is_done_is_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs = [Script(tmp_path / f"job{i}", "0") for i in range(3)]
+    ran_before = jobs[1].path
+    ran_before.write_text("kept")
+    pool(list(jobs), [""]).run()
+    assert ran_before.read_text() == "kept"
+    assert all(job.path.exists() for job in jobs)
+    assert "job1: skipped" in capfd.readouterr().out
+
+
+class Taken(Script):
+    """Another process is at it, for the first looks."""
+
+    looks = 0
+
+    def busy(self) -> bool:
+        self.looks += 1
+        if self.looks == 3:  # the other one gets it done
+            self.path.write_text("by another")
+        return self.looks < 3
+
+
+def test_a_busy_job_is_put_off_and_counted_when_the_other_is_done(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    taken = Taken(tmp_path / "taken", "0")
+    free = Script(tmp_path / "free", "0")
+    ours = pool([taken, free], [""])
+    ours.run()
+    assert taken.path.read_text() == "by another"
+    assert set(ours.outcomes) == {taken.key, free.key}
+    out = capfd.readouterr().out
+    assert out.index("another process is at it") < out.index("free: started")
+    assert "taken: completed (elsewhere)" in out
+
+
+STUBBORN = """
+import signal, sys, time
+def note(number, frame):
+    open(sys.argv[1] + ".asked", "w").close()
+    if sys.argv[2] == "polite":
+        raise SystemExit(143)
+signal.signal(signal.SIGTERM, note)
+open(sys.argv[1] + ".ready", "w").close()
+while True:
+    time.sleep(0.05)
+"""
+
+
+def signals(when: Callable[[], bool], *numbers: int) -> threading.Thread:
+    """Send this process the signals once `when` holds, half a second apart."""
+
+    def send() -> None:
+        deadline = time.monotonic() + 20
+        while not when() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_job_and_starts_no_other(
+    tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [Script(tmp_path / f"job{i}", "polite", script=STUBBORN) for i in range(4)]
+    ready = [tmp_path / f"job{i}.ready" for i in range(2)]
+    sender = signals(lambda: all(path.exists() for path in ready), number)
+    ours = pool(list(jobs), ["", ""])
+    ours.run()
+    sender.join()
+    assert ours.interrupted == number
+    asked = sorted(path.name for path in tmp_path.glob("*.asked"))
+    assert asked == ["job0.asked", "job1.asked"]
+    assert not ours.failures
+    assert "4 not finished" in capfd.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_signal_ends_what_does_not_listen(tmp_path: Path) -> None:
+    job = Script(tmp_path / "job", "rude", script=STUBBORN)
+    sender = signals((tmp_path / "job.ready").exists, signal.SIGINT, signal.SIGINT)
+    ours = pool([job], [""])
+    ours.run()
+    sender.join()
+    assert ours.interrupted == signal.SIGINT
+    assert (tmp_path / "job.asked").exists()
+
+
+def test_live_view(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On a terminal: the running jobs, then the lines that stay."""
+    jobs: list[Job] = [Script(tmp_path / f"job{i}", "0.8") for i in range(2)]
+    pool(jobs, [""], "live").run()
+    out = capfd.readouterr().out
+    assert "job0: completed" in out
+    assert "2 runs: 2 done" in out

@@ -1,0 +1,133 @@
+"""Looking after runs: list, archive, remove, and the command of a run."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Program
+
+from resnet_cifar import runs
+from resnet_cifar.config import compose
+from resnet_cifar.identity import run_directory
+from resnet_cifar.lock import Lock
+
+
+def make(root: Path, cell: str, seed: str, status: str, days: float = 0.0) -> Path:
+    path = root / cell / f"seed={seed}"
+    path.mkdir(parents=True)
+    record = {"status": status, "epochs": 3, "epochs_done": 2, "final": {"accuracy/val": 0.5}}
+    (path / "run.json").write_text(json.dumps(record | {"error": "OSError: no space"}))
+    (path / "last.pt").write_bytes(b"0" * 1000)
+    then = os.stat(path / "run.json").st_mtime - days * 86400
+    os.utime(path / "run.json", (then, then))
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    root = Path("outputs")
+    make(root, "lr0.1_a-11111111", "0", "completed")
+    make(root, "lr0.1_a-11111111", "1", "failed")
+    make(root, "lr0.01_b-22222222", "0", "interrupted", days=9)
+    (root / "lr0.01_b-22222222" / "seed=1").mkdir()  # a directory without a record
+    (root / "notes").mkdir()
+    return root
+
+
+def test_list(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs.main([]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs" in out
+    assert "1 completed, 1 interrupted, 1 failed, 1 unreadable" in out
+    assert "seed=1 failed: OSError: no space" in out
+    assert runs.main(["outputs", "--status", "failed"]) == 0
+    assert "1 runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("selection", "left"),
+    [
+        (["--status", "failed"], 3),
+        (["--status", "failed", "--status", "completed"], 2),
+        (["--cell", "lr0.1"], 2),
+        (["--cell", "*-22222222"], 2),
+        (["--seed", "1"], 2),
+        (["--older-than", "7"], 3),
+        (["--cell", "lr0.1", "--seed", "0"], 3),
+        (["--cell", "nothing"], 4),
+        (["--all"], 0),
+    ],
+)
+@pytest.mark.parametrize("action", ["remove", "archive"])
+def test_selection(tree: Path, action: str, selection: list[str], left: int) -> None:
+    assert runs.main([action, "outputs", *selection, "--yes"]) == 0
+    assert len(runs.find(tree)) == left
+    archived = list(Path("outputs.archive").glob("*/seed=*"))
+    assert len(archived) == (4 - left if action == "archive" else 0)
+    assert (tree / "notes").exists()
+
+
+def test_an_archived_run_can_be_put_back(tree: Path) -> None:
+    path = tree / "lr0.1_a-11111111" / "seed=0"
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    runs.main(["archive", "outputs", "--status", "completed", "--yes"])
+    Path("outputs.archive/lr0.1_a-11111111/seed=0").rename(path)
+    before[".lock"] = b""
+    after = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert {k: v for k, v in after.items() if k != ".lock"} == {
+        k: v for k, v in before.items() if k != ".lock"
+    }
+
+
+def test_it_asks_first(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs.main(["remove", "outputs", "--all"]) == 1  # no terminal to ask on
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert runs.main(["remove", "outputs", "--all"]) == 0
+    assert len(runs.find(tree)) == 4
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert runs.main(["remove", "outputs", "--all"]) == 0
+    assert runs.find(tree) == []
+
+
+def test_a_run_that_is_being_trained_is_left_alone(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Lock(tree / "lr0.1_a-11111111" / "seed=0" / ".lock"):
+        assert runs.main(["remove", "outputs", "--all", "--yes"]) == 0
+    assert [run.path.parent.name for run in runs.find(tree)] == ["lr0.1_a-11111111"]
+    assert "left alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["remove", "outputs"], "--status, --cell, --seed or --older-than"),
+        (["list", "nowhere"], "nowhere is not a directory"),
+        (["command", "outputs/lr0.1_a-11111111/seed=0"], "config.yaml"),
+    ],
+)
+def test_refused_in_one_line(
+    tree: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs.main(arguments) != 0
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert len(runs.find(tree)) == 4
+
+
+def test_command(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = [*TINY, "optimizer.lr=0.1", "norm=detached_batchnorm"]
+    program(*wanted)
+    capsys.readouterr()
+    assert runs.main(["command", str(run_directory(compose(wanted)))]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[:2] == ["python", "train.py"]
+    assert run_directory(compose(words[2:])) == run_directory(compose(wanted))

@@ -1,0 +1,255 @@
+"""Sweeps as people start them: real processes, real signals, one study however often disturbed."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, Program
+
+from resnet_cifar import metrics as m
+from resnet_cifar.lock import is_held
+
+# Two cells × two seeds, 4 epochs of 4 updates each.
+GRID = [*TINY, "-m", "optimizer.lr=0.01,0.1", "seed=0,1", "trainer.epochs=4",
+        "trainer.checkpoint_seconds=0.02"]  # fmt: skip
+RUNS = 4
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, *arguments: str, log: str = "log") -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    with open(folder / log, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def finish(folder: Path, *arguments: str) -> str:
+    process = start(folder, *arguments, log="last")
+    code = process.wait(180)
+    text = (folder / "last").read_text()
+    (folder / "last").unlink()
+    assert code == 0, text
+    return text
+
+
+def results(folder: Path) -> dict[str, list[dict]]:
+    """Every run's metrics, without times and speeds."""
+    found = {}
+    for path in sorted((folder / "outputs").glob("*/*/metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[str(path.parent.relative_to(folder))] = [
+            {k: v for k, v in line.items() if not k.startswith("speed/")} for line in lines
+        ]
+    return found
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted((folder / "outputs").glob("*/*/run.json"))]
+
+
+def children(parent: int) -> list[int]:
+    """The processes a process has started and that still are."""
+    with contextlib.suppress(OSError):
+        return [
+            int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        ]
+    return []
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def wait_for(condition, what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    text = finish(folder, *GRID)
+    assert f"{RUNS} runs: {RUNS} done" in text
+    return folder
+
+
+def test_a_sweep_and_the_same_again(undisturbed: Path) -> None:
+    before = results(undisturbed)
+    assert len(before) == RUNS
+    assert [record["status"] for record in records(undisturbed)] == ["completed"] * RUNS
+    began = time.monotonic()
+    text = finish(undisturbed, *GRID)
+    assert text.count("skipped, completed") == RUNS
+    assert "started" not in text
+    assert time.monotonic() - began < 30
+    assert results(undisturbed) == before
+    # Hydra has left nothing of its own.
+    assert {path.name for path in undisturbed.iterdir()} <= {"outputs", "log"}
+
+
+def test_each_run_gets_the_device_it_was_given(tmp_path: Path) -> None:
+    text = finish(
+        tmp_path, *TINY, "-m", "seed=0,1", "hydra.launcher.devices=[3,7]", "trainer.epochs=1"
+    )
+    assert "started on GPU 3" in text
+    sessions = [record["sessions"][0] for record in records(tmp_path)]
+    assert {session["visible_devices"] for session in sessions} == {"3", "7"}
+
+
+def test_a_failed_run_is_named_and_tried_again(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run directory that can't be written: the others are trained, the next time it is too."""
+    grid = [*TINY, "-m", "seed=0,1", "trainer.epochs=1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    outcome = program("--plan", *grid)
+    assert outcome.code == 0
+    cell = next(line for line in outcome.out.splitlines() if "lr0.01" in line).split()[1]
+    (tmp_path / "outputs" / cell).mkdir(parents=True)
+    obstacle = tmp_path / "outputs" / cell / "seed=0"
+    obstacle.write_text("a file where a directory should be")
+
+    process = start(tmp_path, *grid)
+    assert process.wait(120) == 1
+    text = (tmp_path / "log").read_text()
+    assert "2 runs: 1 done, 1 failed" in text
+    assert f"failed: {cell}/seed=0: outputs/{cell}/seed=0 can't be written" in text
+    assert text.splitlines()[-1] == "error: 1 of 2 runs failed; see above for each"
+    obstacle.unlink()
+    text = finish(tmp_path, *grid)
+    assert text.count("skipped") == 1
+    assert "2 runs: 2 done" in text
+
+
+def test_the_grid_is_refused_whole(program: Program, tmp_path: Path) -> None:
+    """The first configuration is fine, the last is not: nothing has been started."""
+    outcome = program(*TINY, "-m", "optimizer.lr=0.01,0.1,-1")
+    assert outcome.code == 2
+    assert "optimizer.lr=-1" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("hydra.launcher.jobs_per_device=0", "hydra.launcher.jobs_per_device=0"),
+        ("hydra.launcher.devices=[0,0]", "different device numbers"),
+        ("hydra.launcher.devices=3", "a list of different device numbers"),
+        ("hydra.launcher.threads=-1", "hydra.launcher.threads=-1"),
+        ("hydra.launcher.progress=loud", "auto, live, plain, quiet"),
+        ("hydra.launcher.job=nowhere.Job", "nowhere"),
+        ("hydra/launcher=cloud", "hydra/launcher=cloud is not an option"),
+    ],
+)
+def test_a_launcher_that_can_t_be(program: Program, tmp_path: Path, typed: str, said: str) -> None:
+    outcome = program(*TINY, "-m", "seed=0,1", typed)
+    assert outcome.code != 0
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_gone_on(undisturbed: Path, tmp_path: Path, number: int) -> None:
+    long = [*GRID, "hydra.launcher.jobs_per_device=2"]
+    process = start(tmp_path, *long)
+    wait_for(lambda: any(r["epochs_done"] for r in records(tmp_path)), "no epoch was trained")
+    jobs = children(process.pid)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert not any(alive(pid) for pid in jobs)
+    text = (tmp_path / "log").read_text()
+    assert "the same command goes on" in text
+    assert all(record["status"] in ("interrupted", *m.FINAL) for record in records(tmp_path))
+    finish(tmp_path, *long)
+    assert results(tmp_path) == results(undisturbed)
+
+
+def test_jobs_stop_when_the_sweep_is_killed(undisturbed: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, *GRID)
+    wait_for(lambda: any(r["epochs_done"] for r in records(tmp_path)), "no epoch was trained")
+    jobs = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(alive(pid) for pid in jobs), "a job outlived its sweep", 20)
+    assert all(record["status"] in ("interrupted", *m.FINAL) for record in records(tmp_path))
+    finish(tmp_path, *GRID)
+    assert results(tmp_path) == results(undisturbed)
+
+
+def test_two_sweeps_at_once_share_the_work(undisturbed: Path, tmp_path: Path) -> None:
+    both = [start(tmp_path, *GRID, log=f"log{i}") for i in range(2)]
+    texts = []
+    for i, process in enumerate(both):
+        code = process.wait(180)
+        texts.append((tmp_path / f"log{i}").read_text())
+        assert code == 0, texts
+    assert all(f"{RUNS} runs: {RUNS} done" in text for text in texts)
+    assert results(tmp_path) == results(undisturbed)
+    # Every run was trained once, in one session, by one of the two.
+    assert [len(record["sessions"]) for record in records(tmp_path)] == [1] * RUNS
+    assert sum(text.count("] completed: ") for text in texts) == RUNS
+
+
+def moments(seed: int, count: int, whole: float) -> Iterator[tuple[float, str]]:
+    source = random.Random(seed)
+    for _ in range(count):
+        yield source.uniform(0.15, 0.9) * whole, source.choice(("sweep", "job", "both"))
+
+
+def campaign(undisturbed: Path, tmp_path: Path, kills: int, seed: int) -> None:
+    """SIGKILL of the sweep, of a job, or of both, again and again: the same study in the end."""
+    whole = 15.0  # seconds, about what the grid takes
+    lives = 0
+    for pause, victim in moments(seed, kills, whole):
+        folder = tmp_path / f"life{lives}"
+        process = start(folder, *GRID, "hydra.launcher.jobs_per_device=2")
+        try:
+            code = process.wait(pause)
+        except subprocess.TimeoutExpired:
+            jobs = children(process.pid)
+            if victim != "job":
+                process.kill()
+                process.wait()
+            for pid in jobs[:1] if victim == "job" else jobs if victim == "both" else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if victim == "job":
+                assert process.wait(180) == (1 if jobs else 0)
+            wait_for(lambda pids=jobs: not any(map(alive, pids)), "a job outlived its sweep", 30)
+            locks = list((folder / "outputs").glob("*/*/.lock"))
+            assert not any(map(is_held, locks))
+        else:
+            assert code == 0
+            assert results(folder) == results(undisturbed)
+            lives += 1
+    folder = tmp_path / f"life{lives}"
+    folder.mkdir(exist_ok=True)
+    finish(folder, *GRID)
+    assert results(folder) == results(undisturbed)
+
+
+def test_three_kills(undisturbed: Path, tmp_path: Path) -> None:
+    campaign(undisturbed, tmp_path, kills=3, seed=1)
+
+
+@pytest.mark.soak
+def test_twenty_kills(undisturbed: Path, tmp_path: Path) -> None:
+    campaign(undisturbed, tmp_path, kills=20, seed=2)
