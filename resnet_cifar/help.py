@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from resnet_cifar.config import CONF, compose_yaml
 
 PAGE = """\
@@ -23,7 +25,7 @@ The same command again goes on where it stopped; finished runs are skipped. Afte
   tensorboard --logdir outputs                                      curves
 
 Groups and their options
-  {options}
+{options}
 
 The configuration: every key of the options chosen, with its value
   {configuration}
@@ -42,6 +44,8 @@ def page(overrides: list[str]) -> str:
     options = []
     for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
         names = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-        options.append(f"{group.name + ':':<16}{names}")
+        hanging = " " * 18
+        first = f"  {group.name + ':':<16}"
+        options.append(fill(names, 98, initial_indent=first, subsequent_indent=hanging))
     configuration = compose_yaml(overrides).strip().splitlines()
-    return PAGE.format(options="\n  ".join(options), configuration="\n  ".join(configuration))
+    return PAGE.format(options="\n".join(options), configuration="\n  ".join(configuration))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,16 @@ def wide_console() -> Console:
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
+class _Console(Console):
+    """A console whose reader may go away (a closed pipe, a dead launcher): the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 class _Left(ProgressColumn):
     """Images/s of the epoch so far and the time left for the whole run."""
 
@@ -47,7 +58,7 @@ class Display:
 
     def __init__(self, mode: str) -> None:
         self._quiet = mode == "quiet"
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = _Console(highlight=False, soft_wrap=True)
         self._live = mode == "live" or (mode == "auto" and sys.stdout.isatty())
         self._log: TextIO | None = None
         self._bar: Progress | None = None

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -126,3 +127,18 @@ def test_the_waiting_process_takes_over_when_the_first_is_killed(tmp_path: Path)
     second.join(120)
     assert second.exitcode == 0
     assert len(metrics(tmp_path, long)) == 12
+
+
+def test_a_run_whose_reader_goes_away_is_trained_all_the_same(tmp_path: Path) -> None:
+    """`python train.py | head -1`, or a launcher that was killed: nobody reads standard output."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "train.py"), *TINY]
+    ended = subprocess.run(
+        command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(writer)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    record = json.loads((tmp_path / run_directory(compose(TINY)) / "run.json").read_text())
+    assert record["status"] == "completed"
