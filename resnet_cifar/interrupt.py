@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag that the training loop looks at after every step."""
+"""SIGINT, SIGTERM and SIGHUP as a flag that the training loop looks at after every step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WATCH_PARENT = "RESNET_CIFAR_WATCH_PARENT"
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM is remembered in `signal` instead of raised.
+    """While entered, the first of these signals is remembered in `signal` instead of raised.
 
     The second one acts as usual, so that a person who presses Ctrl-C twice is not kept waiting.
     Outside the main thread, where Python allows no handlers, it does nothing.
@@ -26,7 +26,9 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # under nohup, the end of the terminal is not the end of the run
                 self._old[number] = signal.signal(number, self._remember)
         return self
 

@@ -114,6 +114,18 @@ def test_synthetic_splits_are_disjoint_and_deterministic() -> None:
     assert not np.array_equal(split.train.pixels, other.train.pixels)
 
 
+def test_a_linear_model_does_not_learn_the_drawn_images() -> None:
+    """Ridge regression on pixels. On all 10,000 images it gets 20 % right, a narrow net 90 %."""
+    config = compose(["data=synthetic", "data.train_size=1500", "data.val_size=500"]).data
+    train, val = config.load()
+    x, held_out = (part.pixels.reshape(len(part.labels), -1) / 255 - 0.5 for part in (train, val))
+    targets = np.eye(10)[train.labels] - 0.1
+    for penalty in (10.0, 100.0, 1000.0):
+        dual = np.linalg.solve(x @ x.T + penalty * np.eye(len(x)), targets)
+        right = (held_out @ x.T @ dual).argmax(1) == val.labels
+        assert right.mean() < 0.3
+
+
 REAL = Path(ROOT, "data")
 
 

@@ -161,7 +161,7 @@ def interrupt_at(patch: pytest.MonkeyPatch, epoch: int, step: int, number: int) 
 
 @pytest.mark.parametrize(
     ("epoch", "step", "number"),
-    [(1, 0, signal.SIGTERM), (2, 1, signal.SIGINT), (2, 3, signal.SIGTERM)],
+    [(1, 0, signal.SIGTERM), (2, 1, signal.SIGINT), (2, 3, signal.SIGHUP)],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
     program: Program, epoch: int, step: int, number: int
