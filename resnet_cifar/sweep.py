@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from omegaconf import DictConfig
+from typing import Any
 
 from hydra_plugins.local_pool import Job, Outcome, Progress
 from resnet_cifar import metrics as m
@@ -16,7 +15,7 @@ from resnet_cifar.lock import is_held
 class RunJob(Job):
     """One run of a sweep. Raises ConfigError where its configuration is not allowed."""
 
-    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+    def __init__(self, config: Any, overrides: Sequence[str]) -> None:
         super().__init__(config, overrides)
         self.run = from_dictconfig(config)
         self.directory = run_directory(self.run)
