@@ -17,6 +17,7 @@ Examples
   python train.py cell=cosine_wd_1e-2                               the study's best: 95 %
   python train.py -m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15  a sweep: experiment 1
   python train.py experiment=learning_rate                          the same, by its name
+  python train.py --plan experiment=study                           what it would take, here
   python train.py cell=cosine seed=3 output_root=/scratch/runs      another seed, another place
 
 The same command again goes on where it stopped; finished runs are skipped. Afterwards
