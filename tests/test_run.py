@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,15 @@ def interrupt_at(patch: pytest.MonkeyPatch, epoch: int, step: int, number: int) 
     patch.setattr(Engine, "step", step_and_signal)
 
 
+@pytest.fixture
+def hangup_ends_a_process() -> Iterator[None]:
+    """As in a terminal, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup_ends_a_process")
 @pytest.mark.parametrize(
     ("epoch", "step", "number"),
     [(1, 0, signal.SIGTERM), (2, 1, signal.SIGINT), (2, 3, signal.SIGHUP)],
@@ -185,6 +195,16 @@ def test_interrupted_and_resumed_equals_undisturbed(
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len(record(run)["sessions"]) == 2
+
+
+def test_a_run_under_nohup_goes_on(program: Program) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_at(patch, 1, 1, signal.SIGHUP)
+            assert program(*TINY).code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_interrupted_in_validation(program: Program) -> None:
