@@ -114,8 +114,8 @@ def keep_freed_memory() -> None:
     """Have the C library reuse freed memory in place of handing it back to the system.
 
     An activation of 33 MB is otherwise mapped, zeroed page by page and unmapped again at every
-    step. Keeping it makes a CPU step about 15 % faster (two cores, 64 to 77 images/s at width 64,
-    800 to 900 at width 16) and costs about a tenth more memory at the peak. glibc only: elsewhere
+    step. Keeping it makes a CPU step 12 to 16 % faster (two cores, 66 to 77 images/s at width 64,
+    802 to 897 at width 16) and costs up to 14 % more memory at the peak. glibc only: elsewhere
     nothing happens. Lasts as long as the process.
     """
     with contextlib.suppress(OSError, AttributeError):

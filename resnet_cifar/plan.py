@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -149,7 +150,7 @@ class Speeds:
         if not found:
             return None
         latest = sorted(found)[-5:]
-        speed = sum(rate for _, rate in latest) / len(latest)
+        speed = statistics.median(rate for _, rate in latest)  # one may have met a busy machine
         self.notes.append(f"{_name(config)}: {speed:,.0f} images/s in {len(latest)} sessions here")
         return speed
 
