@@ -67,10 +67,13 @@ class Display:
         """Append what is said from now on to `path` too."""
         self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
 
-    def say(self, text: str, always: bool = False) -> None:
-        """One line. `always`: even when quiet."""
-        if always or not self._quiet:
-            self.console.print(text, markup=False)
+    def say(self, text: str) -> None:
+        """One line, unless quiet."""
+        if not self._quiet:
+            try:
+                self.console.print(text, markup=False)
+            except OSError:  # the terminal is gone, and SIGHUP on its way
+                self.console.quiet = True
         self.note(text)
 
     def note(self, text: str) -> None:

@@ -129,11 +129,14 @@ def test_the_waiting_process_takes_over_when_the_first_is_killed(tmp_path: Path)
     assert len(metrics(tmp_path, long)) == 12
 
 
-def test_a_run_whose_reader_goes_away_is_trained_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [[], ["-m", "seed=0"]])
+def test_a_run_whose_reader_goes_away_is_trained_all_the_same(
+    tmp_path: Path, how: list[str]
+) -> None:
     """`python train.py | head -1`, or a launcher that was killed: nobody reads standard output."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, str(ROOT / "train.py"), *TINY]
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, *how]
     ended = subprocess.run(
         command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
     )

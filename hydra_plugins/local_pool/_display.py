@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,22 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+class _Console(Console):
+    """A console whose reader may go away: the sweep goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 class Display:
     """Events as lines; running jobs as a table below them where there is a terminal."""
 
     def __init__(self, mode: str, total: int) -> None:
         self._mode = mode if mode != "auto" else "live" if sys.stdout.isatty() else "plain"
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._total = total
         self._ended = 0
