@@ -17,6 +17,6 @@ named by `hydra.launcher.job`; without one, every job is run and nothing is know
 Nothing in this package knows the project it lies in.
 """
 
-from hydra_plugins.local_pool._job import Busy, Job, Outcome, Progress, SweepFailed
+from hydra_plugins.local_pool._job import Job, Outcome, Progress, SweepFailed
 
-__all__ = ["Busy", "Job", "Outcome", "Progress", "SweepFailed"]
+__all__ = ["Job", "Outcome", "Progress", "SweepFailed"]

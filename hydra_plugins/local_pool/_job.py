@@ -89,10 +89,3 @@ class Job:
         for job in jobs:
             print(job.label)
         print(f"{len(jobs)} jobs on {slots} × {threads} threads")
-
-
-class Busy(NamedTuple):
-    """A job put off because another process was at it."""
-
-    job: Job
-    since: float  # time.monotonic() of the last look

@@ -10,13 +10,20 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra_plugins.local_pool._display import Display
-from hydra_plugins.local_pool._job import Busy, Job, Outcome
+from hydra_plugins.local_pool._job import Job, Outcome
 
 LOOK_AGAIN = 1.0  # seconds between two looks at a job that another process is at
 TICK = 0.05  # seconds between two looks at our own
+
+
+class Busy(NamedTuple):
+    """A job put off because another process was at it."""
+
+    job: Job
+    since: float  # time.monotonic() of the last look
 
 
 class Process:
