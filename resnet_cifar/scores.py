@@ -6,6 +6,8 @@ float64.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,15 +40,35 @@ def confusion_matrix(logits: Floats, labels: Integers) -> NDArray[np.int64]:
     return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
 
 
-def expected_calibration_error(logits: Floats, labels: Integers, bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017), a fraction.
+class Reliability(NamedTuple):
+    """Images by confidence, the predicted class's probability: equal-width bins (lo, hi]."""
 
-    Σ_b (n_b / n) |accuracy_b − confidence_b| over equal-width bins (lo, hi] of the confidence,
-    the probability of the predicted class.
-    """
+    images: NDArray[np.int64]  # [bins]
+    confidence: NDArray[np.float64]  # mean of the bin's images; NaN in an empty bin
+    accuracy: NDArray[np.float64]  # fraction
+
+
+def reliability(logits: Floats, labels: Integers, bins: int = 15) -> Reliability:
+    """What a reliability diagram draws (Guo et al. 2017)."""
     probabilities = np.exp(log_softmax(logits))
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(which, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    count = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            count,
+            np.bincount(which, weights=confidence, minlength=bins) / count,
+            np.bincount(which, weights=correct, minlength=bins) / count,
+        )
+
+
+def expected_calibration_error(logits: Floats, labels: Integers, bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017), a fraction.
+
+    Σ_b (n_b / n) |accuracy_b − confidence_b| over the bins of `reliability`.
+    """
+    table = reliability(logits, labels, bins)
+    full = table.images > 0
+    gap = np.abs(table.accuracy - table.confidence)[full]
+    return float((table.images[full] * gap).sum() / len(labels))

@@ -1,0 +1,61 @@
+"""`python -m resnet_cifar.report [outputs]`: the answers in the terminal and in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from resnet_cifar.errors import UserError, describe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and report; the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_cifar.report",
+        description="Put runs beside the published study: tables, intervals, verdicts, figures.",
+        epilog="Writes report.md, report.html (one file, opens anywhere), figures/ and tables/. "
+        "Questions and claims: experiments/questions.yaml; published values: "
+        "experiments/published.yaml.",
+    )
+    parser.add_argument("outputs", nargs="*", type=Path, default=[Path("outputs")],
+                        help="directories of runs (default: outputs)")  # fmt: skip
+    parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER",
+                        help="where the files go (default: report)")  # fmt: skip
+    parser.add_argument("--questions", type=Path, help="instead of experiments/questions.yaml")
+    parser.add_argument("--title", default="ResNet-18 on CIFAR-10: what the runs say")
+    parser.add_argument("--quiet", action="store_true", help="no tables in the terminal")
+    options = parser.parse_args(arguments)
+    try:
+        return _report(options)
+    except (UserError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    # Late: --help and a wrong path need no pandas.
+    from resnet_cifar.progress import wide_console
+    from resnet_cifar.report.contents import build
+    from resnet_cifar.report.document import show, write
+    from resnet_cifar.results import load_metrics, load_runs
+    from resnet_cifar.study import EXPERIMENTS, load_published, load_questions
+
+    questions = load_questions(options.questions or EXPERIMENTS / "questions.yaml")
+    runs = load_runs(*options.outputs)
+    if runs.empty:
+        roots = ", ".join(map(str, options.outputs))
+        raise UserError(
+            f"{roots}: no runs there; train some, or name the directory that holds them"
+        )
+    document = build(runs, load_metrics(runs), questions, load_published(), options.title)
+    write(document, options.to)
+    console = wide_console()
+    if not options.quiet:
+        show(document, console)
+    console.print(f"\n{options.to / 'report.html'}: the same with figures", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""Pictures of groups of runs. Each function returns a matplotlib Figure; nothing global is touched.
+
+Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
+that a figure is at home in light and dark.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnet_cifar import scores
+from resnet_cifar.report.analysis import (
+    AUGMENTED,
+    VAL,
+    Group,
+    cell_table,
+    curve_table,
+    difference_table,
+    grid,
+    picks,
+    title,
+)
+from resnet_cifar.results import Predictions, records
+from resnet_cifar.study import Published
+
+INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
+# After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
+# on light and on dark.
+COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
+STYLES = ("-", "--", ":", "-.")
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.frameon": False,
+    "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
+}
+
+
+@contextmanager
+def _figure(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(**subplots)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def appearance(group: Group) -> dict[str, tuple[str, str, str]]:
+    """(label, colour, line style) of a cell: colour by the first varied key, style by the rest."""
+    cells = group.cells()
+    runs = group.everything.drop_duplicates("cell").set_index("cell")
+    first = group.vary[0] if group.vary else "cell"
+    values = [str(runs.loc[cell].get(first, cell)) for cell, _ in cells]
+    rest = [str([runs.loc[cell].get(key) for key in group.vary[1:]]) for cell, _ in cells]
+    hues, kinds = list(dict.fromkeys(values)), list(dict.fromkeys(rest))
+    if len(kinds) > len(STYLES) or len(hues) > len(COLORS):
+        hues = kinds = []  # too many to tell apart by two codes: colours in turn
+    look = {}
+    for i, (cell, label) in enumerate(cells):
+        color = COLORS[(hues.index(values[i]) if hues else i) % len(COLORS)]
+        style = STYLES[(kinds.index(rest[i]) if kinds else i // len(COLORS)) % len(STYLES)]
+        look[cell] = label, color, style
+    return look
+
+
+def overview(groups: Sequence[Group], published: Sequence[Published] = ()) -> Figure:
+    """Every cell's last-epoch validation accuracy: a dot a run, the mean with its interval.
+
+    At the full setting also the published value (diamond) and the replications' range (bar), which
+    are in the augmented view, and ours in that view beside the clean one.
+    """
+    tables = [cell_table(group, published) for group in groups]
+    tables = [table.iloc[::-1] for table in tables]
+    heights = [len(table) + 1.2 for table in tables]
+    count = len(groups)
+    with _figure(
+        7.2, 0.26 * sum(heights) + 0.7 * count, nrows=count, squeeze=False, height_ratios=heights
+    ) as (figure, axes):
+        for group, table, axis in zip(groups, tables, axes[:, 0], strict=True):
+            _dots(axis, group, table)
+            axis.set_title(f"{group.question.question}\n{group.setting}")
+        axes[-1, 0].set_xlabel("validation accuracy, last epoch (%)")
+        figure.align_ylabels()
+    return figure
+
+
+def _dots(axis: Axes, group: Group, table: pd.DataFrame) -> None:
+    known = bool(table["published"].notna().any())
+    for y, row in enumerate(records(table)):
+        values = 100 * group.values(row["cell"], VAL).to_numpy()
+        axis.plot(values, np.full(len(values), float(y)), "o", ms=4, color=COLORS[0], alpha=0.8)
+        if row["n"] > 1:
+            low, high = 100 * row[f"{VAL}/low"], 100 * row[f"{VAL}/high"]
+            axis.plot([low, high], [y, y], color=COLORS[0], lw=1.6)
+            axis.plot(100 * row[VAL], y, "|", ms=11, color=COLORS[0])
+        if known:
+            augmented = 100 * group.values(row["cell"], AUGMENTED).to_numpy()
+            axis.plot(augmented, np.full(len(augmented), y - 0.22), "o", ms=3, color=COLORS[1])
+            low, high = 100 * row["replications/low"], 100 * row["replications/high"]
+            axis.plot([low, high], [y - 0.22] * 2, color=FAINT, lw=5, alpha=0.45)
+            axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
+    axis.set_yticks(range(len(table)), [_with_n(row) for row in records(table)])
+    axis.set_ylim(-0.7, len(table) - 0.3)
+    axis.grid(axis="y", visible=False)
+    if known:
+        axis.plot([], [], "o", color=COLORS[0], label="ours, clean")
+        axis.plot([], [], "o", color=COLORS[1], label="ours, augmented view")
+        axis.plot([], [], "D", color=INK, label="published (augmented)")
+        axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="replications")
+        axis.legend(loc="best", fontsize=7)
+
+
+def _with_n(row: dict[str, Any]) -> str:
+    return f"{row['label']}  (n = {row['n']})"
+
+
+def learning_curves(group: Group, curves: pd.DataFrame) -> Figure:
+    """Accuracy and loss by epoch: validation with seed bands, training faint, augmented marks."""
+    look = appearance(group)
+    with _figure(9.2, 3.5, ncols=2) as (figure, axes):
+        for axis, quantity, scale in zip(axes, ("accuracy", "loss"), (100, 1), strict=True):
+            for cell, (label, color, style) in look.items():
+                for name, strength in (("val", 1.0), ("train", 0.35)):
+                    table = curve_table(group, curves, f"{quantity}/{name}")
+                    table = table[table["cell"] == cell]
+                    axis.plot(
+                        table["epoch"], scale * table["mean"], color=color, ls=style,
+                        lw=1.5 if name == "val" else 1.0, alpha=strength,
+                        label=label if name == "val" else None,
+                    )  # fmt: skip
+                    if name == "val" and table["low"].notna().any():
+                        axis.fill_between(
+                            table["epoch"], scale * table["low"], scale * table["high"],
+                            color=color, alpha=0.15, lw=0,
+                        )  # fmt: skip
+                view = curve_table(group, curves, f"{quantity}/val_augmented")
+                view = view[view["cell"] == cell]
+                axis.plot(view["epoch"], scale * view["mean"], "x", ms=4, color=color)
+            axis.set_xlabel("epoch")
+        axes[0].set_title("accuracy (%)")
+        axes[1].set_title("loss (nats)")
+        low, high = axes[1].dataLim.intervaly
+        if low > 0 and high / low > 20:
+            axes[1].set_yscale("log")
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+        )
+    return figure
+
+
+def pick_by_epoch(group: Group, curves: pd.DataFrame) -> Figure | None:
+    """The cells' ranks by epoch: what deciding early would have picked. None without pairs."""
+    table = picks(group, curves)
+    if table.empty:
+        return None
+    look = {cell: view for cell, view in appearance(group).items() if f"rank/{cell}" in table}
+    with _figure(7.2, 0.8 + 0.26 * len(look)) as (figure, axis):
+        for cell, (_, color, style) in look.items():
+            axis.plot(table["epoch"], table[f"rank/{cell}"], color=color, ls=style, lw=1.6)
+        last = table.iloc[-1]
+        order = sorted(look, key=lambda cell: last[f"rank/{cell}"])
+        axis.set_yticks(range(1, len(look) + 1))
+        axis.set_ylim(len(look) + 0.5, 0.5)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("rank (1 is best)")
+        right = axis.secondary_yaxis("right")
+        right.set_yticks(range(1, len(look) + 1), [look[cell][0] for cell in order])
+        right.spines["right"].set_visible(False)
+        right.tick_params(length=0)
+    return figure
+
+
+def differences(group: Group) -> Figure | None:
+    """Every cell minus the best, paired by seed: a dot a seed, the mean with its interval."""
+    table = difference_table(group)
+    if table.empty:
+        return None
+    best = next(cell for cell, label in group.cells() if label == table["against"].iloc[0])
+    with _figure(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
+        for y, row in enumerate(records(table.iloc[::-1])):
+            pairs = (group.values(row["cell"], VAL) - group.values(best, VAL)).dropna()
+            axis.plot(100 * pairs, np.full(len(pairs), float(y)), "o", ms=4, color=COLORS[0],
+                      alpha=0.8)  # fmt: skip
+            if row["n"] > 1:
+                axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=COLORS[0], lw=1.6)
+                axis.plot(100 * row["difference"], y, "|", ms=11, color=COLORS[0])
+        axis.axvline(0, color=FAINT, lw=1)
+        axis.set_yticks(range(len(table)), [_with_n(r) for r in records(table.iloc[::-1])])
+        axis.set_ylim(-0.6, len(table) - 0.4)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel(f"points of validation accuracy against {table['against'].iloc[0]}")
+    return figure
+
+
+def product_map(group: Group) -> Figure | None:
+    """Mean validation accuracy over two numeric keys on log axes, with lines of equal product."""
+    table = grid(group)
+    if table is None:
+        return None
+    values = 100 * table.to_numpy()
+    logs = [[_log10(value) for value in axis] for axis in (table.columns, table.index)]
+    with _figure(5.4, 3.8) as (figure, axis):
+        image = axis.pcolormesh(
+            np.arange(table.shape[1] + 1), np.arange(table.shape[0] + 1), values, cmap="viridis"
+        )
+        for (row, column), value in np.ndenumerate(values):
+            if math.isfinite(value):
+                dark = image.norm(value) < 0.6
+                axis.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center",
+                          color="#ffffff" if dark else "#000000")  # fmt: skip
+        axis.set_xticks(np.arange(table.shape[1]) + 0.5, [f"{v:g}" for v in table.columns])
+        axis.set_yticks(np.arange(table.shape[0]) + 0.5, [f"{v:g}" for v in table.index])
+        axis.grid(visible=False)
+        axis.set_xlabel(title(str(table.columns.name)))
+        axis.set_ylabel(title(str(table.index.name)))
+        _iso_products(axis, *logs)
+        figure.colorbar(image, ax=axis, label="validation accuracy (%)")
+    return figure
+
+
+def _log10(value: Any) -> float:
+    return math.log10(value) if value > 0 else math.nan
+
+
+def _iso_products(axis: Axes, x: list[float], y: list[float]) -> None:
+    """Lines along which the product of the two keys is constant, one a decade."""
+    if not np.isfinite([*x, *y]).all() or len(x) < 2 or len(y) < 2:
+        return
+    centres = np.arange(len(x)) + 0.5
+    fine = np.linspace(0.5, len(x) - 0.5, 50)
+    log_x = np.interp(fine, centres, x)
+    for decade in range(math.floor(min(x) + min(y)), math.ceil(max(x) + max(y)) + 1):
+        at = np.interp(decade - log_x, y, np.arange(len(y)) + 0.5, left=np.nan, right=np.nan)
+        if np.isfinite(at).sum() > 1:
+            axis.plot(fine, at, color="#ffffff", lw=1.2, ls="--")
+            k = int(np.flatnonzero(np.isfinite(at))[0])
+            axis.annotate(f"1e{decade}", (fine[k], at[k]), color="#ffffff", fontsize=7)
+
+
+def calibration(group: Group, predictions: dict[str, list[Predictions]], bins: int = 15) -> Figure:
+    """Reliability diagram: accuracy by confidence on clean validation images, all seeds pooled."""
+    look = appearance(group)
+    with _figure(4.6, 3.8) as (figure, axis):
+        axis.plot([0, 100], [0, 100], color=FAINT, lw=1)
+        for cell, found in predictions.items():
+            logits = np.concatenate([p.logits["val"] for p in found])
+            labels = np.concatenate([p.labels for p in found])
+            table = scores.reliability(logits, labels, bins)
+            full = table.images > 0
+            label, color, style = look[cell]
+            axis.plot(100 * table.confidence[full], 100 * table.accuracy[full], ls=style,
+                      marker=".", color=color, label=label)  # fmt: skip
+        axis.set_xlabel("confidence (%)")
+        axis.set_ylabel("accuracy (%)")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure

@@ -1,0 +1,123 @@
+"""The few statistics a study of seeds needs. Numbers come from scipy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST_SEEDS = 10_000
+
+
+class Estimate(NamedTuple):
+    """A mean over n runs with its t-interval; a single run has no interval (NaN)."""
+
+    n: int
+    mean: float
+    sd: float  # sample standard deviation, n − 1
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean, sample sd and the two-sided Student t-interval of the mean of `values`.
+
+    Raises:
+        ValueError: no value, or one that is not finite.
+    """
+    x = np.asarray(list(values), dtype=np.float64)
+    if not len(x) or not np.isfinite(x).all():
+        raise ValueError(f"an estimate needs finite values, got {x.tolist()}")
+    n, mean = len(x), float(x.mean())
+    if n == 1:
+        return Estimate(1, mean, math.nan, math.nan, math.nan)
+    sd = float(x.std(ddof=1))
+    half = float(t_half_width(n, sd, confidence))
+    return Estimate(n, mean, sd, mean - half, mean + half)
+
+
+def t_half_width(n: Any, sd: Any, confidence: float = CONFIDENCE) -> Any:
+    """Half the width of the t-interval of a mean over n values of sample standard deviation sd.
+
+    n and sd are numbers or arrays; NaN where n is 1.
+    """
+    return stats.t.ppf((1 + confidence) / 2, n - 1) * sd / np.sqrt(n)
+
+
+def paired_differences(first: pd.Series[float], second: pd.Series[float]) -> pd.Series[float]:
+    """first − second where both have a value, by index (the seed)."""
+    both = first.index.intersection(second.index)
+    return first.loc[both] - second.loc[both]
+
+
+def seeds_to_resolve(
+    difference: float, sd: float, power: float = POWER, confidence: float = CONFIDENCE
+) -> int | None:
+    """Pairs needed for the paired t-test to find a true `difference` with probability `power`.
+
+    Args:
+        difference: true mean of the paired differences.
+        sd: their standard deviation.
+
+    Returns:
+        The smallest n ≥ 2 whose two-sided test at 1 − `confidence` has that power (noncentral t);
+        None where even `MOST_SEEDS` don't do, or there is nothing to find.
+    """
+    if difference == 0 or not math.isfinite(difference) or not math.isfinite(sd):
+        return None
+    if sd == 0:
+        return 2
+
+    def enough(n: int) -> bool:
+        critical = stats.t.ppf((1 + confidence) / 2, n - 1)
+        effect = abs(difference) / sd * math.sqrt(n)
+        # The other tail, a difference found with the wrong sign, is no success.
+        return bool(stats.nct.sf(critical, n - 1, effect) >= power)
+
+    low, high = 1, 2
+    while not enough(high):  # power grows with n
+        low, high = high, 2 * high
+        if high > MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+class McNemar(NamedTuple):
+    """Two nets on the same images."""
+
+    only_first: int  # images the first alone gets right
+    only_second: int
+    p: float  # exact, two-sided: were both equally good, a split at least as uneven as this
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """McNemar's exact test (McNemar 1947) on bool [n], whether each net got each image right.
+
+    It compares two trained nets on these images. What another seed would give it can't say.
+    """
+    b, c = int((first & ~second).sum()), int((~first & second).sum())
+    p = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
+    return McNemar(b, c, p)
+
+
+def r_squared(y: NDArray[np.float64], x: NDArray[np.float64], degree: int = 2) -> float:
+    """Share of the variance of y [n] a polynomial in x [n] accounts for (least squares)."""
+    total = float(((y - y.mean()) ** 2).sum())
+    if total == 0:
+        return math.nan
+    fitted = np.polynomial.Polynomial.fit(x, y, degree)(x)
+    return 1 - float(((y - fitted) ** 2).sum()) / total

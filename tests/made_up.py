@@ -1,0 +1,85 @@
+"""Run directories that were never trained, with results that are known."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_cifar.config import Config, compose
+from resnet_cifar.identity import cell_name, flatten
+
+FULL = [f"cell={name}" for name in (
+    "lr_0.001", "lr_0.01", "lr_0.1", "baseline", "cosine", "cosine_wd_5e-4", "cosine_wd_1e-2",
+    "detached_bn",
+)]  # fmt: skip
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> Config:
+    return compose(list(overrides))
+
+
+def make_run(
+    root: Path,
+    overrides: Sequence[str],
+    seed: int = 0,
+    accuracy: float = 0.5,
+    *,
+    augmented: float | None = None,
+    loss: float = 1.0,
+    curve: Sequence[float] | None = None,
+    status: str = "completed",
+    commit: str = "0123456789abcdef",
+    logits: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+) -> Path:
+    """A run directory as `train.py <overrides> seed=<seed>` would leave it.
+
+    Args:
+        accuracy: of the last epoch's clean view; `augmented` is the same unless given.
+        loss: of both views and of training.
+        curve: clean accuracy by epoch; flat unless given.
+        logits, labels: predictions of both views.
+    """
+    config = _composed(tuple(overrides))
+    cell = cell_name(config)
+    directory = root / cell / f"seed={seed}"
+    directory.mkdir(parents=True)
+    lines = []
+    for epoch, value in enumerate(curve if curve is not None else [accuracy], 1):
+        lines.append({
+            "epoch": epoch, "step": 10 * epoch, "accuracy/train": value, "loss/train": loss,
+            "lr": config.optimizer.lr, "accuracy/val": value, "loss/val": loss,
+            "speed/images_per_second": 100.0, "speed/epoch_seconds": 4.0,
+        })  # fmt: skip
+    clean = lines[-1]["accuracy/val"]
+    lines[-1]["accuracy/val_augmented"] = clean if augmented is None else augmented
+    lines[-1]["loss/val_augmented"] = loss
+    record: dict[str, Any] = {
+        "status": status, "error": "OSError: no space" if status == "failed" else None,
+        "cell": cell, "seed": seed, "epochs": config.trainer.epochs,
+        "epochs_done": config.trainer.epochs if status == "completed" else len(lines),
+        "parameters": 1000 * config.model.width, "multiply_accumulates": 1_000_000,
+        "device": "a CPU", "config": flatten(config) | {"seed": seed}, "final": lines[-1],
+        "best": {"epoch": len(lines), "accuracy/val": accuracy, "loss/val": loss},
+        "sessions": [{
+            "start": "2026-01-01T00:00:00+00:00", "end": "2026-01-01T01:00:00+00:00",
+            "seconds": 3600.0, "device": "a CPU", "device_type": "cpu", "precision": "fp32",
+            "threads": 1, "versions": {"torch": "2.14.1"},
+            "git": {"commit": commit, "uncommitted": None}, "images_trained": 40_000,
+            "images_per_second": 100.0, "share_of_matmul_rate": 0.5,
+        }],
+        "evaluations": [],
+    }  # fmt: skip
+    (directory / "run.json").write_text(json.dumps(record))
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if logits is not None:
+        half = logits.astype(np.float16)
+        np.savez(directory / "predictions.npz", logits_val=half, logits_val_augmented=half,
+                 labels=labels, index=np.arange(len(half)))  # fmt: skip
+    return directory

@@ -1,0 +1,445 @@
+"""From made-up runs with known results to tables, verdicts and files."""
+
+import html.parser
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+from made_up import FULL, make_run
+from scipy import stats
+
+from resnet_cifar.errors import UserError
+from resnet_cifar.report import analysis as a
+from resnet_cifar.report import figures
+from resnet_cifar.report.__main__ import main
+from resnet_cifar.results import load_metrics, load_runs
+from resnet_cifar.study import load_published, load_questions
+
+PUBLISHED = load_published()
+QUESTIONS = {question.name: question for question in load_questions()}
+SHORT = ["model.width=16", "trainer.epochs=5"]
+
+
+def group(root: Path, name: str) -> a.Group:
+    (found,) = [g for g in a.groups(load_runs(root), [QUESTIONS[name]]) if g.question.name == name]
+    return found
+
+
+def judge(root: Path, name: str, which: int = 0) -> a.Judgement:
+    judgement = a.judge(QUESTIONS[name].claims[which], group(root, name), PUBLISHED)
+    assert judgement is not None
+    return judgement
+
+
+@pytest.fixture
+def rates(tmp_path: Path) -> Path:
+    """Three learning rates, three seeds."""
+    rng = np.random.default_rng(0)
+    for lr, mean in (("0.001", 0.80), ("0.01", 0.86), ("0.1", 0.83)):
+        for seed in range(3):
+            value = mean + rng.normal(0, 0.002)
+            make_run(tmp_path, [*SHORT, f"optimizer.lr={lr}"], seed, value, loss=1 - value)
+    return tmp_path
+
+
+def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
+    runs = load_runs(rates)
+    table = a.cell_table(group(rates, "learning_rate"))
+    assert list(table["optimizer.lr"]) == [0.001, 0.01, 0.1]
+    assert list(table["label"]) == ["lr 0.001", "lr 0.01", "lr 0.1"]
+    for row in table.to_dict("records"):
+        values = runs[runs["cell"] == row["cell"]]["accuracy/val"]
+        interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert row["n"] == 3
+        assert row["accuracy/val"] == pytest.approx(values.mean(), abs=1e-12)
+        assert row["accuracy/val/low"] == pytest.approx(interval.low, abs=1e-12)
+        assert row["accuracy/val/high"] == pytest.approx(interval.high, abs=1e-12)
+        assert math.isnan(row["published"])  # not the full setting
+        assert row["verdict"] == ""
+
+
+def test_differences_equal_scipy_s_paired_test(rates: Path) -> None:
+    runs = load_runs(rates).set_index("seed")
+    table = a.difference_table(group(rates, "learning_rate"))
+    assert list(table["label"]) == ["lr 0.001", "lr 0.1"]
+    best = runs[runs["optimizer.lr"] == 0.01]["accuracy/val"]
+    for row in table.to_dict("records"):
+        mine = runs[runs["cell"] == row["cell"]]["accuracy/val"]
+        interval = stats.ttest_rel(mine, best).confidence_interval(0.95)
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high), abs=1e-12)
+        assert (row["n"], row["against"]) == (3, "lr 0.01")
+
+
+# Verdicts ----------------------------------------------------------------------------------------
+
+LR, WD = "optimizer.lr", "regularization.weight_decay"
+
+
+def lrs(root: Path, values: dict[str, list[float]]) -> Path:
+    for lr, accuracies in values.items():
+        for seed, accuracy in enumerate(accuracies):
+            make_run(root, [*SHORT, f"{LR}={lr}"], seed, accuracy)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("best", "large", "verdict"),
+    [
+        ([0.86, 0.87, 0.88], [0.83, 0.84, 0.85], "holds"),
+        ([0.83, 0.84, 0.85], [0.86, 0.87, 0.88], "does not hold"),
+        ([0.86, 0.84, 0.88], [0.83, 0.86, 0.85], "undecided"),
+        ([0.86], [0.83], "undecided"),
+    ],
+)
+def test_a_claim(tmp_path: Path, best: list[float], large: list[float], verdict: str) -> None:
+    small = [x - 0.1 for x in best]
+    judgement = judge(lrs(tmp_path, {"0.01": best, "0.1": large, "0.001": small}), "learning_rate")
+    assert judgement.verdict == verdict
+    assert judgement.n == len(best)
+    name, first = judgement.seen[0]
+    assert name == "lr 0.01 − 0.1"
+    assert first.mean == pytest.approx(np.mean(best) - np.mean(large), abs=1e-12)
+
+
+def test_one_failing_comparison_fails_the_claim(tmp_path: Path) -> None:
+    values = {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84], "0.001": [0.90, 0.91]}
+    assert judge(lrs(tmp_path, values), "learning_rate").verdict == "does not hold"
+
+
+def test_a_claim_with_a_missing_cell_is_not_said_to_hold(tmp_path: Path) -> None:
+    judgement = judge(lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.7, 0.71]}), "learning_rate")
+    assert judgement.verdict == "undecided"
+    assert judgement.why == "1 of its 2 comparisons are there"
+
+
+def test_seeds_without_a_partner_are_left_out(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84, 0.1], "0.001": [0.7, 0.71]})
+    judgement = judge(tmp_path, "learning_rate")
+    assert (judgement.verdict, judgement.n) == ("holds", 2)
+
+
+def test_two_cells_for_one_selector_are_no_answer(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84]})
+    for seed in (0, 1):  # other momentum: another setting
+        make_run(tmp_path, [*SHORT, f"{LR}=0.1", "optimizer.momentum=0.8"], seed, 0.99)
+    found = a.groups(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
+    assert [g.question.name for g in found] == ["learning_rate", "other"]
+    assert "momentum 0.8" in found[1].setting
+
+
+def detached(root: Path, both: float, var: float) -> Path:
+    for seed in (0, 1):
+        for wd, name in itertools.product(("0.0", "0.01"), ("none", "mean", "var", "both")):
+            value = {"none": 0.9, "mean": 0.2, "var": var, "both": both}[name] + seed / 1000
+            value += 0.001 * (seed if name == "none" else 0)
+            overrides = [*SHORT, "scheduler=cosine", f"norm.detach={name}", f"{WD}={wd}"]
+            make_run(root, overrides, seed, value)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("both", "var", "fails", "near"),
+    [(0.2, 0.89, "holds", "holds"), (0.85, 0.5, "does not hold", "does not hold")],
+)
+def test_margins(tmp_path: Path, both: float, var: float, fails: str, near: str) -> None:
+    root = detached(tmp_path, both, var)
+    assert judge(root, "batchnorm").verdict == fails
+    assert judge(root, "detach", 0).verdict == near
+    assert judge(root, "detach", 1).verdict == "holds"
+
+
+@pytest.mark.parametrize(("product", "verdict"), [(True, "holds"), (False, "does not hold")])
+def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> None:
+    rng = np.random.default_rng(1)
+    grid = itertools.product(("0.005", "0.01", "0.05", "0.1"), ("5e-4", "1e-3", "5e-3", "1e-2"))
+    for lr, wd in grid:
+        x = math.log10(float(lr) * float(wd)) if product else math.log10(float(lr)) * 2
+        for seed in (0, 1, 2):
+            value = 0.9 - 0.01 * (x + 4.3) ** 2 + rng.normal(0, 1e-3)
+            make_run(
+                tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], seed, value
+            )
+    assert judge(tmp_path, "lr_x_wd").verdict == verdict
+    found = group(tmp_path, "lr_x_wd")
+    table = a.grid(found)
+    assert table is not None
+    assert table.shape == (4, 4)
+    if product:  # the best product, 5e-5, lies on the diagonal
+        assert judge(tmp_path, "lr_x_wd", 1).verdict == "holds"
+    assert figures.product_map(found) is not None
+
+
+@pytest.mark.parametrize(("best", "edges"), [((1, 1), []), ((0, 1), [WD]), ((2, 2), [WD, LR])])
+def test_a_best_cell_on_the_edge_is_told(best: tuple[int, int], edges: list[str]) -> None:
+    values = np.zeros((3, 3))
+    values[best] = 1
+    table = pd.DataFrame(values).rename_axis(index=WD, columns=LR)
+    assert a.on_edge(table) == edges
+
+
+# Beside the published study ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_published(tmp_path: Path) -> Path:
+    """The published study, reproduced to the last digit at one seed."""
+    for known in PUBLISHED:
+        make_run(
+            tmp_path, [f"cell={known.name}"], 0,
+            known.published["accuracy/val_augmented"] + 0.002,
+            augmented=known.published["accuracy/val_augmented"],
+            loss=known.published["loss/val_augmented"],
+        )  # fmt: skip
+    return tmp_path
+
+
+def test_the_published_tables_own_arithmetic(as_published: Path) -> None:
+    found = a.groups(load_runs(as_published), list(QUESTIONS.values()))
+    judged = {
+        claim.claim: judgement
+        for g in found
+        for claim in g.question.claims
+        if (judgement := a.judge(claim, g, PUBLISHED))
+    }
+    (points,) = judged["cosine with weight decay 1e-2 ends above constant without"].published
+    assert f"{100 * points:+.2f}" == "+2.68"
+    (loss,) = judged["cosine ends with the smaller validation loss"].published
+    assert f"{100 * loss:+.1f} %" == "-10.3 %"
+    name = "weight decay 1e-2 ends with a smaller validation loss than 5e-4"
+    assert f"{100 * judged[name].published[0]:+.1f} %" == "-21.6 %"
+    # One run each: what was seen is the published difference, and it decides nothing.
+    assert judged[name].seen[0][1].mean == pytest.approx(judged[name].published[0], abs=1e-12)
+    assert {judgement.verdict for judgement in judged.values()} == {"undecided"}
+
+
+def test_every_published_cell_has_its_row(as_published: Path) -> None:
+    table = a.study_table(load_runs(as_published), PUBLISHED)
+    assert [f"cell={name}" for name in table["cell"]] == FULL
+    assert set(table["verdict"]) == {"within the replications' range"}
+    assert table["accuracy/val_augmented"].tolist() == table["published"].tolist()
+
+
+def test_runs_off_the_full_setting_are_not_compared(rates: Path) -> None:
+    table = a.study_table(load_runs(rates), PUBLISHED)
+    assert table["n"].sum() == 0
+    assert set(table["verdict"]) == {"not run"}
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict"),
+    [
+        (0.9503, "within the replications' range"),
+        (0.95072, "within the replications' range"),  # rounds to 95.07
+        (0.9520, "0.13 points above the range"),
+        (0.9400, "1.03 points below the range"),
+    ],
+)
+def test_reproduction(mean: float, verdict: str) -> None:
+    assert a.reproduction(mean, 0.9503, 0.9507) == verdict
+
+
+# Curves ------------------------------------------------------------------------------------------
+
+
+def test_what_deciding_early_would_have_picked(tmp_path: Path) -> None:
+    make_run(tmp_path, [*SHORT, f"{LR}=0.01"], 0, 0.8, curve=[0.1, 0.3, 0.5, 0.7, 0.8])
+    make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0, 0.6, curve=[0.2, 0.4, 0.4, 0.75, 0.6])
+    make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 1, 0.9, curve=[0.9] * 5)  # no partner
+    found = group(tmp_path, "learning_rate")
+    table = a.picks(found, load_metrics(tmp_path))
+    assert list(table["label"]) == ["lr 0.1", "lr 0.1", "lr 0.01", "lr 0.1", "lr 0.01"]
+    assert list(table["behind"]) == pytest.approx([0.2, 0.2, 0, 0.2, 0])
+    assert a.settled(table) == 5
+
+
+def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> None:
+    for seed, curve in enumerate(([0.1, 0.2, 0.3], [0.2, 0.4, 0.3], [0.3, 0.9])):
+        make_run(tmp_path, SHORT, seed, curve[-1], curve=curve)
+    make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0)
+    table = a.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
+    mine = table[table["n"] == 3].set_index("epoch")
+    assert list(mine.index) == [1, 2]
+    interval = stats.ttest_1samp([0.2, 0.4, 0.9], 0).confidence_interval(0.95)
+    assert mine.loc[2, "low"] == pytest.approx(interval.low, abs=1e-12)
+    assert mine.loc[2, "high"] == pytest.approx(interval.high, abs=1e-12)
+
+
+# The whole report --------------------------------------------------------------------------------
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects what a page refers to and checks that its tags nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "img", "link"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href") and value and not value.startswith(("#", "data:")):
+                self.outside.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_report(rates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 50)
+    for lr, value in (("0.01", 0.86), ("0.1", 0.83)):
+        logits = rng.normal(size=(50, 10))
+        make_run(rates, [*SHORT, f"{LR}={lr}"], 7, value, logits=logits, labels=labels)
+    make_run(rates, [*SHORT, f"{LR}=0.1"], 8, 0.01, status="failed")
+    make_run(rates, [*SHORT, f"{LR}=0.1"], 9, 0.01, status="diverged", commit="fedcba9876543210")
+    make_run(rates, [*SHORT, f"{LR}=0.1"], 10, 0.83, commit="fedcba9876543210")
+    to = tmp_path / "report"
+    assert main([str(rates), "--to", str(to)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("lr 0.01 ends above 0.1", "holds", "OSError: no space", "diverged", "mix 2"):
+        assert words in shown
+    assert "nothing here is judged against the published values" in shown
+
+    page = _Page()
+    page.feed((to / "report.html").read_text())
+    assert page.open == []
+    assert page.outside == []  # one file, opens anywhere
+    assert "Which learning rate is best?" in page.text
+    assert "nan" not in page.text.lower().split()
+
+    markdown = (to / "report.md").read_text()
+    files = read(to)
+    for name in ("overview", "curves", "differences", "calibration"):
+        assert any(path.startswith(f"figures/{name}") and path.endswith(".svg") for path in files)
+        assert any(path.startswith(f"figures/{name}") and path.endswith(".png") for path in files)
+    for link in [part.split(")")[0] for part in markdown.split("](")[1:]]:
+        assert link in files
+
+    claims = pd.read_csv(to / "tables" / "claims.csv")
+    judgement = judge(rates, "learning_rate")
+    assert claims["verdict"][0] == judgement.verdict == "holds"
+    assert claims["difference"][0] == judgement.seen[0][1].mean  # full precision
+    left = pd.read_csv(to / "tables" / "left-out.csv")
+    assert sorted(left["status"]) == ["diverged", "failed"]
+
+    (to / "figures" / "old.svg").write_text("of an earlier report")
+    (to / "notes.txt").write_text("somebody's")
+    assert main([str(rates), "--to", str(to), "--quiet"]) == 0
+    again = read(to)
+    assert again.pop("notes.txt")
+    assert again == files  # the same runs, the same report
+
+
+def test_a_cell_of_diverged_runs_has_no_mean(rates: Path) -> None:
+    make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.1, status="diverged")
+    row = a.cell_table(group(rates, "learning_rate")).iloc[-1]
+    assert (row["optimizer.lr"], row["n"]) == (1, 0)
+    assert math.isnan(row["accuracy/val"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is not a directory"),
+        (["."], "no runs there"),
+        ([".", "--questions", "none.yaml"], "none.yaml can't be read"),
+        ([".", "--questions", "odd.yaml"], "odd.yaml: mine: KeyError: 'vary'"),
+        ([".", "--questions", "typo.yaml"], "margins is no key of a claim"),
+        ([".", "--questions", "both.yaml"], "give either pairs or predictor"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    question: dict[str, Any] = {"question": "?", "where": {}, "vary": [LR]}
+    Path("odd.yaml").write_text(yaml.safe_dump({"mine": {"question": "?", "where": {}}}))
+    for name, claim in (("typo", {"claim": "", "margins": 1}), ("both", {"claim": ""})):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"mine": question | {"claims": [claim]}}))
+    assert main([*arguments, "--to", "report"]) == 1
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not Path("report").exists()
+
+
+def test_a_folder_that_can_t_be_written(rates: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (rates / "taken").write_text("a file")
+    assert main([str(rates), "--to", str(rates / "taken"), "--quiet"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "mine:\n"
+        "  question: Is more better?\n"
+        "  where: {norm.detach: none}\n"
+        "  vary: [optimizer.lr]\n"
+        "  claims:\n"
+        "    - claim: 1e-1 ends above 1e-2\n"
+        "      pairs: [[{optimizer.lr: 1e-1}, {optimizer.lr: 1e-2}]]\n"
+    )
+    (question,) = load_questions(file)
+    (found,) = a.groups(load_runs(rates), [question])
+    judgement = a.judge(question.claims[0], found)
+    assert judgement is not None
+    assert judgement.verdict == "does not hold"
+
+
+# The study's own questions -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_s_keys_and_values_exist(name: str) -> None:
+    from resnet_cifar.config import compose, known_keys
+
+    question = QUESTIONS[name]
+    selectors = [x for claim in question.claims for pair in claim.pairs for x in pair]
+    for selector in (question.where, *selectors):
+        assert set(selector) <= set(known_keys())
+        for key, values in selector.items():
+            for value in values if isinstance(values, list) else [values]:
+                compose([f"{key}={value}"])  # is an allowed value
+    for selector in selectors:
+        assert set(selector) <= set(question.vary)
+
+
+def test_unknown_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("[1, 2]")
+    with pytest.raises(UserError, match="not a mapping"):
+        load_questions(tmp_path / "x.yaml")
+    with pytest.raises(UserError, match="can't be read"):
+        load_published(tmp_path / "y.yaml")
+    (tmp_path / "z.yaml").write_text("cells: {a: {}}")
+    with pytest.raises(UserError, match="KeyError"):
+        load_published(tmp_path / "z.yaml")
+
+
+def test_the_readme_names_the_report() -> None:
+    assert "python -m resnet_cifar.report" in (ROOT / "README.md").read_text()

@@ -1,0 +1,88 @@
+"""Every statistic equals scipy's."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from resnet_cifar import statistics as s
+
+close = pytest.approx
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_an_estimate_is_scipy_s_t_interval(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.9, 0.01, n)
+    e = s.estimate(values)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (e.low, e.high) == close((interval.low, interval.high), abs=1e-12)
+    assert (e.n, e.mean, e.sd) == (n, close(values.mean(), abs=1e-12), close(stats.tstd(values)))
+    assert e.half_width == close((interval.high - interval.low) / 2, abs=1e-12)
+
+
+def test_one_value_has_no_interval() -> None:
+    e = s.estimate([0.5])
+    assert (e.n, e.mean) == (1, 0.5)
+    assert all(math.isnan(x) for x in (e.sd, e.low, e.high, e.half_width))
+
+
+@pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf]])
+def test_nothing_is_estimated_from_nothing(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        s.estimate(values)
+
+
+def test_pairs_are_by_seed_and_equal_scipy_s_paired_test() -> None:
+    rng = np.random.default_rng(0)
+    a = pd.Series(rng.normal(size=5), index=[0, 1, 2, 3, 9])
+    b = pd.Series(rng.normal(size=5), index=[3, 2, 1, 0, 7])
+    differences = s.paired_differences(a, b)
+    assert sorted(differences.index) == [0, 1, 2, 3]
+    common = [0, 1, 2, 3]
+    interval = stats.ttest_rel(a[common], b[common]).confidence_interval(0.95)
+    e = s.estimate(differences)
+    assert (e.low, e.high) == close((interval.low, interval.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("effect", [0.3, 1.0, 4.0, -0.5])
+def test_seeds_to_resolve_is_the_smallest_n_with_the_power(effect: float) -> None:
+    def power(n: int) -> float:
+        critical = stats.t.ppf(0.975, n - 1)
+        return float(stats.nct.sf(critical, n - 1, abs(effect) * math.sqrt(n)))
+
+    n = s.seeds_to_resolve(2 * effect, 2.0)
+    assert n is not None
+    assert power(n) >= 0.8
+    assert n == 2 or power(n - 1) < 0.8
+
+
+def test_seeds_to_resolve_by_simulation() -> None:
+    n = s.seeds_to_resolve(1.0, 1.0)
+    assert n == 10  # Cohen 1988: about 10 pairs for d = 1
+    draws = np.random.default_rng(0).normal(1.0, 1.0, (20_000, n))
+    found = stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05
+    assert found.mean() == close(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(("difference", "sd"), [(0.0, 1.0), (1.0, math.nan), (1e-9, 1.0)])
+def test_what_no_number_of_seeds_resolves(difference: float, sd: float) -> None:
+    assert s.seeds_to_resolve(difference, sd) is None
+
+
+def test_mcnemar_is_the_binomial_test_on_what_they_disagree_about() -> None:
+    first = np.array([True] * 30 + [False] * 12 + [True] * 50 + [False] * 8)
+    second = np.array([False] * 30 + [True] * 12 + [True] * 50 + [False] * 8)
+    test = s.mcnemar(first, second)
+    assert (test.only_first, test.only_second) == (30, 12)
+    assert test.p == close(stats.binomtest(30, 42).pvalue, abs=1e-12)
+    assert s.mcnemar(first, first).p == 1
+
+
+def test_r_squared() -> None:
+    x = np.linspace(-1, 1, 9)
+    assert s.r_squared(1 + x - 2 * x**2, x) == close(1, abs=1e-12)
+    assert s.r_squared(np.abs(x), x, degree=1) == close(0, abs=1e-12)
+    y = np.random.default_rng(0).normal(size=9)
+    assert s.r_squared(y, x, degree=1) == close(stats.linregress(x, y).rvalue ** 2, abs=1e-12)
