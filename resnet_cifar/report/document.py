@@ -43,6 +43,9 @@ class Table:
     words: tuple[str, ...] = ()  # titles of the columns that hold words: set left
     detail: bool = False  # too much for a terminal
 
+    def _repr_html_(self) -> str:  # in a notebook
+        return _html_block(self)
+
     def rows(self) -> list[list[str]]:
         return [[show(row) for show in self.columns.values()] for row in records(self.frame)]
 
@@ -52,6 +55,9 @@ class Picture:
     name: str  # of the SVG and PNG files
     figure: Figure
     caption: str
+
+    def _repr_html_(self) -> str:  # in a notebook
+        return _html_block(self)
 
 
 Block = Heading | Text | Table | Picture
@@ -160,7 +166,7 @@ def _inline_svg(figure: Figure) -> str:
     """The figure's SVG in the page's own colours, and scaled by its style sheet."""
     text = figures.svg(figure)
     text = text[text.index("<svg") :]
-    text = text.replace(figures.INK, "var(--ink)").replace(figures.PAPER, "none")
+    text = text.replace(figures.INK, "var(--ink, currentColor)").replace(figures.PAPER, "none")
     width = re.search(r'width="([\d.]+)pt"', text)
     points = float(width.group(1)) if width else 600.0
     return text.replace("<svg", f'<svg style="max-width: {points * 4 / 3:.0f}px"', 1)

@@ -1,0 +1,90 @@
+"""What a net gets wrong, as images for TensorBoard: confusion matrix and surest mistakes.
+
+Drawn with Pillow, which torchvision needs anyway: importing matplotlib would take longer than a
+small run's last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from resnet_cifar.scores import Floats, Integers, confusion_matrix, log_softmax
+
+Pixels = NDArray[np.uint8]
+CELL, ZOOM, CAPTION, GAP = 46, 3, 30, 8  # pixels
+INK, PAPER, BLUE = (20, 20, 20), (255, 255, 255), np.array([33, 102, 172])
+
+
+def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixels:
+    """The confusion matrix: rows the true class, shaded by the share of the row; counts inside.
+
+    Args:
+        logits: float [n, classes].
+        labels: int [n].
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    matrix = confusion_matrix(logits, labels)
+    share = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+    font = ImageFont.load_default(13)
+    left = top = max(int(font.getlength(name)) for name in classes) + 3 * GAP
+    size = CELL * len(classes)
+    image = Image.new("RGB", (left + size + GAP, top + size + GAP), PAPER)
+    draw = ImageDraw.Draw(image)
+    for i, name in enumerate(classes):
+        middle = CELL * i + CELL // 2
+        draw.text((left - GAP, top + middle), name, fill=INK, font=font, anchor="rm")
+        upright = Image.new("RGB", (top, CELL), PAPER)
+        ImageDraw.Draw(upright).text((GAP, CELL // 2), name, fill=INK, font=font, anchor="lm")
+        image.paste(upright.rotate(90, expand=True), (left + CELL * i, 0))
+        for j in range(len(classes)):
+            x, y = left + CELL * j, top + CELL * i
+            shade = tuple(np.rint(255 + (BLUE - 255) * share[i, j]).astype(int).tolist())
+            draw.rectangle((x, y, x + CELL - 2, y + CELL - 2), fill=shade)
+            ink = PAPER if share[i, j] > 0.5 else INK
+            place = (x + CELL // 2 - 1, y + CELL // 2 - 1)
+            draw.text(place, str(matrix[i, j]), fill=ink, font=font, anchor="mm")
+    draw.text((GAP, top - GAP), "true \\ predicted", fill=INK, font=ImageFont.load_default(11),
+              anchor="lb")  # fmt: skip
+    return np.asarray(image)
+
+
+def mistakes(
+    pixels: Pixels, logits: Floats, labels: Integers, classes: Sequence[str], count: int = 32
+) -> Pixels:
+    """The images a net is surest to have right and has wrong, each with truth and prediction.
+
+    Args:
+        pixels: uint8 [n, height, width, 3].
+        logits: float [n, classes].
+        labels: int [n].
+        count: how many at most.
+
+    Returns:
+        uint8 [height, width, 3], eight to a row; surest first.
+    """
+    predicted = logits.argmax(axis=1)
+    confidence = np.exp(log_softmax(logits).max(axis=1))
+    wrong = np.flatnonzero(predicted != labels)
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    columns = 8
+    rows = max(1, -(-len(chosen) // columns))
+    side = pixels.shape[1] * ZOOM
+    image = Image.new(
+        "RGB", (columns * (side + GAP) + GAP, rows * (side + CAPTION + GAP) + GAP), PAPER
+    )
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
+    for place, i in enumerate(chosen):
+        x = GAP + place % columns * (side + GAP)
+        y = GAP + place // columns * (side + CAPTION + GAP)
+        large = Image.fromarray(pixels[i]).resize((side, side), Image.Resampling.NEAREST)
+        image.paste(large, (x, y))
+        sure = f"{100 * confidence[i]:.0f} %"
+        draw.text((x, y + side + 2), classes[labels[i]], fill=INK, font=font)
+        draw.text((x, y + side + 15), f"not {classes[predicted[i]]} {sure}", fill=INK, font=font)
+    return np.asarray(image)
