@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a run and its row in the HPARAMS tab, in one event file.
+"""TensorBoard: the curves of a run, its pictures and its row in HPARAMS, in one event file.
 
 The HPARAMS tab works across a sweep only if each run writes a session start and a session end into
 its own event file, without an experiment summary (the tab then infers the columns). TensorBoard
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -21,6 +22,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 PLUGIN = "hparams"
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
+LAYOUT_TAG = "custom_scalars__config__"
+# The CUSTOM SCALARS tab: what belongs together in one chart. Tags are regular expressions.
+LAYOUT = {
+    "training and validation": {
+        quantity: ["Multiline", [f"^{quantity}/(train|val|val_augmented)$"]]
+        for quantity in ("accuracy", "loss")
+    },
+    "schedule and speed": {
+        "learning rate": ["Multiline", ["^lr$"]],
+        "images per second": ["Multiline", ["^speed/images_per_second$"]],
+    },
+}
 STATUS = {"completed": api_pb2.STATUS_SUCCESS}  # everything else that ends a run is a failure
 
 
@@ -41,8 +54,11 @@ class Board:
         events = self._writer._get_file_writer().event_writer  # type: ignore[no-untyped-call]
         for event in carried:
             events.add_event(event)
-        if not any(value.tag == START for event in carried for value in event.summary.value):
+        tags = {value.tag for event in carried for value in event.summary.value}
+        if START not in tags:
             self._session(START, session_start_info=_start(hparams))
+        if LAYOUT_TAG not in tags:
+            self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
         for path in old:
             path.unlink()
@@ -54,6 +70,10 @@ class Board:
                 number = float("nan") if value is None else value
                 self._writer.add_scalar(name, number, metrics["epoch"])
         self._writer.flush()
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        """An image uint8 [height, width, 3]."""
+        self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
         """Every parameter and its last gradient."""

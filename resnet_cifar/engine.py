@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_cifar import checkpoint
+from resnet_cifar import checkpoint, pictures
 from resnet_cifar.device import Compute
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.files import write_atomically
@@ -44,6 +44,7 @@ class Plan:
     eval_batch_size: int
     histogram_epochs: int
     val_index: np.ndarray  # int64 [n], for predictions.npz
+    classes: tuple[str, ...]  # their names
 
 
 @dataclass
@@ -192,6 +193,7 @@ class Engine:
         }
         if last:
             self._save_predictions(logits)
+            self._show_mistakes(logits["val"], epoch)
         metrics: dict[str, Any] = {}
         for view, values in logits.items():
             metrics |= {f"{k}/{view}": v for k, v in score(values, self.val.labels).items()}
@@ -252,6 +254,14 @@ class Engine:
             index=self.plan.val_index,
         )
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
+
+    def _show_mistakes(self, logits: Tensor, epoch: int) -> None:
+        """Confusion matrix and surest mistakes on clean validation images, for TensorBoard."""
+        found, truth = logits.cpu().numpy(), self.val.labels.cpu().numpy()
+        board, names = self.recorder.board, self.plan.classes
+        board.image("confusion/val", pictures.confusion(found, truth, names), epoch)
+        pixels = self.val.pixels().cpu().numpy()
+        board.image("mistakes/val", pictures.mistakes(pixels, found, truth, names), epoch)
 
 
 def update(

@@ -45,6 +45,11 @@ class DeviceImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def pixels(self) -> Tensor:
+        """The images as they came: uint8 [n, 32, 32, 3]."""
+        inner = slice(self.padding, self.padding + SIZE)
+        return self.padded[:, inner, inner]
+
     def batch(self, draws: Draws, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Positions start…stop of a view.
 

@@ -159,6 +159,7 @@ def train(
                 eval_batch_size=trainer.eval_batch_size,
                 histogram_epochs=trainer.histogram_epochs,
                 val_index=split.val.positions,
+                classes=data.CLASSES,
             ),
             state=state,
             forward=torch.compile(model) if compute.compile else model,

@@ -1,0 +1,115 @@
+"""What people see in TensorBoard, asked of TensorBoard itself over its HTTP API."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, Program
+from test_run import interrupt_at
+from werkzeug.test import Client
+
+Get = Callable[..., Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+@pytest.fixture
+def tensorboard(program: Program, tmp_path: Path) -> Get:
+    """A server's answers on three runs: completed (interrupted once), completed, diverged."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, 1, signal.SIGTERM)
+        program(*TINY)
+    for lr in ("0.01", "0.02", "1e9"):
+        assert program(*TINY, f"optimizer.lr={lr}").code == 0
+    return server(tmp_path / "outputs")
+
+
+def server(logdir: Path) -> Get:
+    """`get(path, body=None, **query)`: JSON, or bytes, from TensorBoard's web application."""
+    from tensorboard import default, program
+    from tensorboard.backend import application
+    from tensorboard.backend.event_processing import data_ingester
+
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(argv=["", "--logdir", str(logdir), "--load_fast", "false",
+                          "--reload_interval", "0"])  # fmt: skip
+    ingester = data_ingester.LocalDataIngester(board.flags)
+    ingester.start()
+    web = Client(
+        application.TensorBoardWSGIApp(
+            board.flags, board.plugin_loaders, ingester.data_provider, board.assets_zip_provider,
+            ingester.deprecated_multiplexer,
+        )
+    )  # fmt: skip
+
+    def get(path: str, body: Any = None, **query: str) -> Any:
+        url = f"/data/{path}?{urllib.parse.urlencode(query)}"
+        answer = web.get(url) if body is None else web.post(url, json=body)
+        assert answer.status_code == 200, (url, answer.status)
+        return json.loads(answer.data) if "json" in answer.content_type else answer.data
+
+    return get
+
+
+def test_every_tab(tensorboard: Get) -> None:
+    runs = tensorboard("runs")
+    assert len(runs) == 3
+    assert all(name.endswith("/seed=0") for name in runs)
+    ordinary = next(name for name in runs if name.startswith("lr0.01_constant_wd0_bn_2ep"))
+
+    # SCALARS: the names of metrics.jsonl, each epoch once although the run was resumed.
+    tags = tensorboard("plugin/scalars/tags")[ordinary]
+    assert {"accuracy/val", "accuracy/val_augmented", "loss/train", "lr"} <= set(tags)
+    points = tensorboard("plugin/scalars/scalars", run=ordinary, tag="accuracy/val")
+    assert [step for _, step, _ in points] == [1, 2]
+
+    # CUSTOM SCALARS: training and both validation views in one chart.
+    layout = tensorboard("plugin/custom_scalars/layout")
+    charts = {c["title"]: c for part in layout["category"] for c in part["chart"]}
+    (pattern,) = charts["accuracy"]["multiline"]["tag"]
+    found = tensorboard("plugin/custom_scalars/scalars", run=ordinary, tag=pattern)
+    assert found["regex_valid"]
+    assert set(found["tag_to_events"]) == {
+        "accuracy/train", "accuracy/val", "accuracy/val_augmented",
+    }  # fmt: skip
+
+    # IMAGES: the confusion matrix and the surest mistakes of the last epoch.
+    images = tensorboard("plugin/images/tags")[ordinary]
+    assert set(images) == {"confusion/val", "mistakes/val"}
+    for tag in images:
+        (picture,) = tensorboard("plugin/images/images", run=ordinary, tag=tag, sample="0")
+        assert picture["step"] == 2
+        png = tensorboard(
+            "plugin/images/individualImage", **dict(urllib.parse.parse_qsl(picture["query"]))
+        )
+        assert png.startswith(b"\x89PNG")
+
+
+def test_the_hparams_tab_has_every_column_and_true_statuses(tensorboard: Get) -> None:
+    experiment = tensorboard("plugin/hparams/experiment", body={"experimentName": ""})
+    columns = {column["name"] for column in experiment["hparamInfos"]}
+    assert {"optimizer.lr", "scheduler", "regularization.weight_decay", "norm.detach", "seed",
+            "model.width", "trainer.epochs"} <= columns  # fmt: skip
+    metrics = {metric["name"]["tag"] for metric in experiment["metricInfos"]}
+    assert {"accuracy/val", "loss/val", "accuracy/val_augmented"} <= metrics
+    body = {
+        "experimentName": "",
+        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN"],
+        "colParams": [{"hparam": "optimizer.lr", "order": "ORDER_ASC"}],
+        "startIndex": 0,
+        "sliceSize": 10,
+    }
+    groups = tensorboard("plugin/hparams/session_groups", body=body)["sessionGroups"]
+    assert len(groups) == 3  # a row a run
+    rows = [(g["hparams"]["optimizer.lr"], g["sessions"][0]["status"]) for g in groups]
+    assert rows == [
+        (0.01, "STATUS_SUCCESS"), (0.02, "STATUS_SUCCESS"), (1e9, "STATUS_FAILURE"),
+    ]  # fmt: skip
+    values = {value["name"]["tag"] for value in groups[0]["metricValues"]}
+    assert {"accuracy/val", "loss/val"} <= values
