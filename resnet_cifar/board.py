@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -54,6 +55,10 @@ class Board:
                 number = float("nan") if value is None else value
                 self._writer.add_scalar(name, number, metrics["epoch"])
         self._writer.flush()
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        """An image uint8 [height, width, 3]."""
+        self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
         """Every parameter and its last gradient."""
