@@ -222,7 +222,8 @@ class Engine:
         turned = gradient_flow.angular_updates(state.model, state.optimizer, state.rotations, lr)
         where = {"epoch": epoch, "step": epoch * self.steps}
         self.recorder.probe([where | row | turned.get(row["layer"], {}) for row in rows])
-        metrics = self._validate_with_batch_statistics()
+        batchnorm = any(row["kind"] == "norm" for row in rows)
+        metrics = self._validate_with_batch_statistics() if batchnorm else {}
         self.compute.synchronize()
         return {**metrics, "speed/probe_seconds": time.perf_counter() - start}
 

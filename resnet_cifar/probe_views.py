@@ -89,17 +89,21 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
     epochs = sorted({row["epoch"] for row in rows})
     shown = range(0, len(epochs), math.ceil(len(epochs) / 8))
     figure = Figure(figsize=(16, 9), dpi=80)
-    figure.subplots_adjust(left=0.08, right=0.97, bottom=0.05, top=0.96, wspace=0.2, hspace=0.15)
+    figure.subplots_adjust(left=0.08, right=0.97, bottom=0.06, top=0.96, wspace=0.2, hspace=0.15)
     canvas = FigureCanvasAgg(figure)
     for at, (quantity, title, limits) in enumerate(PANELS):
         axes = figure.add_subplot(len(PANELS) // COLUMNS, COLUMNS, at + 1, title=title)
         layers, values = table(rows, quantity)
         if (values > 0).any():
-            norm = LogNorm(*limits) if limits else LogNorm()
+            low, high = limits or (np.nanmin(values[values > 0]), np.nanmax(values))
+            norm = LogNorm(low, high)
             image = axes.imshow(values, aspect="auto", interpolation="nearest", norm=norm)
-            figure.colorbar(image, ax=axes)
-        labels = layers if at % COLUMNS == 0 else [""] * len(layers)
-        axes.set_yticks(range(len(layers)), labels, fontsize=7)
+            ticks = [low, math.sqrt(low * high), high]
+            figure.colorbar(image, ax=axes, ticks=ticks, format="%.1e").minorticks_off()
+        if at % COLUMNS == 0:
+            axes.set_yticks(range(len(layers)), layers, fontsize=7)
+        else:
+            axes.set_yticks([])
         axes.set_xticks(shown, [epochs[i] for i in shown])
         axes.set_xlabel("epoch" if at >= len(PANELS) - COLUMNS else "")
     canvas.draw()  # type: ignore[no-untyped-call]
