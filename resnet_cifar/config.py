@@ -23,6 +23,7 @@ from resnet_cifar.messages import one_line, unknown_key
 from resnet_cifar.model import ResNet18
 from resnet_cifar.norm import BatchNorm, GroupNorm, NoNorm
 from resnet_cifar.optimizer import SGD, AdamW
+from resnet_cifar.probe import Probe
 from resnet_cifar.regularization import Regularization
 from resnet_cifar.scheduler import Constant, Cosine, OneCycle, Step
 from resnet_cifar.trainer import Trainer
@@ -36,6 +37,7 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "scheduler": (Constant, Cosine, Step, OneCycle),
     "regularization": (Regularization,),
     "trainer": (Trainer,),
+    "probe": (Probe,),
 }
 
 
@@ -50,6 +52,7 @@ class Config:
     scheduler: Any
     regularization: Any
     trainer: Any
+    probe: Any
     seed: int
     output_root: str = execution()
     rerun: bool = execution()
@@ -204,6 +207,8 @@ def load(path: Path) -> Config:
         plain = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(plain, dict):
             raise ValueError("not a mapping")
+        if plain and "probe" not in plain:  # added after runs exist, which had none
+            plain["probe"] = {"name": Probe.NAME, **dataclasses.asdict(compose([]).probe)}
         for group, kinds in PARTS.items():
             values = dict(plain[group])
             name = values.pop("name")

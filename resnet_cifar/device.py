@@ -157,6 +157,19 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         _be_deterministic(was_deterministic, compute.compile)
 
 
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """float32 products with all their digits, where a run may use TF32."""
+    cudnn_conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision, cudnn_conv.fp32_precision
+    matmul.fp32_precision = cudnn_conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, cudnn_conv.fp32_precision = before
+
+
 def _be_deterministic(wanted: bool, compiled: bool) -> None:
     if compiled:
         torch.use_deterministic_algorithms(wanted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -14,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_cifar import checkpoint, pictures
-from resnet_cifar.device import Compute
+from resnet_cifar import checkpoint, gradient_flow, pictures
+from resnet_cifar.device import Compute, full_float32
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.files import write_atomically
 from resnet_cifar.images import DeviceImages
 from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.metrics import OBJECTIVE, finite
+from resnet_cifar.probe import Probe
 from resnet_cifar.progress import Display
-from resnet_cifar.randomness import Draws, clean, training_draws, validation_draws
+from resnet_cifar.randomness import Draws, clean, probe_draws, training_draws, validation_draws
 from resnet_cifar.recorder import Recorder
 from resnet_cifar.scheduler import Schedule
 
@@ -54,6 +57,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     totals: Tensor  # float64 [2] on the device: this epoch's summed loss and correct images so far
+    rotations: Tensor  # this epoch's measured rotations so far: gradient_flow.rotations
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
     best: dict[str, Any] | None = None
@@ -66,6 +70,7 @@ class State:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "totals": self.totals,
+            "rotations": self.rotations,
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
@@ -84,6 +89,8 @@ class State:
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.optimizer.load_state_dict(saved["optimizer"])
             self.totals.copy_(saved["totals"])
+            if "rotations" in saved:  # not in the checkpoints of earlier versions
+                self.rotations.copy_(saved["rotations"])
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
 
 
@@ -92,6 +99,7 @@ class Engine:
     """A run in memory. `fit()` trains it to its end."""
 
     plan: Plan
+    probe: Probe
     state: State
     forward: Callable[[Tensor], Tensor]  # the model, or the compiled model
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -128,6 +136,8 @@ class Engine:
                 self.recorder.progress(epoch, self.state.best)
                 return "diverged"
             metrics |= self.validate(epoch)
+            if self.probe.due(epoch, self.plan.epochs):
+                metrics |= self.examine(epoch)
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
         checkpoint.save(self.directory / checkpoint.LAST, self.state.dump_weights())
@@ -142,9 +152,11 @@ class Engine:
             plan.seed, epoch, len(self.train), self.train.padding, plan.flip_probability
         ).to(self.compute.device)
         state.model.train()
+        measured = self._measured_steps(epoch)
         try:
             for step in range(first, self.steps):
-                self.step(draws, step, plan.schedule((epoch - 1) * self.steps + step))
+                with self._rotating() if step in measured else contextlib.nullcontext():
+                    self.step(draws, step, plan.schedule((epoch - 1) * self.steps + step))
                 state.step = step + 1
                 self._show(epoch, first, start)
                 self._stop_or_save()
@@ -199,6 +211,44 @@ class Engine:
             metrics |= {f"{k}/{view}": v for k, v in score(values, self.val.labels).items()}
         return metrics
 
+    def examine(self, epoch: int) -> dict[str, Any]:
+        """Probe the network as the epoch left it: rows to the record, metrics returned."""
+        start = time.perf_counter()
+        plan, state, probe = self.plan, self.state, self.probe
+        draws = probe_draws(plan.seed, len(self.train), self.train.padding, plan.flip_probability)
+        x, y = self.train.batch(draws.to(self.compute.device), 0, probe.images)
+        with full_float32():
+            rows = gradient_flow.inspect(state.model, x, y, self.loss)
+        steps = self._measured_steps(epoch)
+        lr = sum(plan.schedule((epoch - 1) * self.steps + step) for step in steps) / len(steps)
+        turned = gradient_flow.angular_updates(state.model, state.optimizer, state.rotations, lr)
+        where = {"epoch": epoch, "step": epoch * self.steps}
+        self.recorder.probe([where | row | turned.get(row["layer"], {}) for row in rows])
+        batchnorm = any(row["kind"] == "norm" for row in rows)
+        metrics = self._validate_with_batch_statistics() if batchnorm else {}
+        self.compute.synchronize()
+        return {**metrics, "speed/probe_seconds": time.perf_counter() - start}
+
+    def _validate_with_batch_statistics(self) -> dict[str, float]:
+        """Clean validation, normalised as in training: batches about as large, their statistics.
+
+        Where `loss/val` is large and this is not, it is the running statistics that lag.
+        """
+        images = min(self.probe.val_images, len(self.val))
+        size = math.ceil(images / math.ceil(images / self.plan.batch_size))  # no small last batch
+        draws = Draws(*(part[:images] for part in clean(len(self.val), self.val.padding)))
+        model = copy.deepcopy(self.state.model)  # in training mode it moves its running statistics
+        logits = predict(model, self.val, draws, self.compute, size, self._stop, training=True)
+        scores = score(logits, self.val.labels[:images])
+        return {f"{name}/val_batch_statistics": value for name, value in scores.items()}
+
+    def _measured_steps(self, epoch: int) -> list[int]:
+        due = self.probe.due(epoch, self.plan.epochs)
+        return self.probe.measured_steps(self.steps) if due else []
+
+    def _rotating(self) -> contextlib.AbstractContextManager[None]:
+        return gradient_flow.rotating(self.state.model, self.state.rotations)
+
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Record first, then move the state to the next epoch and save it when due."""
         state, plan = self.state, self.plan
@@ -207,6 +257,7 @@ class Engine:
             self.recorder.board.histograms(state.model, epoch)
         state.epoch, state.step = epoch, 0
         state.totals.zero_()
+        state.rotations.zero_()
         improved = state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]
         if improved:
             state.best = {"epoch": epoch, **{k: metrics[k] for k in (OBJECTIVE, "loss/val")}}
@@ -294,16 +345,18 @@ def predict(
     compute: Compute,
     batch_size: int,
     between: Callable[[], None] = lambda: None,
+    training: bool = False,
 ) -> Tensor:
     """Logits float32 [n, classes] of a view, in evaluation mode.
 
     Args:
         between: called after every batch; it may raise to stop.
+        training: in training mode instead, which changes the model's running statistics.
     """
-    model.eval()
+    model.train(training)
     draws = draws.to(compute.device)
     parts = []
-    for start in range(0, len(images), batch_size):
+    for start in range(0, len(draws.order), batch_size):
         x, _ = images.batch(draws, start, start + batch_size)
         with compute.autocast():
             parts.append(model(x).float())

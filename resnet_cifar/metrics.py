@@ -1,18 +1,17 @@
-"""metrics.jsonl and run.json: the two files of a run that programs read. No torch here."""
+"""run.json, metrics.jsonl, probe.jsonl: the files of a run that programs read. No torch here."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from resnet_cifar.files import write_atomically
 from resnet_cifar.lock import is_held
 
-RUN, METRICS, LOCK = "run.json", "metrics.jsonl", ".lock"
+RUN, METRICS, PROBE, LOCK = "run.json", "metrics.jsonl", "probe.jsonl", ".lock"
 FINAL = ("completed", "diverged")  # outcomes: never trained again
 OBJECTIVE = "accuracy/val"
 
@@ -61,6 +60,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     A last line torn by a kill is left out.
     """
+    return _read_lines(path)
+
+
+def read_probe(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a probe.jsonl, one flat dict for each epoch and layer; [] without a file.
+
+    `pandas.DataFrame(read_probe(path))` is the table. gradient_flow.py says what the numbers are.
+    """
+    return _read_lines(path)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -84,26 +95,33 @@ def finite(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class MetricsFile:
-    """Appends one line per epoch; opening it for a resume drops the epochs to be trained again."""
+class LinesFile:
+    """Appends lines that belong to epochs; opening it for a resume drops those to be trained again.
 
-    def __init__(self, path: Path, epochs_done: int) -> None:
-        kept = [line for line in read_metrics(path) if line["epoch"] <= epochs_done]
-        self.lines = list(_last_per_epoch(kept))
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
+    Args:
+        path: there is no file before the first line.
+        epochs_done: lines of later epochs are dropped.
+        key: what tells the lines of the file apart; the last one of a key stays.
+    """
 
-    def append(self, metrics: dict[str, Any]) -> None:
-        """Write and flush one line. Raises OSError when the disk is full."""
-        line = finite(metrics)
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    def __init__(self, path: Path, epochs_done: int, key: tuple[str, ...] = ("epoch",)) -> None:
+        kept = [line for line in _read_lines(path) if line["epoch"] <= epochs_done]
+        self.lines = list({tuple(line.get(k) for k in key): line for line in kept}.values())
+        if path.exists():
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self._path = path
+        self._file: TextIO | None = None
+
+    def append(self, *lines: dict[str, Any]) -> None:
+        """Write and flush one epoch's lines. Raises OSError when the disk is full."""
+        if self._file is None:
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
+        lines = tuple(finite(line) for line in lines)
+        self._file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.lines.append(line)
+        self.lines += lines
 
     def close(self) -> None:
-        self._file.close()
-
-
-def _last_per_epoch(lines: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    return {line["epoch"]: line for line in lines}.values()
+        if self._file is not None:
+            self._file.close()

@@ -42,6 +42,12 @@ def validation_draws(seed: int, epoch: int, count: int, padding: int, flip: floa
     return Draws(torch.arange(count), *augmentation)
 
 
+def probe_draws(seed: int, count: int, padding: int, flip: float) -> Draws:
+    """Order, crops and flips of which the probe's batch is the first part: all epochs' the same."""
+    order = torch.randperm(count, generator=generator(seed, "order/probe"))
+    return Draws(order, *_augmentation(seed, "augmentation/probe", 0, count, padding, flip))
+
+
 def clean(count: int, padding: int) -> Draws:
     """The view without augmentation: centre crop, no flip, images in their own order."""
     offset = torch.full((count, 2), padding)

@@ -1,4 +1,4 @@
-"""The one writer of a run's record: run.json, metrics.jsonl, TensorBoard, train.log."""
+"""The one writer of a run's record: run.json, metrics.jsonl, probe.jsonl, TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from resnet_cifar import metrics as m
+from resnet_cifar import probe_views
 from resnet_cifar.board import Board
 from resnet_cifar.files import write_json
 
@@ -53,7 +54,8 @@ class Recorder:
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
         self._trained_images = 0
-        self._metrics = m.MetricsFile(directory / m.METRICS, epochs_done)
+        self._metrics = m.LinesFile(directory / m.METRICS, epochs_done)
+        self._probe = m.LinesFile(directory / m.PROBE, epochs_done, key=("epoch", "layer"))
         if self._metrics.lines:
             self.record["final"] = self._metrics.lines[-1]
         self.board = Board(directory, epochs_done, hparams)
@@ -77,6 +79,13 @@ class Recorder:
         self._metrics.append(metrics)
         self.board.scalars(metrics)
 
+    def probe(self, rows: list[dict[str, Any]]) -> None:
+        """What the probe found after an epoch, a row per layer."""
+        self._probe.append(*rows)
+        epoch = rows[0]["epoch"]
+        found = self._probe.lines[-len(rows) :]
+        self.board.scalars({"epoch": epoch, **probe_views.curves(found)})
+
     def progress(self, epochs_done: int, best: dict[str, Any] | None) -> None:
         """Bring run.json up to date."""
         self.record["epochs_done"] = epochs_done
@@ -90,10 +99,14 @@ class Recorder:
         self.record["error"] = error
         try:
             self._write()
+            if status in m.FINAL and self._probe.lines:
+                image = probe_views.heat_map(self._probe.lines)
+                self.board.image("probe/layers_by_epochs", image, self.record["epochs_done"])
             if status != "interrupted":
                 self.board.end(status)
         finally:
             self._metrics.close()
+            self._probe.close()
             self.board.close()
 
     def _write(self) -> None:

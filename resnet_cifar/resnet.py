@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 Norm = Callable[[int], nn.Module]
 
@@ -20,23 +19,29 @@ def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut, projected by 1×1 where the shape changes."""
+    """Two 3×3 convolutions and a shortcut, projected by 1×1 where the shape changes.
+
+    ReLUs are modules here, two of them, so that the probe can tell them apart.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = conv3x3(channels_in, channels_out, stride)
         self.norm1 = norm(channels_out)
+        self.relu1 = nn.ReLU()
         self.conv2 = conv3x3(channels_out, channels_out)
         self.norm2 = norm(channels_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             project = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
             self.shortcut = nn.Sequential(project, norm(channels_out))
+        self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.relu1(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        result: Tensor = self.relu2(out + self.shortcut(x))
+        return result
 
 
 class ResNet(nn.Module):
@@ -46,6 +51,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = conv3x3(3, width)
         self.norm = norm(width)
+        self.relu = nn.ReLU()
         stages: list[nn.Module] = []
         channels = width
         for stage, depth in enumerate(blocks):
@@ -59,7 +65,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm(self.stem(x)))
+        out = self.relu(self.norm(self.stem(x)))
         logits: Tensor = self.head(self.stages(out).mean((2, 3)))
         return logits
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_cifar import checkpoint, device
+from resnet_cifar import checkpoint, device, gradient_flow
 from resnet_cifar import metrics as m
 from resnet_cifar.config import Config, to_yaml
 from resnet_cifar.data import Split, steps_per_epoch
@@ -97,7 +97,8 @@ def train(
     cell = cell_name(config)
 
     totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
-    state = State(model, optimizer, totals, labels={"cell": cell, "seed": config.seed})
+    rotations = gradient_flow.rotations(model, compute.device)
+    state = State(model, optimizer, totals, rotations, labels={"cell": cell, "seed": config.seed})
     saved, notes = checkpoint.load_last(directory, compute.device)
     if saved is not None:
         state.restore(saved)
@@ -161,6 +162,7 @@ def train(
                 val_index=split.val.positions,
                 classes=data.CLASSES,
             ),
+            probe=config.probe,
             state=state,
             forward=torch.compile(model) if compute.compile else model,
             loss=config.regularization.loss(),

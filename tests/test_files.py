@@ -121,7 +121,7 @@ def test_a_lock_survives_its_directory_being_set_aside(tmp_path: Path) -> None:
 def test_metrics_file_drops_what_will_be_trained_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "a": 1}\n{"epoch": 2, "a": 2}\n{"epoch": 3, "a"')
-    opened = m.MetricsFile(path, epochs_done=1)
+    opened = m.LinesFile(path, epochs_done=1)
     opened.append({"epoch": 2, "a": float("nan")})
     opened.close()
     assert path.read_text() == '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": null}\n'

@@ -1,0 +1,126 @@
+"""The probe at a glance, from the rows of probe.jsonl: a few curves, and one heat map. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+# Curves over epochs: median and worst layer of each.
+CURVES = (
+    "gradient_norm",
+    "weight_norm",
+    "radial_rms",
+    "angular_update",
+    "angular_ratio",
+    "sum_cosine",
+    "xhat_cosine",
+    "mean_over_std",
+    "running_mean_gap",
+    "running_var_gap",
+    "activation_dead",
+)
+# Panels of the heat map, in rows that share their layers: quantity, title, and the colours' range
+# where runs should compare at a glance. 1e-8 is what an identity that holds leaves in float32.
+COSINE = (1e-8, 1.0)
+PANELS: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
+    ("weight_norm", "‖w‖", None),
+    ("gradient_norm", "‖∂L/∂w‖", None),
+    ("angular_update", "rotation per update (rad)", None),
+    ("radial_rms", "|cos(w, ∂L/∂w)|, filters", COSINE),
+    ("sum_cosine", "|cos(∂L/∂x, 1)|, channels", COSINE),
+    ("xhat_cosine", "|cos(∂L/∂x, x̂)|, channels", COSINE),
+    ("mean_over_std", "|μ|/σ", None),
+    ("running_mean_gap", "|running mean − μ|/σ", None),
+)
+COLUMNS = 4
+
+
+def value(row: Row, quantity: str) -> float | None:
+    """`quantity` of a row, None where it has none.
+
+    gradient_norm is that of weights. angular_ratio is measured over predicted.
+    """
+    if quantity == "gradient_norm" and row["kind"] == "norm":
+        return None
+    if quantity != "angular_ratio":
+        return row.get(quantity)
+    measured, predicted = row.get("angular_update"), row.get("angular_update_predicted")
+    return measured / predicted if measured is not None and predicted else None
+
+
+def curves(rows: Sequence[Row]) -> dict[str, float]:
+    """`probe/<quantity>/median` and `probe/<quantity>/worst` over the layers of one epoch.
+
+    The worst is the largest; of angular_ratio the one furthest from 1, as a factor. Both leave out
+    linear layers, as only the others are scale invariant. A quantity that no layer has is left out.
+    """
+    found: dict[str, float] = {}
+    for quantity in CURVES:
+        of_layers = [value(row, quantity) for row in rows if row["kind"] != "linear"]
+        values = [number for number in of_layers if number is not None]
+        if values:
+            found[f"probe/{quantity}/median"] = float(np.median(values))
+            found[f"probe/{quantity}/worst"] = max(values, key=_badness(quantity))
+    return found
+
+
+def _badness(quantity: str) -> Callable[[float], float]:
+    if quantity == "angular_ratio":
+        return lambda ratio: abs(math.log(ratio)) if ratio > 0 else math.inf
+    return abs
+
+
+def heat_map(rows: Sequence[Row]) -> np.ndarray:
+    """Layers × probed epochs, a panel per quantity: an image uint8 [height, width, 3].
+
+    Args:
+        rows: of one run, at least one. White is where there is no number, or one that is 0.
+    """
+    # Without pyplot: no window, no global state, and a third of the time to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    epochs = sorted({row["epoch"] for row in rows})
+    shown = range(0, len(epochs), math.ceil(len(epochs) / 8))
+    figure = Figure(figsize=(16, 9), dpi=80)
+    figure.subplots_adjust(left=0.08, right=0.97, bottom=0.06, top=0.96, wspace=0.2, hspace=0.15)
+    canvas = FigureCanvasAgg(figure)
+    for at, (quantity, title, limits) in enumerate(PANELS):
+        axes = figure.add_subplot(len(PANELS) // COLUMNS, COLUMNS, at + 1, title=title)
+        layers, values = table(rows, quantity)
+        if (values > 0).any():
+            low, high = limits or (np.nanmin(values[values > 0]), np.nanmax(values))
+            norm = LogNorm(low, high)
+            image = axes.imshow(values, aspect="auto", interpolation="nearest", norm=norm)
+            ticks = [low, math.sqrt(low * high), high]
+            figure.colorbar(image, ax=axes, ticks=ticks, format="%.1e").minorticks_off()
+        if at % COLUMNS == 0:
+            axes.set_yticks(range(len(layers)), layers, fontsize=7)
+        else:
+            axes.set_yticks([])
+        axes.set_xticks(shown, [epochs[i] for i in shown])
+        axes.set_xlabel("epoch" if at >= len(PANELS) - COLUMNS else "")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
+
+
+def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
+    """The layers that have `quantity`, and its magnitude, float64 [layers, probed epochs], NaN
+    where it is missing.
+    """
+    found = {
+        (row["layer"], row["epoch"]): abs(number)
+        for row in rows
+        if (number := value(row, quantity)) is not None
+    }
+    layers = list(dict.fromkeys(layer for layer, _ in found))
+    epochs = sorted({row["epoch"] for row in rows})
+    cells = [[found.get((layer, epoch), math.nan) for epoch in epochs] for layer in layers]
+    return layers, np.array(cells, dtype=float).reshape(len(layers), len(epochs))

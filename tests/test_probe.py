@@ -1,0 +1,572 @@
+"""The probe: what it measures is right, and training never notices it."""
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, Program
+from test_run import directory, interrupt_at, lines, record
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_cifar import gradient_flow as flow
+from resnet_cifar import metrics as m
+from resnet_cifar import probe_views
+from resnet_cifar.config import compose, load
+from resnet_cifar.errors import ConfigError
+from resnet_cifar.identity import cell_name
+from resnet_cifar.images import DeviceImages
+from resnet_cifar.norm import DETACH, BatchNorm
+from resnet_cifar.probe import Probe
+from resnet_cifar.randomness import clean, probe_draws
+from resnet_cifar.resnet import resnet18
+
+BATCH_STATISTICS = {"accuracy/val_batch_statistics", "loss/val_batch_statistics"}
+
+
+# The identities, inside the network.
+
+
+def network(detach: str, eps: float = 1e-5, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """ResNet-18 of width 3 whose norm layers have a γ and β of their own."""
+    torch.manual_seed(0)
+    net = resnet18(3, BatchNorm(detach=detach, eps=1e-5, momentum=0.1).build, 10).to(dtype)
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps = eps
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias)
+            nn.init.normal_(norm.running_mean)
+    return net
+
+
+def images(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(1)
+    return torch.randn(8, 3, 32, 32, generator=source, dtype=dtype) + 0.5, torch.arange(8)
+
+
+def inspect(net: nn.Module) -> dict[str, dict[str, Any]]:
+    x, y = images(next(net.parameters()).dtype)
+    return {row["layer"]: row for row in flow.inspect(net, x, y, F.cross_entropy)}
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a/b; 0 for a channel that no gradient reaches."""
+    return torch.where(b == 0, 0.0, a / b)
+
+
+def rms(values: Tensor) -> float:
+    return values.square().mean().sqrt().item()
+
+
+def by_hand(net: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """For each norm layer: its input x, ∂L/∂x, and the filter before it with its gradient."""
+    net.train()
+    inputs: dict[str, Tensor] = {}
+    filters: dict[str, nn.Conv2d] = {}
+    latest: list[nn.Conv2d] = []
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(lambda c, *_: latest.append(c)))
+        if isinstance(module, nn.BatchNorm2d):
+
+            def keep(_: nn.Module, args: tuple[Tensor], out: Tensor, name: str = name) -> None:
+                inputs[name], filters[name] = args[0], latest[-1]
+
+            handles.append(module.register_forward_hook(keep))
+    x, y = images(next(net.parameters()).dtype)
+    loss = F.cross_entropy(net(x), y)
+    gradients = torch.autograd.grad(loss, list(inputs.values()), retain_graph=True)
+    net.zero_grad()
+    loss.backward()
+    for handle in handles:
+        handle.remove()
+    return {
+        name: {
+            "x": inputs[name].detach().transpose(0, 1).flatten(1),
+            "dx": dx.transpose(0, 1).flatten(1),
+            "w": filters[name].weight.detach().flatten(1),
+            "dw": filters[name].weight.grad.flatten(1),
+        }
+        for name, dx in zip(inputs, gradients, strict=True)
+    }
+
+
+@pytest.mark.parametrize("eps", [1e-30, 1e-5])
+@pytest.mark.parametrize("detach", DETACH)
+def test_the_identities_as_the_probe_sees_them(detach: str, eps: float) -> None:
+    """Each cosine is its closed form in γ, σ, ∂L/∂γ, ∂L/∂β, to rounding; or vanishes, to rounding.
+
+    Σ∂L/∂x = (γ/σ) ∂L/∂β where the mean is detached, else 0. ⟨∂L/∂x, x̂⟩ = (γ/σ) ∂L/∂γ where the
+    variance is, else (γ/σ) ∂L/∂γ · eps/σ². w·∂L/∂w = σ⟨∂L/∂x, x̂⟩ + μ Σ∂L/∂x, filter by filter.
+    """
+    net = network(detach, eps)
+    rows = inspect(net)
+    parts = by_hand(net)
+    assert len(parts) == 20
+    conv_of = {"norm": "stem"}
+    for name, part in parts.items():
+        norm = net.get_submodule(name)
+        x, dx, w, dw = part["x"], part["dx"], part["w"], part["dw"]
+        var, mean = torch.var_mean(x, 1, correction=0)
+        sigma = torch.sqrt(var + eps)
+        scale = norm.weight.detach() / sigma
+        total = scale * norm.bias.grad if detach in ("mean", "both") else torch.zeros_like(mean)
+        left = 1.0 if detach in ("var", "both") else eps / sigma**2
+        inner = scale * norm.weight.grad * left
+        xhat_norm = torch.sqrt(x.shape[1] * var) / sigma
+        length = dx.norm(dim=1)
+        expected = {
+            "sum_cosine": rms(ratio(total, length * math.sqrt(x.shape[1]))),
+            "xhat_cosine": rms(ratio(inner, length * xhat_norm)),
+        }
+        for key, closed in expected.items():
+            assert rows[name][key] == pytest.approx(closed, rel=1e-8, abs=1e-13), (name, key)
+        conv = conv_of.get(name) or name.replace("norm", "conv").replace("shortcut.1", "shortcut.0")
+        radial = sigma * inner + mean * total
+        cosine = ratio(radial, w.norm(dim=1) * dw.norm(dim=1))
+        assert rows[conv]["radial_rms"] == pytest.approx(rms(cosine), rel=1e-7, abs=1e-12)
+        whole = radial.sum() / (w.norm() * dw.norm())
+        assert rows[conv]["radial"] == pytest.approx(whole.item(), rel=1e-6, abs=1e-12)
+
+        # What vanishes and what does not, in numbers.
+        assert (rows[name]["sum_cosine"] < 1e-13) == (detach in ("none", "var"))
+        if detach in ("mean", "both"):
+            assert rows[name]["sum_cosine"] > 1e-3
+        if detach in ("var", "both"):
+            assert rows[name]["xhat_cosine"] > 1e-4
+        else:
+            assert rows[name]["xhat_cosine"] < (1e-12 if eps < 1e-20 else 1e-3)
+        if detach == "none":
+            assert rows[conv]["radial_rms"] < (1e-12 if eps < 1e-20 else 1e-3)
+        else:
+            assert rows[conv]["radial_rms"] > 1e-4
+
+
+@pytest.mark.parametrize("detach", DETACH)
+def test_float32_tells_a_broken_identity_from_one_that_holds(detach: str) -> None:
+    """What a run computes: at least two orders of magnitude lie between the two."""
+    rows = inspect(network(detach, dtype=torch.float32)).values()
+    sums = [row["sum_cosine"] for row in rows if row["kind"] == "norm"]
+    assert max(sums) < 1e-6 if detach in ("none", "var") else min(sums) > 1e-3
+
+
+def test_the_other_quantities_by_hand() -> None:
+    net = network("none")
+    rows = inspect(net)
+    before = {name: b.clone() for name, b in net.named_buffers()}
+    parts = by_hand(net)
+    for name, part in parts.items():
+        row, norm = rows[name], net.get_submodule(name)
+        x = part["x"]
+        var, mean = torch.var_mean(x, 1, correction=0)
+        sigma = torch.sqrt(var + norm.eps)
+        unbiased = x.var(1)
+        expected = {
+            "gradient_norm": part["dx"].norm().item(),
+            "mean_over_std": rms(mean / sigma),
+            "std_min": sigma.min().item(),
+            "std_max": sigma.max().item(),
+            "running_mean_gap": rms((before[f"{name}.running_mean"] - mean) / sigma),
+            "running_var_gap": rms(
+                torch.log((before[f"{name}.running_var"] + norm.eps) / (unbiased + norm.eps))
+            ),
+        }
+        assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-9)
+    head = net.head.weight
+    row = rows["head"]
+    assert row["kind"] == "linear"
+    assert row["weight_norm"] == pytest.approx(head.norm().item())
+    assert row["gradient_norm"] == pytest.approx(head.grad.norm().item())
+    kinds = [row["kind"] for row in rows.values()]
+    assert [kinds.count(k) for k in ("conv", "linear", "norm", "activation")] == [20, 1, 20, 17]
+    assert list(rows)[:4] == ["stem", "norm", "relu", "stages.0.0.conv1"]  # in the order of use
+
+
+def test_activations_and_the_dead_among_them() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.head = nn.ReLU(), nn.Linear(4, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.relu(x).mean((2, 3)))
+
+    x = -torch.ones(2, 4, 2, 2, dtype=torch.float64)
+    x[0, 1, 0, 0] = 8.0  # one place of one image is enough to be alive
+    x[:, 2] = 2.0
+    rows = flow.inspect(Net(), x, torch.tensor([0, 1]), F.cross_entropy)
+    values = x.clamp(min=0)
+    assert rows[0] == {
+        "layer": "relu",
+        "kind": "activation",
+        "activation_mean": pytest.approx(values.mean().item()),
+        "activation_std": pytest.approx(values.std(correction=0).item()),
+        "activation_dead": 0.5,
+    }
+
+
+@pytest.mark.parametrize("detach", DETACH)
+def test_the_model_is_left_as_it_is(detach: str) -> None:
+    net = network(detach).eval()
+    net.head.weight.grad = torch.ones_like(net.head.weight)
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    generator = torch.random.get_rng_state()
+    inspect(net)
+    assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+    assert not any(module.training for module in net.modules())
+    assert [p.grad is not None for p in net.parameters()].count(True) == 1
+    assert torch.equal(net.head.weight.grad, torch.ones_like(net.head.weight))
+    assert not any(module._forward_hooks for module in net.modules())
+    assert torch.equal(torch.random.get_rng_state(), generator)
+
+
+# The angular update.
+
+
+def test_a_rotation_with_a_known_angle() -> None:
+    """Filters turned by angles down to a microradian, and stretched, which is no rotation."""
+    angles = torch.tensor([0.3, 1e-3, 1e-6], dtype=torch.float64)
+    before = torch.zeros(3, 5, 1, 1, dtype=torch.float64)
+    before[:, 0] = 2.0
+    after = torch.zeros_like(before)
+    after[:, 0, 0, 0], after[:, 1, 0, 0] = 7 * torch.cos(angles), 7 * torch.sin(angles)
+    for angle, *pair in zip(angles, before, after, strict=True):
+        turned = flow.rotation(*(w[None] for w in pair)).sqrt().item()
+        assert turned == pytest.approx(angle.item(), rel=1e-9)
+    mean_square = angles.square().mean().item()
+    assert flow.rotation(before, after).item() == pytest.approx(mean_square, rel=1e-9)
+    assert flow.rotation(before, -before).item() == pytest.approx(math.pi**2)
+
+
+def test_the_account_averages_squares_over_updates() -> None:
+    net = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Flatten())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5, weight_decay=0.2)
+    account = flow.rotations(net, torch.device("cpu"))
+    weight = net[0].weight
+
+    def turn(to: float) -> None:
+        with torch.no_grad():
+            weight.copy_(torch.tensor([[math.cos(to), math.sin(to)]]) * 2)
+
+    turn(0.0)
+    for to in (0.3, 0.7):
+        with flow.rotating(net, account):
+            turn(to)
+    (found,) = flow.angular_updates(net, optimizer, account, lr=0.1).values()
+    assert found["angular_update"] == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2), rel=1e-6)
+    assert found["angular_update_predicted"] == pytest.approx(math.sqrt(2 * 0.1 * 0.2 / 1.5))
+    assert found["effective_lr"] == pytest.approx(0.1 / 4)
+    nothing = flow.rotations(net, torch.device("cpu"))
+    assert flow.angular_updates(net, optimizer, nothing, 0.1)["0"]["angular_update"] is None
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_prediction_is_where_a_scale_invariant_weight_ends(momentum: float) -> None:
+    """SGD on gradients that are orthogonal to the filter, scale as 1/‖w‖ and are else noise: from
+    filters far too long and far too short to √(2·lr·wd/(1+m)) a step.
+    """
+    source = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(200, 40, bias=False))
+    weight = net[0].weight
+    with torch.no_grad():
+        weight.normal_(generator=source).mul_(torch.logspace(-1, 1, 40)[:, None])
+    lr, decay = 0.1 * (1 - momentum), 0.02
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+    account = flow.rotations(net, torch.device("cpu"))
+    for step in range(3000):
+        noise = torch.randn(weight.shape, generator=source)
+        direction = F.normalize(weight.detach())
+        tangent = noise - (noise * direction).sum(1, keepdim=True) * direction
+        weight.grad = tangent / weight.detach().norm(dim=1, keepdim=True)
+        if step < 2000 or step % 10:
+            optimizer.step()
+        else:
+            with flow.rotating(net, account):
+                optimizer.step()
+    (found,) = flow.angular_updates(net, optimizer, account, lr).values()
+    assert found["angular_update"] == pytest.approx(found["angular_update_predicted"], rel=0.02)
+
+
+def test_no_prediction_where_none_is_known() -> None:
+    parameters = [nn.Parameter(torch.ones(2))]
+    for optimizer in (
+        torch.optim.AdamW(parameters, weight_decay=0.1),
+        torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    ):
+        assert flow.predicted_rotation(optimizer.param_groups[0], 0.1) is None
+
+
+# Whole runs.
+
+SMALL = [*TINY, "trainer.epochs=3", "optimizer.lr=0.1", "regularization.weight_decay=0.01"]
+SMALL += ["data.train_size=48"]
+
+
+def training(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor], bytes]:
+    """What training left: the metrics but for the probe's, the weights, the predictions."""
+    metrics = [{k: v for k, v in line.items() if k not in BATCH_STATISTICS} for line in lines(path)]
+    weights = torch.load(path / "last.pt", weights_only=True)["model"]
+    return metrics, weights, np.load(path / "predictions.npz")["logits_val"].tobytes()
+
+
+def assert_same_training(a: Path, b: Path) -> None:
+    ours, theirs = training(a), training(b)
+    assert ours[0] == theirs[0]
+    assert all(torch.equal(ours[1][name], theirs[1][name]) for name in theirs[1])
+    assert ours[2] == theirs[2]
+
+
+@pytest.mark.parametrize("detach", ["none", "mean", "both"])
+def test_training_is_the_same_to_the_last_bit(program: Program, detach: str) -> None:
+    runs = {}
+    for option in ("off", "default", "full"):
+        arguments = [*SMALL, f"norm.detach={detach}", f"probe={option}", f"output_root={option}"]
+        arguments.append("model.width=8")  # channels_last, as real runs are
+        assert program(*arguments).code == 0
+        runs[option] = directory(*arguments[len(TINY) :])
+        assert runs[option].parts[1:] == runs["off"].parts[1:]  # the same name
+    assert_same_training(runs["default"], runs["off"])
+    assert_same_training(runs["full"], runs["off"])
+    assert not (runs["off"] / m.PROBE).exists()
+    probed = {
+        option: sorted({row["epoch"] for row in m.read_probe(run / m.PROBE)})
+        for option, run in runs.items()
+    }
+    assert probed == {"off": [], "default": [1, 3], "full": [1, 2, 3]}
+    for option, epochs in probed.items():
+        for line in m.read_metrics(runs[option] / m.METRICS):
+            extra = BATCH_STATISTICS | {"speed/probe_seconds"}
+            assert extra & line.keys() == (extra if line["epoch"] in epochs else set())
+
+
+@pytest.mark.parametrize(("detach", "step"), [("none", 1), ("both", 2)])
+def test_interrupted_and_resumed_with_the_probe(program: Program, detach: str, step: int) -> None:
+    """Also what the probe measured is what it had been: the rotations before the interruption are
+    in the checkpoint.
+    """
+    more = [*SMALL, f"norm.detach={detach}"]
+    program(*more, "output_root=off")
+    program(*more, "probe=full", "output_root=undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, step, signal.SIGTERM)
+        stopped = program(*more, "probe=full")
+    assert stopped.code == 128 + signal.SIGTERM
+    assert program(*more, "probe=full").code == 0
+    run, undisturbed, off = (
+        directory(*more[len(TINY) :], f"output_root={root}")
+        for root in ("outputs", "undisturbed", "off")
+    )
+    assert_same_training(run, off)
+    assert lines(run) == lines(undisturbed)
+    assert (run / m.PROBE).read_text() == (undisturbed / m.PROBE).read_text()
+    rows = m.read_probe(run / m.PROBE)
+    assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) == 3 * 58
+
+
+def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None:
+    program(*SMALL, "output_root=off")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, 1, signal.SIGTERM)
+        program(*SMALL)
+    assert program(*SMALL, "probe=full").code == 0
+    run, off = (directory(*SMALL[len(TINY) :], f"output_root={r}") for r in ("outputs", "off"))
+    assert_same_training(run, off)
+    assert {row["epoch"] for row in m.read_probe(run / m.PROBE)} == {2, 3}
+
+
+def test_what_stands_in_a_row(program: Program) -> None:
+    program(*SMALL, "probe=full", "optimizer.momentum=0.5")
+    rows = m.read_probe(directory(*SMALL, "optimizer.momentum=0.5") / m.PROBE)
+    everywhere = {"epoch", "step", "layer", "kind"}
+    weights = {"weight_norm", "gradient_norm", "radial", "radial_rms", "effective_lr"}
+    weights |= {"angular_update", "angular_update_predicted"}
+    of_kind = {
+        "conv": weights,
+        "linear": weights,
+        "norm": {
+            "gradient_norm", "sum_cosine", "xhat_cosine", "mean_over_std", "std_min", "std_max",
+            "running_mean_gap", "running_var_gap",
+        },
+        "activation": {"activation_mean", "activation_std", "activation_dead"},
+    }  # fmt: skip
+    for row in rows:
+        assert set(row) == everywhere | of_kind[row["kind"]]
+        assert row["step"] == 3 * row["epoch"]
+        assert all(math.isfinite(v) for k, v in row.items() if k not in ("layer", "kind"))
+        if row["kind"] == "conv":
+            predicted = math.sqrt(2 * 0.1 * 0.01 / 1.5)
+            assert row["angular_update_predicted"] == pytest.approx(predicted)
+            assert 1e-3 < row["angular_update"] < 1
+
+
+@pytest.mark.parametrize("option", ["norm=none", "norm=groupnorm", "optimizer=adamw"])
+def test_other_networks_and_optimizers(program: Program, option: str) -> None:
+    more = [option, "probe=full", "trainer.epochs=1"]
+    more += ["norm.groups=2"] if option == "norm=groupnorm" else []
+    assert program(*TINY, *more).code == 0
+    rows = m.read_probe(directory(*more) / m.PROBE)
+    assert ("norm" in {row["kind"] for row in rows}) == (option == "optimizer=adamw")
+    (line,) = lines(directory(*more))
+    assert (line.keys() >= BATCH_STATISTICS) == (option == "optimizer=adamw")
+
+
+def test_validation_with_batch_statistics_by_hand(program: Program) -> None:
+    """Clean images in equal batches no larger than training's: 30 as 15 and 15, not 16 and 14."""
+    more = ["probe=full", "probe.val_images=30"]
+    program(*TINY, *more)
+    config = compose([*TINY, *more])
+    model = config.model.build(config.norm.build, 10).train()
+    saved = torch.load(directory(*more) / "last.pt", weights_only=True)["model"]
+    model.load_state_dict(saved)
+    part = config.data.load().val
+    val = DeviceImages(part, 4, torch.device("cpu"), torch.contiguous_format)
+    batches = [val.batch(clean(32, 4), start, start + 15) for start in (0, 15)]
+    with torch.no_grad():
+        losses = [F.cross_entropy(model(x), y).item() for x, y in batches]
+    last = lines(directory(*more))[-1]
+    assert last["loss/val_batch_statistics"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+    assert last["loss/val_batch_statistics"] != pytest.approx(last["loss/val"], rel=1e-3)
+
+
+def test_the_record_of_a_diverged_run(program: Program) -> None:
+    assert program(*TINY, "optimizer.lr=1e30", "probe=full").code == 0
+    run = directory("optimizer.lr=1e30")
+    assert record(run)["status"] == "diverged"
+
+
+# The file, and who reads it.
+
+
+def test_the_file_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "probe.jsonl"
+    opened = m.LinesFile(path, 0, key=("epoch", "layer"))
+    assert not path.exists()
+    opened.append(*({"epoch": 1, "layer": layer, "x": 1.0} for layer in "ab"))
+    opened.append(*({"epoch": 2, "layer": layer, "x": math.inf} for layer in "ab"))
+    opened.close()
+    with path.open("a") as file:
+        file.write('{"epoch": 3, "layer": "a", "x"')  # torn
+    assert [row["x"] for row in m.read_probe(path)] == [1.0, 1.0, None, None]
+    again = m.LinesFile(path, 1, key=("epoch", "layer"))
+    again.close()
+    expected = [{"epoch": 1, "layer": layer, "x": 1.0} for layer in "ab"]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == expected
+
+
+def test_readers_need_no_torch() -> None:
+    code = (
+        "import sys; from resnet_cifar import metrics, probe_views; metrics.read_probe;"
+        "assert not {'torch', 'matplotlib'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_tensorboard_gets_curves_and_one_image(program: Program) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 3, 1, signal.SIGTERM)
+        program(*SMALL, "probe=full")
+    program(*SMALL, "probe=full")
+    run = directory(*SMALL)
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    curves = [tag for tag in tags["scalars"] if tag.startswith("probe/")]
+    assert set(curves) == {
+        f"probe/{name}/{which}" for name in probe_views.CURVES for which in ("median", "worst")
+    }
+    assert len(curves) <= 24
+    for tag in [*curves, "loss/val_batch_statistics"]:
+        assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3]
+    rows = [row for row in m.read_probe(run / m.PROBE) if row["epoch"] == 2]
+    drawn = events.Scalars("probe/sum_cosine/worst")[1].value
+    assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
+    assert tags["images"] == ["probe/layers_by_epochs"]
+    (image,) = events.Images("probe/layers_by_epochs")
+    assert image.step == 3
+    assert image.width > image.height > 500
+
+
+def test_curves_and_table_of_a_hand_made_epoch() -> None:
+    rows = [
+        {"epoch": 5, "layer": "a", "kind": "conv", "angular_update": 0.02, "radial_rms": 0.1,
+         "angular_update_predicted": 0.01, "gradient_norm": 1.0},
+        {"epoch": 5, "layer": "b", "kind": "conv", "angular_update": 0.001, "radial_rms": None,
+         "angular_update_predicted": 0.01, "gradient_norm": 3.0},
+        {"epoch": 5, "layer": "c", "kind": "linear", "radial_rms": 0.9, "gradient_norm": 9.0},
+        {"epoch": 5, "layer": "d", "kind": "norm", "gradient_norm": 100.0},
+    ]  # fmt: skip
+    curves = probe_views.curves(rows)
+    assert curves["probe/angular_ratio/worst"] == pytest.approx(0.1)  # a tenth is worse than twice
+    assert curves["probe/radial_rms/worst"] == 0.1
+    assert curves["probe/gradient_norm/median"] == 2.0
+    assert "probe/weight_norm/median" not in curves
+    rows.append(rows[0] | {"epoch": 7, "gradient_norm": -2.0})
+    layers, table = probe_views.table(rows, "gradient_norm")
+    assert layers == ["a", "b", "c"]
+    np.testing.assert_array_equal(table, [[1, 2], [3, math.nan], [9, math.nan]])
+    assert probe_views.heat_map(rows).shape[2] == 3
+
+
+# The options.
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", -1), ("images", 1), ("val_images", 1), ("angular_steps", 0)],
+)
+def test_what_is_not_allowed_is_said_in_one_line(key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^probe\.{key}={value} is not allowed: .*or more$"):
+        compose([f"probe.{key}={value}"])
+
+
+def test_the_probe_is_no_part_of_a_run_s_name() -> None:
+    """The names of the runs that exist."""
+    probes = [compose([f"probe={option}"]).probe for option in ("off", "default", "full")]
+    assert len(set(map(str, probes))) == 3
+    for path in (ROOT / "experiments" / "results" / "width16").iterdir():
+        (recorded,) = path.glob("seed=0")
+        flat = json.loads((recorded / "run.json").read_text())["config"]
+        keys = ("optimizer.lr", "scheduler", "norm.detach", "regularization.weight_decay")
+        overrides = [f"{key}={flat[key]}" for key in (*keys, "model.width", "trainer.epochs")]
+        config = compose(overrides)
+        for probe in probes:
+            assert cell_name(dataclasses.replace(config, probe=probe)) == path.name
+    for field in dataclasses.fields(Probe):
+        assert field.metadata["execution"]
+
+
+def test_a_configuration_from_before_the_probe_can_be_read(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from resnet_cifar.config import to_yaml
+
+    config = compose(TINY)
+    plain = OmegaConf.create(to_yaml(config))
+    del plain["probe"]
+    OmegaConf.save(plain, tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == config
+
+
+def test_when_and_which_updates() -> None:
+    probe = Probe(epochs=5, images=2, val_images=2, angular_steps=4)
+    assert [e for e in range(1, 13) if probe.due(e, 12)] == [1, 5, 10, 12]
+    assert not any(dataclasses.replace(probe, epochs=0).due(e, 12) for e in range(1, 13))
+    assert probe.measured_steps(100) == [24, 49, 74, 99]
+    assert probe.measured_steps(3) == [0, 1, 2]
+
+
+def test_the_batch_is_the_seed_s_alone() -> None:
+    first, again, other = (probe_draws(seed, 50, 4, 0.5) for seed in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.order, other.order)
