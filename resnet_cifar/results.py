@@ -109,6 +109,26 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     return curves
 
 
+def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
+    """What the probe found in `runs` (as from `load_runs`, or a directory of runs).
+
+    Returns:
+        One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and
+        the numbers `gradient_flow` defines, NaN where they don't apply. Empty without a probe.
+    """
+    if not isinstance(runs, pd.DataFrame):
+        runs = load_runs(runs)
+    parts = []
+    for run in records(runs):
+        lines = m.read_probe(Path(run["directory"]) / m.PROBE)
+        if lines:
+            part = pd.DataFrame(lines).drop_duplicates(["epoch", "layer"], keep="last")
+            for position, key in enumerate(("directory", "cell", "seed")):
+                part.insert(position, key, run[key])
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
 class Predictions(NamedTuple):
     """A run's last-epoch logits on the validation images."""
 

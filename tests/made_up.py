@@ -83,3 +83,24 @@ def make_run(
         np.savez(directory / "predictions.npz", logits_val=half, logits_val_augmented=half,
                  labels=labels, index=np.arange(len(half)))  # fmt: skip
     return directory
+
+
+def add_probe(directory: Path, broken: Sequence[str] = (), ratio: float = 1.0) -> None:
+    """A probe.jsonl of two epochs: the cosines named in `broken` are 0.05, the others 1e-7."""
+    lines = []
+    for epoch, drift in ((1, 1.0), (2, 3.0)):
+        for layer in ("a", "b"):
+            cosines = {
+                name: 0.05 if name in broken else 1e-7 for name in ("sum_cosine", "xhat_cosine")
+            }
+            radial = 0.05 if "radial_rms" in broken else 1e-7
+            lines.append({
+                "epoch": epoch, "step": epoch, "layer": f"{layer}.norm", "kind": "norm", **cosines,
+                "mean_over_std": drift, "running_mean_gap": 0.1,
+            })  # fmt: skip
+            lines.append({
+                "epoch": epoch, "step": epoch, "layer": f"{layer}.conv", "kind": "conv",
+                "weight_norm": 2.0, "radial_rms": radial, "angular_update": 0.01 * ratio,
+                "angular_update_predicted": 0.01,
+            })  # fmt: skip
+    (directory / "probe.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

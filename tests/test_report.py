@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
-from made_up import FULL, make_run
+from made_up import FULL, add_probe, make_run
 from scipy import stats
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.report import analysis as a
-from resnet_cifar.report import figures
+from resnet_cifar.report import contents, figures, flow
 from resnet_cifar.report.__main__ import main
-from resnet_cifar.results import load_metrics, load_runs
+from resnet_cifar.report.document import Text
+from resnet_cifar.results import load_metrics, load_probe, load_runs, records
 from resnet_cifar.study import load_published, load_questions
 
 PUBLISHED = load_published()
@@ -268,6 +269,44 @@ def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> No
     interval = stats.ttest_1samp([0.2, 0.4, 0.9], 0).confidence_interval(0.95)
     assert mine.loc[2, "low"] == pytest.approx(interval.low, abs=1e-12)
     assert mine.loc[2, "high"] == pytest.approx(interval.high, abs=1e-12)
+
+
+# Gradient flow -----------------------------------------------------------------------------------
+
+
+def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
+    breaks = {
+        "none": [], "mean": ["sum_cosine", "radial_rms"], "var": ["xhat_cosine", "radial_rms"],
+        "both": ["sum_cosine", "xhat_cosine", "radial_rms"],
+    }  # fmt: skip
+    for name, broken in breaks.items():
+        overrides = [*SHORT, "scheduler=cosine", f"{WD}=0.01", f"norm.detach={name}"]
+        add_probe(make_run(tmp_path, overrides, 0, 0.5, curve=[0.4, 0.5]), broken, ratio=1.05)
+        make_run(tmp_path, overrides, 1, 0.5)  # without a probe
+        make_run(tmp_path, [*overrides, f"{WD}=0.0"], 0, 0.5)
+    found = group(tmp_path, "detach")
+    probe, curves = load_probe(tmp_path), load_metrics(tmp_path)
+    table = flow.table(found, probe, curves)
+    assert list(table["label"]) == [f"detach {name}, weight decay 0.01" for name in breaks]
+    for row, broken in zip(records(table), breaks.values(), strict=True):
+        assert row["n"] == 1
+        assert [key for key in flow.IDENTITIES if not flow.holds(row[key])] == sorted(
+            broken, key=flow.IDENTITIES.index
+        )
+        assert (row["mean_over_std/first"], row["mean_over_std"]) == (1, 3)
+        assert row["loss/val/largest"] == 1
+    picture = flow.rotation_figure(found, probe)
+    assert picture is not None
+    line = picture.axes[0].lines[-1]
+    assert line.get_ydata() == pytest.approx([1.05, 1.05])
+    document = contents.build(
+        load_runs(tmp_path), curves, list(QUESTIONS.values()), PUBLISHED, probe=probe
+    )
+    names = [block.name for block in document.pictures() if block.name.startswith("flow")]
+    assert len(names) == 1  # detach and batchnorm share runs: shown once
+    words = [block.text for block in document.blocks if isinstance(block, Text)]
+    assert any("detach none, weight decay 0.01: every identity holds" in text for text in words)
+    assert any("detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in t for t in words)
 
 
 # The whole report --------------------------------------------------------------------------------

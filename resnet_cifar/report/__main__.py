@@ -38,7 +38,7 @@ def _report(options: argparse.Namespace) -> int:
     from resnet_cifar.progress import wide_console
     from resnet_cifar.report.contents import build
     from resnet_cifar.report.document import show, write
-    from resnet_cifar.results import load_metrics, load_runs
+    from resnet_cifar.results import load_metrics, load_probe, load_runs
     from resnet_cifar.study import EXPERIMENTS, load_published, load_questions
 
     questions = load_questions(options.questions or EXPERIMENTS / "questions.yaml")
@@ -48,7 +48,9 @@ def _report(options: argparse.Namespace) -> int:
         raise UserError(
             f"{roots}: no runs there; train some, or name the directory that holds them"
         )
-    document = build(runs, load_metrics(runs), questions, load_published(), options.title)
+    document = build(
+        runs, load_metrics(runs), questions, load_published(), options.title, load_probe(runs)
+    )
     write(document, options.to)
     console = wide_console()
     if not options.quiet:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from resnet_cifar import scores
 from resnet_cifar.identity import number
-from resnet_cifar.report import analysis, figures
+from resnet_cifar.report import analysis, figures, flow
 from resnet_cifar.report.analysis import AUGMENTED, VAL, Group, Judgement
 from resnet_cifar.report.document import Document, Heading, Picture, Row, Table, Text
 from resnet_cifar.results import Predictions, load_predictions, records
@@ -33,8 +33,10 @@ def build(
     questions: Sequence[Question],
     published: Sequence[Published],
     title: str = "Report",
+    probe: pd.DataFrame | None = None,
 ) -> Document:
-    """The report on `runs` (as from `load_runs`) and their `curves` (`load_metrics`)."""
+    """The report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`."""
+    probe = pd.DataFrame() if probe is None else probe
     document = Document(title)
     counts = runs["status"].value_counts() if len(runs) else pd.Series(dtype=int)
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -60,6 +62,9 @@ def build(
         document.add(Heading("Overview"), Picture("overview", figure, caption))
     for group in found:
         _question(document, group, curves, published)
+        # The same runs answer several questions; the one with most of them shows the probe.
+        if not any(set(group.runs["cell"]) < set(other.runs["cell"]) for other in found):
+            _gradient_flow(document, group, curves, probe)
     _bookkeeping(document, runs)
     return document
 
@@ -309,6 +314,75 @@ def per_image(group: Group, found: dict[str, dict[int, Predictions]]) -> pd.Data
                 rows.append({"first": labels[a[0]], "second": labels[b[0]], "seed": seed,
                              **mcnemar(*right)._asdict()})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _gradient_flow(
+    document: Document, group: Group, curves: pd.DataFrame, probe: pd.DataFrame
+) -> None:
+    """What the probe saw, where a group's cells differ in how statistics are detached."""
+    if "norm.detach" not in group.vary:
+        picture = flow.rotation_figure(group, probe)
+        if picture is not None:
+            document.add(Picture(f"rotation-{group.name}", picture, ROTATION))
+        return
+    table = flow.table(group, probe, curves)
+    if table.empty:
+        return
+    document.add(Heading("Gradient flow", 3), Text(_in_words(table)))
+    columns: dict[str, Callable[[Row], str]] = {
+        "cell": lambda r: r["label"],
+        "n": lambda r: str(r["n"]),
+        "cos(∂L/∂x, 1)": lambda r: _small(r["sum_cosine"]),
+        "cos(∂L/∂x, x̂)": lambda r: _small(r["xhat_cosine"]),
+        "cos(w, ∂L/∂w)": lambda r: _small(r["radial_rms"]),
+        "|μ|/σ": lambda r: f"{r['mean_over_std/first']:.2f} → {r['mean_over_std']:.2f}",
+        "‖w‖": lambda r: f"{r['weight_norm/first']:.2f} → {r['weight_norm']:.2f}",
+        "lag": lambda r: f"{r['running_mean_gap']:.2f}",
+        "train loss": lambda r: f"{r['loss/train']:.3f}",
+        "val loss": lambda r: f"{r['loss/val']:.3f}",
+        "its own statistics": lambda r: f"{r['loss/val_batch_statistics']:.3f}",
+        "largest val loss": lambda r: f"{r['loss/val/largest']:.2f}",
+    }
+    document.add(
+        Table(f"flow-{group.name}", table, columns,
+              "Medians over layers at the last probed epoch (→: from the first probed one), means "
+              "over seeds. Cosines are absolute, root mean square over channels or filters. Lag: "
+              "|running mean − μ|/σ. Its own statistics: the validation loss normalised by each "
+              "validation batch itself.", words=("cell",)),
+        Picture(f"flow-{group.name}", flow.figure(group, probe),
+                "Median over layers, a line a run. Dotted: below it an identity holds, up to "
+                "rounding and eps."),
+        Picture(f"losses-{group.name}", flow.losses_figure(group, curves),
+                "Where validation explodes but not with its own statistics, the running statistics "
+                "lag; where both do, the network itself is broken."),
+    )  # fmt: skip
+    picture = flow.rotation_figure(group, probe)
+    if picture is not None:
+        document.add(Picture(f"rotation-{group.name}", picture, ROTATION))
+
+
+ROTATION = (
+    "Rotation of the filters per update, measured over √(2·lr·wd/(1+m)), the prediction for scale-"
+    "invariant weights in equilibrium: median and range over convolutions; grey, within 10 %."
+)
+
+
+def _in_words(table: pd.DataFrame) -> str:
+    """Which identities the probe found broken, cell by cell."""
+    names = dict(zip(flow.IDENTITIES, ("Σ∂L/∂x = 0", "⟨∂L/∂x, x̂⟩ = 0", "w·∂L/∂w = 0"), strict=True))
+    found: dict[str, list[str]] = {}
+    for row in records(table):
+        broken = [name for key, name in names.items() if not flow.holds(row[key])]
+        found.setdefault(", ".join(broken), []).append(row["label"])
+    parts = [
+        f"{'; '.join(cells)}: {'broken are ' + broken if broken else 'every identity holds'}."
+        for broken, cells in found.items()
+    ]
+    return "BatchNorm's identities, median layer, last probed epoch. " + " ".join(parts)
+
+
+def _small(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1e}"
 
 
 def _bookkeeping(document: Document, runs: pd.DataFrame) -> None:

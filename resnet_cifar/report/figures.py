@@ -63,11 +63,12 @@ _STYLE: Any = {
     "savefig.facecolor": PAPER,
     "legend.frameon": False,
     "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
+    "svg.fonttype": "none",  # text stays text: smaller files, and words can be found
 }
 
 
 @contextmanager
-def _figure(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
+def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(**subplots)
@@ -117,7 +118,7 @@ def overview(groups: Sequence[Group], published: Sequence[Published] = ()) -> Fi
     tables = [table.iloc[::-1] for table in tables]
     heights = [len(table) + 1.2 for table in tables]
     count = len(groups)
-    with _figure(
+    with panels(
         7.2, 0.26 * sum(heights) + 0.7 * count, nrows=count, squeeze=False, height_ratios=heights
     ) as (figure, axes):
         for group, table, axis in zip(groups, tables, axes[:, 0], strict=True):
@@ -161,7 +162,7 @@ def _with_n(row: dict[str, Any]) -> str:
 def learning_curves(group: Group, curves: pd.DataFrame) -> Figure:
     """Accuracy and loss by epoch: validation with seed bands, training faint, augmented marks."""
     look = appearance(group)
-    with _figure(9.2, 3.5, ncols=2) as (figure, axes):
+    with panels(9.2, 3.5, ncols=2) as (figure, axes):
         for axis, quantity, scale in zip(axes, ("accuracy", "loss"), (100, 1), strict=True):
             for cell, (label, color, style) in look.items():
                 for name, strength in (("val", 1.0), ("train", 0.35)):
@@ -198,7 +199,7 @@ def pick_by_epoch(group: Group, curves: pd.DataFrame) -> Figure | None:
     if table.empty:
         return None
     look = {cell: view for cell, view in appearance(group).items() if f"rank/{cell}" in table}
-    with _figure(7.2, 0.8 + 0.26 * len(look)) as (figure, axis):
+    with panels(7.2, 0.8 + 0.26 * len(look)) as (figure, axis):
         for cell, (_, color, style) in look.items():
             axis.plot(table["epoch"], table[f"rank/{cell}"], color=color, ls=style, lw=1.6)
         last = table.iloc[-1]
@@ -220,7 +221,7 @@ def differences(group: Group) -> Figure | None:
     if table.empty:
         return None
     best = next(cell for cell, label in group.cells() if label == table["against"].iloc[0])
-    with _figure(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
+    with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
         for y, row in enumerate(records(table.iloc[::-1])):
             pairs = (group.values(row["cell"], VAL) - group.values(best, VAL)).dropna()
             axis.plot(100 * pairs, np.full(len(pairs), float(y)), "o", ms=4, color=COLORS[0],
@@ -243,7 +244,7 @@ def product_map(group: Group) -> Figure | None:
         return None
     values = 100 * table.to_numpy()
     logs = [[_log10(value) for value in axis] for axis in (table.columns, table.index)]
-    with _figure(5.4, 3.8) as (figure, axis):
+    with panels(5.4, 3.8) as (figure, axis):
         image = axis.pcolormesh(
             np.arange(table.shape[1] + 1), np.arange(table.shape[0] + 1), values, cmap="viridis"
         )
@@ -284,7 +285,7 @@ def _iso_products(axis: Axes, x: list[float], y: list[float]) -> None:
 def calibration(group: Group, predictions: dict[str, list[Predictions]], bins: int = 15) -> Figure:
     """Reliability diagram: accuracy by confidence on clean validation images, all seeds pooled."""
     look = appearance(group)
-    with _figure(4.6, 3.8) as (figure, axis):
+    with panels(4.6, 3.8) as (figure, axis):
         axis.plot([0, 100], [0, 100], color=FAINT, lw=1)
         for cell, found in predictions.items():
             logits = np.concatenate([p.logits["val"] for p in found])

@@ -1,0 +1,158 @@
+"""Gradient flow: what the probe saw, cells side by side. The identities are in layers.py."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from resnet_cifar.report.analysis import Group
+from resnet_cifar.report.figures import FAINT, appearance, panels
+
+# (quantity, kind of layer, title, logarithmic): a panel each.
+PANELS = (
+    ("sum_cosine", "norm", "|cos(∂L/∂x, 1)|: shift", True),
+    ("xhat_cosine", "norm", "|cos(∂L/∂x, x̂)|: scale", True),
+    ("radial_rms", "conv", "|cos(w, ∂L/∂w)|: length of w", True),
+    ("mean_over_std", "norm", "|μ|/σ: where the shift went", True),
+    ("weight_norm", "conv", "‖w‖", True),
+    ("running_mean_gap", "norm", "|running mean − μ|/σ: lag", True),
+)
+IDENTITIES = ("sum_cosine", "xhat_cosine", "radial_rms")
+# An identity that holds leaves float32 rounding and eps, 1e-7 to 1e-4; one that is broken 1e-2.
+HOLDS_BELOW = 1e-3
+LOSSES = ("loss/train", "loss/val", "loss/val_batch_statistics")
+
+
+def table(group: Group, probe: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """One row a probed cell, medians over layers, means over its completed seeds.
+
+    Columns: cell, label, n; of every quantity of `PANELS` its value at the last probed epoch, and
+    `<quantity>/first` at the first; `loss/…` of `LOSSES` at the last epoch and `loss/val/largest`.
+    """
+    mine = _mine(group, probe)
+    if mine.empty:
+        return pd.DataFrame()
+    rows = []
+    for cell, label in group.cells():
+        part = mine[mine["cell"] == cell]
+        if part.empty:
+            continue
+        row = {"cell": cell, "label": label, "n": part["seed"].nunique()}
+        for quantity, kind, _, _ in PANELS:
+            by_epoch = _median(part, quantity, kind).groupby("epoch").mean()
+            if len(by_epoch):
+                row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
+        losses = curves[curves["directory"].isin(part["directory"].unique())]
+        for name in LOSSES:
+            last = (
+                losses.groupby("directory")[name].last() if name in losses else pd.Series([np.nan])
+            )
+            row[name] = last.mean()
+        row["loss/val/largest"] = losses["loss/val"].max()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def holds(value: float) -> bool:
+    """Whether a cosine is that of an identity that holds."""
+    return value < HOLDS_BELOW
+
+
+def figure(group: Group, probe: pd.DataFrame) -> Figure:
+    """A panel a quantity of `PANELS` by epoch: median over layers, one line a run."""
+    mine, look = _mine(group, probe), appearance(group)
+    with panels(9.2, 5.4, nrows=2, ncols=3) as (result, axes):
+        for axis, (quantity, kind, title, log) in zip(axes.flat, PANELS, strict=True):
+            for (cell, _), part in mine.groupby(["cell", "directory"]):
+                label, color, style = look[str(cell)]
+                line = _median(part, quantity, kind).groupby("epoch").mean()
+                axis.plot(line.index, line, color=color, ls=style, marker=".", label=label)
+            axis.set_title(title)
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if log:
+                axis.set_yscale("log")
+            if quantity in IDENTITIES:
+                axis.axhline(HOLDS_BELOW, color=FAINT, lw=0.8, ls=":")
+        legend(result, axes.flat[0], look)
+    return result
+
+
+def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
+    """Losses by epoch: training, validation, and validation with the batches' own statistics."""
+    look = appearance(group)
+    mine = curves[curves["directory"].isin(group.runs["directory"])]
+    titles = ("training", "validation", "validation, statistics of its own batches")
+    with panels(9.2, 3.4, ncols=3, sharey=True) as (result, axes):
+        for axis, name, title in zip(axes, LOSSES, titles, strict=True):
+            for (cell, _), part in mine.groupby(["cell", "directory"]):
+                label, color, style = look[str(cell)]
+                seen = part.dropna(subset=[name]) if name in part else part[:0]
+                axis.plot(seen["epoch"], seen[name], color=color, ls=style, marker=".", label=label)
+            axis.set_title(f"{title} (nats)")
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_yscale("log")
+        legend(result, axes[0], look)
+    return result
+
+
+def rotation_figure(group: Group, probe: pd.DataFrame) -> Figure | None:
+    """Measured over predicted rotation per update, by epoch: median and range over convolutions.
+
+    None where nothing is predicted, without weight decay.
+    """
+    mine = _rotations(_mine(group, probe))
+    if mine.empty:
+        return None
+    look = appearance(group)
+    with panels(6.4, 3.2) as (result, axis):
+        axis.axhline(1, color=FAINT, lw=1)
+        axis.axhspan(0.9, 1.1, color=FAINT, alpha=0.12, lw=0)
+        for (cell, _), part in mine.groupby(["cell", "directory"]):
+            label, color, style = look[str(cell)]
+            ratios = part.groupby("epoch")["ratio"].agg(["median", "min", "max"])
+            axis.plot(ratios.index, ratios["median"], color=color, ls=style, marker=".",
+                      label=label)  # fmt: skip
+            axis.fill_between(ratios.index, ratios["min"], ratios["max"], color=color, alpha=0.12,
+                              lw=0)  # fmt: skip
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("measured / predicted")
+        axis.set_yscale("log")
+        legend(result, axis, look)
+    return result
+
+
+def _rotations(probe: pd.DataFrame) -> pd.DataFrame:
+    if probe.empty or "angular_update_predicted" not in probe:
+        return pd.DataFrame()
+    mine = probe[(probe["kind"] == "conv") & (probe["angular_update_predicted"] > 0)]
+    ratio = mine["angular_update"] / mine["angular_update_predicted"]
+    return mine.assign(ratio=ratio).dropna(subset=["ratio"])
+
+
+def legend(result: Figure, axis: Axes, look: dict[str, tuple[str, str, str]]) -> None:
+    """One entry a cell that was drawn, in the cells' order, below the figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    drawn = dict(zip(labels, handles, strict=True))
+    order = [label for label, _, _ in look.values() if label in drawn]
+    result.legend(
+        [drawn[label] for label in order], order, loc="outside lower center", ncols=4, fontsize=8
+    )
+
+
+def _mine(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
+    return probe[probe["directory"].isin(group.runs["directory"])] if len(probe) else probe
+
+
+def _median(probe: pd.DataFrame, quantity: str, kind: str) -> pd.Series[float]:
+    """By run and epoch, over the layers of a kind."""
+    if quantity not in probe:
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=_KEYS))
+    layers = probe[probe["kind"] == kind]
+    return layers.groupby(list(_KEYS))[quantity].median().dropna()
+
+
+_KEYS = ("directory", "epoch")
