@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,11 +47,10 @@ def table(group: Group, probe: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFra
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
         losses = curves[curves["directory"].isin(part["directory"].unique())]
+        row |= dict.fromkeys(LOSSES, math.nan)
         for name in LOSSES:
-            last = (
-                losses.groupby("directory")[name].last() if name in losses else pd.Series([np.nan])
-            )
-            row[name] = last.mean()
+            if name in losses:
+                row[name] = losses.groupby("directory")[name].last().mean()
         row["loss/val/largest"] = losses["loss/val"].max()
         rows.append(row)
     return pd.DataFrame(rows)
