@@ -90,13 +90,15 @@ def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
         for axis, name, title in zip(axes, LOSSES, titles, strict=True):
             for (cell, _), part in mine.groupby(["cell", "directory"]):
                 label, color, style = look[str(cell)]
-                seen = part.dropna(subset=[name]) if name in part else part[:0]
-                axis.plot(seen["epoch"], seen[name], color=color, ls=style, marker=".", label=label)
+                if name in part:
+                    part = part.dropna(subset=[name])
+                    axis.plot(part["epoch"], part[name], color=color, ls=style, marker=".",
+                              label=label)  # fmt: skip
             axis.set_title(f"{title} (nats)")
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_yscale("log")
-        legend(result, axes[0], look)
+        legend(result, axes[1], look)  # every run has a validation loss
     return result
 
 
