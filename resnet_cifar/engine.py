@@ -222,11 +222,10 @@ class Engine:
         steps = self._measured_steps(epoch)
         lr = sum(plan.schedule((epoch - 1) * self.steps + step) for step in steps) / len(steps)
         turned = gradient_flow.angular_updates(state.model, state.optimizer, state.rotations, lr)
-        where = {"epoch": epoch, "step": epoch * self.steps}
-        self.recorder.probe([where | row | turned.get(row["layer"], {}) for row in rows])
         batchnorm = any(row["kind"] == "norm" for row in rows)
         metrics = self._validate_with_batch_statistics() if batchnorm else {}
-        self.compute.synchronize()
+        where = {"epoch": epoch, "step": epoch * self.steps}
+        self.recorder.probe([where | row | turned.get(row["layer"], {}) for row in rows])
         return {**metrics, "speed/probe_seconds": time.perf_counter() - start}
 
     def _validate_with_batch_statistics(self) -> dict[str, float]:

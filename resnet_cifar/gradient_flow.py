@@ -30,9 +30,9 @@ def inspect(
 ) -> list[dict[str, Any]]:
     """One row per layer of `model`, from one batch forward and backward in training mode.
 
-    `model` is left as it is. The arithmetic is the parameters' own, float32 in a run: the
-    identities then hold to some 1e-6, five orders below what breaking one of them does, and float64
-    would cost a CPU ten training steps.
+    `model` is left as it is. The arithmetic is the parameters' own, float32 in a run: identities
+    that hold leave 1e-6 or less there, broken ones 1e-3 and more, and float64 would cost three
+    times as much (128 images at width 16 on one core: 1.45 s against 0.47).
 
     Args:
         x: images [n, 3, height, width], in the parameters' dtype.

@@ -54,6 +54,7 @@ class Recorder:
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
         self._trained_images = 0
+        (directory / m.METRICS).touch()  # there from the start, for whoever follows it
         self._metrics = m.LinesFile(directory / m.METRICS, epochs_done)
         self._probe = m.LinesFile(directory / m.PROBE, epochs_done, key=("epoch", "layer"))
         if self._metrics.lines:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -370,6 +371,23 @@ def test_interrupted_and_resumed_with_the_probe(program: Program, detach: str, s
     assert (run / m.PROBE).read_text() == (undisturbed / m.PROBE).read_text()
     rows = m.read_probe(run / m.PROBE)
     assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) == 3 * 58
+
+
+def test_interrupted_in_the_probe(program: Program) -> None:
+    program(*TINY, "probe=full", "output_root=undisturbed")
+    original = flow.inspect
+
+    def inspect_and_signal(*args: Any) -> list[dict[str, Any]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "inspect", inspect_and_signal)
+        assert program(*TINY, "probe=full").code == 128 + signal.SIGTERM
+    assert program(*TINY, "probe=full").code == 0
+    run, undisturbed = directory(), directory("output_root=undisturbed")
+    assert lines(run) == lines(undisturbed)
+    assert (run / m.PROBE).read_text() == (undisturbed / m.PROBE).read_text()
 
 
 def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None:
