@@ -101,6 +101,8 @@ def _arguments(argv: list[str]) -> list[str]:
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
         rest += ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
+    elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
+        rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
     return [*first, *rest]
 
 

@@ -89,7 +89,7 @@ def test_submitit_s_warning_saves_and_the_same_command_goes_on(
 @needs_ray
 def test_ray_trains_a_grid(program: Program, tmp_path: Path) -> None:
     expected = undisturbed(program, tmp_path)
-    grid = [*TINY, "-m", "seed=0,1", "hydra/launcher=ray"]
+    grid = [*TINY, "seed=0,1", "hydra/launcher=ray"]  # -m is understood
     assert "2 runs: 2 done" in finish(tmp_path, *grid)
     assert results(tmp_path) == expected
     assert "2 done before, 0 to do" in finish(tmp_path, *grid)
