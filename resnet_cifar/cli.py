@@ -28,12 +28,17 @@ class _Failed(BaseException):
 def job() -> Iterator[None]:
     """Around the work inside @hydra.main: in a single run an error goes straight to `guard`.
 
-    In a sweep it stays an Exception, which is what launchers deal with.
+    In a sweep it stays an Exception, which is what launchers deal with; and a job that was
+    interrupted ends its process, whoever's that is.
     """
     from resnet_cifar.config import is_sweep_job
 
     try:
         yield
+    except Interrupted as interrupted:
+        if is_sweep_job():
+            raise SystemExit(interrupted.exit_code) from None
+        raise
     except Exception as error:
         if is_sweep_job():
             raise
@@ -66,6 +71,8 @@ def guard(main: Callable[[], Any]) -> int:
         return 0
     except Interrupted as interrupted:
         return interrupted.exit_code
+    except SystemExit as ended:  # of a launcher
+        return ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -90,8 +97,12 @@ def _arguments(argv: list[str]) -> list[str]:
     # argparse wants -m before or after all overrides; people write it between them.
     first = [argument for argument in argv if argument in ("-m", "--multirun")][:1]
     rest = [argument for argument in argv if argument not in ("-m", "--multirun", "--plan")]
-    if "--plan" in argv:  # a sweep that the launcher shows in place of running it
+    if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
+        if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
+            rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
         rest += ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
+    elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
+        rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
     return [*first, *rest]
 
 

@@ -85,7 +85,19 @@ def register() -> None:
     for group, kinds in PARTS.items():
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
+    _make_room(store)
     OmegaConf.register_new_resolver("scratch_directory", _scratch, replace=True)
+
+
+def _make_room(store: Any) -> None:
+    """Rename two plugins' schemas: Hydra refuses a YAML file that has the name of a schema."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # imports the plugins, which store their schemas
+    for group, name in (("launcher", "ray"), ("sweeper", "optuna")):
+        options = store.repo["hydra"].get(group, {})
+        if f"{name}.yaml" in options:
+            options[f"{name}_plugin.yaml"] = options.pop(f"{name}.yaml")
 
 
 def _scratch() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     if isinstance(content, str):
         content = content.encode()
-    # The process id keeps two writers (a run and its evaluation, say) out of each other's way.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
+    beside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
             file.write(content)

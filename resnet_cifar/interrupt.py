@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from resnet_cifar.errors import Interrupted
+
+# A scheduler's warning that the job will be ended: where somebody handles it (submitit does, and
+# requeues the job), that has to wait for the checkpoint.
+WARNING = signal.SIGUSR2
 # Set by a launcher that keeps this process's standard input open for as long as it lives.
 WATCH_PARENT = "RESNET_CIFAR_WATCH_PARENT"
 
@@ -17,11 +23,14 @@ class Interrupt:
     """While entered, the first of these signals is remembered in `signal` instead of raised.
 
     The second one acts as usual, so that a person who presses Ctrl-C twice is not kept waiting.
+    A WARNING counts as one of them if it has a handler, which gets it when the run has ended; also
+    when SLURM's SIGTERM came first, as it does where a preempted job is given some time.
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._warned = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -30,6 +39,8 @@ class Interrupt:
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                     continue  # under nohup, the end of the terminal is not the end of the run
                 self._old[number] = signal.signal(number, self._remember)
+            if callable(signal.getsignal(WARNING)):
+                self._old[WARNING] = signal.signal(WARNING, self._remember)
         return self
 
     def __exit__(
@@ -40,12 +51,36 @@ class Interrupt:
     ) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        handled = WARNING in self._old
         self._old = {}
+        if handled and isinstance(error, Interrupted) and (self._warned or preempted()):
+            signal.raise_signal(WARNING)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+        self.signal = self.signal or number
+        if number == WARNING:
+            self._warned = True
+            return
         for other, handler in self._old.items():
-            signal.signal(other, handler)
+            if other != WARNING:
+                signal.signal(other, handler)
+
+
+def preempted() -> bool:
+    """Whether SLURM would let this job run on: then its SIGTERM announced a preemption.
+
+    A job that ends itself in the time it was given is not requeued by SLURM. One that was cancelled
+    or is being requeued is no longer RUNNING, and left alone.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    try:
+        asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "RUNNING"
 
 
 def stop_with_parent() -> None:

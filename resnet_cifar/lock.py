@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,8 +25,10 @@ class Busy(Exception):
 class Lock:
     """An exclusive flock(2) on `path`, made with its directory where absent.
 
-    On Linux flock over NFS becomes a byte-range lock at the server, so it holds between machines
-    too where the export has locking; with `nolock` mounts it holds within each machine only.
+    Between machines it holds where the file system passes locks on: on Linux flock over NFS becomes
+    a byte-range lock at the server, which frees it at once when a process dies and after its lease
+    (90 seconds for NFSv4) when a machine does; Lustre needs `-o flock`. Mounted with `nolock` or
+    `local_lock` it holds within each machine only, and another machine's run looks interrupted.
 
     Args:
         wait: block until the lock is free; otherwise entering raises Busy.
@@ -80,6 +83,11 @@ class Lock:
             same = os.fstat(file).st_ino == os.stat(self.path).st_ino
         except (BlockingIOError, FileNotFoundError):
             same = False
+        except OSError as error:
+            os.close(file)
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise OSError(error.errno, "its file system has no locks (flock)") from error
+            raise
         except BaseException:
             os.close(file)
             raise

@@ -10,6 +10,13 @@ import difflib
 import re
 from collections.abc import Iterable
 
+# What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
+EXTRAS = {
+    "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "slurm"),
+    "hydra/launcher/submitit_local": ("hydra/launcher=slurm_local", "slurm"),
+    "hydra/launcher/ray_plugin": ("hydra/launcher=ray", "ray"),
+    "hydra/sweeper/optuna_plugin": ("hydra/sweeper=optuna", "search"),
+}
 KINDS = {"Integer": "a whole number", "Float": "a number", "int": "a whole number"}
 
 
@@ -30,6 +37,10 @@ def one_line(error: BaseException, known: Iterable[str] = (), argv: Iterable[str
     full_key = find(r"full_key: (\S+)")
     key = full_key.group(1) if full_key else getattr(error, "full_key", None) or "a value"
 
+    found = find(r"Could not (?:find|load) '([^']+)'")
+    if found and found.group(1) in EXTRAS:
+        option, extra = EXTRAS[found.group(1)]
+        return f'{option} needs more packages: pip install -c constraints.txt -e ".[{extra}]"'
     if found := find(r"Could not find '([^']+)'"):
         group, _, option = found.group(1).rpartition("/")
         options = find(r"Available options in '[^']*':\n((?:\t[^\n]*\n?)+)")

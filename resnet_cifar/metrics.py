@@ -19,7 +19,8 @@ OBJECTIVE = "accuracy/val"
 def read_record(directory: Path) -> dict[str, Any] | None:
     """run.json of a run directory, or None where there is none that can be read.
 
-    A run that says "running" while no process holds its lock was killed: it is "interrupted".
+    A run that says "running" while no process holds its lock was killed: it is "interrupted". That
+    is asked of the file system, not of this machine's processes: the run may be on another host.
     """
     try:
         record: dict[str, Any] = json.loads((directory / RUN).read_text())

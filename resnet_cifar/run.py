@@ -43,8 +43,10 @@ def run(config: Config) -> float:
         Interrupted: a signal came; the same command goes on.
     """
     directory = run_directory(config)
+    # A job that SLURM has requeued goes on: it is its first start that began anew.
+    rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     with Display(config.trainer.progress) as display:
-        if not config.rerun and (record := m.finished(directory)):
+        if not rerun and (record := m.finished(directory)):
             display.say(f"{directory}: {record['status']} before, skipped{m.result(record)}")
             return m.objective(record)
         # What this machine can't do comes out before anything is written.
@@ -52,7 +54,7 @@ def run(config: Config) -> float:
         split = config.data.load()
         try:
             with Interrupt() as interrupt:
-                if config.rerun and directory.exists():
+                if rerun and directory.exists():
                     with _lock(config, directory, display, interrupt):
                         display.say(f"set aside as {set_aside(directory)}")
                 with _lock(config, directory, display, interrupt):

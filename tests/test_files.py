@@ -1,5 +1,6 @@
 """Whole at every instant: atomic writes, checkpoints with a spare, the lock, metrics lines."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_cifar import checkpoint, files
+from resnet_cifar import checkpoint, files, lock
 from resnet_cifar import metrics as m
 from resnet_cifar.errors import UserError
 from resnet_cifar.lock import Busy, Lock, is_held
@@ -108,6 +109,18 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     holder.join()
     with Lock(path, wait=False):
         pass
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    with pytest.raises(OSError, match="has no locks"), Lock(tmp_path / ".lock"):
+        pass
+    assert not is_held(tmp_path / ".lock")
 
 
 def test_a_lock_survives_its_directory_being_set_aside(tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from hydra_plugins.local_pool._job import Job, SweepFailed
+from hydra_plugins.local_pool._grid import jobs_of
+from hydra_plugins.local_pool._job import SweepFailed
+from hydra_plugins.local_pool._returned import returned
 
 # Of Hydra's own settings, those that say how this process sweeps; the rest go on to the jobs.
 OURS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", "hydra.run")
@@ -66,7 +68,7 @@ class LocalPool(Launcher):
             raise _refused("threads", threads, "0 or more")
         if progress not in ("auto", "live", "plain", "quiet"):
             raise _refused("progress", progress, "one of auto, live, plain, quiet")
-        self.slots = _devices(devices) * jobs_per_device
+        self.slots = visible_devices(devices) * jobs_per_device
         self.threads, self.job, self.env = threads, job, dict(env)
         self.progress, self.plan = progress, plan
         self.config: DictConfig | None = None
@@ -83,22 +85,16 @@ class LocalPool(Launcher):
         assert self.config is not None
         assert self.context is not None
         setup_globals()
-        make = get_class(self.job)
-        jobs: list[Job] = []
-        for overrides in job_overrides:
-            composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(composed):
-                del composed["hydra"]
-            jobs.append(make(composed, filter_overrides(overrides)))
-        first: dict[str, Job] = {}
-        for job in jobs:
-            first.setdefault(job.key, job)
-        distinct = list(first.values())
+        jobs = jobs_of(get_class(self.job), self.config, self.context, job_overrides)
+        distinct = list(dict.fromkeys(jobs))
         running_at_once = min(len(self.slots), len(distinct))
         threads = self.threads or max(1, _cpus() // running_at_once)
         if self.plan:
             type(distinct[0]).plan(distinct, running_at_once, threads)
-            return [_returned(job, JobStatus.COMPLETED, None) for job in jobs]
+            if not self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+                print("These are the first of a search, which chooses the next by what they reach.")
+                raise SystemExit(0)
+            return [returned(job, JobStatus.COMPLETED, None) for job in jobs]
 
         from hydra_plugins.local_pool._pool import Pool
 
@@ -116,9 +112,9 @@ class LocalPool(Launcher):
         failed = len(pool.failures)
         error = SweepFailed(f"{failed} of {len(distinct)} runs failed; see above for each")
         return [
-            _returned(job, JobStatus.COMPLETED, pool.outcomes[job.key].value)
+            returned(job, JobStatus.COMPLETED, pool.outcomes[job.key].value)
             if job.key in pool.outcomes
-            else _returned(job, JobStatus.FAILED, error)
+            else returned(job, JobStatus.FAILED, error)
             for job in jobs
         ]
 
@@ -128,32 +124,12 @@ class LocalPool(Launcher):
         return [o for o in given if not o.lstrip("+~").startswith(OURS)] + ["hydra.mode=RUN"]
 
 
-class _Returned(JobReturn):
-    """Hydra's, but it raises a failure without printing the overrides first."""
-
-    @property
-    def return_value(self) -> Any:
-        if self.status == JobStatus.COMPLETED:
-            return self._return_value
-        raise self._return_value
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:
-        self._return_value = value
-
-
-def _returned(job: Job, status: JobStatus, value: Any) -> JobReturn:
-    result = _Returned(overrides=job.overrides, cfg=job.config, status=status)
-    result.return_value = value
-    return result
-
-
 def _refused(key: str, value: object, allowed: str) -> Exception:
     message = f"hydra.launcher.{key}={value} is not allowed: {allowed}"
     return ConfigCompositionException(message)
 
 
-def _devices(wanted: Any) -> list[str]:
+def visible_devices(wanted: Any) -> list[str]:
     """What CUDA_VISIBLE_DEVICES is set to, job by job; [""] where there is no GPU."""
     if wanted != "auto":
         try:
