@@ -7,16 +7,18 @@ With y = γ x̂ + β, x̂ = (x − μ)/σ and g = ∂L/∂y, over N, H, W of eac
     mean    ∂L/∂x = (γ/σ) (g          − x̂ mean(g x̂))
     both    ∂L/∂x = (γ/σ)  g
 
-The forward pass is the same for all four. PyTorch has fused kernels for the first (training mode)
-and the last (evaluation mode, fed with the batch's own statistics); the other two are these plus or
-minus a term that is zero forward and (γ/σ) mean g backward.
+The forward pass is the same for all four, and so are ∂L/∂γ = Σ g x̂ and ∂L/∂β = Σ g, which PyTorch's
+backward kernel returns beside the first line's ∂L/∂x. So one more pass over the activations gives
+each of the other lines.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 
 class DetachedBatchNorm2d(nn.BatchNorm2d):
@@ -46,43 +48,53 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() // x.shape[1]
         if count < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
-        dims = (0, 2, 3)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        with torch.no_grad():
-            # Statistics in float32 at least: under autocast x may be bfloat16.
-            wide = x if x.dtype == torch.float64 else x.float()
-            var, mean = torch.var_mean(wide, dim=dims, correction=0)
-        if self.detach == "mean":
-            # The training kernel updates running mean and variance itself.
-            y = F.batch_norm(
-                x,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                training=True,
-                momentum=self.momentum or 0.0,
-                eps=self.eps,
-            )
-        else:
-            self._update_running_statistics(mean, var * (count / (count - 1)))
-            y = F.batch_norm(
-                x, mean, var, self.weight, self.bias, training=False, momentum=0.0, eps=self.eps
-            )
-        if self.detach == "both":
-            return y
-        live = x.mean(dims)
-        scale = (self.weight * torch.rsqrt(var + self.eps)).detach()
-        zero = ((live - live.detach()) * scale)[None, :, None, None].to(y.dtype)
-        return y + zero if self.detach == "mean" else y - zero
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, unbiased_var: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum or 0.0)
-        self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), self.momentum or 0.0)
+        y: Tensor = _Normalise.apply(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum or 0.0,
+            self.eps, self.detach,
+        )  # fmt: skip
+        return y
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, detach={self.detach}"  # type: ignore[no-untyped-call]
+
+
+class _Normalise(torch.autograd.Function):
+    """Training-mode batch normalisation, backward with the terms of `detach` left out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor,
+        running_var: Tensor, momentum: float, eps: float, detach: str,
+    ) -> Tensor:  # fmt: skip
+        y, mean, inverse_std = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        ctx.save_for_backward(x, weight, mean, inverse_std)
+        ctx.eps, ctx.detach = eps, detach
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse_std = ctx.saved_tensors
+        both = ctx.detach == "both"
+        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            g, x, weight, None, None, mean, inverse_std, True, ctx.eps, [not both, True, True]
+        )
+        scale = weight * inverse_std  # γ/σ
+        count = x.numel() // x.shape[1]
+        if both:
+            dx = g * _per_channel(scale)
+        elif ctx.detach == "mean":
+            dx += _per_channel(scale * dbias / count)  # (γ/σ) mean g
+        else:  # (γ/σ) x̂ mean(g x̂), with x̂ = (x − μ)/σ a line in x
+            slope = scale * inverse_std * dweight / count
+            dx += torch.addcmul(_per_channel(-slope * mean), x, _per_channel(slope))
+        return dx, dweight, dbias, None, None, None, None, None
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    """[C] as [1, C, 1, 1]."""
+    return values[None, :, None, None]
