@@ -10,7 +10,8 @@ demo: .venv/demo
 	$(BIN)/python -m resnet_cifar.runs demo
 	@echo
 	@echo "Look further:"
-	@echo "  $(BIN)/tensorboard --logdir demo                curves and the HPARAMS tab"
+	@echo "  $(BIN)/python -m resnet_cifar.report demo       answers: report/report.html"
+	@echo "  $(BIN)/tensorboard --logdir demo                curves, HPARAMS, confusion matrices"
 	@echo "  $(BIN)/python train.py --help                   what can be set"
 	@echo "  $(BIN)/python train.py experiment=quickstart    again: finished runs are skipped"
 
