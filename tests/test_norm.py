@@ -247,3 +247,16 @@ def test_bfloat16_autocast_keeps_statistics_wide(detach: str) -> None:
     y.float().sum().backward()
     expected = x.detach().bfloat16().float().mean(DIMS) * 0.1
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("detach", ["mean", "var", "both"])
+def test_compiled_in_one_graph(detach: str) -> None:
+    """torch.compile takes the layer as it is, without falling back to Python."""
+    plain, other = layer(detach), layer(detach)
+    compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
+    x, g = batch()
+    z = x.detach().clone().requires_grad_()
+    plain(x).backward(g)
+    compiled(z).backward(g)
+    torch.testing.assert_close(z.grad, x.grad)
+    torch.testing.assert_close(other.running_var, plain.running_var)

@@ -56,8 +56,9 @@ def build(
             document.add(Text("A claim with one pair of runs stays undecided: nothing is known of "
                               "the spread between seeds."))  # fmt: skip
     _published(document, runs, published)
-    if found:
-        figure = figures.overview(found, published)
+    answered = [group for group in found if len(group.runs)]
+    if answered:
+        figure = figures.overview(answered, published)
         caption = "Last-epoch validation accuracy. A dot is a run; bars are 95 % intervals."
         document.add(Heading("Overview"), Picture("overview", figure, caption))
     for group in found:

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ class Picture:
     name: str  # of the SVG and PNG files
     figure: Figure
     caption: str
+
+    @cached_property
+    def svg(self) -> str:
+        return figures.svg(self.figure)
 
     def _repr_html_(self) -> str:  # in a notebook
         return _html_block(self)
@@ -134,10 +139,10 @@ def _html_block(block: Block) -> str:
             return f'<h{level} id="{_anchor(text)}">{_inline(text)}</h{level}>'
         case Text(text, warning):
             return f"<p{' class=warning' if warning else ''}>{_inline(text)}</p>"
-        case Picture(_, figure, caption):
+        case Picture(_, _, caption):
             alt = html.escape(caption, quote=True)
             return (
-                f'<figure role="img" aria-label="{alt}">{_inline_svg(figure)}'
+                f'<figure role="img" aria-label="{alt}">{_inline_svg(block.svg)}'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>"
             )
         case Table():
@@ -162,9 +167,8 @@ def _html_table(table: Table) -> str:
     return f'<div class="scroll"><table>\n{rows}</table></div>{caption}'
 
 
-def _inline_svg(figure: Figure) -> str:
-    """The figure's SVG in the page's own colours, and scaled by its style sheet."""
-    text = figures.svg(figure)
+def _inline_svg(text: str) -> str:
+    """A figure's SVG in the page's own colours, and scaled by its style sheet."""
     text = text[text.index("<svg") :]
     text = text.replace(figures.INK, "var(--ink, currentColor)").replace(figures.PAPER, "none")
     width = re.search(r'width="([\d.]+)pt"', text)
@@ -231,7 +235,7 @@ def write(document: Document, folder: Path) -> None:
     for table in document.tables():
         files[folder / "tables" / f"{table.name}.csv"] = table.frame.to_csv(index=False)
     for picture in document.pictures():
-        files[folder / "figures" / f"{picture.name}.svg"] = figures.svg(picture.figure)
+        files[folder / "figures" / f"{picture.name}.svg"] = picture.svg
         files[folder / "figures" / f"{picture.name}.png"] = figures.png(picture.figure)
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

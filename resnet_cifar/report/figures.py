@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -123,7 +124,7 @@ def overview(groups: Sequence[Group], published: Sequence[Published] = ()) -> Fi
     ) as (figure, axes):
         for group, table, axis in zip(groups, tables, axes[:, 0], strict=True):
             _dots(axis, group, table)
-            axis.set_title(f"{group.question.question}\n{group.setting}")
+            axis.set_title(f"{textwrap.fill(group.question.question, 64)}\n{group.setting}")
         axes[-1, 0].set_xlabel("validation accuracy, last epoch (%)")
         figure.align_ylabels()
     return figure
