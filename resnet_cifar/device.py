@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.trainer import Trainer
@@ -25,6 +26,10 @@ class Compute:
     precision: str  # fp32, tf32 or bf16
     threads: int
     compile: bool
+    # On in every run; the benchmark switches them off to see what they are worth.
+    cuda_graphs: bool = True  # where the network is compiled for CUDA
+    channels_last: bool = True
+    fused: bool = True  # the optimizer's update of all parameters in one kernel
 
     def autocast(self) -> torch.autocast:
         """bfloat16 where that is the precision, otherwise a context that does nothing."""
@@ -98,14 +103,28 @@ def _cpu_name() -> str:
     return _cpu_info("model name") or "CPU"
 
 
-def memory_format(device: torch.device, model: torch.nn.Module) -> torch.memory_format:
+def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
+    """The model's forward pass: compiled and, on CUDA, captured in CUDA graphs, or as it is.
+
+    An epoch has two shapes, the last batch may be smaller: each gets its own kernels and graph.
+    """
+    if not compute.compile:
+        return model
+    graphs = compute.device.type == "cuda" and compute.cuda_graphs
+    forward: Callable[[Tensor], Tensor] = torch.compile(
+        model, mode="reduce-overhead" if graphs else "default", dynamic=False
+    )
+    return forward
+
+
+def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
     """channels_last, which convolutions are fastest in, but for very narrow networks on the CPU.
 
     There oneDNN's backward pass corrupts the heap for convolutions of fewer than 8 channels (seen
     with torch 2.14 on AVX2: "double free or corruption" within a few steps).
     """
-    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, torch.nn.Conv2d))
-    if device.type == "cpu" and narrowest < 8:
+    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    if not compute.channels_last or (compute.device.type == "cpu" and narrowest < 8):
         return torch.contiguous_format
     return torch.channels_last
 

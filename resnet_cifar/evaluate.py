@@ -87,7 +87,7 @@ def evaluate(
                 raise UserError(f"{directory} has no {name}: {record['status']}") from None
             model = config.model.build(config.norm.build, len(config.data.CLASSES))
             model.load_state_dict(saved["model"])
-            layout = devices.memory_format(compute.device, model)
+            layout = devices.memory_format(compute, model)
             model.to(compute.device, memory_format=layout)
             padding = config.data.crop_padding
             on_device = DeviceImages(images, padding, compute.device, layout)

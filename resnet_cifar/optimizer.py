@@ -38,7 +38,7 @@ class SGD:
         rule = "Nesterov needs optimizer.momentum above 0 and optimizer.dampening=0"
         require(possible, "optimizer.nesterov", self.nesterov, rule)
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
         """An optimizer over parameter groups that carry their own weight_decay."""
         import torch
 
@@ -48,7 +48,7 @@ class SGD:
             momentum=self.momentum,
             dampening=self.dampening,
             nesterov=self.nesterov,
-            fused=True,
+            fused=fused,
         )
 
 
@@ -68,9 +68,9 @@ class AdamW:
         require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0, below 1")
         require(0 < self.eps < 1, "optimizer.eps", self.eps, "above 0, below 1")
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
         """An optimizer over parameter groups that carry their own weight_decay."""
         import torch
 
         betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=True)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=fused)

@@ -171,7 +171,7 @@ def measure(config: Config, threads: int) -> float:
     if not config.trainer.threads:
         compute = dataclasses.replace(compute, threads=threads)
     model = config.model.build(config.norm.build, len(config.data.CLASSES))
-    layout = device.memory_format(compute.device, model)
+    layout = device.memory_format(compute, model)
     model = model.to(compute.device, memory_format=layout)
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
     loss = config.regularization.loss()

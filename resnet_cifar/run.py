@@ -80,17 +80,62 @@ def train(
     display: Display,
     interrupt: Interrupt,
 ) -> float:
-    """Assemble the run's parts, load its checkpoint, fit, record."""
-    trainer, data = config.trainer, config.data
+    """Assemble the run, fit, record."""
     display.log_to(directory / "train.log")
+    engine, notes = assemble(config, directory, compute, split, display, interrupt)
+    state, recorder = engine.state, engine.recorder
+    error: str | None = None
+    status = "failed"
+    try:
+        write_atomically(directory / "config.yaml", config_file(config, directory))
+        for line in (*notes, *opening(config, directory, compute, state, engine.steps)):
+            display.say(line)
+        expected = expected_seconds(engine)
+        if expected > LONG:
+            display.say(
+                f"this will take about {duration(expected)} on {compute.name}, "
+                f"{compute.threads} threads; it can be interrupted and resumed at any time. "
+                "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
+            )
+        status = engine.fit()
+        display.say(f"{status}: {directory}{m.result({**recorder.record, 'status': status})}")
+    except Interrupted:
+        status = "interrupted"
+        display.say(
+            f"interrupted in epoch {state.epoch + 1}, step {state.step}: "
+            f"saved in {directory}; the same command goes on"
+        )
+        raise
+    except BaseException as failure:
+        error = describe(failure)
+        display.note(traceback.format_exc())
+        raise
+    finally:
+        # A full disk must not hide what went wrong first.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            recorder.end(status, error)
+    return m.objective(recorder.record)
 
+
+def assemble(
+    config: Config,
+    directory: Path,
+    compute: device.Compute,
+    split: Split,
+    display: Display,
+    interrupt: Interrupt,
+) -> tuple[Engine, list[str]]:
+    """The run's parts, its checkpoint loaded, its record open; and what loading had to say."""
+    trainer, data = config.trainer, config.data
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
         model = config.model.build(config.norm.build, len(data.CLASSES))
     macs = multiply_accumulates(model)
-    layout = device.memory_format(compute.device, model)
+    layout = device.memory_format(compute, model)
     model = model.to(compute.device, memory_format=layout)
-    optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
+    optimizer = config.optimizer.build(
+        config.regularization.parameter_groups(model), fused=compute.fused
+    )
     images = {
         name: DeviceImages(part, data.crop_padding, compute.device, layout)
         for name, part in (("train", split.train), ("val", split.val))
@@ -104,8 +149,22 @@ def train(
     saved, notes = checkpoint.load_last(directory, compute.device)
     if saved is not None:
         state.restore(saved)
-    rate = device.matmul_rate(compute)
-
+    plan = Plan(
+        epochs=trainer.epochs,
+        batch_size=trainer.batch_size,
+        seed=config.seed,
+        flip_probability=data.flip_probability,
+        schedule=config.scheduler.build(config.optimizer.lr, trainer.epochs, steps),
+        augmented_val_every=trainer.augmented_val_every,
+        checkpoint_epochs=trainer.checkpoint_epochs,
+        checkpoint_seconds=trainer.checkpoint_seconds,
+        eval_batch_size=trainer.eval_batch_size,
+        histogram_epochs=trainer.histogram_epochs,
+        val_index=split.val.positions,
+        classes=data.CLASSES,
+    )
+    forward = device.compiled(model, compute)
+    # Last, because it begins to write: whatever fails before leaves no run behind.
     recorder = Recorder(
         directory,
         identity={
@@ -128,72 +187,36 @@ def train(
             "compile": compute.compile,
             "host": platform.node(),
             "pid": os.getpid(),
-            "matmul_flops_per_second": round(rate),
+            "matmul_flops_per_second": round(device.matmul_rate(compute)),
             "versions": versions(),
             "git": git_state(Path(__file__).parent),
         },
         epochs_done=state.epoch,
         hparams={**dict(items(config)), "seed": config.seed},
     )
-    error: str | None = None
-    status = "failed"
-    try:
-        write_atomically(directory / "config.yaml", config_file(config, directory))
-        for line in (*notes, *opening(config, directory, compute, state, steps)):
-            display.say(line)
-        images_left = (trainer.epochs - state.epoch) * len(split.train)
-        expected = 6 * macs * images_left / (ACHIEVED * rate)
-        if expected > LONG:
-            display.say(
-                f"this will take about {duration(expected)} on {compute.name}, "
-                f"{compute.threads} threads; it can be interrupted and resumed at any time. "
-                "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
-            )
-        engine = Engine(
-            plan=Plan(
-                epochs=trainer.epochs,
-                batch_size=trainer.batch_size,
-                seed=config.seed,
-                flip_probability=data.flip_probability,
-                schedule=config.scheduler.build(config.optimizer.lr, trainer.epochs, steps),
-                augmented_val_every=trainer.augmented_val_every,
-                checkpoint_epochs=trainer.checkpoint_epochs,
-                checkpoint_seconds=trainer.checkpoint_seconds,
-                eval_batch_size=trainer.eval_batch_size,
-                histogram_epochs=trainer.histogram_epochs,
-                val_index=split.val.positions,
-                classes=data.CLASSES,
-            ),
-            probe=config.probe,
-            state=state,
-            forward=torch.compile(model) if compute.compile else model,
-            loss=config.regularization.loss(),
-            train=images["train"],
-            val=images["val"],
-            compute=compute,
-            directory=directory,
-            recorder=recorder,
-            display=display,
-            interrupt=interrupt,
-        )
-        status = engine.fit()
-        display.say(f"{status}: {directory}{m.result({**recorder.record, 'status': status})}")
-    except Interrupted:
-        status = "interrupted"
-        display.say(
-            f"interrupted in epoch {state.epoch + 1}, step {state.step}: "
-            f"saved in {directory}; the same command goes on"
-        )
-        raise
-    except BaseException as failure:
-        error = describe(failure)
-        display.note(traceback.format_exc())
-        raise
-    finally:
-        # A full disk must not hide what went wrong first.
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            recorder.end(status, error)
-    return m.objective(recorder.record)
+    engine = Engine(
+        plan=plan,
+        probe=config.probe,
+        state=state,
+        forward=forward,
+        loss=config.regularization.loss(),
+        train=images["train"],
+        val=images["val"],
+        compute=compute,
+        directory=directory,
+        recorder=recorder,
+        display=display,
+        interrupt=interrupt,
+    )
+    return engine, notes
+
+
+def expected_seconds(engine: Engine) -> float:
+    """What is left of the training, by its arithmetic."""
+    record = engine.recorder.record
+    images_left = (engine.plan.epochs - engine.state.epoch) * len(engine.train)
+    rate = record["sessions"][-1]["matmul_flops_per_second"]
+    return float(6 * record["multiply_accumulates"] * images_left / (ACHIEVED * rate))
 
 
 def set_aside(directory: Path) -> Path:

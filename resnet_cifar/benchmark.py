@@ -1,0 +1,420 @@
+"""How fast the engine is: `python -m resnet_cifar.benchmark`.
+
+The engine against the plain recipe (`resnet_cifar.plain`), the same network on the same data in one
+run, taking turns; what each of the engine's options is worth; and where an epoch's time goes.
+Prints Markdown and saves JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_cifar.errors import UserError, describe, require
+
+if TYPE_CHECKING:
+    from resnet_cifar.config import Config
+    from resnet_cifar.contenders import Contender, Process
+    from resnet_cifar.device import Compute
+
+SYNTHETIC = ("data.train_size=4000", "data.val_size=1000")  # CIFAR-10's proportion
+OPTIONS = ("precision", "layout", "compile", "cuda_graphs", "data", "fused")
+KEYS = {  # options of the command line that are the configuration's
+    "width": "model.width",
+    "batch-size": "trainer.batch_size",
+    "device": "trainer.device",
+    "threads": "trainer.threads",
+    "precision": "trainer.precision",
+    "compile": "trainer.compile",
+    "data-root": "data.root",
+}
+TRAIN = Path(__file__).parents[1] / "train.py"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and measure; the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_cifar.benchmark",
+        description="The engine against the plain recipe, what each option is worth, and where "
+        "an epoch's time goes. Prints Markdown, saves JSON.",
+    )
+    parser.add_argument("--data", choices=("cifar10", "synthetic"), default="cifar10")
+    for name, key in KEYS.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{key}, as in conf/")
+    parser.add_argument(
+        "--workers",
+        nargs="+",
+        type=int,
+        default=[2, 4],
+        help="the plain recipe is measured with each of these numbers of DataLoader workers (2 4)",
+    )
+    parser.add_argument(
+        "--options",
+        nargs="*",
+        choices=OPTIONS,
+        default=list(OPTIONS),
+        help="those to switch, one at a time (all); none: --options",
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement (10)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"))
+    options = parser.parse_args(arguments)
+    try:
+        require(options.seconds > 0, "--seconds", options.seconds, "above 0")
+        require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
+        require(min(options.workers) >= 1, "--workers", min(options.workers), "1 or more")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        found = measure(options)
+        from resnet_cifar.files import write_json
+
+        write_json(options.out, found)
+        print(markdown(found))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (UserError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything; what the JSON file holds. `options` are the command line's.
+
+    Raises:
+        UserError: something isn't possible here.
+    """
+    from resnet_cifar import device
+    from resnet_cifar.config import compose
+    from resnet_cifar.contenders import Contender, Process
+    from resnet_cifar.recorder import now
+    from resnet_cifar.versions import git_state, versions
+
+    began, load = now(), os.getloadavg()[0]
+    given = {key: getattr(options, name.replace("-", "_")) for name, key in KEYS.items()}
+    overrides = (
+        f"data={options.data}",
+        *(SYNTHETIC if options.data == "synthetic" else ()),
+        *(f"{key}={value}" for key, value in given.items() if value is not None),
+        "trainer.progress=quiet",
+    )
+    config = compose(list(overrides))
+    compute = device.resolve(config.trainer)
+    macs, layout = _network(config, compute)
+    engine = Contender("engine", overrides, compute)
+    plain = [
+        Contender(f"plain, {n} workers", overrides, _plain(compute), plain=True, workers=n)
+        for n in options.workers
+    ]
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - start:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    with contextlib.ExitStack() as stack:
+
+        def begin(contender: Contender) -> Process:
+            say(f"{contender.name}: starting")
+            return stack.enter_context(contextlib.closing(Process(contender)))
+
+        processes = [begin(contender) for contender in (engine, *plain)]
+        contenders = take_turns(processes, options.rounds, options.seconds, say)
+        rates = {name: found["images_per_second"] for name, found in contenders.items()}
+        for process in processes[1:]:
+            process.close()
+        fastest = max((c.name for c in plain), key=lambda name: statistics.median(rates[name]))
+        switched = []
+        for option in OPTIONS:
+            if option in options.options:
+                row, variant = switch(option, engine, layout, max(options.workers))
+                if variant is not None:
+                    row |= _worth(processes[0], variant, options, say)
+                switched.append(row)
+        say("epochs of the engine")
+        epochs = processes[0].epochs(options.seconds)
+    say("start-up")
+    repeats = (options.rounds + 1) // 2
+    startup = [_startup(overrides, config.trainer.batch_size) for _ in range(repeats)]
+    flops = [6 * macs * rate for rate in rates["engine"]]
+    return {
+        "made": began,
+        "seconds": round(time.monotonic() - start, 1),
+        "command": " ".join(["python -m resnet_cifar.benchmark", *_said(options)]),
+        "device": compute.name,
+        "device_type": compute.device.type,
+        "cores": device.available_cpus(),
+        "load_before": round(load, 2),
+        "versions": versions(),
+        "git": git_state(Path(__file__).parent),
+        "setting": {
+            "data": options.data,
+            "width": config.model.width,
+            "batch_size": config.trainer.batch_size,
+            "threads": compute.threads,
+            "precision": compute.precision,
+            "layout": layout,
+            "compile": compute.compile,
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+        },
+        "contenders": contenders,
+        "fastest_plain": fastest,
+        "ratio": spread(a / b for a, b in zip(rates["engine"], rates[fastest], strict=True)),
+        "options": switched,
+        "multiply_accumulates": macs,
+        "share_of_matmul_rate": spread(
+            flop / rate
+            for flop, rate in zip(
+                flops, contenders["engine"]["matmul_flops_per_second"], strict=True
+            )
+        ),
+        "epoch": whole_epoch(epochs, config),
+        "startup_seconds": startup,
+    }
+
+
+def take_turns(
+    processes: Sequence[Process], rounds: int, seconds: float, say: Any
+) -> dict[str, dict[str, Any]]:
+    """Each process's measurements, a list of one per round, by its name.
+
+    The order is reversed from round to round, so that a drift of the machine favours nobody.
+    """
+    found: dict[str, dict[str, Any]] = {
+        process.name: {"first_step_seconds": process.first_step_seconds} for process in processes
+    }
+    for number in range(rounds):
+        for process in processes if number % 2 == 0 else reversed(processes):
+            for key, value in process.measure(seconds).items():
+                found[process.name].setdefault(key, []).append(value)
+        latest = (f"{p.name} {found[p.name]['images_per_second'][-1]:,.0f}" for p in processes)
+        say(f"round {number + 1} of {rounds}, images/s: {'; '.join(latest)}")
+    return found
+
+
+def switch(
+    option: str, engine: Contender, layout: str, workers: int
+) -> tuple[dict[str, Any], Contender | None]:
+    """What `option` is in the engine and what it is switched to; the engine with it switched.
+
+    An option that is on is switched off; one that is off here is switched on, to see whether it
+    should be. None where there is nothing to switch.
+    """
+    from dataclasses import replace
+
+    compute = engine.compute
+    cuda = compute.device.type == "cuda"
+    no_switch: str | None = None
+    changes: dict[str, Any] = {}
+    if option == "precision":
+        other = "bf16" if compute.precision == "fp32" else "fp32"
+        before, after, changes = compute.precision, other, {"precision": other}
+    elif option == "layout":
+        before, after, changes = layout, "contiguous", {"channels_last": False}
+        if layout == "contiguous":
+            no_switch = "the network is too narrow for channels_last on a CPU"
+    elif option == "compile":
+        before, after = _on(compute.compile), _on(not compute.compile)
+        changes = {"compile": not compute.compile}
+    elif option == "cuda_graphs":
+        before, after, changes = "on", "off", {"cuda_graphs": False}
+        if not (cuda and compute.compile):
+            no_switch = "for networks compiled for CUDA"
+    elif option == "data":
+        before, after = "on the device", f"DataLoader, {workers} workers"
+    else:
+        before, after, changes = "on", "off", {"fused": False}
+    if no_switch is not None:
+        return {"option": option, "skipped": no_switch}, None
+    variant = replace(
+        engine,
+        name=f"engine, {option} {after}",
+        compute=replace(compute, **changes),
+        workers=workers if option == "data" else 0,
+    )
+    return {"option": option, "engine": before, "switched": after}, variant
+
+
+def _worth(
+    engine: Process, variant: Contender, options: argparse.Namespace, say: Any
+) -> dict[str, Any]:
+    """The engine's speed over the variant's; the reason where the variant can't run here."""
+    from resnet_cifar.contenders import Process
+
+    say(f"{variant.name}: starting")
+    try:
+        with contextlib.closing(Process(variant)) as process:
+            found = take_turns([engine, process], options.rounds, options.seconds, say)
+    except UserError as error:
+        return {"failed": describe(error)}
+    rates = [found[p]["images_per_second"] for p in (engine.name, variant.name)]
+    return {
+        "images_per_second": {"engine": rates[0], "switched": rates[1]},
+        "first_step_seconds": found[variant.name]["first_step_seconds"],
+        "peak_memory_bytes": max(found[variant.name]["peak_memory_bytes"]),
+        "worth": spread(a / b for a, b in zip(*rates, strict=True)),
+    }
+
+
+def whole_epoch(measured: dict[str, float], config: Config) -> dict[str, Any]:
+    """`measured` on a part of the data, and the seconds that makes for an epoch over all of it.
+
+    Steps and validation grow with the data; recording and checkpoints don't.
+    """
+    steps = measured["train_images"] / measured["steps_seconds"]
+    validation = measured["val_images"] / measured["validation_seconds"]
+    return {
+        **measured,
+        "steps_images_per_second": steps,
+        "validation_images_per_second": validation,
+        "whole_epoch_seconds": {
+            "steps": config.data.train_size / steps,
+            "validation": config.data.val_size / validation,
+            "recording": measured["recording_seconds"],
+            "checkpoint": measured["checkpoint_seconds"],
+        },
+    }
+
+
+def spread(values: Any) -> dict[str, Any]:
+    """Median, smallest, largest and all of some numbers."""
+    numbers = list(values)
+    return {
+        "median": statistics.median(numbers),
+        "low": min(numbers),
+        "high": max(numbers),
+        "rounds": numbers,
+    }
+
+
+def _network(config: Config, compute: Compute) -> tuple[int, str]:
+    """Multiply-accumulates of an image's forward pass; the layout the engine chooses."""
+    import torch
+
+    from resnet_cifar.device import memory_format
+    from resnet_cifar.resnet import multiply_accumulates
+
+    with torch.device("meta"):
+        model = config.model.build(config.norm.build, len(config.data.CLASSES))
+        macs = multiply_accumulates(model)
+    last = memory_format(compute, model) == torch.channels_last
+    return macs, "channels_last" if last else "contiguous"
+
+
+def _plain(compute: Compute) -> Compute:
+    """The plain recipe's: the same device and threads, PyTorch's defaults for the rest."""
+    return dataclasses.replace(compute, precision="fp32", compile=False)
+
+
+def _startup(overrides: Sequence[str], batch_size: int) -> float:
+    """Seconds from the command to the end of a run of one step on ten drawn classes."""
+    from tempfile import TemporaryDirectory
+
+    step = [o for o in overrides if not o.startswith("data")]
+    sizes = [f"data.{part}_size={max(10, batch_size)}" for part in ("train", "val")]
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, str(TRAIN), "data=synthetic", *sizes, *step, "trainer.epochs=1"]
+        start = time.perf_counter()
+        result = subprocess.run(
+            [*command, f"output_root={folder}"], capture_output=True, text=True, check=False
+        )
+        seconds = time.perf_counter() - start
+    if result.returncode:
+        raise UserError(f"the run that times the start-up failed: {result.stderr.strip()}")
+    return seconds
+
+
+def _said(options: argparse.Namespace) -> list[str]:
+    """The command line that gives these options."""
+    said = []
+    for name, value in vars(options).items():
+        values = value if isinstance(value, list) else [value]
+        if name != "out" and value is not None:
+            said += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return said
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The figures for a page: what `measure` returns, in tables."""
+    setting, epoch, versions = found["setting"], found["epoch"], found["versions"]
+    machine = f"{found['device']}, {found['cores']} cores" + (
+        f", {setting['threads']} threads" if found["device_type"] == "cpu" else ""
+    )
+    lines = [
+        f"## {found['device_type']}, width {setting['width']}, {setting['data']}",
+        "",
+        f"    {found['command']}",
+        "",
+        f"{found['made'][:10]}, {found['seconds'] / 60:.1f} minutes; {machine}, load before "
+        f"{found['load_before']}; Python {versions['python']}, torch {versions['torch']}, "
+        f"torchvision {versions['torchvision']}; commit {(found['git']['commit'] or '?')[:12]}"
+        f"{' with changes' if found['git']['uncommitted'] else ''}. "
+        f"Batch {setting['batch_size']}; engine: {setting['precision']}, {setting['layout']}, "
+        f"compile {_on(setting['compile'])}. "
+        f"Median (smallest to largest) of {setting['rounds']} rounds of {setting['seconds']:g} s, "
+        "taking turns.",
+        "",
+        "| | images/s | peak memory, MB | first step, s |",
+        "|---|---|---|---|",
+    ]
+    for name, values in found["contenders"].items():
+        rate, memory = spread(values["images_per_second"]), max(values["peak_memory_bytes"])
+        lines.append(
+            f"| {name} | {_spread(rate, ',.0f')} | {memory / 1e6:,.0f} "
+            f"| {values['first_step_seconds']:.2f} |"
+        )
+    lines += [
+        "",
+        f"**Ratio, engine over {found['fastest_plain']}: {_spread(found['ratio'], '.2f')}.** "
+        f"The engine's model FLOP/s are {_spread(found['share_of_matmul_rate'], '.2f')} of the "
+        "matrix product's. From the command to the end of a run of one step: "
+        f"{_spread(spread(found['startup_seconds']), '.1f')} s.",
+        "",
+    ]
+    if found["options"]:
+        lines += ["| option | engine | switched | engine over switched |", "|---|---|---|---|"]
+    for row in found["options"]:
+        if "worth" in row:
+            result = _spread(row["worth"], ".2f")
+        else:
+            result = row.get("failed") or f"not measured: {row['skipped']}"
+        columns = (row["option"], row.get("engine", ""), row.get("switched", ""), result)
+        lines.append(f"| {' | '.join(columns)} |")
+    whole = epoch["whole_epoch_seconds"]
+    total = sum(whole.values())
+    share = epoch["validation_images_per_second"] / epoch["forward_images_per_second"]
+    lines += [
+        "",
+        f"| of a whole epoch, {total:.1f} s | s | % |",
+        "|---|---|---|",
+        *(f"| {part} | {s:.3f} | {100 * s / total:.1f} |" for part, s in whole.items()),
+        "",
+        f"From epochs of {epoch['train_images']:,} images and validations of "
+        f"{epoch['val_images']:,}. Validation runs at "
+        f"{epoch['validation_images_per_second']:,.0f} images/s, {share:.2f} of the forward pass "
+        f"alone ({epoch['forward_images_per_second']:,.0f}).",
+    ]
+    return "\n".join(lines)
+
+
+def _spread(values: dict[str, Any], digits: str) -> str:
+    """3.4 (3.1 to 3.5)."""
+    median, low, high = (format(values[key], digits) for key in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The recipe that most people train CIFAR-10 with, as PyTorch's and torchvision's pages teach it.
+
+The engine's opponent in the benchmark and the reference it must equal: images pass one by one
+through torchvision's transforms in the worker processes of a DataLoader; float32 as PyTorch sets it
+(on CUDA that leaves TF32 to the convolutions), contiguous layout, `.item()` at every step. Nothing
+of the engine is used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from resnet_cifar import data
+
+
+class PlainImages(Dataset[tuple[Tensor, int]]):
+    """As torchvision.datasets.CIFAR10: every image through PIL and `transform`."""
+
+    def __init__(self, images: data.Images, transform: Callable[[Any], Tensor]) -> None:
+        self.images = images
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = Image.fromarray(self.images.pixels[index])
+        return self.transform(image), int(self.images.labels[index])
+
+
+def augmented(padding: int, flip_probability: float) -> Callable[[Any], Tensor]:
+    """Crop, flip, normalise: PIL image to float32 [3, 32, 32]."""
+    return transforms.Compose(  # type: ignore[no-any-return]
+        [
+            transforms.RandomCrop(32, padding=padding),
+            transforms.RandomHorizontalFlip(flip_probability),
+            clean(),
+        ]
+    )
+
+
+def clean() -> Callable[[Any], Tensor]:
+    """Normalise: PIL image to float32 [3, 32, 32]."""
+    normalise = transforms.Normalize(data.MEAN, data.STD)
+    return transforms.Compose([transforms.ToTensor(), normalise])  # type: ignore[no-any-return]
+
+
+def loader(
+    images: data.Images,
+    transform: Callable[[Any], Tensor],
+    batch_size: int,
+    workers: int,
+    shuffle: bool,
+    device: torch.device,
+) -> DataLoader[tuple[Tensor, int]]:
+    """Batches, from `workers` processes that live as long as the loader (0: in this process)."""
+    return DataLoader(
+        PlainImages(images, transform),
+        batch_size,
+        shuffle=shuffle,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+class Step(NamedTuple):
+    """What a step is worth telling."""
+
+    images: int
+    loss: float
+    correct: int
+
+
+def epoch(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> Iterator[Step]:
+    """One pass over `batches` of images [n, 3, 32, 32] and labels [n], a step at a time."""
+    criterion = nn.CrossEntropyLoss()
+    model.train()
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        optimizer.zero_grad()
+        logits = model(x)
+        loss = criterion(logits, y)
+        loss.backward()
+        optimizer.step()
+        yield Step(len(y), loss.item(), int((logits.argmax(1) == y).sum().item()))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> tuple[float, float]:
+    """Accuracy (a fraction) and mean cross-entropy (nats)."""
+    model.eval()
+    images, loss, correct = 0, 0.0, 0
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        logits = model(x)
+        loss += nn.functional.cross_entropy(logits, y, reduction="sum").item()
+        correct += int((logits.argmax(1) == y).sum().item())
+        images += len(y)
+    return correct / images, loss / images

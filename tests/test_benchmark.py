@@ -1,0 +1,331 @@
+"""The benchmark's command, and that what it compares is the same training."""
+
+import copy
+import importlib
+import json
+import multiprocessing
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+from scipy import stats
+from torch import nn
+
+from resnet_cifar import benchmark, data, device, plain, synthetic
+from resnet_cifar.config import compose
+from resnet_cifar.contenders import Contender, Process
+from resnet_cifar.engine import update
+from resnet_cifar.errors import UserError
+from resnet_cifar.images import DeviceImages
+from resnet_cifar.interrupt import Interrupt
+from resnet_cifar.progress import Display
+from resnet_cifar.randomness import clean, generator, training_draws
+from resnet_cifar.run import assemble
+
+CPU = torch.device("cpu")
+TINY_COMMAND = [
+    "--data=synthetic", "--width=2", "--batch-size=16", "--device=cpu", "--threads=1",
+    "--seconds=0.1", "--rounds=2", "--workers=1", "--precision=fp32",
+]  # fmt: skip
+
+
+def test_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "SYNTHETIC", ("data.train_size=64", "data.val_size=32"))
+    out = tmp_path / "new" / "benchmark.json"
+    options = ["--options", "layout", "cuda_graphs", "fused"]
+    code = benchmark.main([*TINY_COMMAND, *options, f"--out={out}"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert not multiprocessing.active_children()
+
+    found = json.loads(out.read_text())
+    assert set(found["contenders"]) == {"engine", "plain, 1 workers"}
+    rates = {name: v["images_per_second"] for name, v in found["contenders"].items()}
+    assert all(len(rate) == 2 and min(rate) > 0 for rate in rates.values())
+    assert found["ratio"]["rounds"] == pytest.approx(
+        [a / b for a, b in zip(rates["engine"], rates["plain, 1 workers"], strict=True)]
+    )
+    assert found["ratio"]["median"] == pytest.approx(np.median(found["ratio"]["rounds"]))
+    for contender in found["contenders"].values():
+        assert min(contender["peak_memory_bytes"]) > 50e6  # PyTorch alone is more
+        assert contender["first_step_seconds"] > 0
+    flops = 6 * found["multiply_accumulates"] * np.array(rates["engine"])
+    shares = flops / found["contenders"]["engine"]["matmul_flops_per_second"]
+    assert found["share_of_matmul_rate"]["rounds"] == pytest.approx(list(shares))
+
+    layout, graphs, fused = found["options"]
+    assert "too narrow" in layout["skipped"]
+    assert "CUDA" in graphs["skipped"]
+    pairs = zip(*(fused["images_per_second"][k] for k in ("engine", "switched")), strict=True)
+    assert fused["worth"]["rounds"] == pytest.approx([a / b for a, b in pairs])
+
+    epoch = found["epoch"]
+    whole = epoch["whole_epoch_seconds"]
+    assert min(whole.values()) > 0
+    assert whole["steps"] == pytest.approx(
+        epoch["steps_seconds"] * 64 / epoch["train_images"], rel=1e-6
+    )
+    assert len(found["startup_seconds"]) == 1
+
+    assert f"**Ratio, engine over plain, 1 workers: {found['ratio']['median']:.2f}" in said.out
+    assert "| fused | on | off |" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds=0"], "--seconds=0.0 is not allowed: above 0"),
+        (["--rounds=0"], "--rounds=0 is not allowed: 1 or more"),
+        (["--workers", "2", "0"], "--workers=0 is not allowed: 1 or more"),
+        (["--width=0"], "model.width=0 is not allowed: 1 to 1024"),
+        (["--width=x"], "model.width=x"),
+        (["--batch-size=1"], "trainer.batch_size=1 is not allowed: 2 or more"),
+        (["--device=tpu"], "trainer.device=tpu is not allowed"),
+        (["--compile=perhaps"], "trainer.compile=perhaps is not allowed"),
+    ],
+)
+def test_refused_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data=synthetic", f"--out={tmp_path / 'b.json'}", *arguments]
+    assert benchmark.main(command) in (1, 2)
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_contender_that_cannot_be_built_says_why() -> None:
+    compute = device.resolve(compose(TINY).trainer)
+    with pytest.raises(UserError, match=r"broken: .*model.width=0"):
+        Process(Contender("broken", ("model.width=0",), compute))
+    assert not multiprocessing.active_children()
+
+
+def drawn(count: int, stream: str = "train") -> data.Images:
+    return data.Images(*synthetic.draw(count, 0, stream), np.arange(count))
+
+
+def after_steps(
+    fast: bool, dtype: torch.dtype, steps: int, layout: torch.memory_format, smooth: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and the last update over lr (SGD's momentum), float64 vectors, on given batches."""
+    config = compose([*TINY, "model.width=8", "regularization.weight_decay=5e-4"])
+    compute = device.resolve(compose([*TINY, "trainer.precision=fp32"]).trainer)
+    torch.manual_seed(0)
+    model = config.model.build(config.norm.build, 10).to(dtype)
+    if smooth:
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.ReLU):
+                    setattr(module, name, nn.SiLU())
+    groups = config.regularization.parameter_groups(model)
+    optimizer = config.optimizer.build(groups, fused=fast)
+    images = DeviceImages(drawn(32 * steps), 4, CPU, torch.contiguous_format)
+    draws = training_draws(0, 1, len(images), 4, 0.5)
+    batches = [images.batch(draws, 32 * step, 32 * (step + 1)) for step in range(steps)]
+    batches = [(x.to(dtype), y) for x, y in batches]
+    if fast:
+        model.to(memory_format=layout)
+        for x, y in batches:
+            x = x.contiguous(memory_format=layout)
+            update(x, y, model, config.regularization.loss(), optimizer, compute)
+    else:
+        assert len(list(plain.epoch(model, batches, optimizer, CPU))) == steps
+    momentum = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
+    weights = [p.detach() for p in model.parameters()]
+    return vector(weights), vector(momentum)
+
+
+def vector(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in tensors])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "smooth", "steps", "tolerance"),
+    [
+        (torch.float32, torch.contiguous_format, False, 1, 1e-5),
+        # PyTorch sums a channel's statistics less exactly in channels_last (2e-6 of the output
+        # where it is 4e-8): that flips one ReLU in a million, worth 1e-3 to 1e-2 of the gradient.
+        (torch.float32, torch.channels_last, True, 1, 1e-4),
+        (torch.float64, torch.channels_last, False, 1, 1e-12),
+        (torch.float64, torch.channels_last, False, 4, 1e-12),
+    ],
+)
+def test_an_update_of_the_engine_is_one_of_the_plain_recipe(
+    dtype: torch.dtype, layout: torch.memory_format, smooth: bool, steps: int, tolerance: float
+) -> None:
+    """Relative, in the L2 norm, on the same batches; both weights and update."""
+    ours = after_steps(True, dtype, steps, layout, smooth)
+    theirs = after_steps(False, dtype, steps, torch.contiguous_format, smooth)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() < tolerance * other.norm()
+
+
+def test_both_see_the_same_pixels() -> None:
+    images = drawn(20)
+    x, y = DeviceImages(images, 4, CPU).batch(clean(20, 4), 0, 20)
+    (batch,) = plain.loader(images, plain.clean(), 20, 0, shuffle=False, device=CPU)
+    torch.testing.assert_close(x.contiguous(), batch[0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(y, batch[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_one_host_sync_an_epoch(compiled: str, tmp_path: Path) -> None:
+    """The one that reads the epoch's sums. The first epochs compile, capture and tune."""
+    config = compose([*TINY, "trainer.device=cuda", f"trainer.compile={compiled}"])
+    compute = device.resolve(config.trainer)
+    with device.settings(compute, deterministic=False), Display("quiet") as display:
+        engine, _ = assemble(config, tmp_path, compute, config.data.load(), display, Interrupt())
+        for epoch in (1, 2, 3):
+            engine.train_epoch(epoch)
+            engine.state.step = 0
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                engine.train_epoch(4)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            engine.recorder.end("completed")
+    syncs = [w for w in caught if "synchronizing" in str(w.message)]
+    assert len(syncs) == 1
+
+
+@pytest.fixture
+def packing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    return importlib.import_module("packing")
+
+
+def test_stacked_networks_train_as_single_ones(packing: ModuleType) -> None:
+    config = compose([*TINY, "regularization.weight_decay=5e-4"])
+    compute = device.resolve(compose([*TINY, "trainer.precision=fp32"]).trainer)
+    alone = [model.double() for model in packing.models(config, compute, 3)]
+    together = packing.Stacked(copy.deepcopy(alone), config, compute)
+    torch.manual_seed(0)
+    x, y = packing.batch(config, compute, 3)
+    losses = [together.update(x.double(), y) for _ in range(3)][-1]
+    for number, model in enumerate(alone):
+        groups = config.regularization.parameter_groups(model)
+        optimizer, criterion = config.optimizer.build(groups), config.regularization.loss()
+        for _ in range(3):
+            loss, _ = update(x[number].double(), y[number], model, criterion, optimizer, compute)
+        torch.testing.assert_close(losses[number], loss, rtol=1e-9, atol=0)
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(
+                together.weights[name][number], weight, rtol=1e-9, atol=1e-12
+            )
+        for name, value in model.named_buffers():
+            torch.testing.assert_close(together.buffers[name][number], value, rtol=1e-9, atol=1e-12)
+
+
+def test_packing_at_tiny_size(packing: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    packing.main(
+        ["--width=2", "--batch-size=4", "--device=cpu", "--networks", "1", "2", "--rounds=1",
+         "--seconds=0.05", "--ways", "threads", "stacked"]
+    )  # fmt: skip
+    table = capsys.readouterr().out.splitlines()
+    assert table[3] == "| networks | threads | stacked |"
+    assert [line.split()[1] for line in table[5:]] == ["1", "2"]
+
+
+CURVE = [
+    "data=synthetic", "data.train_size=4096", "data.val_size=1000", "model.width=8",
+    "optimizer.lr=0.05", "scheduler=cosine", "trainer.epochs=4", "trainer.batch_size=64",
+    "trainer.augmented_val_every=4", "trainer.threads=1", "trainer.device=cpu",
+    "trainer.compile=true", "trainer.precision=bf16",
+]  # fmt: skip
+SEEDS = range(6)
+BOUNDS = {"accuracy/val": 0.05, "loss/train": 0.1}  # of a curve's mean over the epochs
+
+
+def equivalence(differences: np.ndarray, bound: float) -> float:
+    """p of the two one-sided t-tests (Schuirmann 1987): small where the mean is within ±bound."""
+    low = stats.ttest_1samp(differences, -bound, alternative="greater").pvalue
+    high = stats.ttest_1samp(differences, bound, alternative="less").pvalue
+    return float(max(low, high))
+
+
+def test_equivalence_is_not_the_absence_of_a_difference() -> None:
+    noise = np.array([-0.02, -0.01, 0.0, 0.0, 0.01, 0.02])
+    assert equivalence(noise, 0.05) < 0.05
+    assert equivalence(noise + 0.05, 0.05) == pytest.approx(0.5)
+    assert equivalence(noise - 0.1, 0.05) > 0.95
+    assert equivalence(noise * 10, 0.05) > 0.05  # undecided is not equivalent
+
+
+@pytest.mark.soak
+def test_the_same_learning_curve(tmp_path: Path) -> None:
+    """The fast path (bf16, compiled, augmenting on the device) and the plain recipe, n = 6 seeds.
+
+    The two share their initial weights and nothing else: order, crops and flips are their own.
+    Equivalent at 5 % within BOUNDS, in each.
+    """
+    curves: dict[str, list[np.ndarray]] = {key: [] for key in BOUNDS}
+    for seed in SEEDS:
+        fast = fast_curve(seed, tmp_path / str(seed))
+        slow = plain_curve(seed)
+        for key, pairs in curves.items():
+            pairs.append(np.array([[epoch[key] for epoch in curve] for curve in (fast, slow)]))
+    for key, bound in BOUNDS.items():
+        both = np.array(curves[key])  # [seed, path, epoch]
+        differences = (both[:, 0] - both[:, 1]).mean(1)
+        p = equivalence(differences, bound)
+        print(
+            f"{key} {both.mean(0).round(4).tolist()}: fast − plain {differences.mean():+.4f}, "
+            f"sd {differences.std(ddof=1):.4f}, n = {len(differences)}, ±{bound}: p = {p:.2g}"
+        )
+        assert p < 0.05, key
+    accuracy = np.array(curves["accuracy/val"])
+    assert accuracy[:, :, -1].mean() > 0.5, "nothing learnt, nothing compared"
+
+
+def fast_curve(seed: int, directory: Path) -> list[dict[str, float]]:
+    config = compose([*CURVE, f"seed={seed}"])
+    compute = device.resolve(config.trainer)
+    directory.mkdir()
+    found = []
+    with device.settings(compute, deterministic=False), Display("quiet") as display:
+        engine, _ = assemble(config, directory, compute, config.data.load(), display, Interrupt())
+        try:
+            for epoch in range(1, config.trainer.epochs + 1):
+                metrics = {"epoch": epoch, **engine.train_epoch(epoch), **engine.validate(epoch)}
+                engine.finish_epoch(epoch, metrics)
+                found.append(metrics)
+        finally:
+            engine.recorder.end("completed")
+    return found
+
+
+def plain_curve(seed: int) -> list[dict[str, float]]:
+    config = compose([*CURVE, f"seed={seed}"])
+    split, data = config.data.load(), config.data
+    torch.random.set_rng_state(generator(seed, "initialisation").get_state())
+    model = config.model.build(config.norm.build, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.optimizer.lr, momentum=0.9)
+    transform = plain.augmented(data.crop_padding, data.flip_probability)
+    size = config.trainer.batch_size
+    train = plain.loader(split.train, transform, size, 0, shuffle=True, device=CPU)
+    val = plain.loader(split.val, plain.clean(), 500, 0, shuffle=False, device=CPU)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, config.trainer.epochs * len(train)
+    )
+    found = []
+    for _ in range(config.trainer.epochs):
+        steps = []
+        for step in plain.epoch(model, train, optimizer, CPU):
+            steps.append(step)
+            cosine.step()
+        loss = sum(step.loss * step.images for step in steps) / len(split.train.labels)
+        accuracy, _ = plain.evaluate(model, val, CPU)
+        found.append({"loss/train": loss, "accuracy/val": accuracy})
+    return found
