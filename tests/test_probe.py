@@ -488,7 +488,7 @@ def test_readers_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_tensorboard_gets_curves_and_one_image(program: Program) -> None:
+def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with pytest.MonkeyPatch.context() as patch:
@@ -508,7 +508,7 @@ def test_tensorboard_gets_curves_and_one_image(program: Program) -> None:
     rows = [row for row in m.read_probe(run / m.PROBE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value
     assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
-    assert tags["images"] == ["probe/layers_by_epochs"]
+    assert set(tags["images"]) == {"confusion/val", "mistakes/val", "probe/layers_by_epochs"}
     (image,) = events.Images("probe/layers_by_epochs")
     assert image.step == 3
     assert image.width > image.height > 500
