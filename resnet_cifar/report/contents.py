@@ -56,7 +56,7 @@ def build(
             document.add(Text("A claim with one pair of runs stays undecided: nothing is known of "
                               "the spread between seeds."))  # fmt: skip
     _published(document, runs, published)
-    answered = [group for group in found if len(group.runs)]
+    answered = [group for group in found if len(group.runs) and group.question.name != "other"]
     if answered:
         figure = figures.overview(answered, published)
         caption = "Last-epoch validation accuracy. A dot is a run; bars are 95 % intervals."

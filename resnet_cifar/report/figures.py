@@ -124,7 +124,7 @@ def overview(groups: Sequence[Group], published: Sequence[Published] = ()) -> Fi
     ) as (figure, axes):
         for group, table, axis in zip(groups, tables, axes[:, 0], strict=True):
             _dots(axis, group, table)
-            axis.set_title(f"{textwrap.fill(group.question.question, 64)}\n{group.setting}")
+            axis.set_title(f"{textwrap.fill(group.question.question, 48)}\n{group.setting}")
         axes[-1, 0].set_xlabel("validation accuracy, last epoch (%)")
         figure.align_ylabels()
     return figure
@@ -147,6 +147,8 @@ def _dots(axis: Axes, group: Group, table: pd.DataFrame) -> None:
             axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
     axis.set_yticks(range(len(table)), [_with_n(row) for row in records(table)])
     axis.set_ylim(-0.7, len(table) - 0.3)
+    low, high = axis.get_xlim()  # with two runs an interval may reach beyond what there is
+    axis.set_xlim(max(0, low), min(100, high))
     axis.grid(axis="y", visible=False)
     if known:
         axis.plot([], [], "o", color=COLORS[0], label="ours, clean")

@@ -85,7 +85,7 @@ def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
     """Losses by epoch: training, validation, and validation with the batches' own statistics."""
     look = appearance(group)
     mine = curves[curves["directory"].isin(group.runs["directory"])]
-    titles = ("training", "validation", "validation, statistics of its own batches")
+    titles = ("training", "validation", "validation, own statistics")
     with panels(9.2, 3.4, ncols=3, sharey=True) as (result, axes):
         for axis, name, title in zip(axes, LOSSES, titles, strict=True):
             for (cell, _), part in mine.groupby(["cell", "directory"]):
