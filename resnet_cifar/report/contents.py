@@ -19,7 +19,7 @@ from resnet_cifar.statistics import Estimate, mcnemar
 from resnet_cifar.study import Published, Question
 
 READING = (
-    "Accuracies and losses are the last epoch's, on the 10,000 validation images a run was not "
+    "Accuracies and losses are the last epoch's, on the validation images, which a run was not "
     "trained on; the clean view unless the augmented one is named. a ± b is the mean over n runs "
     "(seeds) with its 95 % t-interval; one run has no interval. Differences are paired by seed, "
     "which fixes initialisation, order and augmentation. Intervals are of single comparisons, not "
