@@ -22,7 +22,6 @@ import pandas as pd
 
 from resnet_cifar import metrics as m
 from resnet_cifar.errors import UserError
-from resnet_cifar.identity import USUAL
 
 PREDICTIONS = "predictions.npz"
 # Of the configuration's own keys these say nothing about a run that its other columns don't.
@@ -170,11 +169,6 @@ def identity_keys(runs: pd.DataFrame) -> list[str]:
         for column in runs.columns
         if (column in PARTS or column.startswith(groups)) and column not in execution
     ]
-
-
-def usual(key: str) -> Any:
-    """The value of a configuration key that goes without saying."""
-    return USUAL.get(key)
 
 
 def _run_directories(root: Path) -> Iterable[Path]:

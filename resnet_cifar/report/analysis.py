@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import COORDINATES, SHORT, number
-from resnet_cifar.results import identity_keys, records, usual
+from resnet_cifar.identity import COORDINATES, SHORT, USUAL, number
+from resnet_cifar.results import identity_keys, records
 from resnet_cifar.statistics import (
     Estimate,
     estimate,
@@ -157,13 +157,13 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     for key, value in values.items():
         if key in ("data", "model.width", "trainer.epochs") or key in varied or value == _MISSING:
             continue
-        size = key.startswith("data.") and key.endswith("_size") and values["data"] != usual("data")
-        if size or (key in COORDINATES and not key.startswith("norm")) or value != usual(key):
+        size = key.startswith("data.") and key.endswith("_size") and values["data"] != USUAL["data"]
+        if size or (key in COORDINATES and not key.startswith("norm")) or value != USUAL.get(key):
             if (key == "norm.detach" and value == "none") or (
                 key == "norm" and value == "batchnorm"
             ):
                 continue
-            if key.startswith("data.") and usual(key) is None:
+            if key.startswith("data.") and USUAL.get(key) is None:
                 continue  # the drawn images' own constants
             parts.append(_say(key, value))
     return ", ".join(parts)
