@@ -3,11 +3,12 @@
     python experiments/packing.py --width 64 --networks 1 2 4 8
 
 processes   one for each network, as the launcher's jobs_per_device runs them
+mps         the same, sharing the GPU by NVIDIA's MPS, as the launcher's mps=true has them
 threads     one process, a thread for each network and on CUDA a stream
 stacked     one process, one set of kernels for all: torch.func.vmap over stacked weights
 
 Bare training steps on random images, uncompiled, every way in turn; images/s are of all networks
-together. On CUDA, whether NVIDIA's MPS runs decides how well processes share the device: say so.
+together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import copy
 import functools
 import multiprocessing
+import os
 import statistics
 import threading
 import time
@@ -23,11 +25,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from hydra_plugins.local_pool._mps import available, mps
 from resnet_cifar import device
 from resnet_cifar.config import Config, compose
 from resnet_cifar.device import Compute
@@ -90,6 +94,11 @@ def processes(setting: Setting, count: int) -> float:
     with context.Manager() as manager, context.Pool(count) as pool:
         barrier = manager.Barrier(count)
         return sum(pool.starmap(_in_process, [(setting, barrier)] * count, chunksize=1))
+
+
+def under_mps(setting: Setting, count: int) -> float:
+    with mps() as env, mock.patch.dict(os.environ, env):
+        return processes(setting, count)
 
 
 def _in_process(setting: Setting, barrier: Any) -> float:
@@ -157,17 +166,18 @@ def rate(
     return steps * images / (time.perf_counter() - start)
 
 
-WAYS = {"processes": processes, "threads": threads, "stacked": stacked}
+WAYS = {"processes": processes, "mps": under_mps, "threads": threads, "stacked": stacked}
 
 
 def main(arguments: list[str] | None = None) -> None:
+    default = [way for way in WAYS if way != "mps" or available()]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--width", default="64")
     parser.add_argument("--batch-size", default="128")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", default="1", help="CPU threads of each network (1)")
     parser.add_argument("--networks", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=default)
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement (10)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (3)")
     options = parser.parse_args(arguments)

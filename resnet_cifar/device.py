@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ def resolve(trainer: Trainer) -> Compute:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     threads = trainer.threads or min(torch.get_num_threads(), available_cpus())
-    use = trainer.compile == "true" or (trainer.compile == "auto" and device.type == "cuda")
+    pays = device.type == "cuda" and _can_compile()
+    use = pays if trainer.compile == "auto" else trainer.compile == "true"
     return Compute(device, name, precision, threads, use)
 
 
@@ -85,6 +87,12 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return "amx_bf16" in _cpu_flags()
+
+
+def _can_compile() -> bool:
+    """Whether torch.compile finds what it needs on CUDA: Triton, and for that a C compiler."""
+    compilers = (os.environ.get("CC") or "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 def _cpu_info(key: str) -> str:
@@ -110,6 +118,8 @@ def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
     """
     if not compute.compile:
         return model
+    # PyTorch limits how often a process compiles: without this its later runs would not be.
+    torch.compiler.reset()
     graphs = compute.device.type == "cuda" and compute.cuda_graphs
     forward: Callable[[Tensor], Tensor] = torch.compile(
         model, mode="reduce-overhead" if graphs else "default", dynamic=False
@@ -150,43 +160,47 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
     """Set PyTorch's process-wide switches for one run and put them back afterwards."""
     threads = torch.get_num_threads()
-    cudnn_conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    matmul = torch.backends.cuda.matmul.fp32_precision
-    convolution = cudnn_conv.fp32_precision
     benchmark = torch.backends.cudnn.benchmark
     was_deterministic = torch.are_deterministic_algorithms_enabled()
+    cuda = compute.device.type == "cuda"
     torch.set_num_threads(compute.threads)
-    if compute.device.type == "cpu":
-        keep_freed_memory()
-    fp32_precision = "ieee" if compute.precision == "fp32" else "tf32"
-    if compute.device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = fp32_precision
-        cudnn_conv.fp32_precision = fp32_precision
+    if cuda:
         torch.backends.cudnn.benchmark = not deterministic
         # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    else:
+        keep_freed_memory()
     _be_deterministic(deterministic, compute.compile)
     try:
-        yield
+        with _tf32(compute.precision != "fp32") if cuda else contextlib.nullcontext():
+            yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.fp32_precision = matmul
-        cudnn_conv.fp32_precision = convolution
         torch.backends.cudnn.benchmark = benchmark
         _be_deterministic(was_deterministic, compute.compile)
 
 
-@contextlib.contextmanager
-def full_float32() -> Iterator[None]:
+def full_float32() -> contextlib.AbstractContextManager[None]:
     """float32 products with all their digits, where a run may use TF32."""
-    cudnn_conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    matmul: Any = torch.backends.cuda.matmul
-    before = matmul.fp32_precision, cudnn_conv.fp32_precision
-    matmul.fp32_precision = cudnn_conv.fp32_precision = "ieee"
+    return _tf32(False)
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """CUDA's float32 matrix products and convolutions in TF32, or not.
+
+    By the older of PyTorch's two interfaces, which keeps the newer one's settings in step. The
+    newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:
+    the compiler does (pytorch/pytorch#166387).
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
-        matmul.fp32_precision, cudnn_conv.fp32_precision = before
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _be_deterministic(wanted: bool, compiled: bool) -> None:

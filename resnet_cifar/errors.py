@@ -33,4 +33,6 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 def describe(error: BaseException) -> str:
     """`error` in one line; one without an exit code is not made for people and names its kind."""
     text = " ".join(str(error).split())
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        text += " (trainer.compile=false does without the compiler)"
     return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"

@@ -243,12 +243,12 @@ def opening(
     config: Config, directory: Path, compute: device.Compute, state: State, steps: int
 ) -> list[str]:
     """What is about to happen, on what."""
-    lines = [
-        f"{directory}",
-        f"{compute.name}, {compute.precision}, {compute.threads} threads"
-        if compute.device.type == "cpu"
-        else f"{compute.name}, {compute.precision}",
-    ]
+    on = [compute.name, compute.precision]
+    if compute.device.type == "cpu":
+        on.append(f"{compute.threads} threads")
+    if compute.compile:
+        on.append("compiled")
+    lines = [f"{directory}", ", ".join(on)]
     if state.epoch or state.step:
         lines.append(
             f"resumed at epoch {state.epoch + 1} of {config.trainer.epochs}, "

@@ -34,9 +34,47 @@ def test_no_more_threads_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> N
     assert resolved("trainer.threads=3").threads == 3
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_compiled_on_a_gpu_where_it_can_be(monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(device.shutil, "which", lambda _: "/bin/cc" if here else None)
+    gpu = device.resolve(compose([]).trainer)
+    assert (gpu.device.type, gpu.precision, gpu.compile) == ("cuda", "bf16", here)
+    assert device.resolve(compose(["trainer.compile=true"]).trainer).compile
+    assert not device.resolve(compose(["trainer.compile=false"]).trainer).compile
+    assert not resolved().compile  # on a CPU its start-up outweighs most runs
+
+
 def test_settings_are_put_back() -> None:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with device.settings(resolved("trainer.threads=1"), deterministic=True):
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
+def test_tf32_as_the_compiler_reads_it(precision: str, tf32: bool) -> None:
+    """Both of PyTorch's interfaces agree, else these reads raise; no GPU is needed to see that."""
+
+    def read() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cuda.matmul.fp32_precision == "tf32",
+            cudnn.allow_tf32,
+            cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]
+        )
+
+    before = read()
+    gpu = device.Compute(torch.device("cuda"), "a GPU", precision, threads=1, compile=False)
+    with device.settings(gpu, deterministic=False):
+        assert read() == (tf32,) * 4
+        with device.full_float32():
+            assert read() == (False,) * 4
+        assert read() == (tf32,) * 4
+    assert read() == before

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from hydra_plugins.local_pool import Job, Outcome
+from hydra_plugins.local_pool._mps import TOOL, mps
 from hydra_plugins.local_pool._pool import Pool
+from hydra_plugins.local_pool.launcher import LocalPool, LocalPoolConf
 
 # A job: writes when it ran and which device it saw.
 RECORD = """
@@ -203,3 +206,51 @@ def test_live_view(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = capfd.readouterr().out
     assert "job0: completed" in out
     assert "2 runs: 2 done" in out
+
+
+CONTROL = """#!/bin/sh
+echo "$@" "$(cat)" "${CUDA_VISIBLE_DEVICES-all}" "$CUDA_MPS_PIPE_DIRECTORY" >> "$MPS_CALLS"
+test -d "$CUDA_MPS_PIPE_DIRECTORY" && test -d "$CUDA_MPS_LOG_DIRECTORY" || exit 3
+test -z "$MPS_REFUSES" || { echo "no GPU, no MPS" >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a stand-in for NVIDIA's tool writes how it was called."""
+    tool, found = tmp_path / "bin" / TOOL, tmp_path / "calls"
+    tool.parent.mkdir()
+    tool.write_text(CONTROL)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("MPS_CALLS", str(found))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    return found
+
+
+def test_mps_lasts_as_long_as_the_sweep(calls: Path) -> None:
+    with mps() as clients:
+        pipe = clients["CUDA_MPS_PIPE_DIRECTORY"]
+        assert calls.read_text() == f"-d  all {pipe}\n"
+    assert calls.read_text().splitlines()[1:] == [f"quit all {pipe}"]
+    assert not Path(pipe).exists()
+
+
+def test_mps_ends_with_a_sweep_that_fails(calls: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), mps():
+        raise KeyboardInterrupt
+    assert "quit" in calls.read_text()
+
+
+def test_mps_that_does_not_start(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPS_REFUSES", "1")
+    with pytest.raises(RuntimeError, match="no GPU, no MPS"), mps():
+        raise AssertionError("nothing may start")
+    assert "quit" not in calls.read_text()
+
+
+def test_no_mps_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    conf = {k: v for k, v in vars(LocalPoolConf()).items() if k != "_target_"}
+    with pytest.raises(HydraException, match=rf"mps=True is not allowed: .* no {TOOL}"):
+        LocalPool(**conf | {"mps": True})

@@ -5,6 +5,7 @@
 Hydra's basic launcher runs every job in one process and hydra-joblib-launcher assigns no GPUs. Here
 
 - each job sees exactly one device (CUDA_VISIBLE_DEVICES) and its share of the CPU threads;
+- jobs that share a GPU may do so by NVIDIA's Multi-Process Service (`mps=true`);
 - the whole grid is composed, checked and merged before the first job starts;
 - jobs that have their outcome are skipped; one that another process is at is looked at later;
 - a failing job leaves the others alone; the end names each failure;

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Hydra executes plugin modules before they are in
 # sys.modules, where dataclasses look up annotations that are strings.
+import contextlib
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.local_pool._grid import jobs_of
 from hydra_plugins.local_pool._job import SweepFailed
+from hydra_plugins.local_pool._mps import TOOL, available, mps
 from hydra_plugins.local_pool._returned import returned
 
 # Of Hydra's own settings, those that say how this process sweeps; the rest go on to the jobs.
@@ -34,6 +36,8 @@ class LocalPoolConf:
     # "auto": the GPUs this process may use, or the CPU; or a list of visible-device numbers.
     devices: Any = "auto"
     jobs_per_device: int = 1
+    # Share a device by NVIDIA's Multi-Process Service, started for the sweep and ended with it.
+    mps: bool = False
     # CPU threads a job may use; 0 shares the CPUs out among the jobs that run at once.
     threads: int = 0
     # Dotted path of a subclass of hydra_plugins.local_pool.Job.
@@ -56,6 +60,7 @@ class LocalPool(Launcher):
         self,
         devices: Any,
         jobs_per_device: int,
+        mps: bool,
         threads: int,
         job: str,
         env: dict[str, str],
@@ -64,12 +69,14 @@ class LocalPool(Launcher):
     ) -> None:
         if jobs_per_device < 1:
             raise _refused("jobs_per_device", jobs_per_device, "1 or more")
+        if mps and not available():
+            raise _refused("mps", mps, f"false on this machine, which has no {TOOL}")
         if threads < 0:
             raise _refused("threads", threads, "0 or more")
         if progress not in ("auto", "live", "plain", "quiet"):
             raise _refused("progress", progress, "one of auto, live, plain, quiet")
         self.slots = visible_devices(devices) * jobs_per_device
-        self.threads, self.job, self.env = threads, job, dict(env)
+        self.mps, self.threads, self.job, self.env = mps, threads, job, dict(env)
         self.progress, self.plan = progress, plan
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
@@ -98,15 +105,16 @@ class LocalPool(Launcher):
 
         from hydra_plugins.local_pool._pool import Pool
 
-        pool = Pool(
-            distinct,
-            self.slots,
-            command=[sys.executable, sys.argv[0], *_forwarded(sys.argv[1:])],
-            arguments=self._hydra_overrides(),
-            env={"OMP_NUM_THREADS": str(threads), **self.env},
-            progress=self.progress,
-        )
-        pool.run()
+        with mps() if self.mps else contextlib.nullcontext({}) as shared:
+            pool = Pool(
+                distinct,
+                self.slots,
+                command=[sys.executable, sys.argv[0], *_forwarded(sys.argv[1:])],
+                arguments=self._hydra_overrides(),
+                env={"OMP_NUM_THREADS": str(threads), **shared, **self.env},
+                progress=self.progress,
+            )
+            pool.run()
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
         failed = len(pool.failures)
