@@ -5,6 +5,7 @@ import torch
 
 from resnet_cifar import device
 from resnet_cifar.config import compose
+from resnet_cifar.errors import describe
 
 
 def resolved(*overrides: str) -> device.Compute:
@@ -78,3 +79,13 @@ def test_tf32_as_the_compiler_reads_it(precision: str, tf32: bool) -> None:
             assert read() == (False,) * 4
         assert read() == (tf32,) * 4
     assert read() == before
+
+
+def test_a_compiler_that_fails_says_what_does_without_it() -> None:
+    from torch._inductor.exc import InductorError
+
+    said = describe(InductorError(RuntimeError("no compiler\nhere"), None))
+    assert said == (
+        "InductorError: RuntimeError: no compiler here "
+        "(trainer.compile=false does without the compiler)"
+    )

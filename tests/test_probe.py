@@ -551,7 +551,7 @@ def test_the_probe_is_no_part_of_a_run_s_name() -> None:
     """The names of the runs that exist."""
     probes = [compose([f"probe={option}"]).probe for option in ("off", "default", "full")]
     assert len(set(map(str, probes))) == 3
-    for path in (ROOT / "experiments" / "results" / "width16").iterdir():
+    for path in (ROOT / "experiments" / "results" / "runs").iterdir():
         (recorded,) = path.glob("seed=0")
         flat = json.loads((recorded / "run.json").read_text())["config"]
         keys = ("optimizer.lr", "scheduler", "norm.detach", "regularization.weight_decay")

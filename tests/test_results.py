@@ -39,7 +39,7 @@ def test_a_row_is_a_run(runs: Path) -> None:
 
 
 def test_a_committed_record_is_read(runs: Path) -> None:
-    table = load_runs(ROOT / "experiments" / "results" / "width16")
+    table = load_runs(ROOT / "experiments" / "results" / "runs")
     assert len(table) >= 11
     curves = load_metrics(table)
     assert set(curves["directory"]) == set(table["directory"])
