@@ -118,8 +118,6 @@ def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
     """
     if not compute.compile:
         return model
-    # PyTorch limits how often a process compiles: without this its later runs would not be.
-    torch.compiler.reset()
     graphs = compute.device.type == "cuda" and compute.cuda_graphs
     forward: Callable[[Tensor], Tensor] = torch.compile(
         model, mode="reduce-overhead" if graphs else "default", dynamic=False

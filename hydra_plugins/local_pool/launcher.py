@@ -105,7 +105,9 @@ class LocalPool(Launcher):
 
         from hydra_plugins.local_pool._pool import Pool
 
-        with mps() if self.mps else contextlib.nullcontext({}) as shared:
+        sharing: contextlib.AbstractContextManager[dict[str, str]]
+        sharing = mps() if self.mps else contextlib.nullcontext({})
+        with sharing as shared:
             pool = Pool(
                 distinct,
                 self.slots,
