@@ -183,8 +183,10 @@ def is_sweep_job() -> bool:
 
 def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
     """What Hydra or OmegaConf complain about, in one line; None for anybody else's error."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, InstantiationException
 
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
+        error = error.__cause__  # what a launcher refuses, without the wrapping
     foreign = isinstance(error, (HydraException, OmegaConfBaseException))
     if not foreign and "Config group override" not in str(error):  # a ValueError, for data=3
         return None

@@ -189,7 +189,7 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
     By the older of PyTorch's two interfaces, which keeps the newer one's settings in step. The
     newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:
-    the compiler does (pytorch/pytorch#166387).
+    versions of the compiler do (pytorch/pytorch#166387).
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if allowed else "highest")
