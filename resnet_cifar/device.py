@@ -170,12 +170,19 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         keep_freed_memory()
     _be_deterministic(deterministic, compute.compile)
     try:
-        with _tf32(compute.precision != "fp32") if cuda else contextlib.nullcontext():
+        with _on(compute) if cuda else contextlib.nullcontext():
             yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = benchmark
         _be_deterministic(was_deterministic, compute.compile)
+
+
+@contextlib.contextmanager
+def _on(compute: Compute) -> Iterator[None]:
+    """The run's GPU as the current one, which memory counts, kernels and graphs go by."""
+    with torch.cuda.device(compute.device), _tf32(compute.precision != "fp32"):
+        yield
 
 
 def full_float32() -> contextlib.AbstractContextManager[None]:

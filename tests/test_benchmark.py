@@ -244,9 +244,9 @@ def test_packing_at_tiny_size(packing: ModuleType, capsys: pytest.CaptureFixture
 
 
 CURVE = [
-    "data=synthetic", "data.train_size=4096", "data.val_size=1000", "model.width=8",
-    "optimizer.lr=0.05", "scheduler=cosine", "trainer.epochs=4", "trainer.batch_size=64",
-    "trainer.augmented_val_every=4", "trainer.threads=1", "trainer.device=cpu",
+    "data=synthetic", "data.train_size=8192", "data.val_size=1000", "model.width=8",
+    "optimizer.lr=0.02", "scheduler=cosine", "trainer.epochs=16", "trainer.batch_size=64",
+    "trainer.augmented_val_every=16", "trainer.threads=1", "trainer.device=cpu",
     "trainer.compile=true", "trainer.precision=bf16",
 ]  # fmt: skip
 SEEDS = range(6)
@@ -291,7 +291,7 @@ def test_the_same_learning_curve(tmp_path: Path) -> None:
         )
         assert p < 0.05, key
     accuracy = np.array(curves["accuracy/val"])
-    assert accuracy[:, :, -1].mean() > 0.5, "nothing learnt, nothing compared"
+    assert accuracy[:, :, -1].mean() > 0.9, "nothing learnt, nothing compared"
 
 
 def fast_curve(seed: int, directory: Path) -> list[dict[str, float]]:
@@ -321,15 +321,11 @@ def plain_curve(seed: int) -> list[dict[str, float]]:
     size = config.trainer.batch_size
     train = plain.loader(split.train, transform, size, 0, shuffle=True, device=CPU)
     val = plain.loader(split.val, plain.clean(), 500, 0, shuffle=False, device=CPU)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, config.trainer.epochs * len(train)
-    )
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.trainer.epochs)
     found = []
     for _ in range(config.trainer.epochs):
-        steps = []
-        for step in plain.epoch(model, train, optimizer, CPU):
-            steps.append(step)
-            cosine.step()
+        steps = list(plain.epoch(model, train, optimizer, CPU))
+        cosine.step()
         loss = sum(step.loss * step.images for step in steps) / len(split.train.labels)
         accuracy, _ = plain.evaluate(model, val, CPU)
         found.append({"loss/train": loss, "accuracy/val": accuracy})

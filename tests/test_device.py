@@ -1,5 +1,8 @@
 """What `auto` means on a machine."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -59,8 +62,19 @@ def test_settings_are_put_back() -> None:
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
-def test_tf32_as_the_compiler_reads_it(precision: str, tf32: bool) -> None:
+def test_a_gpu_and_tf32_as_the_compiler_reads_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool
+) -> None:
     """Both of PyTorch's interfaces agree, else these reads raise; no GPU is needed to see that."""
+    current = [0]
+
+    @contextlib.contextmanager
+    def make_current(gpu: torch.device) -> Iterator[None]:
+        current.append(gpu.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", make_current)
 
     def read() -> tuple[bool, ...]:
         cudnn = torch.backends.cudnn
@@ -72,13 +86,15 @@ def test_tf32_as_the_compiler_reads_it(precision: str, tf32: bool) -> None:
         )
 
     before = read()
-    gpu = device.Compute(torch.device("cuda"), "a GPU", precision, threads=1, compile=False)
+    gpu = device.Compute(torch.device("cuda:1"), "a GPU", precision, threads=1, compile=False)
     with device.settings(gpu, deterministic=False):
+        assert current[-1] == 1
         assert read() == (tf32,) * 4
         with device.full_float32():
             assert read() == (False,) * 4
         assert read() == (tf32,) * 4
     assert read() == before
+    assert current == [0]
 
 
 def test_a_compiler_that_fails_says_what_does_without_it() -> None:
