@@ -243,10 +243,12 @@ def test_packing_at_tiny_size(packing: ModuleType, capsys: pytest.CaptureFixture
     assert [line.split()[1] for line in table[5:]] == ["1", "2"]
 
 
+# When so narrow a net leaves chance depends on the order of its images: with this many an epoch
+# that is over before the first point of the curve, and the seeds differ little.
 CURVE = [
-    "data=synthetic", "data.train_size=8192", "data.val_size=1000", "model.width=8",
-    "optimizer.lr=0.02", "scheduler=cosine", "trainer.epochs=16", "trainer.batch_size=64",
-    "trainer.augmented_val_every=16", "trainer.threads=1", "trainer.device=cpu",
+    "data=synthetic", "data.train_size=32768", "data.val_size=1000", "model.width=8",
+    "optimizer.lr=0.02", "scheduler=cosine", "trainer.epochs=4", "trainer.batch_size=64",
+    "trainer.augmented_val_every=4", "trainer.threads=1", "trainer.device=cpu",
     "trainer.compile=true", "trainer.precision=bf16",
 ]  # fmt: skip
 SEEDS = range(6)
@@ -281,15 +283,16 @@ def test_the_same_learning_curve(tmp_path: Path) -> None:
         slow = plain_curve(seed)
         for key, pairs in curves.items():
             pairs.append(np.array([[epoch[key] for epoch in curve] for curve in (fast, slow)]))
+    found = {}
     for key, bound in BOUNDS.items():
         both = np.array(curves[key])  # [seed, path, epoch]
         differences = (both[:, 0] - both[:, 1]).mean(1)
-        p = equivalence(differences, bound)
+        found[key] = p = equivalence(differences, bound)
         print(
             f"{key} {both.mean(0).round(4).tolist()}: fast − plain {differences.mean():+.4f}, "
             f"sd {differences.std(ddof=1):.4f}, n = {len(differences)}, ±{bound}: p = {p:.2g}"
         )
-        assert p < 0.05, key
+    assert max(found.values()) < 0.05, found
     accuracy = np.array(curves["accuracy/val"])
     assert accuracy[:, :, -1].mean() > 0.9, "nothing learnt, nothing compared"
 
