@@ -249,6 +249,8 @@ def test_bfloat16_autocast_keeps_statistics_wide(detach: str) -> None:
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-3, atol=1e-3)
 
 
+# torch 2.11's own compiler does it; later versions don't.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("detach", ["mean", "var", "both"])
 def test_compiled_in_one_graph(detach: str) -> None:
     """torch.compile takes the layer as it is, without falling back to Python."""
