@@ -24,10 +24,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_cifar import sweep
+from resnet_cifar.record import run_files
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from resnet_cifar import metrics, plan  # noqa: E402
 from resnet_cifar.config import compose  # noqa: E402
 from resnet_cifar.errors import UserError  # noqa: E402
 from resnet_cifar.identity import cell_name, run_directory  # noqa: E402
@@ -77,7 +79,7 @@ def missing(extra: Sequence[str]) -> list[Job]:
     jobs: dict[Path, Job] = {}
     for overrides in order():
         config = compose([*overrides, *extra])
-        item = plan.item(config)
+        item = sweep.planned_run(config)
         if item.images and item.state != "running":
             directory = run_directory(config)
             jobs.setdefault(directory, Job((*overrides, *extra), directory, item.images))
@@ -86,7 +88,7 @@ def missing(extra: Sequence[str]) -> list[Job]:
 
 def recorded_rate(directory: Path) -> float | None:
     """Images/s of a run's last session."""
-    record = metrics.read_record(directory)
+    record = run_files.read_record(directory)
     sessions = record["sessions"] if record else [{}]
     rate = sessions[-1].get("images_per_second")
     return None if rate is None else float(rate)
@@ -141,8 +143,8 @@ class Pool:
 
     def _collect(self) -> None:
         for job in [j for j in self.running if j.process and j.process.poll() is not None]:
-            record = metrics.read_record(job.directory) or {"status": "failed"}
-            print(f"{record['status']}{metrics.result(record)}: {job.directory}", flush=True)
+            record = run_files.read_record(job.directory) or {"status": "failed"}
+            print(f"{record['status']}{run_files.result(record)}: {job.directory}", flush=True)
             rate = recorded_rate(job.directory)
             if rate is not None and len(self.running) == self.width:
                 self.rates.setdefault(self.width, []).append(rate)
@@ -166,11 +168,11 @@ def evaluate(extra: Sequence[str]) -> None:
     """The protocol's two looks at the test set, once every cell has its first seed."""
     directories = {cell: run_directory(compose([f"cell={cell}", *extra]))
                    for cell in (*SHORT, *LONG)}  # fmt: skip
-    records = {cell: metrics.finished(path) for cell, path in directories.items()}
+    records = {cell: run_files.finished(path) for cell, path in directories.items()}
     if not all(records.values()):
         print("test set: not read before every cell is there")
         return
-    scores = {cell: metrics.objective(record) for cell, record in records.items() if record}
+    scores = {cell: run_files.objective(record) for cell, record in records.items() if record}
     selected = max(scores, key=lambda cell: scores[cell])
     for cell in dict.fromkeys((selected, "baseline")):
         record, path = records[cell], directories[cell]
@@ -187,7 +189,7 @@ def carry(root: Path, to: Path) -> None:
     """Copy every recorded run to `to`, without weights."""
     ignore = shutil.ignore_patterns(WEIGHTS, ".lock", ".*.tmp")
     for directory in sorted(root.glob("*/seed=*")):
-        if metrics.finished(directory):
+        if run_files.finished(directory):
             target = to / directory.relative_to(root)
             shutil.copytree(directory, target, ignore=ignore, dirs_exist_ok=True)
 
@@ -207,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = missing(options.overrides)
         if options.to and not options.no_benchmark:
             benchmark(options.to, options.minutes, options.overrides)
-        rate = plan.measure(first, 1)
+        rate = sweep.measure(first, 1)
         print(f"{len(jobs)} runs to do; {rate:,.0f} images/s alone, measured now", flush=True)
         pool = Pool(deadline, options.at_once, rate)
         try:
@@ -228,7 +230,7 @@ def benchmark(to: Path, minutes: float, overrides: Sequence[str]) -> None:
     """A short benchmark into `to`/benchmark.json; its failure doesn't cost the runs."""
     to.mkdir(parents=True, exist_ok=True)
     width = next((o.split("=")[1] for o in overrides if o.startswith("model.width=")), "64")
-    command = [sys.executable, "-m", "resnet_cifar.benchmark", "--width", width,
+    command = [sys.executable, "-m", "resnet_cifar.benchmark.__main__", "--width", width,
                "--out", str(to / "benchmark.json")]  # fmt: skip
     try:
         subprocess.run(command, env=ENVIRONMENT, timeout=60 * minutes / 5, check=True)

@@ -16,16 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from resnet_cifar.data import Cifar10, Synthetic
+from resnet_cifar.data.datasets import Cifar10, Synthetic
 from resnet_cifar.errors import ConfigError, require
+from resnet_cifar.hydra_errors import one_line, unknown_key
 from resnet_cifar.identity import execution, items
-from resnet_cifar.messages import one_line, unknown_key
-from resnet_cifar.model import ResNet18
-from resnet_cifar.norm import BatchNorm, GroupNorm, NoNorm
-from resnet_cifar.optimizer import SGD, AdamW
-from resnet_cifar.probe import Probe
-from resnet_cifar.regularization import Regularization
-from resnet_cifar.scheduler import Constant, Cosine, OneCycle, Step
+from resnet_cifar.model.options import BatchNorm, GroupNorm, NoNorm, ResNet18
+from resnet_cifar.optim.optimizer import SGD, AdamW
+from resnet_cifar.optim.regularization import Regularization
+from resnet_cifar.optim.scheduler import Constant, Cosine, OneCycle, Step
+from resnet_cifar.probe.options import Probe
 from resnet_cifar.trainer import Trainer
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -16,18 +16,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_cifar import checkpoint, gradient_flow, pictures
+from resnet_cifar.data.augmentation import (
+    Draws,
+    clean,
+    probe_draws,
+    training_draws,
+    validation_draws,
+)
+from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.device import Compute, full_float32
+from resnet_cifar.display import Display
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.files import write_atomically
-from resnet_cifar.images import DeviceImages
 from resnet_cifar.interrupt import Interrupt
-from resnet_cifar.metrics import OBJECTIVE, finite
-from resnet_cifar.probe import Probe
-from resnet_cifar.progress import Display
-from resnet_cifar.randomness import Draws, clean, probe_draws, training_draws, validation_draws
-from resnet_cifar.recorder import Recorder
-from resnet_cifar.scheduler import Schedule
+from resnet_cifar.optim.scheduler import Schedule
+from resnet_cifar.probe import gradient_flow
+from resnet_cifar.probe.options import Probe
+from resnet_cifar.record import checkpoint, pictures
+from resnet_cifar.record.recorder import Recorder
+from resnet_cifar.record.run_files import OBJECTIVE, finite
 
 PREDICTIONS = "predictions.npz"
 

@@ -60,15 +60,14 @@ def evaluate(
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.
     """
-    from resnet_cifar import checkpoint, metrics
     from resnet_cifar import device as devices
     from resnet_cifar.config import load
-    from resnet_cifar.files import write_json
-    from resnet_cifar.images import DeviceImages
-    from resnet_cifar.lock import Busy, Lock
-    from resnet_cifar.recorder import now
+    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.files import Busy, Lock, write_json
+    from resnet_cifar.record import checkpoint, run_files
+    from resnet_cifar.record.recorder import now
 
-    record = metrics.read_record(directory)
+    record = run_files.read_record(directory)
     if record is None:
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
     config = load(directory / "config.yaml")
@@ -79,7 +78,7 @@ def evaluate(
     compute = devices.resolve(dataclasses.replace(config.trainer, device=device))
     images = config.data.load_test() if split == "test" else config.data.load().val
     try:
-        with Lock(directory / metrics.LOCK, wait=False):
+        with Lock(directory / run_files.LOCK, wait=False):
             name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
             try:
                 saved = checkpoint.load(directory / name, compute.device)
@@ -108,13 +107,13 @@ def evaluate(
             }
             suffix = "" if weights == "last" else "-best"
             write_json(directory / f"evaluation-{split}{suffix}.json", found)
-            record = metrics.read_record(directory) or record
+            record = run_files.read_record(directory) or record
             record["evaluations"].append(
                 {key: found[key] for key in ("split", "weights", "epoch", "made")}
                 | {f"accuracy/{view}": value["accuracy"] for view, value in views.items()}
                 | {f"loss/{view}": value["loss"] for view, value in views.items()}
             )
-            write_json(directory / metrics.RUN, record)
+            write_json(directory / run_files.RUN, record)
     except Busy as busy:
         raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
     return {"run": str(directory), **found}
@@ -125,8 +124,8 @@ def _views(
 ) -> dict[str, Any]:
     """Every view's scores. The augmented view is the one training saw at that epoch."""
     from resnet_cifar import scores
+    from resnet_cifar.data.augmentation import clean, validation_draws
     from resnet_cifar.engine import predict
-    from resnet_cifar.randomness import clean, validation_draws
 
     n, padding = len(images), images.padding
     views = {"test" if split == "test" else "val": clean(n, padding)}
@@ -155,7 +154,7 @@ def show(found: dict[str, Any]) -> None:
     """Print an evaluation."""
     from rich.table import Table
 
-    from resnet_cifar.progress import wide_console
+    from resnet_cifar.display import wide_console
 
     console = wide_console()
     console.print(f"{found['run']}  {found['weights']} weights, epoch {found['epoch']}")

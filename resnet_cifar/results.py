@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from resnet_cifar import metrics as m
 from resnet_cifar.errors import UserError
+from resnet_cifar.record import run_files
 
 PREDICTIONS = "predictions.npz"
 # Of the configuration's own keys these say nothing about a run that its other columns don't.
@@ -56,7 +56,7 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         if not root.is_dir():
             raise UserError(f"{root} is not a directory: give one that holds runs")
         for directory in _run_directories(root):
-            record = m.read_record(directory)
+            record = run_files.read_record(directory)
             try:
                 if record is None:
                     raise ValueError("no run.json that can be read")
@@ -93,7 +93,7 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     columns: dict[str, list[Any]] = {"epoch": []}
     lengths = []
     for directory in runs["directory"] if len(runs) else ():
-        lines = m.read_metrics(Path(directory) / m.METRICS)
+        lines = run_files.read_metrics(Path(directory) / run_files.METRICS)
         epochs = {line["epoch"]: line for line in lines}  # a kill may leave an epoch twice
         before = len(columns["epoch"])
         for line in epochs.values():
@@ -119,7 +119,7 @@ def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
         runs = load_runs(runs)
     parts = []
     for run in records(runs):
-        lines = m.read_probe(Path(run["directory"]) / m.PROBE)
+        lines = run_files.read_probe(Path(run["directory"]) / run_files.PROBE)
         if lines:
             part = pd.DataFrame(lines).drop_duplicates(["epoch", "layer"], keep="last")
             for position, key in enumerate(("directory", "cell", "seed")):
@@ -176,7 +176,7 @@ def _run_directories(root: Path) -> Iterable[Path]:
 
     Runs set aside (`seed=0.2026-11-24T10-00-00`) are not among them.
     """
-    if root.name.removeprefix("seed=").isdigit() and (root / m.RUN).exists():
+    if root.name.removeprefix("seed=").isdigit() and (root / run_files.RUN).exists():
         return [root]
     return [
         Path(entry.path)

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import torch
 
-from resnet_cifar import checkpoint, device, gradient_flow
-from resnet_cifar import metrics as m
+from resnet_cifar import device
 from resnet_cifar.config import Config, to_yaml
-from resnet_cifar.data import Split, steps_per_epoch
+from resnet_cifar.data.augmentation import generator
+from resnet_cifar.data.datasets import Split, steps_per_epoch
+from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.display import Display, duration
 from resnet_cifar.engine import Engine, Plan, State
 from resnet_cifar.errors import Interrupted, UserError, describe
-from resnet_cifar.files import write_atomically
+from resnet_cifar.files import Busy, Lock, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
-from resnet_cifar.images import DeviceImages
 from resnet_cifar.interrupt import Interrupt
-from resnet_cifar.lock import Busy, Lock
-from resnet_cifar.progress import Display, duration
-from resnet_cifar.randomness import generator
-from resnet_cifar.recorder import Recorder
-from resnet_cifar.resnet import multiply_accumulates
-from resnet_cifar.versions import git_state, versions
+from resnet_cifar.model.resnet import multiply_accumulates
+from resnet_cifar.probe import gradient_flow
+from resnet_cifar.record import checkpoint, run_files
+from resnet_cifar.record.provenance import git_state, versions
+from resnet_cifar.record.recorder import Recorder
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
@@ -46,9 +46,11 @@ def run(config: Config) -> float:
     # A job that SLURM has requeued goes on: it is its first start that began anew.
     rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     with Display(config.trainer.progress) as display:
-        if not rerun and (record := m.finished(directory)):
-            display.say(f"{directory}: {record['status']} before, skipped{m.result(record)}")
-            return m.objective(record)
+        if not rerun and (record := run_files.finished(directory)):
+            display.say(
+                f"{directory}: {record['status']} before, skipped{run_files.result(record)}"
+            )
+            return run_files.objective(record)
         # What this machine can't do comes out before anything is written.
         compute = device.resolve(config.trainer)
         split = config.data.load()
@@ -58,14 +60,16 @@ def run(config: Config) -> float:
                     with _lock(config, directory, display, interrupt):
                         display.say(f"set aside as {set_aside(directory)}")
                 with _lock(config, directory, display, interrupt):
-                    if record := m.finished(directory):  # by the process that had the lock
-                        display.say(f"{directory}: {record['status']} meanwhile{m.result(record)}")
-                        return m.objective(record)
+                    if record := run_files.finished(directory):  # by the process that had the lock
+                        display.say(
+                            f"{directory}: {record['status']} meanwhile{run_files.result(record)}"
+                        )
+                        return run_files.objective(record)
                     with device.settings(compute, config.trainer.deterministic):
                         return train(config, directory, compute, split, display, interrupt)
         except Busy as busy:
             display.say(f"{directory}: {busy.holder} is training it, skipped")
-            return m.objective(m.read_record(directory) or {"status": "diverged"})
+            return run_files.objective(run_files.read_record(directory) or {"status": "diverged"})
         except OSError as error:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
@@ -98,7 +102,9 @@ def train(
                 "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
             )
         status = engine.fit()
-        display.say(f"{status}: {directory}{m.result({**recorder.record, 'status': status})}")
+        display.say(
+            f"{status}: {directory}{run_files.result({**recorder.record, 'status': status})}"
+        )
     except Interrupted:
         status = "interrupted"
         display.say(
@@ -114,7 +120,7 @@ def train(
         # A full disk must not hide what went wrong first.
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():
             recorder.end(status, error)
-    return m.objective(recorder.record)
+    return run_files.objective(recorder.record)
 
 
 def assemble(
@@ -263,7 +269,7 @@ def _lock(config: Config, directory: Path, display: Display, interrupt: Interrup
             raise Interrupted(interrupt.signal)
 
     return Lock(
-        directory / m.LOCK,
+        directory / run_files.LOCK,
         wait=config.when_busy == "wait",
         on_wait=lambda holder: display.say(f"{directory}: {holder} is training it, waiting"),
         poll=give_up,

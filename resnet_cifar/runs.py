@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_cifar import metrics as m
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.lock import Busy, Lock
+from resnet_cifar.files import Busy, Lock
+from resnet_cifar.record import run_files
 
 DAY = 86400.0  # seconds
 STATUSES = ("completed", "diverged", "running", "interrupted", "failed", "unreadable")
@@ -53,13 +53,13 @@ def find(root: Path) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
-    record = m.read_record(path)
+    record = run_files.read_record(path)
     size, newest = 0, path.stat().st_mtime
     for file in path.iterdir():
         with contextlib.suppress(FileNotFoundError):  # a run that is writing renames its files
             size += file.stat().st_size
     with contextlib.suppress(FileNotFoundError):
-        newest = (path / m.RUN).stat().st_mtime
+        newest = (path / run_files.RUN).stat().st_mtime
     status = record["status"] if record else "unreadable"
     return Run(path, status, record or {}, size, max(0.0, time.time() - newest))
 
@@ -80,7 +80,7 @@ def show(runs: Sequence[Run]) -> None:
     """Print a table of runs and what they add up to."""
     from rich.table import Table
 
-    from resnet_cifar.progress import duration, wide_console
+    from resnet_cifar.display import duration, wide_console
 
     console = wide_console()
     table = Table("status", "cell", "seed", "epochs", "val %", "augmented %", "size", "age")
@@ -124,7 +124,7 @@ def remove(run: Run) -> None:
     Raises:
         Busy: a process holds its lock.
     """
-    with Lock(run.path / m.LOCK, wait=False):
+    with Lock(run.path / run_files.LOCK, wait=False):
         gone = run.path.with_name(f".removed-{run.path.name}")
         run.path.rename(gone)
     shutil.rmtree(gone)
@@ -141,7 +141,7 @@ def archive(run: Run, root: Path) -> Path:
     target = root.with_name(f"{root.resolve().name}.archive") / run.cell / run.path.name
     if target.exists():
         raise UserError(f"{target} exists already: remove or rename it first")
-    with Lock(run.path / m.LOCK, wait=False):
+    with Lock(run.path / run_files.LOCK, wait=False):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(run.path, target)
     _remove_if_empty(run.path.parent)

@@ -1,15 +1,19 @@
-"""A run as the launcher's pool sees it: its name, whether it is done, how far it is. No torch."""
+"""A run as the launcher's pool sees it, and the plan before the work. Imports no torch."""
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from hydra_plugins.local_pool import Job, Outcome, Progress
-from resnet_cifar import metrics as m
-from resnet_cifar.config import from_dictconfig
+from resnet_cifar.config import Config, from_dictconfig
+from resnet_cifar.data.datasets import steps_per_epoch
+from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, run_directory
-from resnet_cifar.lock import is_held
+from resnet_cifar.record import run_files
 
 
 class RunJob(Job):
@@ -36,24 +40,24 @@ class RunJob(Job):
     def outcome(self) -> Outcome | None:
         if self.run.rerun and self.exit_code is None:
             return None
-        record = m.finished(self.directory)
+        record = run_files.finished(self.directory)
         if record is None:
             return None
-        return Outcome(m.objective(record), f"{record['status']}{m.result(record)}")
+        return Outcome(run_files.objective(record), f"{record['status']}{run_files.result(record)}")
 
     def busy(self) -> bool:
-        return is_held(self.directory / m.LOCK)
+        return is_held(self.directory / run_files.LOCK)
 
     def progress(self) -> Progress | None:
-        record = m.read_record(self.directory)
+        record = run_files.read_record(self.directory)
         if record is None or not record.get("epochs_done"):
             return None
         done, total = record["epochs_done"], record["epochs"]
-        return Progress(done, total, f"epoch {done}/{total}{m.result(record)}")
+        return Progress(done, total, f"epoch {done}/{total}{run_files.result(record)}")
 
     def cost(self) -> float:
         """Epochs left × images × channels², to which the arithmetic is proportional."""
-        record = m.read_record(self.directory) or {}
+        record = run_files.read_record(self.directory) or {}
         done = 0 if self.run.rerun and self.exit_code is None else record.get("epochs_done") or 0
         left = max(0, self.run.trainer.epochs - done)
         return float(left * self.run.data.train_size * self.run.model.width**2)
@@ -64,6 +68,208 @@ class RunJob(Job):
 
     @classmethod
     def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
-        from resnet_cifar.plan import show
+        show_plan([job.run for job in jobs if isinstance(job, RunJob)], slots, threads)
 
-        show([job.run for job in jobs if isinstance(job, RunJob)], slots, threads)
+
+# The plan ----------------------------------------------------------------------------------------
+
+# How a run stands, in the order of the table's columns.
+STATES = ("done", "diverged", "running", "partial", "failed", "to do")
+STATE_OF = {"completed": "done", "interrupted": "partial"}
+MEASURED_SECONDS = 2.0  # of training steps, for a speed no earlier run here has recorded
+FORWARD = 1 / 3  # of a training image's arithmetic is a validation image's
+FLOP_PER_MAC = 2
+
+
+@dataclasses.dataclass
+class PlannedRun:
+    """A run of the plan."""
+
+    config: Config
+    state: str
+    epochs_done: int
+    macs: int  # multiply-accumulates of one image's forward pass
+
+    @property
+    def images(self) -> float:
+        """What is left to do, in training images; a validated one counts a third."""
+        if self.state in ("done", "diverged"):
+            return 0.0
+        return self._images(self.config.trainer.epochs - self.epochs_done)
+
+    @property
+    def flop(self) -> float:
+        """The arithmetic of the whole run, forward, backward and validation."""
+        return 3 * FLOP_PER_MAC * self.macs * self._images(self.config.trainer.epochs)
+
+    def _images(self, epochs: int) -> float:
+        data, trainer = self.config.data, self.config.trainer
+        views = epochs + -(-epochs // trainer.augmented_val_every)
+        return float(epochs * data.train_size + FORWARD * views * data.val_size)
+
+
+def show_plan(configs: Sequence[Config], slots: int, threads: int) -> None:
+    """Print the plan of a sweep that runs `slots` at once with `threads` CPU threads each."""
+    from rich.table import Table
+
+    from resnet_cifar.display import duration, wide_console
+
+    items = [planned_run(config) for config in configs]
+    speeds = Speeds(threads)
+    seconds = [entry.images / speeds.of(entry) if entry.images else 0.0 for entry in items]
+    cells: dict[str, list[int]] = {}
+    for position, entry in enumerate(items):
+        cells.setdefault(cell_name(entry.config), []).append(position)
+
+    console = wide_console()
+    present = [state for state in STATES if any(entry.state == state for entry in items)]
+    table = Table("cell", "runs", *present, "PFLOP", "left")
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for cell, positions in cells.items():
+        table.add_row(
+            cell, *_row(items, positions, present), duration(sum(seconds[p] for p in positions))
+        )
+    everything = list(range(len(items)))
+    total = makespan(seconds, slots)
+    table.add_section()
+    table.add_row(f"{len(cells)} cells", *_row(items, everything, present), duration(total))
+    console.print(table)
+    where = f"{slots} at once" if slots > 1 else "one after the other"
+    console.print(f"{where}, {threads} CPU threads each; training and validation only.")
+    for line in speeds.notes:
+        console.print(line)
+
+
+def _row(
+    items: Sequence[PlannedRun], positions: Sequence[int], present: Sequence[str]
+) -> list[str]:
+    states = [items[p].state for p in positions]
+    counts = [str(states.count(state) or "") for state in present]
+    flop = sum(items[p].flop for p in positions)
+    return [str(len(positions)), *counts, f"{flop / 1e15:.3g}"]
+
+
+def planned_run(config: Config) -> PlannedRun:
+    """How the run of `config` stands."""
+    record = None if config.rerun else run_files.read_record(run_directory(config))
+    status = record["status"] if record else "to do"
+    done = record.get("epochs_done") or 0 if record else 0
+    return PlannedRun(config, STATE_OF.get(status, status), done, _multiply_accumulates(config))
+
+
+def makespan(seconds: Sequence[float], slots: int) -> float:
+    """When the last run ends if each takes the slot that is free first, in the order given."""
+    free = [0.0] * slots
+    for needed in seconds:
+        first = min(range(slots), key=free.__getitem__)
+        free[first] += needed
+    return max(free)
+
+
+def _multiply_accumulates(config: Config) -> int:
+    import torch
+
+    from resnet_cifar.model.resnet import multiply_accumulates
+
+    with torch.device("meta"):
+        model = config.model.build(config.norm.build, len(config.data.CLASSES))
+        return multiply_accumulates(model)
+
+
+class Speeds:
+    """Training images/s on this machine: from the runs recorded here, or measured now."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.notes: list[str] = []
+        self._known: dict[Any, float] = {}
+
+    def of(self, entry: PlannedRun) -> float:
+        """Images/s of the run, one at a time on its device."""
+        kind = _kind(entry.config)
+        if kind not in self._known:
+            self._known[kind] = self._recorded(entry.config, kind) or self._measured(entry)
+        return self._known[kind]
+
+    def _recorded(self, config: Config, kind: Any) -> float | None:
+        from resnet_cifar.device import resolve
+
+        compute = resolve(config.trainer)
+        threads = compute.threads if config.trainer.threads else self.threads
+        found: list[tuple[str, float]] = []
+        for path in run_directory(config).parents[1].glob("*/seed=*"):
+            record = run_files.read_record(path)
+            if record is None or _recorded_kind(record.get("config", {})) != kind:
+                continue
+            for session in record.get("sessions", []):
+                same = session.get("device") == compute.name and (
+                    compute.device.type != "cpu" or session.get("threads") == threads
+                )
+                if same and session.get("images_trained", 0) >= 50 * config.trainer.batch_size:
+                    found.append((session["start"], session["images_per_second"]))
+        if not found:
+            return None
+        latest = sorted(found)[-5:]
+        speed = statistics.median(rate for _, rate in latest)  # one may have met a busy machine
+        self.notes.append(f"{_name(config)}: {speed:,.0f} images/s in {len(latest)} sessions here")
+        return speed
+
+    def _measured(self, entry: PlannedRun) -> float:
+        speed = measure(entry.config, self.threads)
+        self.notes.append(f"{_name(entry.config)}: {speed:,.0f} images/s, measured now")
+        return speed
+
+
+def measure(config: Config, threads: int) -> float:
+    """Images/s of training steps on random images, uncompiled; takes some seconds."""
+    import torch
+
+    from resnet_cifar import device
+    from resnet_cifar.engine import update
+
+    compute = device.resolve(config.trainer)
+    if not config.trainer.threads:
+        compute = dataclasses.replace(compute, threads=threads)
+    model = config.model.build(config.norm.build, len(config.data.CLASSES))
+    layout = device.memory_format(compute, model)
+    model = model.to(compute.device, memory_format=layout)
+    optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
+    loss = config.regularization.loss()
+    batch = config.trainer.batch_size
+    x = torch.randn(batch, 3, 32, 32, device=compute.device).contiguous(memory_format=layout)
+    y = torch.zeros(batch, dtype=torch.int64, device=compute.device)
+    with device.settings(compute, config.trainer.deterministic):
+        for _ in range(2):  # buffers and kernels are chosen at first use
+            update(x, y, model, loss, optimizer, compute)
+        compute.synchronize()
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < MEASURED_SECONDS:
+            update(x, y, model, loss, optimizer, compute)
+            compute.synchronize()
+            steps += 1
+        rate = steps * batch / (time.perf_counter() - start)
+    # The last batch of an epoch may be smaller, but costs about as many launches.
+    size = config.data.train_size
+    return float(rate * size / (steps_per_epoch(size, batch) * batch))
+
+
+SPEED_KEYS = ("model", "norm", "trainer.batch_size", "trainer.precision", "trainer.deterministic")
+
+
+def _kind(config: Config) -> Any:
+    from resnet_cifar.identity import flatten
+
+    return _recorded_kind(flatten(config))
+
+
+def _recorded_kind(flat: dict[str, Any]) -> Any:
+    """What of a flattened configuration decides the speed."""
+    return tuple(sorted((k, str(v)) for k, v in flat.items() if k.startswith(SPEED_KEYS)))
+
+
+def _name(config: Config) -> str:
+    detach = getattr(config.norm, "detach", "none")
+    norm = config.norm.NAME if detach == "none" else f"{config.norm.NAME} detach={detach}"
+    return f"{config.model.NAME} width {config.model.width}, {norm}"

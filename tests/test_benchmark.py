@@ -15,15 +15,18 @@ from conftest import ROOT, TINY
 from scipy import stats
 from torch import nn
 
-from resnet_cifar import benchmark, data, device, plain, synthetic
+from resnet_cifar import device
+from resnet_cifar.benchmark import __main__ as benchmark
+from resnet_cifar.benchmark import plain
+from resnet_cifar.benchmark.contenders import Contender, Process
 from resnet_cifar.config import compose
-from resnet_cifar.contenders import Contender, Process
+from resnet_cifar.data import datasets, synthetic
+from resnet_cifar.data.augmentation import clean, generator, training_draws
+from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.display import Display
 from resnet_cifar.engine import update
 from resnet_cifar.errors import UserError
-from resnet_cifar.images import DeviceImages
 from resnet_cifar.interrupt import Interrupt
-from resnet_cifar.progress import Display
-from resnet_cifar.randomness import clean, generator, training_draws
 from resnet_cifar.run import assemble
 
 CPU = torch.device("cpu")
@@ -109,8 +112,8 @@ def test_a_contender_that_cannot_be_built_says_why() -> None:
     assert not multiprocessing.active_children()
 
 
-def drawn(count: int, stream: str = "train") -> data.Images:
-    return data.Images(*synthetic.draw(count, 0, stream), np.arange(count))
+def drawn(count: int, stream: str = "train") -> datasets.Images:
+    return datasets.Images(*synthetic.draw(count, 0, stream), np.arange(count))
 
 
 def after_steps(

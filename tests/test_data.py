@@ -9,18 +9,18 @@ import torch
 from conftest import ROOT
 from torch.nn import functional as F
 
-from resnet_cifar import data
 from resnet_cifar.config import compose
-from resnet_cifar.images import DeviceImages
-from resnet_cifar.randomness import clean, training_draws, validation_draws
+from resnet_cifar.data import datasets
+from resnet_cifar.data.augmentation import clean, training_draws, validation_draws
+from resnet_cifar.data.images import DeviceImages
 
 CPU = torch.device("cpu")
 
 
-def random_images(count: int) -> data.Images:
+def random_images(count: int) -> datasets.Images:
     source = np.random.default_rng(0)
     pixels = source.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return data.Images(pixels, source.integers(0, 10, count), np.arange(count))
+    return datasets.Images(pixels, source.integers(0, 10, count), np.arange(count))
 
 
 def plain(pixels: np.ndarray, top: int, left: int, flip: bool, padding: int) -> torch.Tensor:
@@ -29,7 +29,7 @@ def plain(pixels: np.ndarray, top: int, left: int, flip: bool, padding: int) -> 
     image = F.pad(image, (padding,) * 4)[:, top : top + 32, left : left + 32]
     if flip:
         image = image.flip(2)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.MEAN, data.STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (datasets.MEAN, datasets.STD))
     return (image.float() / 255 - mean) / std
 
 
@@ -94,11 +94,11 @@ def test_the_flips_are_the_same_whatever_the_padding() -> None:
 
 
 def test_split_permutation_is_fixed() -> None:
-    order = data.split_permutation(50_000, 0)
+    order = datasets.split_permutation(50_000, 0)
     assert np.array_equal(np.sort(order), np.arange(50_000))
     digest = hashlib.sha256(order.tobytes()).hexdigest()[:16]
     assert digest == "102a4e5751951639"
-    assert not np.array_equal(order, data.split_permutation(50_000, 1))
+    assert not np.array_equal(order, datasets.split_permutation(50_000, 1))
 
 
 def test_synthetic_splits_are_disjoint_and_deterministic() -> None:
@@ -138,7 +138,7 @@ def test_the_real_cifar10() -> None:
     assert not np.intersect1d(split.train.positions, split.val.positions).size
     assert abs(np.bincount(split.val.labels) - 1000).max() < 120
     pixels = np.concatenate([split.train.pixels, split.val.pixels])
-    assert np.allclose(pixels.mean((0, 1, 2)) / 255, data.MEAN, atol=1e-3)
+    assert np.allclose(pixels.mean((0, 1, 2)) / 255, datasets.MEAN, atol=1e-3)
     per_image = pixels.reshape(-1, 1024, 3).std(1).mean(0) / 255
-    assert np.allclose(per_image, data.STD, atol=1e-3)
+    assert np.allclose(per_image, datasets.STD, atol=1e-3)
     assert config.load_test().pixels.shape == (10_000, 32, 32, 3)

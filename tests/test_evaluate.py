@@ -8,9 +8,9 @@ from conftest import TINY, Program
 
 from resnet_cifar import evaluate, scores
 from resnet_cifar.config import compose
-from resnet_cifar.data import Synthetic
+from resnet_cifar.data.datasets import Synthetic
+from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
-from resnet_cifar.lock import Lock
 
 RUN = run_directory(compose(TINY))
 

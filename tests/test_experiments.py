@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, Program
 
-from resnet_cifar import plan
+from resnet_cifar import sweep as sweeps
 from resnet_cifar.config import CONF, Config, compose
 from resnet_cifar.identity import cell_name, flatten, items
 
@@ -26,7 +26,7 @@ def sweep(program: Program, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     def keep(configs: list[Config], slots: int, threads: int) -> None:
         seen[:] = configs
 
-    monkeypatch.setattr(plan, "show", keep)
+    monkeypatch.setattr(sweeps, "show_plan", keep)
 
     def call(*arguments: str) -> list[Config]:
         outcome = program("--plan", *arguments)

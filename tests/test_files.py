@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_cifar import checkpoint, files, lock
-from resnet_cifar import metrics as m
+from resnet_cifar import files
 from resnet_cifar.errors import UserError
-from resnet_cifar.lock import Busy, Lock, is_held
+from resnet_cifar.files import Busy, Lock, is_held
+from resnet_cifar.record import checkpoint, run_files
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -36,7 +36,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert m.finite({"a": float("inf"), "b": 1.5, "c": "x"}) == {"a": None, "b": 1.5, "c": "x"}
+    assert run_files.finite({"a": float("inf"), "b": 1.5, "c": "x"}) == {
+        "a": None,
+        "b": 1.5,
+        "c": "x",
+    }
 
 
 def state(value: float) -> dict:
@@ -117,7 +121,7 @@ def test_a_file_system_without_locks_is_named(
     def unsupported(*args: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    monkeypatch.setattr(files.fcntl, "flock", unsupported)
     with pytest.raises(OSError, match="has no locks"), Lock(tmp_path / ".lock"):
         pass
     assert not is_held(tmp_path / ".lock")
@@ -134,25 +138,25 @@ def test_a_lock_survives_its_directory_being_set_aside(tmp_path: Path) -> None:
 def test_metrics_file_drops_what_will_be_trained_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "a": 1}\n{"epoch": 2, "a": 2}\n{"epoch": 3, "a"')
-    opened = m.LinesFile(path, epochs_done=1)
+    opened = run_files.LinesFile(path, epochs_done=1)
     opened.append({"epoch": 2, "a": float("nan")})
     opened.close()
     assert path.read_text() == '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": null}\n'
-    assert m.read_metrics(path)[1] == {"epoch": 2, "a": None}
+    assert run_files.read_metrics(path)[1] == {"epoch": 2, "a": None}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 0}'])
 def test_a_foreign_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    assert m.read_record(tmp_path) is None
+    assert run_files.read_record(tmp_path) is None
 
 
 def test_running_without_a_lock_was_killed(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"status": "running"}')
-    found = m.read_record(tmp_path)
+    found = run_files.read_record(tmp_path)
     assert found is not None
     assert found["status"] == "interrupted"
     with Lock(tmp_path / ".lock"):
-        found = m.read_record(tmp_path)
+        found = run_files.read_record(tmp_path)
     assert found is not None
     assert found["status"] == "running"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from resnet_cifar.config import compose
-from resnet_cifar.resnet import multiply_accumulates, resnet18
+from resnet_cifar.model.resnet import multiply_accumulates, resnet18
 
 
 def test_the_studys_network() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_cifar.layers import DetachedBatchNorm2d
-from resnet_cifar.norm import DETACH, BatchNorm
-from resnet_cifar.resnet import resnet18
+from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
+from resnet_cifar.model.options import DETACH, BatchNorm
+from resnet_cifar.model.resnet import resnet18
 
 DIMS = (0, 2, 3)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resnet_cifar import pictures
+from resnet_cifar.record import pictures
 
 NAMES = ("cat", "dog", "ship")
 

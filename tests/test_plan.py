@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Program
 
-from resnet_cifar import plan
+from resnet_cifar import sweep
 from resnet_cifar.config import compose
 from resnet_cifar.identity import run_directory
 
 
 def test_makespan_is_that_of_a_queue() -> None:
-    assert plan.makespan([3, 1, 2, 2], 1) == 8
-    assert plan.makespan([3, 1, 2, 2], 2) == 5  # 3 then 2; 1 then 2
-    assert plan.makespan([3, 1], 5) == 3
+    assert sweep.makespan([3, 1, 2, 2], 1) == 8
+    assert sweep.makespan([3, 1, 2, 2], 2) == 5  # 3 then 2; 1 then 2
+    assert sweep.makespan([3, 1], 5) == 3
 
 
 def test_arithmetic_of_the_study() -> None:
@@ -23,8 +23,8 @@ def test_arithmetic_of_the_study() -> None:
     for cell in ("lr_0.001", "lr_0.01", "lr_0.1", "baseline", "cosine", "cosine_wd_5e-4",
                  "cosine_wd_1e-2", "detached_bn"):  # fmt: skip
         config = compose([f"cell={cell}"])
-        item = plan.item(config)
-        validated = plan.FORWARD * config.data.val_size * (config.trainer.epochs * 1.2)
+        item = sweep.planned_run(config)
+        validated = sweep.FORWARD * config.data.val_size * (config.trainer.epochs * 1.2)
         flop += item.flop - 6 * item.macs * validated
     assert flop / 1e15 == pytest.approx(206, rel=0.005)
 
@@ -44,22 +44,22 @@ def test_how_a_run_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = compose([*TINY, "trainer.epochs=10"])
-    assert plan.item(config).state == "to do"
-    everything = plan.item(config).images
+    assert sweep.planned_run(config).state == "to do"
+    everything = sweep.planned_run(config).images
     directory = run_directory(config)
     directory.mkdir(parents=True)
     (directory / "run.json").write_text(json.dumps({"status": status, "epochs_done": 5}))
-    item = plan.item(config)
+    item = sweep.planned_run(config)
     assert item.state == state
     left = 0 if state in ("done", "diverged") else everything / 2
     assert item.images == pytest.approx(left, rel=0.02)
-    assert plan.item(compose([*TINY, "trainer.epochs=10", "rerun=true"])).state == "to do"
+    assert sweep.planned_run(compose([*TINY, "trainer.epochs=10", "rerun=true"])).state == "to do"
 
 
 def test_the_table(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(*TINY)
     before = sorted(path for path in tmp_path.rglob("*"))
-    monkeypatch.setattr(plan, "MEASURED_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "MEASURED_SECONDS", 0.05)
     outcome = program("--plan", *TINY, "seed=0,1", "optimizer.lr=0.01,0.1")
     assert outcome.code == 0, outcome.err
     rows = [line for line in outcome.out.splitlines() if line.startswith("│ lr")]
@@ -75,7 +75,7 @@ def test_the_speed_of_earlier_runs_is_used(
 ) -> None:
     many = [*TINY, "trainer.epochs=1", "data.train_size=800"]  # 50 batches
     program(*many)
-    monkeypatch.setattr(plan, "measure", None)  # would fail if it were asked
+    monkeypatch.setattr(sweep, "measure", None)  # would fail if it were asked
     outcome = program("--plan", *many, "seed=0,1")
     assert outcome.code == 0, outcome.err
     assert "images/s in 1 sessions here" in outcome.out

@@ -18,17 +18,17 @@ from test_run import directory, interrupt_at, lines, record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_cifar import gradient_flow as flow
-from resnet_cifar import metrics as m
-from resnet_cifar import probe_views
 from resnet_cifar.config import compose, load
+from resnet_cifar.data.augmentation import clean, probe_draws
+from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.identity import cell_name
-from resnet_cifar.images import DeviceImages
-from resnet_cifar.norm import DETACH, BatchNorm
-from resnet_cifar.probe import Probe
-from resnet_cifar.randomness import clean, probe_draws
-from resnet_cifar.resnet import resnet18
+from resnet_cifar.model.options import DETACH, BatchNorm
+from resnet_cifar.model.resnet import resnet18
+from resnet_cifar.probe import gradient_flow as flow
+from resnet_cifar.probe import views
+from resnet_cifar.probe.options import Probe
+from resnet_cifar.record import run_files
 
 BATCH_STATISTICS = {"accuracy/val_batch_statistics", "loss/val_batch_statistics"}
 
@@ -338,15 +338,15 @@ def test_training_is_the_same_to_the_last_bit(program: Program, detach: str) -> 
         runs[option] = directory(*arguments[len(TINY) :])
         assert runs[option].parts[1:] == runs["off"].parts[1:]  # the same name
         assert_same_training(runs[option], runs["off"])
-    assert not (runs["off"] / m.PROBE).exists()
+    assert not (runs["off"] / run_files.PROBE).exists()
     probed = {
-        option: sorted({row["epoch"] for row in m.read_probe(run / m.PROBE)})
+        option: sorted({row["epoch"] for row in run_files.read_probe(run / run_files.PROBE)})
         for option, run in runs.items()
     }
     expected = {"off": [], "default": [1, 3], "full": [1, 2, 3]}
     assert probed == {option: expected[option] for option in options}
     for option, epochs in probed.items():
-        for line in m.read_metrics(runs[option] / m.METRICS):
+        for line in run_files.read_metrics(runs[option] / run_files.METRICS):
             extra = BATCH_STATISTICS | {"speed/probe_seconds"}
             assert extra & line.keys() == (extra if line["epoch"] in epochs else set())
 
@@ -368,8 +368,8 @@ def test_interrupted_and_resumed_with_the_probe(program: Program, detach: str, s
     )
     assert_same_training(run, undisturbed)
     assert lines(run) == lines(undisturbed)
-    assert (run / m.PROBE).read_text() == (undisturbed / m.PROBE).read_text()
-    rows = m.read_probe(run / m.PROBE)
+    assert (run / run_files.PROBE).read_text() == (undisturbed / run_files.PROBE).read_text()
+    rows = run_files.read_probe(run / run_files.PROBE)
     assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) == 3 * 58
 
 
@@ -387,7 +387,7 @@ def test_interrupted_in_the_probe(program: Program) -> None:
     assert program(*TINY, "probe=full").code == 0
     run, undisturbed = directory(), directory("output_root=undisturbed")
     assert lines(run) == lines(undisturbed)
-    assert (run / m.PROBE).read_text() == (undisturbed / m.PROBE).read_text()
+    assert (run / run_files.PROBE).read_text() == (undisturbed / run_files.PROBE).read_text()
 
 
 def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None:
@@ -398,12 +398,12 @@ def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None
     assert program(*SMALL, "probe=full").code == 0
     run, off = (directory(*SMALL[len(TINY) :], f"output_root={r}") for r in ("outputs", "off"))
     assert_same_training(run, off)
-    assert {row["epoch"] for row in m.read_probe(run / m.PROBE)} == {2, 3}
+    assert {row["epoch"] for row in run_files.read_probe(run / run_files.PROBE)} == {2, 3}
 
 
 def test_what_stands_in_a_row(program: Program) -> None:
     program(*SMALL, "probe=full", "optimizer.momentum=0.5")
-    rows = m.read_probe(directory(*SMALL, "optimizer.momentum=0.5") / m.PROBE)
+    rows = run_files.read_probe(directory(*SMALL, "optimizer.momentum=0.5") / run_files.PROBE)
     everywhere = {"epoch", "step", "layer", "kind"}
     weights = {"weight_norm", "gradient_norm", "radial", "radial_rms", "effective_lr"}
     weights |= {"angular_update", "angular_update_predicted"}
@@ -431,7 +431,7 @@ def test_other_networks_and_optimizers(program: Program, option: str) -> None:
     more = [option, "probe=full", "trainer.epochs=1"]
     more += ["norm.groups=2"] if option == "norm=groupnorm" else []
     assert program(*TINY, *more).code == 0
-    rows = m.read_probe(directory(*more) / m.PROBE)
+    rows = run_files.read_probe(directory(*more) / run_files.PROBE)
     assert ("norm" in {row["kind"] for row in rows}) == (option == "optimizer=adamw")
     (line,) = lines(directory(*more))
     assert (line.keys() >= BATCH_STATISTICS) == (option == "optimizer=adamw")
@@ -466,15 +466,15 @@ def test_the_record_of_a_diverged_run(program: Program) -> None:
 
 def test_the_file_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "probe.jsonl"
-    opened = m.LinesFile(path, 0, key=("epoch", "layer"))
+    opened = run_files.LinesFile(path, 0, key=("epoch", "layer"))
     assert not path.exists()
     opened.append(*({"epoch": 1, "layer": layer, "x": 1.0} for layer in "ab"))
     opened.append(*({"epoch": 2, "layer": layer, "x": math.inf} for layer in "ab"))
     opened.close()
     with path.open("a") as file:
         file.write('{"epoch": 3, "layer": "a", "x"')  # torn
-    assert [row["x"] for row in m.read_probe(path)] == [1.0, 1.0, None, None]
-    again = m.LinesFile(path, 1, key=("epoch", "layer"))
+    assert [row["x"] for row in run_files.read_probe(path)] == [1.0, 1.0, None, None]
+    again = run_files.LinesFile(path, 1, key=("epoch", "layer"))
     again.close()
     expected = [{"epoch": 1, "layer": layer, "x": 1.0} for layer in "ab"]
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
@@ -500,12 +500,12 @@ def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
     tags = events.Tags()
     curves = [tag for tag in tags["scalars"] if tag.startswith("probe/")]
     assert set(curves) == {
-        f"probe/{name}/{which}" for name in probe_views.CURVES for which in ("median", "worst")
+        f"probe/{name}/{which}" for name in views.CURVES for which in ("median", "worst")
     }
     assert len(curves) <= 24
     for tag in [*curves, "loss/val_batch_statistics"]:
         assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3]
-    rows = [row for row in m.read_probe(run / m.PROBE) if row["epoch"] == 2]
+    rows = [row for row in run_files.read_probe(run / run_files.PROBE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value
     assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
     assert set(tags["images"]) == {"confusion/val", "mistakes/val", "probe/layers_by_epochs"}
@@ -523,16 +523,16 @@ def test_curves_and_table_of_a_hand_made_epoch() -> None:
         {"epoch": 5, "layer": "c", "kind": "linear", "radial_rms": 0.9, "gradient_norm": 9.0},
         {"epoch": 5, "layer": "d", "kind": "norm", "gradient_norm": 100.0},
     ]  # fmt: skip
-    curves = probe_views.curves(rows)
+    curves = views.curves(rows)
     assert curves["probe/angular_ratio/worst"] == pytest.approx(0.1)  # a tenth is worse than twice
     assert curves["probe/radial_rms/worst"] == 0.1
     assert curves["probe/gradient_norm/median"] == 2.0
     assert "probe/weight_norm/median" not in curves
     rows.append(rows[0] | {"epoch": 7, "gradient_norm": -2.0})
-    layers, table = probe_views.table(rows, "gradient_norm")
+    layers, table = views.table(rows, "gradient_norm")
     assert layers == ["a", "b", "c"]
     np.testing.assert_array_equal(table, [[1, 2], [3, math.nan], [9, math.nan]])
-    assert probe_views.heat_map(rows).shape[2] == 3
+    assert views.heat_map(rows).shape[2] == 3
 
 
 # The options.

@@ -19,8 +19,8 @@ from resnet_cifar.report import analysis as a
 from resnet_cifar.report import contents, figures, flow
 from resnet_cifar.report.__main__ import main
 from resnet_cifar.report.document import Text
+from resnet_cifar.report.study import load_published, load_questions
 from resnet_cifar.results import load_metrics, load_probe, load_runs, records
-from resnet_cifar.study import load_published, load_questions
 
 PUBLISHED = load_published()
 QUESTIONS = {question.name: question for question in load_questions()}

@@ -14,10 +14,10 @@ import torch
 from conftest import TINY, Program
 
 from resnet_cifar import engine as engine_module
-from resnet_cifar import metrics as m
 from resnet_cifar.config import command, compose, load
 from resnet_cifar.engine import Engine
 from resnet_cifar.identity import run_directory
+from resnet_cifar.record import run_files
 
 EPOCH_KEYS = {
     "epoch",
@@ -38,12 +38,12 @@ def directory(*overrides: str) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what may differ between two equal runs: times and speeds."""
-    parsed = [json.loads(line) for line in (path / m.METRICS).read_text().splitlines()]
+    parsed = [json.loads(line) for line in (path / run_files.METRICS).read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in parsed]
 
 
 def record(path: Path) -> dict[str, Any]:
-    return json.loads((path / m.RUN).read_text())
+    return json.loads((path / run_files.RUN).read_text())
 
 
 def test_what_a_run_leaves(program: Program) -> None:
@@ -58,7 +58,7 @@ def test_what_a_run_leaves(program: Program) -> None:
         "last.pt", "best.pt", "train.log",
     }  # fmt: skip
 
-    parsed = [json.loads(line) for line in (run / m.METRICS).read_text().splitlines()]
+    parsed = [json.loads(line) for line in (run / run_files.METRICS).read_text().splitlines()]
     assert [line["epoch"] for line in parsed] == [1, 2, 3]
     for line in parsed:
         augmented = {"accuracy/val_augmented", "loss/val_augmented"}
@@ -253,7 +253,7 @@ def test_divergence_is_an_outcome(program: Program) -> None:
     assert outcome.code == 0
     wrote = record(directory(*wild))
     assert wrote["status"] == "diverged"
-    assert m.objective(wrote) == 0
+    assert run_files.objective(wrote) == 0
     assert lines(directory(*wild))[-1]["loss/train"] is None  # JSON has no NaN
     assert "skipped" in program(*TINY, *wild).out
 

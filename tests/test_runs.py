@@ -10,8 +10,8 @@ from conftest import TINY, Program
 
 from resnet_cifar import runs
 from resnet_cifar.config import compose
+from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
-from resnet_cifar.lock import Lock
 
 
 def make(root: Path, cell: str, seed: str, status: str, days: float = 0.0) -> Path:

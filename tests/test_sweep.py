@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Program
 
-from resnet_cifar import metrics as m
-from resnet_cifar.lock import is_held
+from resnet_cifar.files import is_held
+from resnet_cifar.record import run_files
 
 # Two cells × two seeds, 4 epochs of 4 updates each.
 GRID = [*TINY, "-m", "optimizer.lr=0.01,0.1", "seed=0,1", "trainer.epochs=4",
@@ -177,7 +177,9 @@ def test_interrupted_and_gone_on(undisturbed: Path, tmp_path: Path, number: int)
     assert not any(alive(pid) for pid in jobs)
     text = (tmp_path / "log").read_text()
     assert "the same command goes on" in text
-    assert all(record["status"] in ("interrupted", *m.FINAL) for record in records(tmp_path))
+    assert all(
+        record["status"] in ("interrupted", *run_files.FINAL) for record in records(tmp_path)
+    )
     finish(tmp_path, *long)
     assert results(tmp_path) == results(undisturbed)
 
@@ -189,7 +191,9 @@ def test_jobs_stop_when_the_sweep_is_killed(undisturbed: Path, tmp_path: Path) -
     process.kill()
     process.wait()
     wait_for(lambda: not any(alive(pid) for pid in jobs), "a job outlived its sweep", 20)
-    assert all(record["status"] in ("interrupted", *m.FINAL) for record in records(tmp_path))
+    assert all(
+        record["status"] in ("interrupted", *run_files.FINAL) for record in records(tmp_path)
+    )
     finish(tmp_path, *GRID)
     assert results(tmp_path) == results(undisturbed)
 

@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     # Late: --help and a wrong path need no pandas.
-    from resnet_cifar.progress import wide_console
+    from resnet_cifar.display import wide_console
     from resnet_cifar.report.contents import build
     from resnet_cifar.report.document import show, write
+    from resnet_cifar.report.study import EXPERIMENTS, load_published, load_questions
     from resnet_cifar.results import load_metrics, load_probe, load_runs
-    from resnet_cifar.study import EXPERIMENTS, load_published, load_questions
 
     questions = load_questions(options.questions or EXPERIMENTS / "questions.yaml")
     runs = load_runs(*options.outputs)

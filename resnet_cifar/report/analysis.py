@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES, SHORT, USUAL, number
-from resnet_cifar.results import identity_keys, records
-from resnet_cifar.statistics import (
+from resnet_cifar.report.statistics import (
     Estimate,
     estimate,
     paired_differences,
@@ -24,7 +23,8 @@ from resnet_cifar.statistics import (
     seeds_to_resolve,
     t_half_width,
 )
-from resnet_cifar.study import Claim, Published, Question, Selector, agrees, matches
+from resnet_cifar.report.study import Claim, Published, Question, Selector, agrees, matches
+from resnet_cifar.results import identity_keys, records
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 VAL, AUGMENTED = "accuracy/val", "accuracy/val_augmented"

@@ -14,9 +14,9 @@ from resnet_cifar.identity import number
 from resnet_cifar.report import analysis, figures, flow
 from resnet_cifar.report.analysis import AUGMENTED, VAL, Group, Judgement
 from resnet_cifar.report.document import Document, Heading, Picture, Row, Table, Text
+from resnet_cifar.report.statistics import Estimate, mcnemar
+from resnet_cifar.report.study import Published, Question
 from resnet_cifar.results import Predictions, load_predictions, records
-from resnet_cifar.statistics import Estimate, mcnemar
-from resnet_cifar.study import Published, Question
 
 READING = (
     "Accuracies and losses are the last epoch's, on the validation images, which a run was not "

@@ -31,8 +31,8 @@ from resnet_cifar.report.analysis import (
     picks,
     title,
 )
+from resnet_cifar.report.study import Published
 from resnet_cifar.results import Predictions, records
-from resnet_cifar.study import Published
 
 INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
 # After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out

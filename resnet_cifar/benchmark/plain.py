@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resnet_cifar import data
+from resnet_cifar.data import datasets
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
     """As torchvision.datasets.CIFAR10: every image through PIL and `transform`."""
 
-    def __init__(self, images: data.Images, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, images: datasets.Images, transform: Callable[[Any], Tensor]) -> None:
         self.images = images
         self.transform = transform
 
@@ -48,12 +48,12 @@ def augmented(padding: int, flip_probability: float) -> Callable[[Any], Tensor]:
 
 def clean() -> Callable[[Any], Tensor]:
     """Normalise: PIL image to float32 [3, 32, 32]."""
-    normalise = transforms.Normalize(data.MEAN, data.STD)
+    normalise = transforms.Normalize(datasets.MEAN, datasets.STD)
     return transforms.Compose([transforms.ToTensor(), normalise])  # type: ignore[no-any-return]
 
 
 def loader(
-    images: data.Images,
+    images: datasets.Images,
     transform: Callable[[Any], Tensor],
     batch_size: int,
     workers: int,

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from resnet_cifar import metrics as m
-from resnet_cifar import probe_views
-from resnet_cifar.board import Board
 from resnet_cifar.files import write_json
+from resnet_cifar.probe import views
+from resnet_cifar.record import run_files
+from resnet_cifar.record.tensorboard import Board
 
 
 def now() -> str:
@@ -40,7 +40,7 @@ class Recorder:
         hparams: dict[str, Any],
     ) -> None:
         self.directory = directory
-        before = m.read_record(directory) or {}
+        before = run_files.read_record(directory) or {}
         self.record: dict[str, Any] = {
             "status": "running",
             "error": None,
@@ -54,9 +54,11 @@ class Recorder:
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
         self._trained_images = 0
-        (directory / m.METRICS).touch()  # there from the start, for whoever follows it
-        self._metrics = m.LinesFile(directory / m.METRICS, epochs_done)
-        self._probe = m.LinesFile(directory / m.PROBE, epochs_done, key=("epoch", "layer"))
+        (directory / run_files.METRICS).touch()  # there from the start, for whoever follows it
+        self._metrics = run_files.LinesFile(directory / run_files.METRICS, epochs_done)
+        self._probe = run_files.LinesFile(
+            directory / run_files.PROBE, epochs_done, key=("epoch", "layer")
+        )
         if self._metrics.lines:
             self.record["final"] = self._metrics.lines[-1]
         self.board = Board(directory, epochs_done, hparams)
@@ -85,7 +87,7 @@ class Recorder:
         self._probe.append(*rows)
         epoch = rows[0]["epoch"]
         found = self._probe.lines[-len(rows) :]
-        self.board.scalars({"epoch": epoch, **probe_views.curves(found)})
+        self.board.scalars({"epoch": epoch, **views.curves(found)})
 
     def progress(self, epochs_done: int, best: dict[str, Any] | None) -> None:
         """Bring run.json up to date."""
@@ -100,8 +102,8 @@ class Recorder:
         self.record["error"] = error
         try:
             self._write()
-            if status in m.FINAL and self._probe.lines:
-                image = probe_views.heat_map(self._probe.lines)
+            if status in run_files.FINAL and self._probe.lines:
+                image = views.heat_map(self._probe.lines)
                 self.board.image("probe/layers_by_epochs", image, self.record["epochs_done"])
             if status != "interrupted":
                 self.board.end(status)
@@ -116,4 +118,4 @@ class Recorder:
         session["seconds"] = round(time.perf_counter() - self._start, 3)
         if torch.cuda.is_available() and session["device_type"] == "cuda":
             session["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
-        write_json(self.directory / m.RUN, self.record)
+        write_json(self.directory / run_files.RUN, self.record)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resnet_cifar import data
-from resnet_cifar.randomness import Draws
+from resnet_cifar.data import datasets
+from resnet_cifar.data.augmentation import Draws
 
 SIZE = 32  # pixels
 
@@ -20,7 +20,7 @@ class DeviceImages:
 
     def __init__(
         self,
-        images: data.Images,
+        images: datasets.Images,
         padding: int,
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
@@ -38,9 +38,9 @@ class DeviceImages:
         self.device = device
         self.memory_format = memory_format
         # (pixel/255 − mean)/std as one multiplication and one addition per value.
-        std = torch.tensor(data.STD, device=device)
+        std = torch.tensor(datasets.STD, device=device)
         self.scale = (1 / (255 * std)).view(1, 3, 1, 1)
-        self.shift = (-torch.tensor(data.MEAN, device=device) / std).view(1, 3, 1, 1)
+        self.shift = (-torch.tensor(datasets.MEAN, device=device) / std).view(1, 3, 1, 1)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -13,7 +13,7 @@ import yaml
 
 from resnet_cifar.errors import UserError, describe
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Selector = dict[str, Any]  # configuration keys and the value, or the list of values, they may have
 
 

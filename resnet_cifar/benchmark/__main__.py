@@ -1,7 +1,7 @@
 """How fast the engine is: `python -m resnet_cifar.benchmark`.
 
-The engine against the plain recipe (`resnet_cifar.plain`), the same network on the same data in one
-run, taking turns; what each of the engine's options is worth; and where an epoch's time goes.
+The engine against the plain recipe (plain.py), the same network on the same data in one run,
+taking turns; what each of the engine's options is worth; and where an epoch's time goes.
 Prints Markdown and saves JSON.
 """
 
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from resnet_cifar.errors import UserError, describe, require
 
 if TYPE_CHECKING:
+    from resnet_cifar.benchmark.contenders import Contender, Process
     from resnet_cifar.config import Config
-    from resnet_cifar.contenders import Contender, Process
     from resnet_cifar.device import Compute
 
 SYNTHETIC = ("data.train_size=4000", "data.val_size=1000")  # CIFAR-10's proportion
@@ -37,7 +37,7 @@ KEYS = {  # options of the command line that are the configuration's
     "compile": "trainer.compile",
     "data-root": "data.root",
 }
-TRAIN = Path(__file__).parents[1] / "train.py"
+TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,10 +94,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         UserError: something isn't possible here.
     """
     from resnet_cifar import device
+    from resnet_cifar.benchmark.contenders import Contender, Process
     from resnet_cifar.config import compose
-    from resnet_cifar.contenders import Contender, Process
-    from resnet_cifar.recorder import now
-    from resnet_cifar.versions import git_state, versions
+    from resnet_cifar.record.provenance import git_state, versions
+    from resnet_cifar.record.recorder import now
 
     began, load = now(), os.getloadavg()[0]
     given = {key: getattr(options, name.replace("-", "_")) for name, key in KEYS.items()}
@@ -154,7 +154,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "cores": device.available_cpus(),
         "load_before": round(load, 2),
         "versions": versions(),
-        "git": git_state(Path(__file__).parent),
+        "git": git_state(Path(__file__).parents[1]),
         "setting": {
             "data": options.data,
             "width": config.model.width,
@@ -248,7 +248,7 @@ def _worth(
     engine: Process, variant: Contender, options: argparse.Namespace, say: Any
 ) -> dict[str, Any]:
     """The engine's speed over the variant's; the reason where the variant can't run here."""
-    from resnet_cifar.contenders import Process
+    from resnet_cifar.benchmark.contenders import Process
 
     say(f"{variant.name}: starting")
     try:
@@ -301,7 +301,7 @@ def _network(config: Config, compute: Compute) -> tuple[int, str]:
     import torch
 
     from resnet_cifar.device import memory_format
-    from resnet_cifar.resnet import multiply_accumulates
+    from resnet_cifar.model.resnet import multiply_accumulates
 
     with torch.device("meta"):
         model = config.model.build(config.norm.build, len(config.data.CLASSES))

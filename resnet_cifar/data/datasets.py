@@ -108,7 +108,7 @@ class Cifar10:
     def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         from torchvision.datasets import CIFAR10
 
-        from resnet_cifar.lock import Lock
+        from resnet_cifar.files import Lock
 
         folder = Path(self.root) / CIFAR10.base_folder
         where = (
@@ -141,7 +141,7 @@ class Cifar10:
 
 @dataclass
 class Synthetic:
-    """Ten classes of drawn images, see `resnet_cifar.synthetic`."""
+    """Ten classes of drawn images, see `resnet_cifar.data.synthetic`."""
 
     NAME: ClassVar[str] = "synthetic"
     train_size: int
@@ -160,7 +160,7 @@ class Synthetic:
 
     @property
     def CLASSES(self) -> tuple[str, ...]:
-        from resnet_cifar.synthetic import CLASSES
+        from resnet_cifar.data.synthetic import CLASSES
 
         return CLASSES
 
@@ -173,7 +173,7 @@ class Synthetic:
         return self._draw("test", self.test_size)
 
     def _draw(self, stream: str, size: int) -> Images:
-        from resnet_cifar.synthetic import draw
+        from resnet_cifar.data.synthetic import draw
 
         pixels, labels = draw(size, self.split_seed, stream)
         return Images(pixels, labels, np.arange(size))

@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from resnet_cifar.files import write_atomically
-from resnet_cifar.lock import is_held
+from resnet_cifar.files import is_held, write_atomically
 
 RUN, METRICS, PROBE, LOCK = "run.json", "metrics.jsonl", "probe.jsonl", ".lock"
 FINAL = ("completed", "diverged")  # outcomes: never trained again

@@ -1,4 +1,4 @@
-"""Normalisation: what a norm layer is made of, by option."""
+"""The network's options: its depth and width, and what its normalisation layers are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,27 @@ from typing import TYPE_CHECKING, ClassVar
 from resnet_cifar.errors import require
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
+
+
+@dataclass
+class ResNet18:
+    """ResNet-18 for 32 × 32 images, `width` channels in the first stage."""
+
+    NAME: ClassVar[str] = "resnet18"
+    width: int
+
+    def __post_init__(self) -> None:
+        require(1 <= self.width <= 1024, "model.width", self.width, "1 to 1024")
+
+    def build(self, norm: Callable[[int], nn.Module], classes: int) -> nn.Module:
+        """The network: float [N, 3, 32, 32] to logits [N, classes]. `norm(channels)` is a layer."""
+        from resnet_cifar.model.resnet import resnet18
+
+        return resnet18(self.width, norm, classes)
+
 
 DETACH = ("none", "mean", "var", "both")
 
@@ -34,7 +54,7 @@ class BatchNorm:
         """A layer for float [N, channels, H, W]."""
         from torch import nn
 
-        from resnet_cifar.layers import DetachedBatchNorm2d
+        from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
 
         if self.detach == "none":
             return nn.BatchNorm2d(channels, eps=self.eps, momentum=self.momentum)

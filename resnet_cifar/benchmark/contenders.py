@@ -26,17 +26,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from resnet_cifar import device, plain
+from resnet_cifar import device
+from resnet_cifar.benchmark import plain
 from resnet_cifar.config import Config, compose
-from resnet_cifar.data import Images, Split
+from resnet_cifar.data.augmentation import Draws, clean, training_draws
+from resnet_cifar.data.datasets import Images, Split
+from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.device import Compute
+from resnet_cifar.display import Display
 from resnet_cifar.engine import Engine
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.images import DeviceImages
 from resnet_cifar.interrupt import Interrupt
-from resnet_cifar.progress import Display
-from resnet_cifar.randomness import Draws, clean, training_draws
-from resnet_cifar.recorder import Recorder
+from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.run import assemble
 
 PREFETCH = 2  # batches a DataLoader's worker keeps ready, PyTorch's default

@@ -23,7 +23,7 @@ OmegaConf.register_new_resolver(
 )
 
 
-class Elsewhere(Launcher):
+class ClusterLauncher(Launcher):
     """An engine behind the checks. The arguments are those of the engine's own schema."""
 
     ENGINE: ClassVar[str]
@@ -49,7 +49,7 @@ class Elsewhere(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from resnet_cifar.progress import Display
+        from resnet_cifar.display import Display
         from resnet_cifar.sweep import RunJob
 
         assert self.config is not None
@@ -103,21 +103,21 @@ class Elsewhere(Launcher):
         return None, "running" if job.busy() else "no outcome"
 
 
-class Slurm(Elsewhere):
+class Slurm(ClusterLauncher):
     """An array job, waited for."""
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
     LEFT_ALONE = "the jobs go on without this command: squeue shows them, scancel ends them"
 
 
-class SlurmLocal(Elsewhere):
+class SlurmLocal(ClusterLauncher):
     """What `Slurm` does, as processes of this machine, all at once: to try it, and for tests."""
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
     LEFT_ALONE = "the runs end with this command; the same command goes on"
 
 
-class Ray(Elsewhere):
+class Ray(ClusterLauncher):
     """Tasks of a Ray cluster, or of one that is started here for the sweep."""
 
     ENGINE = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"

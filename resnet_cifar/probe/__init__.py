@@ -1,0 +1,1 @@
+"""The probe: what a layer's gradients, weights and statistics do while it trains."""
