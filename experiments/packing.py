@@ -35,7 +35,7 @@ from hydra_plugins.local_pool._mps import available, mps
 from resnet_cifar import device
 from resnet_cifar.config import Config, compose
 from resnet_cifar.device import Compute
-from resnet_cifar.engine import update
+from resnet_cifar.steps import update
 
 WARM_UP = 2  # steps
 WAIT = 300.0  # seconds for the others; one that fails must not leave them waiting
@@ -175,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", default="64")
     parser.add_argument("--batch-size", default="128")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", default="1", help="CPU threads of each network (1)")
     parser.add_argument("--networks", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=default)
@@ -186,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"model.width={options.width}",
             f"trainer.batch_size={options.batch_size}",
             f"trainer.device={options.device}",
+            f"trainer.precision={options.precision}",
             f"trainer.threads={options.threads}",
             "trainer.compile=false",
         ]

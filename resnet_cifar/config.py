@@ -8,50 +8,49 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from resnet_cifar.data.datasets import Cifar10, Synthetic
+from resnet_cifar.data.augmentation import Augmentation, CropFlip
+from resnet_cifar.data.datasets import Dataset, steps_per_epoch
 from resnet_cifar.errors import ConfigError, require
 from resnet_cifar.hydra_errors import one_line, unknown_key
-from resnet_cifar.identity import execution, items
-from resnet_cifar.model.options import BatchNorm, GroupNorm, NoNorm, ResNet18
-from resnet_cifar.optim.optimizer import SGD, AdamW
+from resnet_cifar.identity import MOVED, execution, items
+from resnet_cifar.model.options import Model, Norm
+from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
-from resnet_cifar.optim.scheduler import Constant, Cosine, OneCycle, Step
+from resnet_cifar.optim.scheduler import Scheduler
 from resnet_cifar.probe.options import Probe
 from resnet_cifar.trainer import Trainer
 
+if TYPE_CHECKING:
+    from torch import nn
+
 CONF = Path(__file__).parents[1] / "conf"
-PARTS: dict[str, tuple[Any, ...]] = {
-    "data": (Cifar10, Synthetic),
-    "model": (ResNet18,),
-    "norm": (BatchNorm, GroupNorm, NoNorm),
-    "optimizer": (SGD, AdamW),
-    "scheduler": (Constant, Cosine, Step, OneCycle),
-    "regularization": (Regularization,),
-    "trainer": (Trainer,),
-    "probe": (Probe,),
-}
+VALIDATION_COST = 1 / 3  # of a training image's arithmetic: no backward pass
 
 
 @dataclasses.dataclass
 class Config:
-    """One run, complete. The parts are typed by the option chosen for each group."""
+    """One run, complete. A part is of one of the options that its own module lists."""
 
-    data: Any  # omegaconf 2.3 has no union of dataclasses; from_dictconfig() checks
-    model: Any
-    norm: Any
-    optimizer: Any
-    scheduler: Any
-    regularization: Any
-    trainer: Any
-    probe: Any
+    data: Dataset
+    augmentation: Augmentation
+    model: Model
+    norm: Norm
+    optimizer: Optimizer
+    scheduler: Scheduler
+    regularization: Regularization
+    trainer: Trainer
+    probe: Probe
     seed: int
     output_root: str = execution()
     rerun: bool = execution()
@@ -71,8 +70,42 @@ class Config:
             warmup,
             f"less than trainer.epochs={epochs}",
         )
-        size, batch = self.data.train_size, self.trainer.batch_size
+        size, batch = self.data.training_images, self.trainer.batch_size
         require(batch <= size, "trainer.batch_size", batch, f"at most the {size} training images")
+
+    def build_model(self) -> nn.Module:
+        """The network: float [N, 3, 32, 32] to logits [N, classes]. Draws its weights."""
+        return self.model.build(self.norm.build, len(self.data.CLASSES))
+
+    def multiply_accumulates(self) -> int:
+        """Of one image's forward pass."""
+        return self.model.multiply_accumulates(len(self.data.CLASSES))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in an epoch; the last batch may be smaller."""
+        return steps_per_epoch(self.data.training_images, self.trainer.batch_size)
+
+    def images(self, epochs: int) -> float:
+        """The work of `epochs` epochs, in training images: a validated one counts a third."""
+        views = epochs + -(-epochs // self.trainer.augmented_val_every)
+        validated = views * self.data.val_size
+        return float(epochs * self.data.training_images + VALIDATION_COST * validated)
+
+
+@functools.cache
+def _parts() -> dict[str, type[Any]]:
+    """The groups of the configuration: Config's fields that are dataclasses, and their types."""
+    types = get_type_hints(Config)
+    return {name: types[name] for name in types if dataclasses.is_dataclass(types[name])}
+
+
+def groups() -> dict[str, tuple[type[Any], ...]]:
+    """By group its options: the classes that the module of the group's type lists as OPTIONS."""
+    return {
+        name: tuple(o for o in sys.modules[part.__module__].OPTIONS if issubclass(o, part))
+        for name, part in _parts().items()
+    }
 
 
 def register() -> None:
@@ -81,7 +114,7 @@ def register() -> None:
 
     store = ConfigStore.instance()
     store.store(group="hydra/schema", name="config", node=Config)
-    for group, kinds in PARTS.items():
+    for group, kinds in groups().items():
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
     _make_room(store)
@@ -124,12 +157,12 @@ def from_dictconfig(composed: DictConfig) -> Config:
         raise ConfigError(one_line(error, known_keys())) from error
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
-    for group, kinds in PARTS.items():
+    for group, kinds in groups().items():
         part = getattr(config, group)
         allowed = "an option of this group: " + ", ".join(kind.NAME for kind in kinds)
         require(type(part) in kinds, group, part, allowed)
     # Hydra's +key=value adds keys even to a typed configuration.
-    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in PARTS)):
+    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
         for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
             raise ConfigError(unknown_key(prefix + name, known_keys()))
     return config
@@ -138,7 +171,7 @@ def from_dictconfig(composed: DictConfig) -> Config:
 def known_keys() -> list[str]:
     """Every key some configuration has, and the preset groups."""
     keys = [field.name for field in dataclasses.fields(Config)] + ["cell", "experiment"]
-    for group, kinds in PARTS.items():
+    for group, kinds in groups().items():
         for kind in kinds:
             keys += [f"{group}.{field.name}" for field in dataclasses.fields(kind)]
     return sorted(set(keys))
@@ -205,7 +238,7 @@ def to_yaml(config: Config) -> str:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        is_part = field.name in PARTS
+        is_part = field.name in groups()
         plain[field.name] = {"name": value.NAME, **dataclasses.asdict(value)} if is_part else value
     return OmegaConf.to_yaml(OmegaConf.create(plain))
 
@@ -217,26 +250,59 @@ def load(path: Path) -> Config:
         ConfigError: the file is missing, damaged, or holds what this version doesn't know.
     """
     try:
-        plain = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it refers to itself by aliases")  # a few lines can mean gigabytes
+        plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
             raise ValueError("not a mapping")
-        if plain and "probe" not in plain:  # added after runs exist, which had none
-            plain["probe"] = {"name": Probe.NAME, **dataclasses.asdict(compose([]).probe)}
-        for group, kinds in PARTS.items():
+        _bring_up_to_date(plain)
+        for group, kinds in groups().items():
             values = dict(plain[group])
             name = values.pop("name")
-            kind = next(kind for kind in kinds if name == kind.NAME)
-            schema = OmegaConf.structured(kind)
-            for field in dataclasses.fields(kind):
-                if "absent" in field.metadata:
-                    values.setdefault(field.name, field.metadata["absent"])
-            plain[group] = OmegaConf.merge(schema, values)
-        return from_dictconfig(OmegaConf.merge(OmegaConf.structured(Config), plain))  # type: ignore[arg-type]
-    except StopIteration as error:
-        raise ConfigError(f"{path}: {group}.name={name} is unknown here") from error
+            kind = next((kind for kind in kinds if name == kind.NAME), None)
+            if kind is None:
+                raise ConfigError(f"{group}.name={name} is unknown here")
+            plain[group] = OmegaConf.merge(OmegaConf.structured(kind), values)
+        composed = OmegaConf.merge(OmegaConf.structured(Config), plain)
+        assert isinstance(composed, DictConfig)
+        return from_dictconfig(composed)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         what = one_line(error, known_keys())
         raise ConfigError(f"{path} can't be read as a configuration: {what}") from error
+
+
+def _bring_up_to_date(plain: dict[Any, Any]) -> None:
+    """What earlier versions wrote, in this version's keys; in place.
+
+    A key that names the run is filled in by what its field declares for its absence; one that
+    only says how to execute it, by today's default.
+    """
+    default = compose([])
+    if plain and "probe" not in plain:  # runs without one
+        plain["probe"] = {"name": Probe.NAME}
+    if plain and "augmentation" not in plain:
+        plain["augmentation"] = {"name": CropFlip.NAME}
+        for key, before in MOVED.items():
+            part, name = before.split(".")
+            plain["augmentation"][key.partition(".")[2]] = dict(plain[part])[name]
+            plain[part] = {k: v for k, v in dict(plain[part]).items() if k != name}
+    for group, kinds in groups().items():
+        for kind in kinds:
+            if dict(plain[group]).get("name") == kind.NAME:
+                plain[group] = _fill_in(dict(plain[group]), kind, getattr(default, group))
+    plain.update(_fill_in(plain, Config, default))
+
+
+def _fill_in(values: dict[Any, Any], kind: type[Any], default: object) -> dict[Any, Any]:
+    for field in dataclasses.fields(kind):
+        if "absent" in field.metadata:
+            values.setdefault(field.name, field.metadata["absent"])
+        elif field.metadata.get("execution") and hasattr(default, field.name):
+            values.setdefault(field.name, getattr(default, field.name))
+    return values
 
 
 def command(config: Config) -> str:
@@ -245,7 +311,7 @@ def command(config: Config) -> str:
 
     default = dict(items(compose([]), everything=True))
     overrides: list[str] = []
-    for group in PARTS:
+    for group in groups():
         kind = getattr(config, group).NAME
         if kind != default.get(group, kind):
             overrides.append(f"{group}={kind}")

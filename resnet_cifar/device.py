@@ -137,6 +137,14 @@ def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
     return torch.channels_last
 
 
+def place(model: nn.Module, compute: Compute) -> torch.memory_format:
+    """Move `model` to the run's device, in the layout that is returned: its images' as well."""
+    layout = memory_format(compute, model)
+    model.to(compute.device)
+    model.to(memory_format=layout)
+    return layout
+
+
 def keep_freed_memory() -> None:
     """Have the C library reuse freed memory in place of handing it back to the system.
 

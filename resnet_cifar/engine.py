@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, nn, optim
 
-from resnet_cifar.data.augmentation import (
-    Draws,
-    clean,
-    probe_draws,
-    training_draws,
-    validation_draws,
-)
+from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Draws
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.device import Compute, full_float32
+from resnet_cifar.device import Compute
 from resnet_cifar.display import Display
 from resnet_cifar.errors import Interrupted
-from resnet_cifar.files import write_atomically
 from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.optim.scheduler import Schedule
-from resnet_cifar.probe import gradient_flow
-from resnet_cifar.probe.options import Probe
-from resnet_cifar.record import checkpoint, pictures
+from resnet_cifar.probe.gradient_flow import GradientFlow
+from resnet_cifar.record import checkpoint
 from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.run_files import OBJECTIVE, finite
-
-PREDICTIONS = "predictions.npz"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is fixed before the first step."""
-
-    epochs: int
-    batch_size: int
-    seed: int
-    flip_probability: float
-    schedule: Schedule
-    augmented_val_every: int
-    checkpoint_epochs: int
-    checkpoint_seconds: float
-    eval_batch_size: int
-    histogram_epochs: int
-    val_index: np.ndarray  # int64 [n], for predictions.npz
-    classes: tuple[str, ...]  # their names
+from resnet_cifar.steps import predict, score_views, update
+from resnet_cifar.trainer import Trainer
 
 
 @dataclass
@@ -62,7 +31,7 @@ class State:
     """What training changes, and what a checkpoint holds."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: optim.Optimizer
     totals: Tensor  # float64 [2] on the device: this epoch's summed loss and correct images so far
     rotations: Tensor  # this epoch's measured rotations so far: gradient_flow.rotations
     epoch: int = 0  # epochs completed
@@ -100,18 +69,26 @@ class State:
                 self.rotations.copy_(saved["rotations"])
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
 
+    def end_epoch(self) -> None:
+        """Move on to the next epoch."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.totals.zero_()
+        self.rotations.zero_()
+
 
 @dataclass
 class Engine:
     """A run in memory. `fit()` trains it to its end."""
 
-    plan: Plan
-    probe: Probe
+    options: Trainer
+    seed: int
     state: State
     forward: Callable[[Tensor], Tensor]  # the model, or the compiled model
     loss: Callable[[Tensor, Tensor], Tensor]
+    schedules: Sequence[Schedule]  # of each parameter group
     train: DeviceImages
     val: DeviceImages
+    probe: GradientFlow
     compute: Compute
     directory: Path
     recorder: Recorder
@@ -122,29 +99,34 @@ class Engine:
     @property
     def steps(self) -> int:
         """Updates in an epoch; the last batch may be smaller."""
-        return math.ceil(len(self.train) / self.plan.batch_size)
+        return math.ceil(len(self.train) / self.options.batch_size)
 
     def fit(self) -> str:
         """Train from where the state is to the last epoch.
 
         Returns:
-            "completed" or "diverged".
+            "completed", or "diverged" when a loss is no longer finite.
 
         Raises:
             Interrupted: a signal came; the state is in last.pt.
         """
-        self.display.start(self.plan.epochs, self.steps)
-        while self.state.epoch < self.plan.epochs:
+        epochs = self.options.epochs
+        self.display.start(epochs, self.steps)
+        while self.state.epoch < epochs:
             start = time.perf_counter()
             epoch = self.state.epoch + 1
             metrics = {"epoch": epoch, **self.train_epoch(epoch)}
-            if not math.isfinite(metrics["loss/train"]):
+            if losses_are_finite(metrics):
+                logits = self.validate(epoch)
+                metrics |= score_views(logits, self.val.labels)
+            if losses_are_finite(metrics) and self.probe.due(epoch):
+                metrics |= self.examine(epoch)
+            if not losses_are_finite(metrics):
                 self.recorder.epoch(metrics)
                 self.recorder.progress(epoch, self.state.best)
                 return "diverged"
-            metrics |= self.validate(epoch)
-            if self.probe.due(epoch, self.plan.epochs):
-                metrics |= self.examine(epoch)
+            if epoch == epochs:
+                self.recorder.predictions(epoch, logits, self.val)
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
         checkpoint.save(self.directory / checkpoint.LAST, self.state.dump_weights())
@@ -153,130 +135,80 @@ class Engine:
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         """The remaining steps of an epoch; its training metrics. One host sync, at the end."""
-        plan, state = self.plan, self.state
+        state, size = self.state, self.options.batch_size
         start, first = time.perf_counter(), state.step
-        draws = training_draws(
-            plan.seed, epoch, len(self.train), self.train.padding, plan.flip_probability
-        ).to(self.compute.device)
+        draws = self.train.augmentation.draws(self.seed, TRAINING, epoch, len(self.train))
+        draws = draws.to(self.compute.device)
         state.model.train()
-        measured = self._measured_steps(epoch)
         try:
             for step in range(first, self.steps):
-                with self._rotating() if step in measured else contextlib.nullcontext():
-                    self.step(draws, step, plan.schedule((epoch - 1) * self.steps + step))
+                with self.probe.watch(epoch, step):
+                    self.step(draws, step, (epoch - 1) * self.steps + step)
                 state.step = step + 1
                 self._show(epoch, first, start)
                 self._stop_or_save()
             loss, correct = (state.totals / len(self.train)).tolist()
         finally:
             seconds = time.perf_counter() - start
-            images = min(state.step * plan.batch_size, len(self.train)) - first * plan.batch_size
-            self.recorder.trained(max(0, images), seconds)
+            images = max(0, min(state.step * size, len(self.train)) - first * size)
+            self.recorder.trained(images, seconds)
         return {
             "step": epoch * self.steps,
             "accuracy/train": correct,
             "loss/train": loss,
-            "lr": plan.schedule(epoch * self.steps - 1),
-            "speed/images_per_second": max(0, images) / seconds,
+            "lr": self.schedules[0](epoch * self.steps - 1),
+            "speed/images_per_second": images / seconds,
         }
 
-    def step(self, draws: Draws, step: int, lr: float) -> None:
-        """One update. Nothing in it waits for the device."""
-        state, size = self.state, self.plan.batch_size
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
+    def step(self, draws: Draws, step: int, of_run: int) -> None:
+        """Update `step` of an epoch, `of_run` of the run. Nothing in it waits for the device."""
+        state, size = self.state, self.options.batch_size
+        for group, schedule in zip(state.optimizer.param_groups, self.schedules, strict=True):
+            group["lr"] = schedule(of_run)
         x, y = self.train.batch(draws, step * size, (step + 1) * size)
         loss, logits = update(x, y, self.forward, self.loss, state.optimizer, self.compute)
         state.totals[0] += loss * len(y)
         state.totals[1] += (logits.argmax(1) == y).sum()
 
-    def validate(self, epoch: int) -> dict[str, Any]:
-        """Validation in the clean view, and in the augmented one when it is due."""
-        last = epoch == self.plan.epochs
-        n, padding = len(self.val), self.val.padding
-        views = {"val": clean(n, padding)}
-        if last or epoch % self.plan.augmented_val_every == 0:
-            views["val_augmented"] = validation_draws(
-                self.plan.seed, epoch, n, padding, self.plan.flip_probability
-            )
-        logits = {
-            view: predict(
-                self.state.model,
-                self.val,
-                draws,
-                self.compute,
-                self.plan.eval_batch_size,
-                self._stop,
-            )
+    def validate(self, epoch: int) -> dict[str, Tensor]:
+        """Logits float32 [n, classes] of the clean view, and of the augmented one when due."""
+        n, augmentation = len(self.val), self.val.augmentation
+        views = {"val": augmentation.clean(n)}
+        if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
+            views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
+        size = self.options.eval_batch_size
+        return {
+            view: predict(self.state.model, self.val, draws, self.compute, size, self._stop)
             for view, draws in views.items()
         }
-        if last:
-            self._save_predictions(logits)
-            self._show_mistakes(logits["val"], epoch)
-        metrics: dict[str, Any] = {}
-        for view, values in logits.items():
-            metrics |= {f"{k}/{view}": v for k, v in score(values, self.val.labels).items()}
-        return metrics
 
     def examine(self, epoch: int) -> dict[str, Any]:
         """Probe the network as the epoch left it: rows to the record, metrics returned."""
-        start = time.perf_counter()
-        plan, state, probe = self.plan, self.state, self.probe
-        draws = probe_draws(plan.seed, len(self.train), self.train.padding, plan.flip_probability)
-        x, y = self.train.batch(draws.to(self.compute.device), 0, probe.images)
-        with full_float32():
-            rows = gradient_flow.inspect(state.model, x, y, self.loss)
-        steps = self._measured_steps(epoch)
-        lr = sum(plan.schedule((epoch - 1) * self.steps + step) for step in steps) / len(steps)
-        turned = gradient_flow.angular_updates(state.model, state.optimizer, state.rotations, lr)
-        batchnorm = any(row["kind"] == "norm" for row in rows)
-        metrics = self._validate_with_batch_statistics() if batchnorm else {}
-        where = {"epoch": epoch, "step": epoch * self.steps}
-        self.recorder.probe([where | row | turned.get(row["layer"], {}) for row in rows])
-        return {**metrics, "speed/probe_seconds": time.perf_counter() - start}
-
-    def _validate_with_batch_statistics(self) -> dict[str, float]:
-        """Clean validation, normalised as in training: batches about as large, their statistics.
-
-        Where `loss/val` is large and this is not, it is the running statistics that lag.
-        """
-        images = min(self.probe.val_images, len(self.val))
-        size = math.ceil(images / math.ceil(images / self.plan.batch_size))  # no small last batch
-        draws = Draws(*(part[:images] for part in clean(len(self.val), self.val.padding)))
-        model = copy.deepcopy(self.state.model)  # in training mode it moves its running statistics
-        logits = predict(model, self.val, draws, self.compute, size, self._stop, training=True)
-        scores = score(logits, self.val.labels[:images])
-        return {f"{name}/val_batch_statistics": value for name, value in scores.items()}
-
-    def _measured_steps(self, epoch: int) -> list[int]:
-        due = self.probe.due(epoch, self.plan.epochs)
-        return self.probe.measured_steps(self.steps) if due else []
-
-    def _rotating(self) -> contextlib.AbstractContextManager[None]:
-        return gradient_flow.rotating(self.state.model, self.state.rotations)
+        rows, metrics = self.probe.examine(epoch, self.state.optimizer, self._stop)
+        self.recorder.probe(rows)
+        return metrics
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Record first, then move the state to the next epoch and save it when due."""
-        state, plan = self.state, self.plan
+        state, options = self.state, self.options
         self.recorder.epoch(metrics)
-        if plan.histogram_epochs and epoch % plan.histogram_epochs == 0:
-            self.recorder.board.histograms(state.model, epoch)
-        state.epoch, state.step = epoch, 0
-        state.totals.zero_()
-        state.rotations.zero_()
+        if options.histogram_epochs and epoch % options.histogram_epochs == 0:
+            self.recorder.histograms(state.model, epoch)
+        state.end_epoch()
         improved = state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]
         if improved:
             state.best = {"epoch": epoch, **{k: metrics[k] for k in (OBJECTIVE, "loss/val")}}
             state.best = finite(state.best)
-        overdue = time.monotonic() - self._saved_at > plan.checkpoint_seconds
+        overdue = time.monotonic() - self._saved_at > options.checkpoint_seconds
+        due = overdue or epoch % options.checkpoint_epochs == 0 or epoch == options.epochs
         # Always when it improved, before best.pt: so best.pt never comes from an epoch that a
         # resume would train again.
-        if improved or overdue or epoch % plan.checkpoint_epochs == 0 or epoch == plan.epochs:
+        if improved or due:
             self.save()
         if improved:
             checkpoint.save(self.directory / checkpoint.BEST, state.dump_weights())
         self.recorder.progress(epoch, state.best)
-        self.display.epoch(epoch_line(metrics, plan.epochs))
+        self.display.epoch(epoch_line(metrics, options.epochs))
 
     def save(self) -> None:
         """Write last.pt, keeping the one before."""
@@ -290,91 +222,23 @@ class Engine:
 
     def _stop_or_save(self) -> None:
         self._stop()
-        if time.monotonic() - self._saved_at > self.plan.checkpoint_seconds:
+        if time.monotonic() - self._saved_at > self.options.checkpoint_seconds:
             self.save()
 
     def _show(self, epoch: int, first: int, start: float) -> None:
         steps = self.state.step - first
         rate = steps / (time.perf_counter() - start)
-        left = (self.plan.epochs - epoch + 1) * self.steps - self.state.step
-        self.display.step(epoch, self.state.step, rate * self.plan.batch_size, left / rate)
-
-    def _save_predictions(self, logits: dict[str, Tensor]) -> None:
-        import io
-
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            logits_val=logits["val"].half().cpu().numpy(),
-            logits_val_augmented=logits["val_augmented"].half().cpu().numpy(),
-            labels=self.val.labels.cpu().numpy(),
-            index=self.plan.val_index,
-        )
-        write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
-
-    def _show_mistakes(self, logits: Tensor, epoch: int) -> None:
-        """Confusion matrix and surest mistakes on clean validation images, for TensorBoard."""
-        found, truth = logits.cpu().numpy(), self.val.labels.cpu().numpy()
-        board, names = self.recorder.board, self.plan.classes
-        board.image("confusion/val", pictures.confusion(found, truth, names), epoch)
-        pixels = self.val.pixels().cpu().numpy()
-        board.image("mistakes/val", pictures.mistakes(pixels, found, truth, names), epoch)
+        left = (self.options.epochs - epoch + 1) * self.steps - self.state.step
+        self.display.step(epoch, self.state.step, rate * self.options.batch_size, left / rate)
 
 
-def update(
-    x: Tensor,
-    y: Tensor,
-    forward: Callable[[Tensor], Tensor],
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    compute: Compute,
-) -> tuple[Tensor, Tensor]:
-    """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n].
+def losses_are_finite(metrics: dict[str, Any]) -> bool:
+    """Whether every loss measured in an epoch is a number.
 
-    Returns:
-        The batch's loss [] and logits [n, classes], without a graph, still on their way.
+    One logit that is not finite makes its loss NaN or infinite. So a network of NaN is noticed in
+    whatever view it shows, and its accuracy (10 %, a constant class) is never taken for a result.
     """
-    with compute.autocast():
-        logits = forward(x)
-        loss = loss_function(logits, y)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), logits.detach()
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module,
-    images: DeviceImages,
-    draws: Draws,
-    compute: Compute,
-    batch_size: int,
-    between: Callable[[], None] = lambda: None,
-    training: bool = False,
-) -> Tensor:
-    """Logits float32 [n, classes] of a view, in evaluation mode.
-
-    Args:
-        between: called after every batch; it may raise to stop.
-        training: in training mode instead, which changes the model's running statistics.
-    """
-    model.train(training)
-    draws = draws.to(compute.device)
-    parts = []
-    for start in range(0, len(draws.order), batch_size):
-        x, _ = images.batch(draws, start, start + batch_size)
-        with compute.autocast():
-            parts.append(model(x).float())
-        between()
-    return torch.cat(parts)
-
-
-def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes]."""
-    loss = F.cross_entropy(logits.double(), labels)
-    accuracy = (logits.argmax(1) == labels).double().mean()
-    return {"accuracy": accuracy.item(), "loss": loss.item()}
+    return all(math.isfinite(v) for name, v in metrics.items() if name.startswith("loss/"))
 
 
 def epoch_line(metrics: dict[str, Any], epochs: int) -> str:

@@ -10,9 +10,16 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_cifar.errors import UserError, describe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from resnet_cifar.config import Config
+    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.device import Compute
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +69,7 @@ def evaluate(
     """
     from resnet_cifar import device as devices
     from resnet_cifar.config import load
+    from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.data.images import DeviceImages
     from resnet_cifar.files import Busy, Lock, write_json
     from resnet_cifar.record import checkpoint, run_files
@@ -72,7 +80,7 @@ def evaluate(
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
     config = load(directory / "config.yaml")
     if data_root is not None:
-        if not hasattr(config.data, "root"):
+        if not isinstance(config.data, Cifar):
             raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
         config.data = dataclasses.replace(config.data, root=data_root)
     compute = devices.resolve(dataclasses.replace(config.trainer, device=device))
@@ -84,12 +92,12 @@ def evaluate(
                 saved = checkpoint.load(directory / name, compute.device)
             except FileNotFoundError:
                 raise UserError(f"{directory} has no {name}: {record['status']}") from None
-            model = config.model.build(config.norm.build, len(config.data.CLASSES))
+            model = config.build_model()
             model.load_state_dict(saved["model"])
-            layout = devices.memory_format(compute, model)
-            model.to(compute.device, memory_format=layout)
-            padding = config.data.crop_padding
-            on_device = DeviceImages(images, padding, compute.device, layout)
+            layout = devices.place(model, compute)
+            on_device = DeviceImages(
+                images, config.data.NORMALISATION, config.augmentation, compute.device, layout
+            )
             with devices.settings(compute, config.trainer.deterministic):
                 views = _views(config, model, on_device, saved["epoch"], split, compute)
             found = {
@@ -120,18 +128,22 @@ def evaluate(
 
 
 def _views(
-    config: Any, model: Any, images: Any, epoch: int, split: str, compute: Any
+    config: Config,
+    model: nn.Module,
+    images: DeviceImages,
+    epoch: int,
+    split: str,
+    compute: Compute,
 ) -> dict[str, Any]:
     """Every view's scores. The augmented view is the one training saw at that epoch."""
     from resnet_cifar import scores
-    from resnet_cifar.data.augmentation import clean, validation_draws
-    from resnet_cifar.engine import predict
+    from resnet_cifar.data.augmentation import VALIDATION
+    from resnet_cifar.steps import predict
 
-    n, padding = len(images), images.padding
-    views = {"test" if split == "test" else "val": clean(n, padding)}
+    n, augmentation = len(images), config.augmentation
+    views = {"test" if split == "test" else "val": augmentation.clean(n)}
     if split == "validation":
-        flip = config.data.flip_probability
-        views["val_augmented"] = validation_draws(config.seed, epoch, n, padding, flip)
+        views["val_augmented"] = augmentation.draws(config.seed, VALIDATION, epoch, n)
     labels = images.labels.cpu().numpy()
     found = {}
     for view, draws in views.items():

@@ -10,6 +10,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from resnet_cifar.identity import MOVED
+
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
 EXTRAS = {
     "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "slurm"),
@@ -82,6 +84,9 @@ def one_line(error: BaseException, known: Iterable[str] = (), argv: Iterable[str
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """`key` belongs to no configuration; say what it may have been meant to be."""
     known = list(known)
+    for now, before in MOVED.items():
+        if key == before:
+            return f"{key} is now {now}"
     if key in known:
         group = key.partition(".")[0]
         return f"{key} is no key of the {group} chosen: another option of {group} has it"

@@ -27,8 +27,9 @@ USUAL: dict[str, Any] = {
     "data": "cifar10",
     "data.split_seed": 0,
     "data.val_size": 10000,
-    "data.crop_padding": 4,
-    "data.flip_probability": 0.5,
+    "augmentation": "crop_flip",
+    "augmentation.crop_padding": 4,
+    "augmentation.flip_probability": 0.5,
     "model": "resnet18",
     "model.width": 64,
     "norm.eps": 1e-5,
@@ -45,6 +46,11 @@ USUAL: dict[str, Any] = {
     "trainer.batch_size": 128,
     "trainer.precision": "auto",
     "trainer.deterministic": False,
+}
+# Keys that have moved since runs exist. Names go on being made from the old ones.
+MOVED = {
+    "augmentation.crop_padding": "data.crop_padding",
+    "augmentation.flip_probability": "data.flip_probability",
 }
 SHORT = {
     "batchnorm": "bn",
@@ -115,12 +121,12 @@ def label(cell: dict[str, Any]) -> str:
         {"none": norm, "both": f"detached_{norm}"}.get(detach, f"{norm}_detach_{detach}"),
         f"{number(cell['trainer.epochs'])}ep",
     ]
-    for key, value in cell.items():
-        known = key in COORDINATES or key == "trainer.epochs"
-        # A part of an unusual kind brings fields the reference doesn't have; its name says enough.
-        if known or key not in USUAL or USUAL[key] == value:
+    # A part of an unusual kind brings fields the reference doesn't have; its name says enough.
+    for key, usual in USUAL.items():
+        value = cell.get(key, usual)
+        if key in COORDINATES or key == "trainer.epochs" or value == usual:
             continue
-        if key in ("data", "model", "optimizer", "norm"):
+        if key in ("data", "augmentation", "model", "optimizer"):
             part = str(value)
         elif value is True:
             part = SHORT.get(key, key.rpartition(".")[2])
@@ -136,7 +142,10 @@ def label(cell: dict[str, Any]) -> str:
 def cell_name(config: Any) -> str:
     """`lr0.01_cosine_wd0.01_bn_300ep-1a2b3c4d`: label, and 32 bits of the identity's SHA-256."""
     cell = dict(items(config))
-    canonical = json.dumps(cell, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    hashed = {MOVED.get(key, key): value for key, value in cell.items()}
+    if cell.get("augmentation") == USUAL["augmentation"]:  # the only one there was
+        del hashed["augmentation"]
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{label(cell)}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 

@@ -23,7 +23,6 @@ import pandas as pd
 from resnet_cifar.errors import UserError
 from resnet_cifar.record import run_files
 
-PREDICTIONS = "predictions.npz"
 # Of the configuration's own keys these say nothing about a run that its other columns don't.
 _REDUNDANT = ("seed", "output_root", "rerun", "when_busy")
 
@@ -139,7 +138,7 @@ class Predictions(NamedTuple):
 def load_predictions(directory: str | Path) -> Predictions | None:
     """What a completed run predicts for each validation image; None where it left nothing."""
     try:
-        with np.load(Path(directory) / PREDICTIONS) as stored:
+        with np.load(Path(directory) / run_files.PREDICTIONS) as stored:
             views = ("val", "val_augmented")
             logits = {view: stored[f"logits_{view}"] for view in views}
             return Predictions(logits, stored["labels"], stored["index"])
@@ -154,20 +153,20 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def identity_keys(runs: pd.DataFrame) -> list[str]:
     """The columns of `runs` that belong to a cell's identity: they change the result."""
-    from resnet_cifar.config import PARTS
+    from resnet_cifar.config import groups
 
     execution = {
         f"{group}.{field.name}"
-        for group, kinds in PARTS.items()
+        for group, kinds in groups().items()
         for kind in kinds
         for field in dataclasses.fields(kind)
         if field.metadata.get("execution")
     }
-    groups = tuple(f"{group}." for group in PARTS)
+    parts = tuple(f"{group}." for group in groups())
     return [
         column
         for column in runs.columns
-        if (column in PARTS or column.startswith(groups)) and column not in execution
+        if (column in groups() or column.startswith(parts)) and column not in execution
     ]
 
 

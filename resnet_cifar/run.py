@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import traceback
 from datetime import datetime
 from pathlib import Path
@@ -17,15 +16,15 @@ from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split, steps_per_epoch
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.display import Display, duration
-from resnet_cifar.engine import Engine, Plan, State
+from resnet_cifar.engine import Engine, State
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Busy, Lock, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.interrupt import Interrupt
-from resnet_cifar.model.resnet import multiply_accumulates
+from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import gradient_flow
-from resnet_cifar.record import checkpoint, run_files
-from resnet_cifar.record.provenance import git_state, versions
+from resnet_cifar.probe.gradient_flow import GradientFlow
+from resnet_cifar.record import checkpoint, provenance, run_files
 from resnet_cifar.record.recorder import Recorder
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
@@ -94,7 +93,7 @@ def train(
         write_atomically(directory / "config.yaml", config_file(config, directory))
         for line in (*notes, *opening(config, directory, compute, state, engine.steps)):
             display.say(line)
-        expected = expected_seconds(engine)
+        expected = expected_seconds(config, engine)
         if expected > LONG:
             display.say(
                 f"this will take about {duration(expected)} on {compute.name}, "
@@ -132,44 +131,43 @@ def assemble(
     interrupt: Interrupt,
 ) -> tuple[Engine, list[str]]:
     """The run's parts, its checkpoint loaded, its record open; and what loading had to say."""
-    trainer, data = config.trainer, config.data
+    trainer, cell = config.trainer, cell_name(config)
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
-        model = config.model.build(config.norm.build, len(data.CLASSES))
-    macs = multiply_accumulates(model)
-    layout = device.memory_format(compute, model)
-    model = model.to(compute.device, memory_format=layout)
-    optimizer = config.optimizer.build(
-        config.regularization.parameter_groups(model), fused=compute.fused
+        model = config.build_model()
+    layout = device.place(model, compute)
+    train, val = (
+        DeviceImages(part, config.data.NORMALISATION, config.augmentation, compute.device, layout)
+        for part in split
     )
-    images = {
-        name: DeviceImages(part, data.crop_padding, compute.device, layout)
-        for name, part in (("train", split.train), ("val", split.val))
-    }
-    steps = steps_per_epoch(len(images["train"]), trainer.batch_size)
-    cell = cell_name(config)
-
+    groups = config.regularization.parameter_groups(model)
+    optimizer = config.optimizer.build(groups, fused=compute.fused)
+    steps = steps_per_epoch(len(train), trainer.batch_size)
+    schedules = [
+        config.scheduler.build(group["lr"], trainer.epochs, steps)
+        for group in optimizer.param_groups
+    ]
     totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
     rotations = gradient_flow.rotations(model, compute.device)
     state = State(model, optimizer, totals, rotations, labels={"cell": cell, "seed": config.seed})
     saved, notes = checkpoint.load_last(directory, compute.device)
     if saved is not None:
         state.restore(saved)
-    plan = Plan(
+    forward, loss = device.compiled(model, compute), config.regularization.loss()
+    probe = GradientFlow(
+        options=config.probe,
         epochs=trainer.epochs,
-        batch_size=trainer.batch_size,
+        steps=steps,
         seed=config.seed,
-        flip_probability=data.flip_probability,
-        schedule=config.scheduler.build(config.optimizer.lr, trainer.epochs, steps),
-        augmented_val_every=trainer.augmented_val_every,
-        checkpoint_epochs=trainer.checkpoint_epochs,
-        checkpoint_seconds=trainer.checkpoint_seconds,
-        eval_batch_size=trainer.eval_batch_size,
-        histogram_epochs=trainer.histogram_epochs,
-        val_index=split.val.positions,
-        classes=data.CLASSES,
+        loss=loss,
+        schedule=schedules[0],
+        train=train,
+        val=val,
+        batch_size=trainer.batch_size,
+        compute=compute,
+        model=model,
+        account=rotations,
     )
-    forward = device.compiled(model, compute)
     # Last, because it begins to write: whatever fails before leaves no run behind.
     recorder = Recorder(
         directory,
@@ -178,36 +176,30 @@ def assemble(
             "seed": config.seed,
             "epochs": trainer.epochs,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_accumulates": macs,
+            "multiply_accumulates": config.multiply_accumulates(),
             "device": compute.name,
             "config": flatten(config),
         },
         session={
             "epoch": state.epoch,
             "step": state.step,
-            "device": compute.name,
-            "device_type": compute.device.type,
-            "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "precision": compute.precision,
-            "threads": compute.threads,
-            "compile": compute.compile,
-            "host": platform.node(),
-            "pid": os.getpid(),
             "matmul_flops_per_second": round(device.matmul_rate(compute)),
-            "versions": versions(),
-            "git": git_state(Path(__file__).parent),
+            **provenance.session(compute),
         },
         epochs_done=state.epoch,
+        classes=config.data.CLASSES,
         hparams={**dict(items(config)), "seed": config.seed},
     )
     engine = Engine(
-        plan=plan,
-        probe=config.probe,
+        options=trainer,
+        seed=config.seed,
         state=state,
         forward=forward,
-        loss=config.regularization.loss(),
-        train=images["train"],
-        val=images["val"],
+        loss=loss,
+        schedules=schedules,
+        train=train,
+        val=val,
+        probe=probe,
         compute=compute,
         directory=directory,
         recorder=recorder,
@@ -217,12 +209,12 @@ def assemble(
     return engine, notes
 
 
-def expected_seconds(engine: Engine) -> float:
+def expected_seconds(config: Config, engine: Engine) -> float:
     """What is left of the training, by its arithmetic."""
     record = engine.recorder.record
-    images_left = (engine.plan.epochs - engine.state.epoch) * len(engine.train)
-    rate = record["sessions"][-1]["matmul_flops_per_second"]
-    return float(6 * record["multiply_accumulates"] * images_left / (ACHIEVED * rate))
+    flop = training_flop(record["multiply_accumulates"])
+    left = config.images(config.trainer.epochs - engine.state.epoch)
+    return flop * left / (ACHIEVED * float(record["sessions"][-1]["matmul_flops_per_second"]))
 
 
 def set_aside(directory: Path) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 
 from hydra_plugins.local_pool import Job, Outcome, Progress
 from resnet_cifar.config import Config, from_dictconfig
-from resnet_cifar.data.datasets import steps_per_epoch
 from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.model.options import training_flop
 from resnet_cifar.record import run_files
 
 
@@ -56,11 +56,11 @@ class RunJob(Job):
         return Progress(done, total, f"epoch {done}/{total}{run_files.result(record)}")
 
     def cost(self) -> float:
-        """Epochs left × images × channels², to which the arithmetic is proportional."""
+        """The arithmetic that is left, in multiply-accumulates."""
         record = run_files.read_record(self.directory) or {}
         done = 0 if self.run.rerun and self.exit_code is None else record.get("epochs_done") or 0
         left = max(0, self.run.trainer.epochs - done)
-        return float(left * self.run.data.train_size * self.run.model.width**2)
+        return self.run.multiply_accumulates() * self.run.images(left)
 
     def log(self) -> str | None:
         path = self.directory / "train.log"
@@ -77,8 +77,6 @@ class RunJob(Job):
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
 STATE_OF = {"completed": "done", "interrupted": "partial"}
 MEASURED_SECONDS = 2.0  # of training steps, for a speed no earlier run here has recorded
-FORWARD = 1 / 3  # of a training image's arithmetic is a validation image's
-FLOP_PER_MAC = 2
 
 
 @dataclasses.dataclass
@@ -95,17 +93,12 @@ class PlannedRun:
         """What is left to do, in training images; a validated one counts a third."""
         if self.state in ("done", "diverged"):
             return 0.0
-        return self._images(self.config.trainer.epochs - self.epochs_done)
+        return self.config.images(self.config.trainer.epochs - self.epochs_done)
 
     @property
     def flop(self) -> float:
         """The arithmetic of the whole run, forward, backward and validation."""
-        return 3 * FLOP_PER_MAC * self.macs * self._images(self.config.trainer.epochs)
-
-    def _images(self, epochs: int) -> float:
-        data, trainer = self.config.data, self.config.trainer
-        views = epochs + -(-epochs // trainer.augmented_val_every)
-        return float(epochs * data.train_size + FORWARD * views * data.val_size)
+        return training_flop(self.macs) * self.config.images(self.config.trainer.epochs)
 
 
 def show_plan(configs: Sequence[Config], slots: int, threads: int) -> None:
@@ -156,7 +149,7 @@ def planned_run(config: Config) -> PlannedRun:
     record = None if config.rerun else run_files.read_record(run_directory(config))
     status = record["status"] if record else "to do"
     done = record.get("epochs_done") or 0 if record else 0
-    return PlannedRun(config, STATE_OF.get(status, status), done, _multiply_accumulates(config))
+    return PlannedRun(config, STATE_OF.get(status, status), done, config.multiply_accumulates())
 
 
 def makespan(seconds: Sequence[float], slots: int) -> float:
@@ -166,16 +159,6 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
         first = min(range(slots), key=free.__getitem__)
         free[first] += needed
     return max(free)
-
-
-def _multiply_accumulates(config: Config) -> int:
-    import torch
-
-    from resnet_cifar.model.resnet import multiply_accumulates
-
-    with torch.device("meta"):
-        model = config.model.build(config.norm.build, len(config.data.CLASSES))
-        return multiply_accumulates(model)
 
 
 class Speeds:
@@ -227,14 +210,13 @@ def measure(config: Config, threads: int) -> float:
     import torch
 
     from resnet_cifar import device
-    from resnet_cifar.engine import update
+    from resnet_cifar.steps import update
 
     compute = device.resolve(config.trainer)
     if not config.trainer.threads:
         compute = dataclasses.replace(compute, threads=threads)
-    model = config.model.build(config.norm.build, len(config.data.CLASSES))
-    layout = device.memory_format(compute, model)
-    model = model.to(compute.device, memory_format=layout)
+    model = config.build_model()
+    layout = device.place(model, compute)
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
     loss = config.regularization.loss()
     batch = config.trainer.batch_size
@@ -251,8 +233,7 @@ def measure(config: Config, threads: int) -> float:
             steps += 1
         rate = steps * batch / (time.perf_counter() - start)
     # The last batch of an epoch may be smaller, but costs about as many launches.
-    size = config.data.train_size
-    return float(rate * size / (steps_per_epoch(size, batch) * batch))
+    return rate * config.data.training_images / (config.steps_per_epoch * batch)
 
 
 SPEED_KEYS = ("model", "norm", "trainer.batch_size", "trainer.precision", "trainer.deterministic")

@@ -48,3 +48,6 @@ class Trainer:
             require(value in allowed, f"trainer.{name}", value, "one of " + ", ".join(allowed))
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         require(device is not None, "trainer.device", self.device, "auto, cpu, cuda or cuda:<n>")
+
+
+OPTIONS: tuple[type[Trainer], ...] = (Trainer,)

@@ -21,13 +21,16 @@ from resnet_cifar.benchmark import plain
 from resnet_cifar.benchmark.contenders import Contender, Process
 from resnet_cifar.config import compose
 from resnet_cifar.data import datasets, synthetic
-from resnet_cifar.data.augmentation import clean, generator, training_draws
+from resnet_cifar.data.augmentation import TRAINING, CropFlip, generator
+from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.display import Display
-from resnet_cifar.engine import update
 from resnet_cifar.errors import UserError
 from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.run import assemble
+from resnet_cifar.steps import score_views, update
+
+AUGMENTATION = CropFlip(4, 0.5)
 
 CPU = torch.device("cpu")
 TINY_COMMAND = [
@@ -135,8 +138,8 @@ def after_steps(
                 module.register_forward_hook(lambda *a: a[2].contiguous(memory_format=layout))
     groups = config.regularization.parameter_groups(model)
     optimizer = config.optimizer.build(groups, fused=fast)
-    images = DeviceImages(drawn(32 * steps), 4, CPU, torch.contiguous_format)
-    draws = training_draws(0, 1, len(images), 4, 0.5)
+    images = DeviceImages(drawn(32 * steps), THE_STUDYS, AUGMENTATION, CPU, torch.contiguous_format)
+    draws = CropFlip(4, 0.5).draws(0, TRAINING, 1, len(images))
     batches = [images.batch(draws, 32 * step, 32 * (step + 1)) for step in range(steps)]
     batches = [(x.to(dtype), y) for x, y in batches]
     if fast:
@@ -179,8 +182,10 @@ def test_an_update_of_the_engine_is_one_of_the_plain_recipe(
 
 def test_both_see_the_same_pixels() -> None:
     images = drawn(20)
-    x, y = DeviceImages(images, 4, CPU).batch(clean(20, 4), 0, 20)
-    (batch,) = plain.loader(images, plain.clean(), 20, 0, shuffle=False, device=CPU)
+    x, y = DeviceImages(images, THE_STUDYS, AUGMENTATION, CPU).batch(
+        CropFlip(4, 0.5).clean(20), 0, 20
+    )
+    (batch,) = plain.loader(images, plain.clean(THE_STUDYS), 20, 0, shuffle=False, device=CPU)
     torch.testing.assert_close(x.contiguous(), batch[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(y, batch[1])
 
@@ -237,10 +242,8 @@ def test_stacked_networks_train_as_single_ones(packing: ModuleType) -> None:
 
 
 def test_packing_at_tiny_size(packing: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    packing.main(
-        ["--width=2", "--batch-size=4", "--device=cpu", "--networks", "1", "2", "--rounds=1",
-         "--seconds=0.05", "--ways", "threads", "stacked"]
-    )  # fmt: skip
+    tiny = "--width=2 --batch-size=4 --device=cpu --precision=fp32 --rounds=1 --seconds=0.05"
+    packing.main([*tiny.split(), "--networks", "1", "2", "--ways", "threads", "stacked"])
     table = capsys.readouterr().out.splitlines()
     assert table[3] == "| networks | threads | stacked |"
     assert [line.split()[1] for line in table[5:]] == ["1", "2"]
@@ -309,7 +312,8 @@ def fast_curve(seed: int, directory: Path) -> list[dict[str, float]]:
         engine, _ = assemble(config, directory, compute, config.data.load(), display, Interrupt())
         try:
             for epoch in range(1, config.trainer.epochs + 1):
-                metrics = {"epoch": epoch, **engine.train_epoch(epoch), **engine.validate(epoch)}
+                metrics = {"epoch": epoch, **engine.train_epoch(epoch)}
+                metrics |= score_views(engine.validate(epoch), engine.val.labels)
                 engine.finish_epoch(epoch, metrics)
                 found.append(metrics)
         finally:
@@ -319,14 +323,14 @@ def fast_curve(seed: int, directory: Path) -> list[dict[str, float]]:
 
 def plain_curve(seed: int) -> list[dict[str, float]]:
     config = compose([*CURVE, f"seed={seed}"])
-    split, data = config.data.load(), config.data
+    split = config.data.load()
     torch.random.set_rng_state(generator(seed, "initialisation").get_state())
     model = config.model.build(config.norm.build, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.optimizer.lr, momentum=0.9)
-    transform = plain.augmented(data.crop_padding, data.flip_probability)
+    transform = plain.augmented(THE_STUDYS, config.augmentation)
     size = config.trainer.batch_size
     train = plain.loader(split.train, transform, size, 0, shuffle=True, device=CPU)
-    val = plain.loader(split.val, plain.clean(), 500, 0, shuffle=False, device=CPU)
+    val = plain.loader(split.val, plain.clean(THE_STUDYS), 500, 0, shuffle=False, device=CPU)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.trainer.epochs)
     found = []
     for _ in range(config.trainer.epochs):

@@ -7,11 +7,13 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 
-from resnet_cifar.config import CONF, PARTS, Config, command, compose, load, to_yaml
+from resnet_cifar.config import CONF, Config, command, compose, groups, load, to_yaml
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.identity import flatten
 
-OPTIONS = [(group, path.stem) for group in PARTS for path in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS = [
+    (group, path.stem) for group in groups() for path in sorted((CONF / group).glob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -29,11 +31,11 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
     assert all(0 < schedule(step) <= config.optimizer.lr for step in range(50))
 
 
-@pytest.mark.parametrize("group", PARTS)
+@pytest.mark.parametrize("group", groups())
 def test_yaml_keys_are_the_dataclass_fields(group: str) -> None:
     """No default in Python, no key without a type: a file that defines a part defines all of it."""
-    fields = {kind.NAME: {f.name for f in dataclasses.fields(kind)} for kind in PARTS[group]}
-    for kind in PARTS[group]:
+    fields = {kind.NAME: {f.name for f in dataclasses.fields(kind)} for kind in groups()[group]}
+    for kind in groups()[group]:
         for field in dataclasses.fields(kind):
             assert field.default is dataclasses.MISSING, f"{kind.__name__}.{field.name}"
     for path in (CONF / group).glob("*.yaml"):
@@ -49,7 +51,7 @@ def test_yaml_keys_are_the_dataclass_fields(group: str) -> None:
 
 def test_root_yaml_keys_are_the_root_fields() -> None:
     keys = set(yaml.safe_load((CONF / "config.yaml").read_text())) - {"defaults", "hydra"}
-    assert keys | set(PARTS) == {field.name for field in dataclasses.fields(Config)}
+    assert keys | set(groups()) == {field.name for field in dataclasses.fields(Config)}
 
 
 def test_defaults_are_the_baseline_cell() -> None:
@@ -75,8 +77,8 @@ def study_values(config: Config) -> dict[str, object]:
     everywhere = {
         "data": "cifar10",
         "data.val_size": 10_000,
-        "data.crop_padding": 4,
-        "data.flip_probability": 0.5,
+        "augmentation.crop_padding": 4,
+        "augmentation.flip_probability": 0.5,
         "model": "resnet18",
         "model.width": 64,
         "norm": "batchnorm",

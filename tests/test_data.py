@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from resnet_cifar.config import compose
 from resnet_cifar.data import datasets
-from resnet_cifar.data.augmentation import clean, training_draws, validation_draws
+from resnet_cifar.data.augmentation import TRAINING, VALIDATION, CropFlip
+from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
+
+AUGMENTATION = CropFlip(4, 0.5)
 
 CPU = torch.device("cpu")
 
@@ -29,15 +32,15 @@ def plain(pixels: np.ndarray, top: int, left: int, flip: bool, padding: int) -> 
     image = F.pad(image, (padding,) * 4)[:, top : top + 32, left : left + 32]
     if flip:
         image = image.flip(2)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (datasets.MEAN, datasets.STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in datasets.THE_STUDYS)
     return (image.float() / 255 - mean) / std
 
 
 @pytest.mark.parametrize("padding", [0, 4, 16])
 def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
     images = random_images(50)
-    device_images = DeviceImages(images, padding, CPU)
-    draws = training_draws(seed=0, epoch=3, count=50, padding=padding, flip=0.5)
+    device_images = DeviceImages(images, THE_STUDYS, CropFlip(padding, 0.5), CPU)
+    draws = CropFlip(padding, 0.5).draws(0, TRAINING, 3, 50)
     x, y = device_images.batch(draws, 10, 42)
     assert x.shape == (32, 3, 32, 32)
     assert x.is_contiguous(memory_format=torch.channels_last)
@@ -53,7 +56,9 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
 
 def test_the_clean_view_is_the_images() -> None:
     images = random_images(5)
-    x, y = DeviceImages(images, 4, CPU).batch(clean(5, 4), 0, 5)
+    x, y = DeviceImages(images, THE_STUDYS, AUGMENTATION, CPU).batch(
+        CropFlip(4, 0.5).clean(5), 0, 5
+    )
     for position in range(5):
         expected = plain(images.pixels[position], 4, 4, False, 4)
         torch.testing.assert_close(x[position], expected, rtol=1e-5, atol=1e-5)
@@ -62,33 +67,33 @@ def test_the_clean_view_is_the_images() -> None:
 
 def test_draws_depend_on_seed_stream_and_epoch_alone() -> None:
     def key(draws) -> tuple:
-        return tuple(tensor.numpy().tobytes() for tensor in draws)
+        return tuple(t.numpy().tobytes() for t in (draws.order, draws.offset, draws.flip))
 
-    first = training_draws(0, 1, 1000, 4, 0.5)
+    first = CropFlip(4, 0.5).draws(0, TRAINING, 1, 1000)
     torch.randn(10)  # the global generator has no part in it
-    assert key(training_draws(0, 1, 1000, 4, 0.5)) == key(first)
+    assert key(CropFlip(4, 0.5).draws(0, TRAINING, 1, 1000)) == key(first)
     others = [
-        training_draws(1, 1, 1000, 4, 0.5),
-        training_draws(0, 2, 1000, 4, 0.5),
-        validation_draws(0, 1, 1000, 4, 0.5),
+        CropFlip(4, 0.5).draws(1, TRAINING, 1, 1000),
+        CropFlip(4, 0.5).draws(0, TRAINING, 2, 1000),
+        CropFlip(4, 0.5).draws(0, VALIDATION, 1, 1000),
     ]
     assert len({key(draws) for draws in [first, *others]}) == 4
     assert len({draws.offset.numpy().tobytes() for draws in [first, *others]}) == 4
 
 
 def test_draws_are_uniform() -> None:
-    draws = training_draws(0, 1, 81_000, 4, 0.5)
+    draws = CropFlip(4, 0.5).draws(0, TRAINING, 1, 81_000)
     assert torch.equal(draws.order.sort().values, torch.arange(81_000))
     counts = torch.bincount(draws.offset[:, 0] * 9 + draws.offset[:, 1], minlength=81).double()
     chi_squared = float(((counts - 1000) ** 2 / 1000).sum())
     assert 40 < chi_squared < 135  # 80 degrees of freedom: about one in 10,000 outside
     assert abs(float(draws.flip.double().mean()) - 0.5) < 0.008
-    assert not training_draws(0, 1, 100, 4, 0.0).flip.any()
-    assert training_draws(0, 1, 100, 4, 1.0).flip.all()
+    assert not CropFlip(4, 0.0).draws(0, TRAINING, 1, 100).flip.any()
+    assert CropFlip(4, 1.0).draws(0, TRAINING, 1, 100).flip.all()
 
 
 def test_the_flips_are_the_same_whatever_the_padding() -> None:
-    a, b = training_draws(0, 1, 100, 4, 0.5), training_draws(0, 1, 100, 0, 0.5)
+    a, b = CropFlip(4, 0.5).draws(0, TRAINING, 1, 100), CropFlip(0, 0.5).draws(0, TRAINING, 1, 100)
     assert torch.equal(a.flip, b.flip)
     assert torch.equal(a.order, b.order)
 
@@ -138,7 +143,7 @@ def test_the_real_cifar10() -> None:
     assert not np.intersect1d(split.train.positions, split.val.positions).size
     assert abs(np.bincount(split.val.labels) - 1000).max() < 120
     pixels = np.concatenate([split.train.pixels, split.val.pixels])
-    assert np.allclose(pixels.mean((0, 1, 2)) / 255, datasets.MEAN, atol=1e-3)
+    assert np.allclose(pixels.mean((0, 1, 2)) / 255, datasets.THE_STUDYS.mean, atol=1e-3)
     per_image = pixels.reshape(-1, 1024, 3).std(1).mean(0) / 255
-    assert np.allclose(per_image, datasets.STD, atol=1e-3)
+    assert np.allclose(per_image, datasets.THE_STUDYS.std, atol=1e-3)
     assert config.load_test().pixels.shape == (10_000, 32, 32, 3)

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import TINY
 
-from resnet_cifar.config import compose
+from resnet_cifar.config import compose, groups
 from resnet_cifar.identity import USUAL, added, cell_name, execution, items, run_directory
 
 
@@ -70,15 +70,7 @@ def test_every_identity_field_changes_the_name() -> None:
     for overrides in ([], *([o] for o in [*options, "scheduler=step", "scheduler=one_cycle"])):
         config = compose(overrides)
         seen = {cell_name(config)}
-        for group in (
-            "data",
-            "model",
-            "norm",
-            "optimizer",
-            "scheduler",
-            "regularization",
-            "trainer",
-        ):
+        for group in groups():
             part = getattr(config, group)
             for field in dataclasses.fields(part):
                 if field.metadata.get("execution"):

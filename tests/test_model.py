@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from resnet_cifar.config import compose
-from resnet_cifar.model.resnet import multiply_accumulates, resnet18
+from resnet_cifar.model.options import ResNet18
+from resnet_cifar.model.resnet import multiply_accumulates
 
 
 def test_the_studys_network() -> None:
@@ -26,7 +27,7 @@ def test_detached_norm_replaces_every_norm() -> None:
 
 
 def test_stages_halve_the_image() -> None:
-    net = resnet18(4, nn.BatchNorm2d, 10)
+    net = ResNet18(4).build(nn.BatchNorm2d, 10)
     shapes = []
     for stage in net.stages:
         stage.register_forward_hook(lambda m, x, out: shapes.append(tuple(out.shape[1:])))
@@ -36,7 +37,7 @@ def test_stages_halve_the_image() -> None:
 
 
 def test_counting_leaves_no_trace() -> None:
-    net = resnet18(2, nn.BatchNorm2d, 10)
+    net = ResNet18(2).build(nn.BatchNorm2d, 10)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     multiply_accumulates(net)
     assert net.training
@@ -47,4 +48,4 @@ def test_counting_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 16])
 def test_any_width(width: int) -> None:
-    assert resnet18(width, nn.BatchNorm2d, 7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert ResNet18(width).build(nn.BatchNorm2d, 7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
-from resnet_cifar.model.options import DETACH, BatchNorm
-from resnet_cifar.model.resnet import resnet18
+from resnet_cifar.model.options import DETACH, BatchNorm, ResNet18
 
 DIMS = (0, 2, 3)
 
@@ -196,7 +195,7 @@ def test_identities_inside_the_network(detach: str) -> None:
     """Every filter of ResNet-18 that feeds a norm layer, shortcuts included, under a real loss."""
     torch.manual_seed(0)
     make = BatchNorm(detach=detach, eps=1e-5, momentum=0.1).build
-    net = resnet18(3, make, 10).double()
+    net = ResNet18(3).build(make, 10).double()
     inputs: dict[nn.Module, Tensor] = {}
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, Program
 
 from resnet_cifar import sweep
-from resnet_cifar.config import compose
+from resnet_cifar.config import VALIDATION_COST, compose
 from resnet_cifar.identity import run_directory
 
 
@@ -24,7 +24,7 @@ def test_arithmetic_of_the_study() -> None:
                  "cosine_wd_1e-2", "detached_bn"):  # fmt: skip
         config = compose([f"cell={cell}"])
         item = sweep.planned_run(config)
-        validated = sweep.FORWARD * config.data.val_size * (config.trainer.epochs * 1.2)
+        validated = VALIDATION_COST * config.data.val_size * (config.trainer.epochs * 1.2)
         flop += item.flop - 6 * item.macs * validated
     assert flop / 1e15 == pytest.approx(206, rel=0.005)
 

@@ -328,7 +328,7 @@ def test_nothing_leaks_into_the_next_run(program: Program) -> None:
 def test_learning_is_learning(program: Program) -> None:
     """64 images without augmentation are learnt by heart: gradients, labels and images agree."""
     more = ["model.width=8", "trainer.epochs=20", "optimizer.lr=0.05"]
-    more += ["data.crop_padding=0", "data.flip_probability=0"]
+    more += ["augmentation.crop_padding=0", "augmentation.flip_probability=0"]
     program(*TINY, *more)
     losses = [line["loss/train"] for line in lines(directory(*more))]
     assert losses[-1] < 0.6 * losses[0]

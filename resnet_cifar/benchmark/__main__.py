@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cifar.errors import UserError, describe, require
+from resnet_cifar.model.options import training_flop
 
 if TYPE_CHECKING:
     from resnet_cifar.benchmark.contenders import Contender, Process
@@ -109,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     config = compose(list(overrides))
     compute = device.resolve(config.trainer)
-    macs, layout = _network(config, compute)
+    macs, layout = config.multiply_accumulates(), _layout(config, compute)
     engine = Contender("engine", overrides, compute)
     plain = [
         Contender(f"plain, {n} workers", overrides, _plain(compute), plain=True, workers=n)
@@ -144,7 +145,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     say("start-up")
     repeats = (options.rounds + 1) // 2
     startup = [_startup(overrides, config.trainer.batch_size) for _ in range(repeats)]
-    flops = [6 * macs * rate for rate in rates["engine"]]
+    flops = [training_flop(macs) * rate for rate in rates["engine"]]
     return {
         "made": began,
         "seconds": round(time.monotonic() - start, 1),
@@ -277,7 +278,7 @@ def whole_epoch(measured: dict[str, float], config: Config) -> dict[str, Any]:
         "steps_images_per_second": steps,
         "validation_images_per_second": validation,
         "whole_epoch_seconds": {
-            "steps": config.data.train_size / steps,
+            "steps": config.data.training_images / steps,
             "validation": config.data.val_size / validation,
             "recording": measured["recording_seconds"],
             "checkpoint": measured["checkpoint_seconds"],
@@ -296,18 +297,15 @@ def spread(values: Any) -> dict[str, Any]:
     }
 
 
-def _network(config: Config, compute: Compute) -> tuple[int, str]:
-    """Multiply-accumulates of an image's forward pass; the layout the engine chooses."""
+def _layout(config: Config, compute: Compute) -> str:
+    """The layout the engine chooses."""
     import torch
 
     from resnet_cifar.device import memory_format
-    from resnet_cifar.model.resnet import multiply_accumulates
 
     with torch.device("meta"):
-        model = config.model.build(config.norm.build, len(config.data.CLASSES))
-        macs = multiply_accumulates(model)
-    last = memory_format(compute, model) == torch.channels_last
-    return macs, "channels_last" if last else "contiguous"
+        last = memory_format(compute, config.build_model()) == torch.channels_last
+    return "channels_last" if last else "contiguous"
 
 
 def _plain(compute: Compute) -> Compute:

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from resnet_cifar import device
 from resnet_cifar.benchmark import plain
 from resnet_cifar.config import Config, compose
-from resnet_cifar.data.augmentation import Draws, clean, training_draws
+from resnet_cifar.data.augmentation import TRAINING, CropFlip, Draws
 from resnet_cifar.data.datasets import Images, Split
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.device import Compute
@@ -225,19 +225,18 @@ class Session:
         engine = self._assemble(self.config, self.split, self.directory / "steps")
         if self._loader:
             engine.train = LoadedImages(engine.train, self._loader)
-        plan, count = engine.plan, len(engine.train)
+        size, count = engine.options.batch_size, len(engine.train)
         for epoch in itertools.count(1):
-            draws = training_draws(
-                plan.seed, epoch, count, engine.train.padding, plan.flip_probability
-            ).to(self.compute.device)
+            draws = engine.train.augmentation.draws(engine.seed, TRAINING, epoch, count)
+            draws = draws.to(self.compute.device)
             engine.state.model.train()
             for step in range(engine.steps):
-                engine.step(draws, step, plan.schedule(step))
-                yield min(plan.batch_size, count - step * plan.batch_size)
+                engine.step(draws, step, step)
+                yield min(size, count - step * size)
 
     def _plain_steps(self) -> Generator[int, None, None]:
         config, place = self.config, self.compute.device
-        model = config.model.build(config.norm.build, len(config.data.CLASSES)).to(place)
+        model = config.build_model().to(place)
         groups = config.regularization.parameter_groups(model)
         optimizer = config.optimizer.build(groups, fused=False)
         assert self._loader is not None
@@ -245,14 +244,15 @@ class Session:
             yield step.images
 
     def _data_loader(self, workers: int) -> DataLoader[tuple[Tensor, int]]:
-        data, batch = self.config.data, self.config.trainer.batch_size
-        transform = plain.augmented(data.crop_padding, data.flip_probability)
+        batch, augmentation = self.config.trainer.batch_size, self.config.augmentation
+        assert isinstance(augmentation, CropFlip)  # the benchmark has no other
+        transform = plain.augmented(self.config.data.NORMALISATION, augmentation)
         place = self.compute.device
         return plain.loader(self.split.train, transform, batch, workers, shuffle=True, device=place)
 
     def _forward_rate(self, engine: Engine, seconds: float) -> float:
-        size = min(engine.plan.eval_batch_size, len(engine.val))
-        draws = clean(len(engine.val), engine.val.padding).to(self.compute.device)
+        size = min(engine.options.eval_batch_size, len(engine.val))
+        draws = engine.val.augmentation.clean(len(engine.val)).to(self.compute.device)
         x, _ = engine.val.batch(draws, 0, size)
         model = engine.state.model.eval()
         with torch.inference_mode(), self.compute.autocast():

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resnet_cifar.data import datasets
+from resnet_cifar.data.augmentation import CropFlip
+from resnet_cifar.data.datasets import Images, Normalisation
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
     """As torchvision.datasets.CIFAR10: every image through PIL and `transform`."""
 
-    def __init__(self, images: datasets.Images, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, images: Images, transform: Callable[[Any], Tensor]) -> None:
         self.images = images
         self.transform = transform
 
@@ -35,25 +36,25 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
         return self.transform(image), int(self.images.labels[index])
 
 
-def augmented(padding: int, flip_probability: float) -> Callable[[Any], Tensor]:
+def augmented(normalisation: Normalisation, augmentation: CropFlip) -> Callable[[Any], Tensor]:
     """Crop, flip, normalise: PIL image to float32 [3, 32, 32]."""
     return transforms.Compose(  # type: ignore[no-any-return]
         [
-            transforms.RandomCrop(32, padding=padding),
-            transforms.RandomHorizontalFlip(flip_probability),
-            clean(),
+            transforms.RandomCrop(32, padding=augmentation.crop_padding),
+            transforms.RandomHorizontalFlip(augmentation.flip_probability),
+            clean(normalisation),
         ]
     )
 
 
-def clean() -> Callable[[Any], Tensor]:
+def clean(normalisation: Normalisation) -> Callable[[Any], Tensor]:
     """Normalise: PIL image to float32 [3, 32, 32]."""
-    normalise = transforms.Normalize(datasets.MEAN, datasets.STD)
+    normalise = transforms.Normalize(*normalisation)
     return transforms.Compose([transforms.ToTensor(), normalise])  # type: ignore[no-any-return]
 
 
 def loader(
-    images: datasets.Images,
+    images: Images,
     transform: Callable[[Any], Tensor],
     batch_size: int,
     workers: int,

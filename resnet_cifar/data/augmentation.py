@@ -1,4 +1,4 @@
-"""All randomness of a run, drawn on the CPU from (seed, stream, epoch).
+"""Augmentation, and all randomness of a run: drawn on the CPU from (seed, stream, epoch).
 
 Nothing carries state from one epoch to the next. So a resumed run needs no generator state, every
 cell sees the same draws at the same seed, and every device sees the same data.
@@ -6,59 +6,126 @@ cell sees the same draws at the same seed, and every device sees the same data.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
+from resnet_cifar.errors import require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Stream(NamedTuple):
+    """Whose draws: independent random numbers for each, shuffled or in the images' own order."""
+
+    augmentation: str
+    order: str | None
+
+
+TRAINING = Stream("augmentation", "order")
+VALIDATION = Stream("augmentation/val", None)
+PROBE = Stream("augmentation/probe", "order/probe")  # one fixed batch: drawn for epoch 0
 
 
 def generator(seed: int, stream: str, epoch: int = 0) -> torch.Generator:
     """A CPU generator that depends on its arguments alone."""
+    import torch
+
     digest = hashlib.sha256(f"{seed}/{stream}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-class Draws(NamedTuple):
-    """One view of n images: the order they come in, and how each position is augmented."""
+@dataclass(frozen=True)
+class Draws:
+    """One view of n images: the order they come in, and what happens to each position."""
 
-    order: Tensor  # int64 [n], a permutation
+    order: Tensor  # int64 [n], positions in the data set
     offset: Tensor  # int64 [n, 2], row and column of the crop in the padded image
-    flip: Tensor  # bool [n]
+    flip: Tensor  # bool [n], mirrored left to right
+    more: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # [n, ...], an option's own
+
+    def __len__(self) -> int:
+        return len(self.order)
 
     def to(self, device: torch.device) -> Draws:
-        return Draws(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """The same on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def part(self, start: int, stop: int) -> Draws:
+        """Positions start…stop."""
+        return self._each(lambda tensor: tensor[start:stop])
+
+    def _each(self, do: Callable[[Tensor], Tensor]) -> Draws:
+        more = {name: do(tensor) for name, tensor in self.more.items()}
+        return Draws(do(self.order), do(self.offset), do(self.flip), more)
 
 
-def training_draws(seed: int, epoch: int, count: int, padding: int, flip: float) -> Draws:
-    """Order, crops and flips of epoch `epoch` (from 1)."""
-    order = torch.randperm(count, generator=generator(seed, "order", epoch))
-    return Draws(order, *_augmentation(seed, "augmentation", epoch, count, padding, flip))
+@dataclass
+class Augmentation(ABC):
+    """How training images are varied. An option draws on the CPU and applies on the device."""
+
+    NAME: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def padding(self) -> int:
+        """Pixels of black the images carry on each side, for crops that reach beyond them."""
+
+    @abstractmethod
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+        """The augmented view of `count` images at `epoch` (from 1)."""
+
+    def clean(self, count: int) -> Draws:
+        """The view without augmentation: centre crop, no flip, images in their own order."""
+        import torch
+
+        offset = torch.full((count, 2), self.padding)
+        return Draws(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
+
+    def apply(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """What is left to do to a batch that has been cropped, flipped and normalised.
+
+        Args:
+            x: float32 [n, 3, 32, 32].
+            y: labels int64 [n].
+            draws: of these n positions; a clean view's have no `more`.
+        """
+        return x, y
 
 
-def validation_draws(seed: int, epoch: int, count: int, padding: int, flip: float) -> Draws:
-    """The augmented view of validation at `epoch`, images in their own order."""
-    augmentation = _augmentation(seed, "augmentation/val", epoch, count, padding, flip)
-    return Draws(torch.arange(count), *augmentation)
+@dataclass
+class CropFlip(Augmentation):
+    """Random crop from a padded image, and a horizontal flip: the study's augmentation."""
+
+    NAME: ClassVar[str] = "crop_flip"
+    crop_padding: int
+    flip_probability: float
+
+    def __post_init__(self) -> None:
+        padding, flip = self.crop_padding, self.flip_probability
+        require(0 <= padding <= 16, "augmentation.crop_padding", padding, "0 to 16 pixels")
+        require(0 <= flip <= 1, "augmentation.flip_probability", flip, "0 to 1")
+
+    @property
+    def padding(self) -> int:
+        return self.crop_padding
+
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+        import torch
+
+        order = torch.arange(count)
+        if stream.order is not None:
+            order = torch.randperm(count, generator=generator(seed, stream.order, epoch))
+        # Flips first: they are then the same draws whatever the padding.
+        source = generator(seed, stream.augmentation, epoch)
+        flip = torch.rand(count, generator=source) < self.flip_probability
+        offset = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=source)
+        return Draws(order, offset, flip)
 
 
-def probe_draws(seed: int, count: int, padding: int, flip: float) -> Draws:
-    """Order, crops and flips of which the probe's batch is the first part: all epochs' the same."""
-    order = torch.randperm(count, generator=generator(seed, "order/probe"))
-    return Draws(order, *_augmentation(seed, "augmentation/probe", 0, count, padding, flip))
-
-
-def clean(count: int, padding: int) -> Draws:
-    """The view without augmentation: centre crop, no flip, images in their own order."""
-    offset = torch.full((count, 2), padding)
-    return Draws(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
-
-
-def _augmentation(
-    seed: int, stream: str, epoch: int, count: int, padding: int, flip: float
-) -> tuple[Tensor, Tensor]:
-    # Flips first: they are then the same draws whatever the padding.
-    source = generator(seed, stream, epoch)
-    flips = torch.rand(count, generator=source) < flip
-    offset = torch.randint(0, 2 * padding + 1, (count, 2), generator=source)
-    return offset, flips
+OPTIONS: tuple[type[Augmentation], ...] = (CropFlip,)

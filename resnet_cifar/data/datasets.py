@@ -6,6 +6,7 @@ Images are uint8 [n, 32, 32, 3] (height, width, RGB), labels int64 [n].
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,13 +14,21 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cifar.data.synthetic import CLASSES, draw
 from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.identity import execution
 
-# Per channel, of pixels scaled to [0, 1]. The study's values: this std is the mean of the images'
-# own stds; the std over all pixels of the training set would be (0.2470, 0.2435, 0.2616).
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2023, 0.1994, 0.2010)
+
+class Normalisation(NamedTuple):
+    """Per channel (RGB), of pixels scaled to [0, 1]: what is subtracted, then divided by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# The study's values for CIFAR-10. This std is the mean of the images' own stds; the std over all
+# pixels of the training set would be (0.2470, 0.2435, 0.2616).
+THE_STUDYS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 class Images(NamedTuple):
@@ -37,12 +46,6 @@ class Split(NamedTuple):
     val: Images
 
 
-def _require_augmentation(crop_padding: int, flip_probability: float) -> None:
-    require(0 <= crop_padding <= 16, "data.crop_padding", crop_padding, "0 to 16 pixels")
-    flip = flip_probability
-    require(0 <= flip <= 1, "data.flip_probability", flip, "0 to 1")
-
-
 def split_permutation(count: int, seed: int) -> NDArray[Any]:
     """The permutation whose first entries are the training images. int64 [count].
 
@@ -54,10 +57,117 @@ def split_permutation(count: int, seed: int) -> NDArray[Any]:
 
 
 @dataclass
-class Cifar10:
-    """CIFAR-10 through torchvision: download, md5, the original files."""
+class Dataset(ABC):
+    """Labelled 32 × 32 images in three parts: training, validation, test."""
+
+    NAME: ClassVar[str]
+    CLASSES: ClassVar[tuple[str, ...]]  # their names, in the order of the labels
+    NORMALISATION: ClassVar[Normalisation]
+    split_seed: int
+    val_size: int
+
+    def __post_init__(self) -> None:
+        require(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
+
+    @property
+    @abstractmethod
+    def training_images(self) -> int:
+        """Images of an epoch."""
+
+    @abstractmethod
+    def load(self) -> Split:
+        """What training may see.
+
+        Raises:
+            UserError: the images can't be had.
+        """
+
+    @abstractmethod
+    def load_test(self) -> Images:
+        """The test images. Raises as `load`."""
+
+
+@dataclass
+class Cifar(Dataset):
+    """A data set of the CIFAR family through torchvision: download, md5, the original files."""
+
+    TITLE: ClassVar[str]  # what people call it
+    TORCHVISION: ClassVar[str]  # its class in torchvision.datasets
+    ORIGINAL: ClassVar[int] = 50_000  # images that are split into training and validation
+    root: str = execution()
+    download: bool = execution()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = self.ORIGINAL - 1000
+        require(1 <= self.val_size <= most, "data.val_size", self.val_size, f"1 to {most}")
+
+    @property
+    def training_images(self) -> int:
+        return self.ORIGINAL - self.val_size
+
+    def load(self) -> Split:
+        """The 50,000 training images, split.
+
+        Raises:
+            UserError: the files are absent or damaged and can't be downloaded.
+        """
+        pixels, labels = self._read(train=True)
+        order, count = split_permutation(len(labels), self.split_seed), self.training_images
+        # Sorted, so that memory is read in order; the order of training is drawn per epoch anyway.
+        train, val = np.sort(order[:count]), np.sort(order[count:])
+        return Split(
+            Images(pixels[train], labels[train], train), Images(pixels[val], labels[val], val)
+        )
+
+    def load_test(self) -> Images:
+        """The 10,000 test images. Raises as `load`."""
+        pixels, labels = self._read(train=False)
+        return Images(pixels, labels, np.arange(len(labels)))
+
+    def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        from torchvision import datasets
+
+        from resnet_cifar.files import Lock
+
+        source = getattr(datasets, self.TORCHVISION)
+        folder = Path(self.root) / source.base_folder
+        where = (
+            f"put the extracted files into {folder}/ or {source.filename} into {self.root}/, "
+            "set data.root, or train on synthetic images with data=synthetic"
+        )
+        try:
+            dataset = source(self.root, train=train, download=False)
+        except RuntimeError:  # torchvision: "not found or corrupted"
+            found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+            state = f"is damaged or incomplete (found {', '.join(found)})" if found else "is not"
+            if not self.download:
+                at = f"{folder} {state}" if found else f"there is no {self.TITLE} in {folder}"
+                raise UserError(
+                    f"data.download=false and {at} (md5 sums checked): {where}"
+                ) from None
+            try:
+                # One process downloads; the others of a sweep find the files when they get in.
+                with Lock(Path(self.root) / ".lock"):
+                    dataset = source(self.root, train=train, download=True)
+            except (OSError, RuntimeError, EOFError) as error:
+                at = f"{folder} {state}" if found else f"there is no {self.TITLE} in {folder}"
+                raise UserError(
+                    f"{at}, and downloading {source.url} failed ({describe(error)}): {where}"
+                ) from error
+        except Exception as error:
+            raise UserError(f"{folder} can't be read ({describe(error)}): {where}") from error
+        return dataset.data, np.asarray(dataset.targets, dtype=np.int64)
+
+
+@dataclass
+class Cifar10(Cifar):
+    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 photographs of ten things."""
 
     NAME: ClassVar[str] = "cifar10"
+    TITLE: ClassVar[str] = "CIFAR-10"
+    TORCHVISION: ClassVar[str] = "CIFAR10"
+    NORMALISATION: ClassVar[Normalisation] = THE_STUDYS
     CLASSES: ClassVar[tuple[str, ...]] = (
         "airplane",
         "automobile",
@@ -70,99 +180,27 @@ class Cifar10:
         "ship",
         "truck",
     )
-    split_seed: int
-    val_size: int
-    crop_padding: int
-    flip_probability: float
-    root: str = execution()
-    download: bool = execution()
-
-    def __post_init__(self) -> None:
-        require(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
-        require(1 <= self.val_size <= 49_000, "data.val_size", self.val_size, "1 to 49000")
-        _require_augmentation(self.crop_padding, self.flip_probability)
-
-    @property
-    def train_size(self) -> int:
-        return 50_000 - self.val_size
-
-    def load(self) -> Split:
-        """The 50,000 training images, split.
-
-        Raises:
-            UserError: the files are absent or damaged and can't be downloaded.
-        """
-        pixels, labels = self._read(train=True)
-        order = split_permutation(len(labels), self.split_seed)
-        # Sorted, so that memory is read in order; the order of training is drawn per epoch anyway.
-        train, val = np.sort(order[: self.train_size]), np.sort(order[self.train_size :])
-        return Split(
-            Images(pixels[train], labels[train], train), Images(pixels[val], labels[val], val)
-        )
-
-    def load_test(self) -> Images:
-        """The 10,000 test images. Raises as `load`."""
-        pixels, labels = self._read(train=False)
-        return Images(pixels, labels, np.arange(len(labels)))
-
-    def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        from torchvision.datasets import CIFAR10
-
-        from resnet_cifar.files import Lock
-
-        folder = Path(self.root) / CIFAR10.base_folder
-        where = (
-            f"put the extracted files into {folder}/ or {CIFAR10.filename} into {self.root}/, "
-            "set data.root, or train on drawn images with data=synthetic"
-        )
-        try:
-            dataset = CIFAR10(self.root, train=train, download=False)
-        except RuntimeError:  # torchvision: "not found or corrupted"
-            found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
-            state = f"is damaged or incomplete (found {', '.join(found)})" if found else "is not"
-            if not self.download:
-                at = f"{folder} {state}" if found else f"there is no CIFAR-10 in {folder}"
-                raise UserError(
-                    f"data.download=false and {at} (md5 sums checked): {where}"
-                ) from None
-            try:
-                # One process downloads; the others of a sweep find the files when they get in.
-                with Lock(Path(self.root) / ".lock"):
-                    dataset = CIFAR10(self.root, train=train, download=True)
-            except (OSError, RuntimeError, EOFError) as error:
-                at = f"{folder} {state}" if found else f"there is no CIFAR-10 in {folder}"
-                raise UserError(
-                    f"{at}, and downloading {CIFAR10.url} failed ({describe(error)}): {where}"
-                ) from error
-        except Exception as error:
-            raise UserError(f"{folder} can't be read ({describe(error)}): {where}") from error
-        return dataset.data, np.asarray(dataset.targets, dtype=np.int64)
 
 
 @dataclass
-class Synthetic:
-    """Ten classes of drawn images, see `resnet_cifar.data.synthetic`."""
+class Synthetic(Dataset):
+    """Ten classes of synthetic images, see synthetic.py."""
 
     NAME: ClassVar[str] = "synthetic"
+    CLASSES: ClassVar[tuple[str, ...]] = CLASSES
+    NORMALISATION: ClassVar[Normalisation] = THE_STUDYS  # near enough
     train_size: int
-    val_size: int
     test_size: int
-    split_seed: int
-    crop_padding: int
-    flip_probability: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("train_size", "val_size", "test_size"):
             value = getattr(self, name)
             require(10 <= value <= 1_000_000, f"data.{name}", value, "10 to 1000000")
-        require(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
-        _require_augmentation(self.crop_padding, self.flip_probability)
 
     @property
-    def CLASSES(self) -> tuple[str, ...]:
-        from resnet_cifar.data.synthetic import CLASSES
-
-        return CLASSES
+    def training_images(self) -> int:
+        return self.train_size
 
     def load(self) -> Split:
         """Training and validation images, drawn."""
@@ -173,12 +211,13 @@ class Synthetic:
         return self._draw("test", self.test_size)
 
     def _draw(self, stream: str, size: int) -> Images:
-        from resnet_cifar.data.synthetic import draw
-
         pixels, labels = draw(size, self.split_seed, stream)
         return Images(pixels, labels, np.arange(size))
 
 
-def steps_per_epoch(train_size: int, batch_size: int) -> int:
+OPTIONS: tuple[type[Dataset], ...] = (Cifar10, Synthetic)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
     """Updates in an epoch; the last batch may be smaller."""
-    return math.ceil(train_size / batch_size)
+    return math.ceil(images / batch_size)

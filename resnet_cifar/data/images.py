@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resnet_cifar.data import datasets
-from resnet_cifar.data.augmentation import Draws
+from resnet_cifar.data.augmentation import Augmentation, Draws
+from resnet_cifar.data.datasets import Images, Normalisation
 
 SIZE = 32  # pixels
 
@@ -20,12 +20,13 @@ class DeviceImages:
 
     def __init__(
         self,
-        images: datasets.Images,
-        padding: int,
+        images: Images,
+        normalisation: Normalisation,
+        augmentation: Augmentation,
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
-        pixels = torch.from_numpy(images.pixels)
+        pixels, padding = torch.from_numpy(images.pixels), augmentation.padding
         count, height, width, channels = pixels.shape
         self.padded = torch.zeros(
             (count, height + 2 * padding, width + 2 * padding, channels),
@@ -34,20 +35,22 @@ class DeviceImages:
         )
         self.padded[:, padding : padding + height, padding : padding + width] = pixels.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
-        self.padding = padding
+        self.positions = images.positions
+        self.augmentation = augmentation
         self.device = device
         self.memory_format = memory_format
         # (pixel/255 − mean)/std as one multiplication and one addition per value.
-        std = torch.tensor(datasets.STD, device=device)
+        mean, std = (torch.tensor(values, device=device) for values in normalisation)
         self.scale = (1 / (255 * std)).view(1, 3, 1, 1)
-        self.shift = (-torch.tensor(datasets.MEAN, device=device) / std).view(1, 3, 1, 1)
+        self.shift = (-mean / std).view(1, 3, 1, 1)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pixels(self) -> Tensor:
         """The images as they came: uint8 [n, 32, 32, 3]."""
-        inner = slice(self.padding, self.padding + SIZE)
+        padding = self.augmentation.padding
+        inner = slice(padding, padding + SIZE)
         return self.padded[:, inner, inner]
 
     def batch(self, draws: Draws, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -57,14 +60,15 @@ class DeviceImages:
             draws: the view, on this device.
 
         Returns:
-            float32 [n, 3, 32, 32], normalised; labels int64 [n].
+            float32 [n, 3, 32, 32], normalised; labels int64 [n], or what the augmentation makes
+            of them.
         """
-        chosen = draws.order[start:stop]
-        offset, flip = draws.offset[start:stop], draws.flip[start:stop]
+        part = draws.part(start, stop)
         span = torch.arange(SIZE, device=self.device)
-        rows = offset[:, :1] + span
-        columns = offset[:, 1:] + torch.where(flip[:, None], SIZE - 1 - span, span)
+        rows = part.offset[:, :1] + span
+        columns = part.offset[:, 1:] + torch.where(part.flip[:, None], SIZE - 1 - span, span)
         # One gather crops and flips; its result is [n, 32, 32, 3], which is channels_last.
-        pixels = self.padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        pixels = self.padded[part.order[:, None, None], rows[:, :, None], columns[:, None, :]]
         x = pixels.permute(0, 3, 1, 2).float().mul_(self.scale).add_(self.shift)
-        return x.contiguous(memory_format=self.memory_format), self.labels[chosen]
+        x = x.contiguous(memory_format=self.memory_format)
+        return self.augmentation.apply(x, self.labels[part.order], part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,28 +14,92 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass
-class ResNet18:
-    """ResNet-18 for 32 × 32 images, `width` channels in the first stage."""
+def training_flop(macs: int) -> int:
+    """FLOP to train on an image whose forward pass takes `macs` multiply-accumulates: two each,
+    three times (forward, gradient of the inputs, gradient of the weights).
+    """
+    return 6 * macs
 
-    NAME: ClassVar[str] = "resnet18"
-    width: int
+
+@dataclass
+class Model(ABC):
+    """A network for 32 × 32 images."""
+
+    NAME: ClassVar[str]
+    width: int  # channels of the first stage
 
     def __post_init__(self) -> None:
         require(1 <= self.width <= 1024, "model.width", self.width, "1 to 1024")
 
+    @abstractmethod
     def build(self, norm: Callable[[int], nn.Module], classes: int) -> nn.Module:
         """The network: float [N, 3, 32, 32] to logits [N, classes]. `norm(channels)` is a layer."""
-        from resnet_cifar.model.resnet import resnet18
 
-        return resnet18(self.width, norm, classes)
+    def multiply_accumulates(self, classes: int) -> int:
+        """Multiply-accumulates of one image's forward pass, convolutions and linear layers alone.
+
+        Counted on a network without values; an option that knows a formula needs no torch for it.
+        """
+        import torch
+        from torch import nn
+
+        from resnet_cifar.model.resnet import multiply_accumulates
+
+        with torch.device("meta"):
+            return multiply_accumulates(self.build(lambda channels: nn.Identity(), classes))
+
+
+@dataclass
+class ResNet(Model):
+    """A residual network of basic blocks: He et al. 2016."""
+
+    BLOCKS: ClassVar[tuple[int, int, int, int]]  # of each stage
+
+    def build(self, norm: Callable[[int], nn.Module], classes: int) -> nn.Module:
+        from resnet_cifar.model.resnet import ResNet
+
+        return ResNet(self.width, self.BLOCKS, norm, classes)
+
+    def multiply_accumulates(self, classes: int) -> int:
+        positions, before = 32 * 32, self.width
+        total = positions * 9 * 3 * before
+        for stage, blocks in enumerate(self.BLOCKS):
+            channels = self.width * 2**stage
+            if stage:
+                positions //= 4
+                total += positions * before * channels  # the shortcut's projection
+            total += positions * 9 * channels * (before + (2 * blocks - 1) * channels)
+            before = channels
+        return total + before * classes
+
+
+@dataclass
+class ResNet18(ResNet):
+    """ResNet-18: 11,173,962 parameters at width 64, BatchNorm and 10 classes."""
+
+    NAME: ClassVar[str] = "resnet18"
+    BLOCKS: ClassVar[tuple[int, int, int, int]] = (2, 2, 2, 2)
 
 
 DETACH = ("none", "mean", "var", "both")
 
 
 @dataclass
-class BatchNorm:
+class Norm(ABC):
+    """What a normalisation layer is made of."""
+
+    NAME: ClassVar[str]
+
+    def check(self, width: int) -> None:  # noqa: B027 (most go with any width)
+        """Raise ConfigError where a stage of `width` channels, or of a multiple, can't have it."""
+
+    @abstractmethod
+    def build(self, channels: int) -> nn.Module:
+        """A layer for float [N, channels, H, W]."""
+
+
+@dataclass
+class BatchNorm(Norm):
     """Batch normalisation; `detach` names the batch statistics the gradient does not pass."""
 
     NAME: ClassVar[str] = "batchnorm"
@@ -47,11 +112,7 @@ class BatchNorm:
         require(0 < self.eps < 1, "norm.eps", self.eps, "above 0, below 1")
         require(0 < self.momentum <= 1, "norm.momentum", self.momentum, "above 0, at most 1")
 
-    def check(self, width: int) -> None:
-        """Any width will do."""
-
     def build(self, channels: int) -> nn.Module:
-        """A layer for float [N, channels, H, W]."""
         from torch import nn
 
         from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
@@ -64,7 +125,7 @@ class BatchNorm:
 
 
 @dataclass
-class GroupNorm:
+class GroupNorm(Norm):
     """Group normalisation over `groups` groups of channels."""
 
     NAME: ClassVar[str] = "groupnorm"
@@ -81,23 +142,21 @@ class GroupNorm:
         require(fits, "norm.groups", self.groups, f"a divisor of model.width={width}")
 
     def build(self, channels: int) -> nn.Module:
-        """A layer for float [N, channels, H, W]."""
         from torch import nn
 
         return nn.GroupNorm(self.groups, channels, eps=self.eps)
 
 
 @dataclass
-class NoNorm:
+class NoNorm(Norm):
     """No normalisation at all."""
 
     NAME: ClassVar[str] = "none"
 
-    def check(self, width: int) -> None:
-        """Any width will do."""
-
     def build(self, channels: int) -> nn.Module:
-        """The identity."""
         from torch import nn
 
         return nn.Identity()
+
+
+OPTIONS: tuple[type[Model | Norm], ...] = (ResNet18, BatchNorm, GroupNorm, NoNorm)

@@ -1,4 +1,6 @@
-"""ResNet-18 for 32 × 32 images (He et al. 2016, "Deep residual learning for image recognition").
+"""Residual networks for 32 × 32 images.
+
+He et al. 2016, "Deep residual learning for image recognition".
 
 The layout that the field uses on CIFAR: a 3×3 stem without pooling and four stages of two basic
 blocks. It knows no configuration: it takes a callable that makes a norm layer for a channel count.
@@ -70,16 +72,10 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet18(width: int, norm: Norm, classes: int) -> ResNet:
-    """11,173,962 parameters at width 64, BatchNorm and 10 classes."""
-    return ResNet(width, (2, 2, 2, 2), norm, classes)
-
-
 def multiply_accumulates(model: nn.Module, size: int = 32) -> int:
     """Multiply-accumulates of one image's forward pass: 555,422,720 for ResNet-18 at width 64.
 
-    Counts convolutions and linear layers, as the literature does. A training step costs three times
-    as much (forward, gradient of inputs, gradient of weights), two FLOP each.
+    Counts convolutions and linear layers, as the literature does.
     """
     total = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,25 +13,39 @@ if TYPE_CHECKING:
     import torch
 
 
-def _require_lr(lr: float) -> None:
-    require(0 < lr < math.inf, "optimizer.lr", lr, "a finite number above 0")
+@dataclass
+class Optimizer(ABC):
+    """What updates the weights."""
+
+    NAME: ClassVar[str]
+    lr: float  # of every parameter group that brings none of its own
+
+    def __post_init__(self) -> None:
+        require(0 < self.lr < math.inf, "optimizer.lr", self.lr, "a finite number above 0")
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
+        """An optimizer over parameter groups that carry their own weight_decay.
+
+        Args:
+            fused: update all parameters in one kernel.
+        """
 
 
 @dataclass
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum, PyTorch's update rule:
 
     v ← momentum·v + (1 − dampening)(∇L + weight_decay·w),  w ← w − lr·v.
     """
 
     NAME: ClassVar[str] = "sgd"
-    lr: float
     momentum: float
     dampening: float
     nesterov: bool
 
     def __post_init__(self) -> None:
-        _require_lr(self.lr)
+        super().__post_init__()
         allowed = "at least 0, below 1"
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, allowed)
         require(0 <= self.dampening < 1, "optimizer.dampening", self.dampening, allowed)
@@ -39,7 +54,6 @@ class SGD:
         require(possible, "optimizer.nesterov", self.nesterov, rule)
 
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
-        """An optimizer over parameter groups that carry their own weight_decay."""
         import torch
 
         return torch.optim.SGD(
@@ -53,24 +67,25 @@ class SGD:
 
 
 @dataclass
-class AdamW:
+class AdamW(Optimizer):
     """AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization")."""
 
     NAME: ClassVar[str] = "adamw"
-    lr: float
     beta1: float
     beta2: float
     eps: float
 
     def __post_init__(self) -> None:
-        _require_lr(self.lr)
+        super().__post_init__()
         require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "at least 0, below 1")
         require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0, below 1")
         require(0 < self.eps < 1, "optimizer.eps", self.eps, "above 0, below 1")
 
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
-        """An optimizer over parameter groups that carry their own weight_decay."""
         import torch
 
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=fused)
+
+
+OPTIONS: tuple[type[Optimizer], ...] = (SGD, AdamW)

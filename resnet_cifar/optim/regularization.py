@@ -46,3 +46,6 @@ class Regularization:
         from torch import nn
 
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+
+OPTIONS: tuple[type[Regularization], ...] = (Regularization,)

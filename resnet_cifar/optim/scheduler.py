@@ -1,12 +1,13 @@
 """Learning-rate schedules: plain functions of the update number, so that they can be plotted.
 
-`build(lr, epochs, steps_per_epoch)` returns `schedule(step) -> learning rate` for the updates
+`Scheduler.build(lr, epochs, steps_per_epoch)` returns `schedule(step) -> rate` for the updates
 0 … epochs · steps_per_epoch − 1. People configure epochs; code counts steps.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,73 +17,79 @@ from resnet_cifar.errors import require
 Schedule = Callable[[int], float]
 
 
-def _require_warmup(epochs: float) -> None:
-    require(0 <= epochs < math.inf, "scheduler.warmup_epochs", epochs, "0 or more")
-
-
-def _with_warmup(schedule: Schedule, warmup_epochs: float, steps_per_epoch: int) -> Schedule:
-    """`schedule`, scaled by a factor that rises linearly to 1 over the first updates."""
-    steps = round(warmup_epochs * steps_per_epoch)
-    return lambda step: schedule(step) * min(1.0, (step + 1) / steps if steps else 1.0)
-
-
 @dataclass
-class Constant:
-    """η = lr."""
+class Scheduler(ABC):
+    """A linear warm-up, and after it the shape that an option states."""
 
-    NAME: ClassVar[str] = "constant"
+    NAME: ClassVar[str]
     warmup_epochs: float
 
     def __post_init__(self) -> None:
-        _require_warmup(self.warmup_epochs)
+        warmup = self.warmup_epochs
+        require(0 <= warmup < math.inf, "scheduler.warmup_epochs", warmup, "0 or more")
 
     def build(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        return _with_warmup(lambda step: lr, self.warmup_epochs, steps_per_epoch)
+        """The schedule of a parameter group whose own rate is `lr`."""
+        shape = self.shape(lr, epochs, steps_per_epoch)
+        steps = round(self.warmup_epochs * steps_per_epoch)
+        return lambda step: shape(step) * min(1.0, (step + 1) / steps if steps else 1.0)
+
+    @abstractmethod
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        """The schedule without its warm-up."""
 
 
 @dataclass
-class Cosine:
+class Constant(Scheduler):
+    """η = lr."""
+
+    NAME: ClassVar[str] = "constant"
+
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        return lambda step: lr
+
+
+@dataclass
+class Cosine(Scheduler):
     """η = η_min + ½ (lr − η_min)(1 + cos(π · epoch / epochs)), constant within an epoch."""
 
     NAME: ClassVar[str] = "cosine"
     eta_min: float
-    warmup_epochs: float
 
     def __post_init__(self) -> None:
         require(0 <= self.eta_min < math.inf, "scheduler.eta_min", self.eta_min, "0 or more")
-        _require_warmup(self.warmup_epochs)
+        super().__post_init__()
 
-    def build(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         def schedule(step: int) -> float:
             angle = math.pi * (step // steps_per_epoch) / epochs
             return self.eta_min + 0.5 * (lr - self.eta_min) * (1 + math.cos(angle))
 
-        return _with_warmup(schedule, self.warmup_epochs, steps_per_epoch)
+        return schedule
 
 
 @dataclass
-class Step:
+class Step(Scheduler):
     """η = lr · gamma^(epoch // step_size)."""
 
     NAME: ClassVar[str] = "step"
     step_size: int
     gamma: float
-    warmup_epochs: float
 
     def __post_init__(self) -> None:
         require(self.step_size >= 1, "scheduler.step_size", self.step_size, "1 or more (epochs)")
         require(0 < self.gamma <= 1, "scheduler.gamma", self.gamma, "above 0, at most 1")
-        _require_warmup(self.warmup_epochs)
+        super().__post_init__()
 
-    def build(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         def schedule(step: int) -> float:
             return lr * self.gamma ** (step // steps_per_epoch // self.step_size)
 
-        return _with_warmup(schedule, self.warmup_epochs, steps_per_epoch)
+        return schedule
 
 
 @dataclass
-class OneCycle:
+class OneCycle(Scheduler):
     """Rise from lr / div_factor to lr over pct_start of the run, then fall; both along cosines.
 
     The learning rate of torch.optim.lr_scheduler.OneCycleLR with cycle_momentum=False.
@@ -92,7 +99,6 @@ class OneCycle:
     pct_start: float
     div_factor: float
     final_div_factor: float
-    warmup_epochs: float
 
     def __post_init__(self) -> None:
         inside = 0 < self.pct_start < 1
@@ -100,9 +106,9 @@ class OneCycle:
         for name in ("div_factor", "final_div_factor"):
             value = getattr(self, name)
             require(1 <= value < math.inf, f"scheduler.{name}", value, "1 or more")
-        _require_warmup(self.warmup_epochs)
+        super().__post_init__()
 
-    def build(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         total = epochs * steps_per_epoch
         peak = self.pct_start * total - 1
         first = lr / self.div_factor
@@ -115,4 +121,7 @@ class OneCycle:
                 start, end, part = lr, last, (step - peak) / max(1, total - 1 - peak)
             return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
-        return _with_warmup(schedule, self.warmup_epochs, steps_per_epoch)
+        return schedule
+
+
+OPTIONS: tuple[type[Scheduler], ...] = (Constant, Cosine, Step, OneCycle)

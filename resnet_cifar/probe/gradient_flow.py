@@ -3,7 +3,7 @@
 Everything happens in a copy of the model, so that training cannot notice. The identities, with
 y = γx̂ + β and x̂ = (x − μ)/σ per channel: BatchNorm's gradient satisfies Σ ∂L/∂x = 0,
 ⟨∂L/∂x, x̂⟩ = 0 and w·∂L/∂w = 0 for each bias-free filter w before it (up to eps); detached
-statistics break them one by one (layers.py).
+statistics break them one by one (detached_batchnorm.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,88 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from resnet_cifar.data.augmentation import PROBE
+from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.device import Compute, full_float32
+from resnet_cifar.optim.scheduler import Schedule
+from resnet_cifar.probe.options import Probe
+from resnet_cifar.steps import predict, score
+
 Weighted = nn.Conv2d | nn.Linear
+
+
+@dataclass
+class GradientFlow:
+    """The probe of one run: which epochs and updates it looks at, and what it sees there."""
+
+    options: Probe
+    epochs: int
+    steps: int  # updates in an epoch
+    seed: int
+    loss: Callable[[Tensor, Tensor], Tensor]
+    schedule: Schedule
+    train: DeviceImages
+    val: DeviceImages
+    batch_size: int
+    compute: Compute
+    model: nn.Module
+    account: Tensor  # this epoch's measured rotations: `rotations`
+
+    def due(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (from 1) is looked at."""
+        return self.options.due(epoch, self.epochs)
+
+    def watch(self, epoch: int, step: int) -> contextlib.AbstractContextManager[None]:
+        """Around an update: measures by what angles it turns the weights, if it is one of those."""
+        if self.due(epoch) and step in self.options.measured_steps(self.steps):
+            return rotating(self.model, self.account)
+        return contextlib.nullcontext()
+
+    def examine(
+        self, epoch: int, optimizer: torch.optim.Optimizer, between: Callable[[], None]
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Look at the network as `epoch` left it.
+
+        Args:
+            between: called after every batch of validation; it may raise to stop.
+
+        Returns:
+            Rows for probe.jsonl, one a layer; metrics of the epoch.
+        """
+        start = time.perf_counter()
+        draws = self.train.augmentation.draws(self.seed, PROBE, 0, len(self.train))
+        x, y = self.train.batch(draws.to(self.compute.device), 0, self.options.images)
+        with full_float32():
+            rows = inspect(self.model, x, y, self.loss)
+        measured = self.options.measured_steps(self.steps)
+        rates = [self.schedule((epoch - 1) * self.steps + step) for step in measured]
+        turned = angular_updates(self.model, optimizer, self.account, sum(rates) / len(rates))
+        batchnorm = any(row["kind"] == "norm" for row in rows)
+        metrics = self._validate_with_batch_statistics(between) if batchnorm else {}
+        where = {"epoch": epoch, "step": epoch * self.steps}
+        rows = [where | row | turned.get(row["layer"], {}) for row in rows]
+        return rows, {**metrics, "speed/probe_seconds": time.perf_counter() - start}
+
+    def _validate_with_batch_statistics(self, between: Callable[[], None]) -> dict[str, float]:
+        """Clean validation, normalised as in training: batches about as large, their statistics.
+
+        Where `loss/val` is large and this is not, it is the running statistics that lag.
+        """
+        images = min(self.options.val_images, len(self.val))
+        size = math.ceil(images / math.ceil(images / self.batch_size))  # no small last batch
+        draws = self.val.augmentation.clean(len(self.val)).part(0, images)
+        model = copy.deepcopy(self.model)  # in training mode it moves its running statistics
+        logits = predict(model, self.val, draws, self.compute, size, between, training=True)
+        scores = score(logits, self.val.labels[:images])
+        return {f"{name}/val_batch_statistics": value for name, value in scores.items()}
 
 
 def weighted_layers(model: nn.Module) -> dict[str, Weighted]:

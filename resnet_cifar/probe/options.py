@@ -38,3 +38,6 @@ class Probe:
         """
         count = min(self.angular_steps, steps)
         return [steps * (i + 1) // count - 1 for i in range(count)]
+
+
+OPTIONS: tuple[type[Probe], ...] = (Probe,)

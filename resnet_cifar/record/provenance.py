@@ -1,14 +1,34 @@
-"""Which code ran: package versions, commit, and a hash of what was not committed."""
+"""What a session ran on: device and arithmetic, versions, commit, a hash of what is uncommitted."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from resnet_cifar.device import Compute
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
+
+
+def session(compute: Compute) -> dict[str, Any]:
+    """Of this process, for run.json."""
+    return {
+        "device": compute.name,
+        "device_type": compute.device.type,
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "precision": compute.precision,
+        "threads": compute.threads,
+        "compile": compute.compile,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "versions": versions(),
+        "git": git_state(Path(__file__).parents[1]),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from resnet_cifar.files import write_json
+from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.files import write_atomically, write_json
+from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
-from resnet_cifar.record import run_files
+from resnet_cifar.record import pictures, run_files
 from resnet_cifar.record.tensorboard import Board
 
 
@@ -28,6 +34,7 @@ class Recorder:
         identity: what run.json says of the run whatever happens: cell, seed, config, epochs, …
         session: what it says of this session: device, versions, …
         epochs_done: epochs the loaded checkpoint has behind it.
+        classes: their names, for the pictures.
         hparams: columns of TensorBoard's HPARAMS tab.
     """
 
@@ -38,8 +45,9 @@ class Recorder:
         session: dict[str, Any],
         epochs_done: int,
         hparams: dict[str, Any],
+        classes: Sequence[str],
     ) -> None:
-        self.directory = directory
+        self.directory, self._classes = directory, classes
         before = run_files.read_record(directory) or {}
         self.record: dict[str, Any] = {
             "status": "running",
@@ -72,7 +80,7 @@ class Recorder:
         session["images_trained"] = self._trained_images
         if self._trained_seconds > 0:
             rate = self._trained_images / self._trained_seconds
-            flops = 6 * self.record["multiply_accumulates"] * rate
+            flops = training_flop(self.record["multiply_accumulates"]) * rate
             session["images_per_second"] = round(rate, 1)
             session["model_flops_per_second"] = round(flops)
             session["share_of_matmul_rate"] = round(flops / session["matmul_flops_per_second"], 3)
@@ -88,6 +96,28 @@ class Recorder:
         epoch = rows[0]["epoch"]
         found = self._probe.lines[-len(rows) :]
         self.board.scalars({"epoch": epoch, **views.curves(found)})
+
+    def predictions(self, epoch: int, logits: dict[str, Tensor], val: DeviceImages) -> None:
+        """The last epoch's logits [n, classes] by view: predictions.npz, and pictures of them."""
+        labels = val.labels.cpu().numpy()
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            logits_val=logits["val"].half().cpu().numpy(),
+            logits_val_augmented=logits["val_augmented"].half().cpu().numpy(),
+            labels=labels,
+            index=val.positions,
+        )
+        write_atomically(self.directory / run_files.PREDICTIONS, buffer.getvalue())
+        clean, pixels = logits["val"].cpu().numpy(), val.pixels().cpu().numpy()
+        confusion = pictures.confusion(clean, labels, self._classes)
+        self.board.image("confusion/val", confusion, epoch)
+        mistakes = pictures.mistakes(pixels, clean, labels, self._classes)
+        self.board.image("mistakes/val", mistakes, epoch)
+
+    def histograms(self, model: torch.nn.Module, epoch: int) -> None:
+        """Every parameter and its last gradient, for TensorBoard."""
+        self.board.histograms(model, epoch)
 
     def progress(self, epochs_done: int, best: dict[str, Any] | None) -> None:
         """Bring run.json up to date."""

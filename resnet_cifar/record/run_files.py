@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from resnet_cifar.files import is_held, write_atomically
 
 RUN, METRICS, PROBE, LOCK = "run.json", "metrics.jsonl", "probe.jsonl", ".lock"
+PREDICTIONS = "predictions.npz"
 FINAL = ("completed", "diverged")  # outcomes: never trained again
 OBJECTIVE = "accuracy/val"
 

@@ -1,0 +1,146 @@
+"""Adding one of each kind of thing: one class and one YAML file, nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Program
+from torch import Tensor, nn
+
+from resnet_cifar.data import augmentation, datasets
+from resnet_cifar.data.augmentation import CropFlip, Draws, Stream
+from resnet_cifar.data.datasets import THE_STUDYS, Dataset, Images, Normalisation, Split
+from resnet_cifar.model import options as model_options
+from resnet_cifar.model.options import Model, Norm
+from resnet_cifar.optim import optimizer, scheduler
+from resnet_cifar.optim.optimizer import Optimizer
+from resnet_cifar.optim.scheduler import Schedule, Scheduler
+
+
+@dataclass
+class Stripes(Dataset):
+    """Two classes: stripes that lie and stripes that stand."""
+
+    NAME: ClassVar[str] = "stripes"
+    CLASSES: ClassVar[tuple[str, ...]] = ("lying", "standing")
+    NORMALISATION: ClassVar[Normalisation] = THE_STUDYS
+    thickness: int
+
+    @property
+    def training_images(self) -> int:
+        return 64
+
+    def load(self) -> Split:
+        return Split(self._images(64), self._images(self.val_size))
+
+    def load_test(self) -> Images:
+        return self._images(20)
+
+    def _images(self, count: int) -> Images:
+        lying = np.arange(32)[:, None] // self.thickness % 2 * np.full(32, 255)
+        labels = np.arange(count) % 2
+        pixels = np.where(labels[:, None, None], lying.T, lying).astype(np.uint8)
+        return Images(np.repeat(pixels[..., None], 3, -1), labels, np.arange(count))
+
+
+@dataclass
+class Noise(CropFlip):
+    """Crop, flip, and noise on the device, its strength drawn for each image."""
+
+    NAME: ClassVar[str] = "noise"
+    strength: float
+
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+        plain = super().draws(seed, stream, epoch, count)
+        source = augmentation.generator(seed, f"{stream.augmentation}/noise", epoch)
+        noise = self.strength * torch.rand(count, generator=source)
+        return Draws(plain.order, plain.offset, plain.flip, {"noise": noise})
+
+    def apply(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        if "noise" in draws.more:
+            x = x + draws.more["noise"][:, None, None, None] * torch.sign(x)
+        return x, y
+
+
+@dataclass
+class Linear(Model):
+    """A linear classifier of `width` × 3 averaged patches, after one norm layer."""
+
+    NAME: ClassVar[str] = "linear"
+
+    def build(self, norm: Any, classes: int) -> nn.Module:
+        stem = nn.Conv2d(3, self.width, 8, stride=8, bias=False)
+        return nn.Sequential(
+            stem, norm(self.width), nn.Flatten(), nn.Linear(16 * self.width, classes)
+        )
+
+
+@dataclass
+class Shift(Norm):
+    """A bias and nothing else."""
+
+    NAME: ClassVar[str] = "shift"
+
+    def build(self, channels: int) -> nn.Module:
+        return nn.Conv2d(channels, channels, 1, groups=channels)
+
+
+@dataclass
+class Sign(Optimizer):
+    """Steps of one length along the gradient's signs."""
+
+    NAME: ClassVar[str] = "sign"
+
+    def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
+        return torch.optim.Rprop(groups, lr=self.lr, etas=(0.9, 1.1))
+
+
+@dataclass
+class Linearly(Scheduler):
+    """η falls along a straight line."""
+
+    NAME: ClassVar[str] = "linearly"
+
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        return lambda step: lr * (1 - step / (epochs * steps_per_epoch))
+
+
+ADDED: list[tuple[Any, str, type[Any], str]] = [
+    (datasets, "data", Stripes, "split_seed: 0\nval_size: 32\nthickness: 4\n"),
+    (augmentation, "augmentation", Noise, "crop_padding: 0\nflip_probability: 0\nstrength: 0.1\n"),
+    (model_options, "model", Linear, "width: 4\n"),
+    (model_options, "norm", Shift, ""),
+    (optimizer, "optimizer", Sign, "lr: 0.01\n"),
+    (scheduler, "scheduler", Linearly, "warmup_epochs: 0.0\n"),
+]
+
+
+def test_one_class_and_one_yaml_file_each(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set, an augmentation, a model, a norm, an optimizer and a schedule, trained with."""
+    for module, group, kind, values in ADDED:
+        monkeypatch.setattr(module, "OPTIONS", (*module.OPTIONS, kind))
+        file = tmp_path / "conf" / group / f"{kind.NAME}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"defaults:\n  - /hydra/schema/{group}/{kind.NAME}@_here_\n{values}")
+    chosen = [f"{group}={kind.NAME}" for _, group, kind, _ in ADDED]
+    tiny = [o for o in TINY if not o.startswith(("data", "model"))]
+    outcome = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
+    assert outcome.code == 0, outcome.err
+    (directory,) = (tmp_path / "outputs").glob("*/seed=0")
+    assert "stripes" in directory.parent.name
+    record = json.loads((directory / "run.json").read_text())
+    assert record["config"]["data.thickness"] == 4
+    assert record["multiply_accumulates"] == 16 * (8 * 8 * 3 * 4) + 16 * 4 * 2
+    assert record["final"]["accuracy/val"] == 1.0  # lying and standing are told apart
+    assert record["final"]["lr"] == pytest.approx(0.01 / 32)
+    # The same command finds its run: the options of this process name and read it.
+    again = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
+    assert "completed before, skipped" in again.out

@@ -1,0 +1,34 @@
+"""Names that runs have on people's disks: they never change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from resnet_cifar.config import compose
+from resnet_cifar.identity import MOVED, cell_name
+
+RECORDS = sorted((ROOT / "experiments" / "results" / "runs").glob("*/seed=*/run.json"))
+# A name and its overrides to a line, as versions before the group `augmentation` made them.
+NAMES = (ROOT / "tests" / "names.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("line", NAMES)
+def test_a_cell_keeps_its_name(line: str) -> None:
+    name, *overrides = line.split()
+    assert cell_name(compose(overrides)) == name
+
+
+def test_the_committed_runs_keep_their_names() -> None:
+    """Each from the configuration that its record has, under today's keys."""
+    now = {before: key for key, before in MOVED.items()}
+    names = set()
+    for path in RECORDS:
+        written = json.loads(path.read_text())["config"]
+        flat = {now.get(key, key): value for key, value in written.items()}
+        overrides = [f"{key}={value}" for key, value in flat.items()]
+        assert cell_name(compose(overrides)) == path.parents[1].name
+        names.add(path.parents[1].name)
+    assert len(names) >= 18
