@@ -15,10 +15,11 @@ from made_up import FULL, add_probe, make_run
 from scipy import stats
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.report import analysis as a
-from resnet_cifar.report import contents, figures, flow
+from resnet_cifar.report import claims, contents, figures, flow
+from resnet_cifar.report import tables as t
 from resnet_cifar.report.__main__ import main
 from resnet_cifar.report.document import Text
+from resnet_cifar.report.groups import Group, groups
 from resnet_cifar.report.study import load_published, load_questions
 from resnet_cifar.results import load_metrics, load_probe, load_runs, records
 
@@ -27,13 +28,13 @@ QUESTIONS = {question.name: question for question in load_questions()}
 SHORT = ["model.width=16", "trainer.epochs=5"]
 
 
-def group(root: Path, name: str) -> a.Group:
-    (found,) = [g for g in a.groups(load_runs(root), [QUESTIONS[name]]) if g.question.name == name]
+def group(root: Path, name: str) -> Group:
+    (found,) = [g for g in groups(load_runs(root), [QUESTIONS[name]]) if g.question.name == name]
     return found
 
 
-def judge(root: Path, name: str, which: int = 0) -> a.Judgement:
-    judgement = a.judge(QUESTIONS[name].claims[which], group(root, name), PUBLISHED)
+def judge(root: Path, name: str, which: int = 0) -> claims.Judgement:
+    judgement = claims.judge(QUESTIONS[name].claims[which], group(root, name), PUBLISHED)
     assert judgement is not None
     return judgement
 
@@ -51,7 +52,7 @@ def rates(tmp_path: Path) -> Path:
 
 def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
     runs = load_runs(rates)
-    table = a.cell_table(group(rates, "learning_rate"))
+    table = t.cell_table(group(rates, "learning_rate"))
     assert list(table["optimizer.lr"]) == [0.001, 0.01, 0.1]
     assert list(table["label"]) == ["lr 0.001", "lr 0.01", "lr 0.1"]
     for row in table.to_dict("records"):
@@ -67,7 +68,7 @@ def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
 
 def test_differences_equal_scipy_s_paired_test(rates: Path) -> None:
     runs = load_runs(rates).set_index("seed")
-    table = a.difference_table(group(rates, "learning_rate"))
+    table = t.difference_table(group(rates, "learning_rate"))
     assert list(table["label"]) == ["lr 0.001", "lr 0.1"]
     best = runs[runs["optimizer.lr"] == 0.01]["accuracy/val"]
     for row in table.to_dict("records"):
@@ -103,9 +104,9 @@ def test_a_claim(tmp_path: Path, best: list[float], large: list[float], verdict:
     judgement = judge(lrs(tmp_path, {"0.01": best, "0.1": large, "0.001": small}), "learning_rate")
     assert judgement.verdict == verdict
     assert judgement.n == len(best)
-    name, first = judgement.seen[0]
-    assert name == "lr 0.01 − 0.1"
-    assert first.mean == pytest.approx(np.mean(best) - np.mean(large), abs=1e-12)
+    first = judgement.comparisons[0]
+    assert first.name == "lr 0.01 − 0.1"
+    assert first.difference.mean == pytest.approx(np.mean(best) - np.mean(large), abs=1e-12)
 
 
 def test_one_failing_comparison_fails_the_claim(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_one_failing_comparison_fails_the_claim(tmp_path: Path) -> None:
 def test_a_claim_with_a_missing_cell_is_not_said_to_hold(tmp_path: Path) -> None:
     judgement = judge(lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.7, 0.71]}), "learning_rate")
     assert judgement.verdict == "undecided"
-    assert judgement.why == "1 of its 2 comparisons are there"
+    assert judgement.remark == "1 of its 2 comparisons are there"
 
 
 def test_seeds_without_a_partner_are_left_out(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_two_cells_for_one_selector_are_no_answer(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84]})
     for seed in (0, 1):  # other momentum: another setting
         make_run(tmp_path, [*SHORT, f"{LR}=0.1", "optimizer.momentum=0.8"], seed, 0.99)
-    found = a.groups(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
+    found = groups(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
     assert [g.question.name for g in found] == ["learning_rate", "other"]
     assert "momentum 0.8" in found[1].setting
 
@@ -168,12 +169,12 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
             )
     assert judge(tmp_path, "lr_x_wd").verdict == verdict
     found = group(tmp_path, "lr_x_wd")
-    table = a.grid(found)
+    table = t.grid_table(found)
     assert table is not None
     assert table.shape == (4, 4)
     if product:  # the best product, 5e-5, lies on the diagonal
         assert judge(tmp_path, "lr_x_wd", 1).verdict == "holds"
-    assert figures.product_map(found) is not None
+    assert len(figures.product_map(table).axes) == 2  # and its colour bar
 
 
 @pytest.mark.parametrize(("best", "edges"), [((1, 1), []), ((0, 1), [WD]), ((2, 2), [WD, LR])])
@@ -181,7 +182,7 @@ def test_a_best_cell_on_the_edge_is_told(best: tuple[int, int], edges: list[str]
     values = np.zeros((3, 3))
     values[best] = 1
     table = pd.DataFrame(values).rename_axis(index=WD, columns=LR)
-    assert a.on_edge(table) == edges
+    assert t.grid_edges(table) == edges
 
 
 # Beside the published study ----------------------------------------------------------------------
@@ -192,42 +193,44 @@ def as_published(tmp_path: Path) -> Path:
     """The published study, reproduced to the last digit at one seed."""
     for known in PUBLISHED:
         make_run(
-            tmp_path, [f"cell={known.name}"], 0,
+            tmp_path,
+            [f"cell={known.name}"],
+            0,
             known.published["accuracy/val_augmented"] + 0.002,
             augmented=known.published["accuracy/val_augmented"],
             loss=known.published["loss/val_augmented"],
-        )  # fmt: skip
+        )
     return tmp_path
 
 
 def test_the_published_tables_own_arithmetic(as_published: Path) -> None:
-    found = a.groups(load_runs(as_published), list(QUESTIONS.values()))
-    judged = {
-        claim.claim: judgement
-        for g in found
-        for claim in g.question.claims
-        if (judgement := a.judge(claim, g, PUBLISHED))
-    }
-    (points,) = judged["cosine with weight decay 1e-2 ends above constant without"].published
+    found = groups(load_runs(as_published), list(QUESTIONS.values()))
+    judged = {judgement.claim.claim: judgement for judgement in claims.judge_all(found, PUBLISHED)}
+
+    def published(claim: str) -> float:
+        (comparison,) = judged[claim].comparisons
+        return comparison.published
+
+    points = published("cosine with weight decay 1e-2 ends above constant without")
     assert f"{100 * points:+.2f}" == "+2.68"
-    (loss,) = judged["cosine ends with the smaller validation loss"].published
+    loss = published("cosine ends with the smaller validation loss")
     assert f"{100 * loss:+.1f} %" == "-10.3 %"
     name = "weight decay 1e-2 ends with a smaller validation loss than 5e-4"
-    assert f"{100 * judged[name].published[0]:+.1f} %" == "-21.6 %"
+    assert f"{100 * published(name):+.1f} %" == "-21.6 %"
     # One run each: what was seen is the published difference, and it decides nothing.
-    assert judged[name].seen[0][1].mean == pytest.approx(judged[name].published[0], abs=1e-12)
+    assert judged[name].comparisons[0].difference.mean == pytest.approx(published(name), abs=1e-12)
     assert {judgement.verdict for judgement in judged.values()} == {"undecided"}
 
 
 def test_every_published_cell_has_its_row(as_published: Path) -> None:
-    table = a.study_table(load_runs(as_published), PUBLISHED)
+    table = t.study_table(load_runs(as_published), PUBLISHED)
     assert [f"cell={name}" for name in table["cell"]] == FULL
     assert set(table["verdict"]) == {"within the replications' range"}
     assert table["accuracy/val_augmented"].tolist() == table["published"].tolist()
 
 
 def test_runs_off_the_full_setting_are_not_compared(rates: Path) -> None:
-    table = a.study_table(load_runs(rates), PUBLISHED)
+    table = t.study_table(load_runs(rates), PUBLISHED)
     assert table["n"].sum() == 0
     assert set(table["verdict"]) == {"not run"}
 
@@ -242,7 +245,7 @@ def test_runs_off_the_full_setting_are_not_compared(rates: Path) -> None:
     ],
 )
 def test_reproduction(mean: float, verdict: str) -> None:
-    assert a.reproduction(mean, 0.9503, 0.9507) == verdict
+    assert t.reproduction(mean, 0.9503, 0.9507) == verdict
 
 
 # Curves ------------------------------------------------------------------------------------------
@@ -253,17 +256,17 @@ def test_what_deciding_early_would_have_picked(tmp_path: Path) -> None:
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0, 0.6, curve=[0.2, 0.4, 0.4, 0.75, 0.6])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 1, 0.9, curve=[0.9] * 5)  # no partner
     found = group(tmp_path, "learning_rate")
-    table = a.picks(found, load_metrics(tmp_path))
+    table = t.pick_table(found, load_metrics(tmp_path))
     assert list(table["label"]) == ["lr 0.1", "lr 0.1", "lr 0.01", "lr 0.1", "lr 0.01"]
     assert list(table["behind"]) == pytest.approx([0.2, 0.2, 0, 0.2, 0])
-    assert a.settled(table) == 5
+    assert t.settled(table) == 5
 
 
 def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> None:
     for seed, curve in enumerate(([0.1, 0.2, 0.3], [0.2, 0.4, 0.3], [0.3, 0.9])):
         make_run(tmp_path, SHORT, seed, curve[-1], curve=curve)
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0)
-    table = a.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
+    table = t.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
     mine = table[table["n"] == 3].set_index("epoch")
     assert list(mine.index) == [1, 2]
     interval = stats.ttest_1samp([0.2, 0.4, 0.9], 0).confidence_interval(0.95)
@@ -276,9 +279,11 @@ def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> No
 
 def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
     breaks = {
-        "none": [], "mean": ["sum_cosine", "radial_rms"], "var": ["xhat_cosine", "radial_rms"],
+        "none": [],
+        "mean": ["sum_cosine", "radial_rms"],
+        "var": ["xhat_cosine", "radial_rms"],
         "both": ["sum_cosine", "xhat_cosine", "radial_rms"],
-    }  # fmt: skip
+    }
     for name, broken in breaks.items():
         overrides = [*SHORT, "scheduler=cosine", f"{WD}=0.01", f"norm.detach={name}"]
         add_probe(make_run(tmp_path, overrides, 0, 0.5, curve=[0.4, 0.5]), broken, ratio=1.05)
@@ -286,7 +291,7 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
         make_run(tmp_path, [*overrides, f"{WD}=0.0"], 0, 0.5)
     found = group(tmp_path, "detach")
     probe, curves = load_probe(tmp_path), load_metrics(tmp_path)
-    table = flow.table(found, probe, curves)
+    table = flow.table(found, flow.medians(found, probe), curves)
     assert list(table["label"]) == [f"detach {name}, weight decay 0.01" for name in breaks]
     for row, broken in zip(records(table), breaks.values(), strict=True):
         assert row["n"] == 1
@@ -377,7 +382,7 @@ def test_the_report(rates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     claims = pd.read_csv(to / "tables" / "claims.csv")
     judgement = judge(rates, "learning_rate")
     assert claims["verdict"][0] == judgement.verdict == "holds"
-    assert claims["difference"][0] == judgement.seen[0][1].mean  # full precision
+    assert claims["difference"][0] == judgement.comparisons[0].difference.mean  # full precision
     left = pd.read_csv(to / "tables" / "left-out.csv")
     assert sorted(left["status"]) == ["diverged", "failed"]
 
@@ -391,7 +396,7 @@ def test_the_report(rates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_cell_of_diverged_runs_has_no_mean(rates: Path) -> None:
     make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.1, status="diverged")
-    row = a.cell_table(group(rates, "learning_rate")).iloc[-1]
+    row = t.cell_table(group(rates, "learning_rate")).iloc[-1]
     assert (row["optimizer.lr"], row["n"]) == (1, 0)
     assert math.isnan(row["accuracy/val"])
 
@@ -445,8 +450,8 @@ def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
         "      pairs: [[{optimizer.lr: 1e-1}, {optimizer.lr: 1e-2}]]\n"
     )
     (question,) = load_questions(file)
-    (found,) = a.groups(load_runs(rates), [question])
-    judgement = a.judge(question.claims[0], found)
+    (found,) = groups(load_runs(rates), [question])
+    judgement = claims.judge(question.claims[0], found)
     assert judgement is not None
     assert judgement.verdict == "does not hold"
 

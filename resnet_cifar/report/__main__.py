@@ -18,10 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
         "Questions and claims: experiments/questions.yaml; published values: "
         "experiments/published.yaml.",
     )
-    parser.add_argument("outputs", nargs="*", type=Path, default=[Path("outputs")],
-                        help="directories of runs (default: outputs)")  # fmt: skip
-    parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER",
-                        help="where the files go (default: report)")  # fmt: skip
+    where = "directories of runs (default: outputs)"
+    parser.add_argument("outputs", nargs="*", type=Path, default=[Path("outputs")], help=where)
+    to = "where the files go (default: report)"
+    parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help=to)
     parser.add_argument("--questions", type=Path, help="instead of experiments/questions.yaml")
     parser.add_argument("--title", default="ResNet-18 on CIFAR-10: what the runs say")
     parser.add_argument("--quiet", action="store_true", help="no tables in the terminal")

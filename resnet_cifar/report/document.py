@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -68,13 +68,10 @@ class Picture:
 Block = Heading | Text | Table | Picture
 
 
-@dataclass
+@dataclass(frozen=True)
 class Document:
     title: str
-    blocks: list[Block] = field(default_factory=list)
-
-    def add(self, *blocks: Block) -> None:
-        self.blocks += blocks
+    blocks: list[Block]
 
     def tables(self) -> list[Table]:
         return [block for block in self.blocks if isinstance(block, Table)]
@@ -203,10 +200,8 @@ def show(document: Document, console: Console) -> None:
                 table = RichTable(title=None)
                 for name in block.columns:
                     words = name in block.words
-                    table.add_column(
-                        name, justify="left" if words else "right", overflow="fold",
-                        no_wrap=not words,
-                    )  # fmt: skip
+                    side: Literal["left", "right"] = "left" if words else "right"
+                    table.add_column(name, justify=side, overflow="fold", no_wrap=not words)
                 for row in block.rows():
                     table.add_row(*(RichText(text, style=_STYLES.get(text, "")) for text in row))
                 console.print(table)

@@ -20,18 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_cifar import scores
-from resnet_cifar.report.analysis import (
-    AUGMENTED,
-    VAL,
-    Group,
-    cell_table,
-    curve_table,
-    difference_table,
-    grid,
-    picks,
-    title,
-)
-from resnet_cifar.report.study import Published
+from resnet_cifar.report.groups import AUGMENTED, VAL, Group, title
+from resnet_cifar.report.statistics import paired_differences
+from resnet_cifar.report.tables import Tables
 from resnet_cifar.results import Predictions, records
 
 INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
@@ -93,37 +84,35 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
 
 def appearance(group: Group) -> dict[str, tuple[str, str, str]]:
     """(label, colour, line style) of a cell: colour by the first varied key, style by the rest."""
-    cells = group.cells()
-    runs = group.everything.drop_duplicates("cell").set_index("cell")
     first = group.vary[0] if group.vary else "cell"
-    values = [str(runs.loc[cell].get(first, cell)) for cell, _ in cells]
-    rest = [str([runs.loc[cell].get(key) for key in group.vary[1:]]) for cell, _ in cells]
+    runs = group.configurations.values()
+    values = [str(run[first]) for run in runs]
+    rest = [str([run[key] for key in group.vary[1:]]) for run in runs]
     hues, kinds = list(dict.fromkeys(values)), list(dict.fromkeys(rest))
     if len(kinds) > len(STYLES) or len(hues) > len(COLORS):
         hues = kinds = []  # too many to tell apart by two codes: colours in turn
     look = {}
-    for i, (cell, label) in enumerate(cells):
+    for i, (cell, label) in enumerate(group.labels.items()):
         color = COLORS[(hues.index(values[i]) if hues else i) % len(COLORS)]
         style = STYLES[(kinds.index(rest[i]) if kinds else i // len(COLORS)) % len(STYLES)]
         look[cell] = label, color, style
     return look
 
 
-def overview(groups: Sequence[Group], published: Sequence[Published] = ()) -> Figure:
+def overview(answers: Sequence[Tables]) -> Figure:
     """Every cell's last-epoch validation accuracy: a dot a run, the mean with its interval.
 
     At the full setting also the published value (diamond) and the replications' range (bar), which
     are in the augmented view, and ours in that view beside the clean one.
     """
-    tables = [cell_table(group, published) for group in groups]
-    tables = [table.iloc[::-1] for table in tables]
-    heights = [len(table) + 1.2 for table in tables]
-    count = len(groups)
+    heights = [len(tables.cells) + 1.2 for tables in answers]
+    count = len(answers)
     with panels(
         7.2, 0.26 * sum(heights) + 0.7 * count, nrows=count, squeeze=False, height_ratios=heights
     ) as (figure, axes):
-        for group, table, axis in zip(groups, tables, axes[:, 0], strict=True):
-            _dots(axis, group, table)
+        for tables, axis in zip(answers, axes[:, 0], strict=True):
+            group = tables.group
+            _dots(axis, group, tables.cells.iloc[::-1])
             axis.set_title(f"{textwrap.fill(group.question.question, 48)}\n{group.setting}")
         axes[-1, 0].set_xlabel("validation accuracy, last epoch (%)")
         figure.align_ylabels()
@@ -162,28 +151,25 @@ def _with_n(row: dict[str, Any]) -> str:
     return f"{row['label']}  (n = {row['n']})"
 
 
-def learning_curves(group: Group, curves: pd.DataFrame) -> Figure:
+def learning_curves(tables: Tables) -> Figure:
     """Accuracy and loss by epoch: validation with seed bands, training faint, augmented marks."""
-    look = appearance(group)
     with panels(9.2, 3.5, ncols=2) as (figure, axes):
         for axis, quantity, scale in zip(axes, ("accuracy", "loss"), (100, 1), strict=True):
-            for cell, (label, color, style) in look.items():
-                for name, strength in (("val", 1.0), ("train", 0.35)):
-                    table = curve_table(group, curves, f"{quantity}/{name}")
-                    table = table[table["cell"] == cell]
-                    axis.plot(
-                        table["epoch"], scale * table["mean"], color=color, ls=style,
-                        lw=1.5 if name == "val" else 1.0, alpha=strength,
-                        label=label if name == "val" else None,
-                    )  # fmt: skip
-                    if name == "val" and table["low"].notna().any():
-                        axis.fill_between(
-                            table["epoch"], scale * table["low"], scale * table["high"],
-                            color=color, alpha=0.15, lw=0,
-                        )  # fmt: skip
-                view = curve_table(group, curves, f"{quantity}/val_augmented")
-                view = view[view["cell"] == cell]
-                axis.plot(view["epoch"], scale * view["mean"], "x", ms=4, color=color)
+            val, train, view = (
+                tables.curves[f"{quantity}/{name}"] for name in ("val", "train", "val_augmented")
+            )
+            for cell, (label, color, style) in appearance(tables.group).items():
+                line = val[val["cell"] == cell]
+                x = line["epoch"]
+                axis.plot(x, scale * line["mean"], color=color, ls=style, lw=1.5, label=label)
+                if line["low"].notna().any():
+                    low, high = scale * line["low"], scale * line["high"]
+                    axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+                line = train[train["cell"] == cell]
+                y = scale * line["mean"]
+                axis.plot(line["epoch"], y, color=color, ls=style, lw=1.0, alpha=0.35)
+                line = view[view["cell"] == cell]
+                axis.plot(line["epoch"], scale * line["mean"], "x", ms=4, color=color)
             axis.set_xlabel("epoch")
         axes[0].set_title("accuracy (%)")
         axes[1].set_title("loss (nats)")
@@ -196,16 +182,16 @@ def learning_curves(group: Group, curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def pick_by_epoch(group: Group, curves: pd.DataFrame) -> Figure | None:
-    """The cells' ranks by epoch: what deciding early would have picked. None without pairs."""
-    table = picks(group, curves)
-    if table.empty:
-        return None
-    look = {cell: view for cell, view in appearance(group).items() if f"rank/{cell}" in table}
+def pick_by_epoch(tables: Tables) -> Figure:
+    """The cells' ranks by epoch: what deciding early would have picked."""
+    picks = tables.picks
+    look = {
+        cell: view for cell, view in appearance(tables.group).items() if f"rank/{cell}" in picks
+    }
     with panels(7.2, 0.8 + 0.26 * len(look)) as (figure, axis):
         for cell, (_, color, style) in look.items():
-            axis.plot(table["epoch"], table[f"rank/{cell}"], color=color, ls=style, lw=1.6)
-        last = table.iloc[-1]
+            axis.plot(picks["epoch"], picks[f"rank/{cell}"], color=color, ls=style, lw=1.6)
+        last = picks.iloc[-1]
         order = sorted(look, key=lambda cell: last[f"rank/{cell}"])
         axis.set_yticks(range(1, len(look) + 1))
         axis.set_ylim(len(look) + 0.5, 0.5)
@@ -218,33 +204,29 @@ def pick_by_epoch(group: Group, curves: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def differences(group: Group) -> Figure | None:
+def differences(tables: Tables) -> Figure:
     """Every cell minus the best, paired by seed: a dot a seed, the mean with its interval."""
-    table = difference_table(group)
-    if table.empty:
-        return None
-    best = next(cell for cell, label in group.cells() if label == table["against"].iloc[0])
+    group, table = tables.group, tables.differences.iloc[::-1]
+    against = table["against"].iloc[0]
+    best = next(cell for cell, label in group.labels.items() if label == against)
     with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
-        for y, row in enumerate(records(table.iloc[::-1])):
-            pairs = (group.values(row["cell"], VAL) - group.values(best, VAL)).dropna()
-            axis.plot(100 * pairs, np.full(len(pairs), float(y)), "o", ms=4, color=COLORS[0],
-                      alpha=0.8)  # fmt: skip
+        for y, row in enumerate(records(table)):
+            pairs = paired_differences(group.values(row["cell"], VAL), group.values(best, VAL))
+            height = np.full(len(pairs), float(y))
+            axis.plot(100 * pairs, height, "o", ms=4, color=COLORS[0], alpha=0.8)
             if row["n"] > 1:
                 axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=COLORS[0], lw=1.6)
                 axis.plot(100 * row["difference"], y, "|", ms=11, color=COLORS[0])
         axis.axvline(0, color=FAINT, lw=1)
-        axis.set_yticks(range(len(table)), [_with_n(r) for r in records(table.iloc[::-1])])
+        axis.set_yticks(range(len(table)), [_with_n(row) for row in records(table)])
         axis.set_ylim(-0.6, len(table) - 0.4)
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel(f"points of validation accuracy against {table['against'].iloc[0]}")
+        axis.set_xlabel(f"points of validation accuracy against {against}")
     return figure
 
 
-def product_map(group: Group) -> Figure | None:
-    """Mean validation accuracy over two numeric keys on log axes, with lines of equal product."""
-    table = grid(group)
-    if table is None:
-        return None
+def product_map(table: pd.DataFrame) -> Figure:
+    """A `grid_table` of two numeric keys, with lines of equal product."""
     values = 100 * table.to_numpy()
     logs = [[_log10(value) for value in axis] for axis in (table.columns, table.index)]
     with panels(5.4, 3.8) as (figure, axis):
@@ -253,9 +235,9 @@ def product_map(group: Group) -> Figure | None:
         )
         for (row, column), value in np.ndenumerate(values):
             if math.isfinite(value):
-                dark = image.norm(value) < 0.6
-                axis.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center",
-                          color="#ffffff" if dark else "#000000")  # fmt: skip
+                color = "#ffffff" if image.norm(value) < 0.6 else "#000000"
+                place = column + 0.5, row + 0.5
+                axis.text(*place, f"{value:.1f}", ha="center", va="center", color=color)
         axis.set_xticks(np.arange(table.shape[1]) + 0.5, [f"{v:g}" for v in table.columns])
         axis.set_yticks(np.arange(table.shape[0]) + 0.5, [f"{v:g}" for v in table.index])
         axis.grid(visible=False)
@@ -296,8 +278,8 @@ def calibration(group: Group, predictions: dict[str, list[Predictions]], bins: i
             table = scores.reliability(logits, labels, bins)
             full = table.images > 0
             label, color, style = look[cell]
-            axis.plot(100 * table.confidence[full], 100 * table.accuracy[full], ls=style,
-                      marker=".", color=color, label=label)  # fmt: skip
+            x, y = 100 * table.confidence[full], 100 * table.accuracy[full]
+            axis.plot(x, y, ls=style, marker=".", color=color, label=label)
         axis.set_xlabel("confidence (%)")
         axis.set_ylabel("accuracy (%)")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)

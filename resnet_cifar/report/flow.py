@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnet_cifar.report.analysis import Group
 from resnet_cifar.report.figures import FAINT, appearance, panels
+from resnet_cifar.report.groups import Group
 
 # (quantity, kind of layer, title, logarithmic): a panel each.
 PANELS = (
@@ -27,23 +27,38 @@ HOLDS_BELOW = 1e-3
 LOSSES = ("loss/train", "loss/val", "loss/val_batch_statistics")
 
 
-def table(group: Group, probe: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """One row a probed cell, medians over layers, means over its completed seeds.
+def medians(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
+    """The quantities of `PANELS` as medians over the layers of their kind.
+
+    Returns:
+        One row a completed run and probed epoch: directory, cell, seed, epoch and the quantities,
+        NaN where there is none; empty without a probe.
+    """
+    keys = ["directory", "cell", "seed", "epoch"]
+    mine = _of(group, probe)
+    if mine.empty:
+        return pd.DataFrame()
+    table = mine[keys].drop_duplicates().set_index(keys)
+    for kind, layers in mine.groupby("kind"):
+        wanted = [q for q, of, _, _ in PANELS if of == kind and q in layers]
+        table = table.join(layers.groupby(keys)[wanted].median())
+    return table.reindex(columns=[quantity for quantity, _, _, _ in PANELS]).reset_index()
+
+
+def table(group: Group, found: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """One row a probed cell: `medians`, means over its completed seeds.
 
     Columns: cell, label, n; of every quantity of `PANELS` its value at the last probed epoch, and
     `<quantity>/first` at the first; `loss/…` of `LOSSES` at the last epoch and `loss/val/largest`.
     """
-    mine = _mine(group, probe)
-    if mine.empty:
-        return pd.DataFrame()
     rows = []
-    for cell, label in group.cells():
-        part = mine[mine["cell"] == cell]
+    for cell, label in group.labels.items():
+        part = found[found["cell"] == cell]
         if part.empty:
             continue
         row = {"cell": cell, "label": label, "n": part["seed"].nunique()}
-        for quantity, kind, _, _ in PANELS:
-            by_epoch = _median(part, quantity, kind).groupby("epoch").mean()
+        for quantity, _, _, _ in PANELS:
+            by_epoch = part.groupby("epoch")[quantity].mean().dropna()
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
         losses = curves[curves["directory"].isin(part["directory"].unique())]
@@ -61,15 +76,15 @@ def holds(value: float) -> bool:
     return value < HOLDS_BELOW
 
 
-def figure(group: Group, probe: pd.DataFrame) -> Figure:
-    """A panel a quantity of `PANELS` by epoch: median over layers, one line a run."""
-    mine, look = _mine(group, probe), appearance(group)
+def figure(group: Group, found: pd.DataFrame) -> Figure:
+    """A panel a quantity of `PANELS` by epoch: `medians`, one line a run."""
+    look = appearance(group)
     with panels(9.2, 5.4, nrows=2, ncols=3) as (result, axes):
-        for axis, (quantity, kind, title, log) in zip(axes.flat, PANELS, strict=True):
-            for (cell, _), part in mine.groupby(["cell", "directory"]):
+        for axis, (quantity, _, title, log) in zip(axes.flat, PANELS, strict=True):
+            for (cell, _), part in found.groupby(["cell", "directory"]):
                 label, color, style = look[str(cell)]
-                line = _median(part, quantity, kind).groupby("epoch").mean()
-                axis.plot(line.index, line, color=color, ls=style, marker=".", label=label)
+                x, y = part["epoch"], part[quantity]
+                axis.plot(x, y, color=color, ls=style, marker=".", label=label)
             axis.set_title(title)
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -92,8 +107,8 @@ def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
                 label, color, style = look[str(cell)]
                 if name in part:
                     part = part.dropna(subset=[name])
-                    axis.plot(part["epoch"], part[name], color=color, ls=style, marker=".",
-                              label=label)  # fmt: skip
+                    x, y = part["epoch"], part[name]
+                    axis.plot(x, y, color=color, ls=style, marker=".", label=label)
             axis.set_title(f"{title} (nats)")
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -107,7 +122,7 @@ def rotation_figure(group: Group, probe: pd.DataFrame) -> Figure | None:
 
     None where nothing is predicted, without weight decay.
     """
-    mine = _rotations(_mine(group, probe))
+    mine = _rotations(_of(group, probe))
     if mine.empty:
         return None
     look = appearance(group)
@@ -117,10 +132,9 @@ def rotation_figure(group: Group, probe: pd.DataFrame) -> Figure | None:
         for (cell, _), part in mine.groupby(["cell", "directory"]):
             label, color, style = look[str(cell)]
             ratios = part.groupby("epoch")["ratio"].agg(["median", "min", "max"])
-            axis.plot(ratios.index, ratios["median"], color=color, ls=style, marker=".",
-                      label=label)  # fmt: skip
-            axis.fill_between(ratios.index, ratios["min"], ratios["max"], color=color, alpha=0.12,
-                              lw=0)  # fmt: skip
+            x = ratios.index
+            axis.plot(x, ratios["median"], color=color, ls=style, marker=".", label=label)
+            axis.fill_between(x, ratios["min"], ratios["max"], color=color, alpha=0.12, lw=0)
         axis.set_xlabel("epoch")
         axis.set_ylabel("measured / predicted")
         axis.set_yscale("log")
@@ -146,16 +160,5 @@ def legend(result: Figure, axis: Axes, look: dict[str, tuple[str, str, str]]) ->
     )
 
 
-def _mine(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
+def _of(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
     return probe[probe["directory"].isin(group.runs["directory"])] if len(probe) else probe
-
-
-def _median(probe: pd.DataFrame, quantity: str, kind: str) -> pd.Series[float]:
-    """By run and epoch, over the layers of a kind."""
-    if quantity not in probe:
-        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=_KEYS))
-    layers = probe[probe["kind"] == kind]
-    return layers.groupby(list(_KEYS))[quantity].median().dropna()
-
-
-_KEYS = ("directory", "epoch")

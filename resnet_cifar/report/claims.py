@@ -1,0 +1,177 @@
+"""What the runs of a setting say about a claim: holds, does not hold, or undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnet_cifar.identity import SHORT
+from resnet_cifar.report.groups import AUGMENTED, Group, say, title
+from resnet_cifar.report.statistics import (
+    Estimate,
+    estimate,
+    paired_differences,
+    r_squared,
+    seeds_to_resolve,
+)
+from resnet_cifar.report.study import Claim, Published, Selector, agrees
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One of the differences a claim is about."""
+
+    name: str  # `lr 0.01 − 0.1`
+    difference: Estimate  # first minus second, paired by seed
+    published: float  # the same difference of the published values; NaN outside the published cells
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What the runs of one setting say about one claim."""
+
+    claim: Claim
+    group: Group
+    verdict: str  # HOLDS, FAILS or UNDECIDED
+    comparisons: tuple[Comparison, ...]
+    remark: str = ""
+
+    @property
+    def n(self) -> int:
+        """Pairs of the comparison that has fewest."""
+        return min((c.difference.n for c in self.comparisons), default=0)
+
+    @property
+    def seeds(self) -> int | None:
+        """Pairs that would resolve every difference seen; None where one can't be resolved."""
+        needed = [
+            seeds_to_resolve(_distance(self.claim, c.difference.mean), c.difference.sd)
+            for c in self.comparisons
+        ]
+        known = [n for n in needed if n is not None]
+        return max(known) if known and len(known) == len(needed) else None
+
+
+def judge_all(groups: Sequence[Group], published: Sequence[Published]) -> list[Judgement]:
+    """Every claim of the groups' questions that there are runs for, in order."""
+    judgements = (
+        judge(claim, group, published) for group in groups for claim in group.question.claims
+    )
+    return [judgement for judgement in judgements if judgement is not None]
+
+
+def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Judgement | None:
+    """Judge a claim in a setting; None where the cells it is about are not there."""
+    if claim.predictor:
+        return _judge_predictor(claim, group)
+    comparisons, verdicts, remarks = [], [], []
+    for first, second in claim.pairs:
+        a, b = group.find(first), group.find(second)
+        if not a or not b:
+            continue  # a setting may hold some of a claim's pairs: those are judged
+        name = _name(first, second)
+        if len(a) > 1 or len(b) > 1:
+            remarks.append(f"{name}: several cells match")
+            verdicts.append(UNDECIDED)
+            continue
+        x, y = group.values(a[0], claim.metric), group.values(b[0], claim.metric)
+        differences = paired_differences(x, y)
+        if not len(differences):
+            remarks.append(f"{name}: no seed completed in both")
+            verdicts.append(UNDECIDED)
+            continue
+        if claim.relative:
+            differences = differences / y.loc[differences.index]
+        e = estimate(differences)
+        known = _published_difference(claim, group, a[0], b[0], published)
+        comparisons.append(Comparison(name, e, known))
+        verdicts.append(_verdict(claim, e))
+    if not verdicts:
+        return None
+    verdict = _all(verdicts)
+    if len(verdicts) < len(claim.pairs):
+        remarks.append(f"{len(verdicts)} of its {len(claim.pairs)} comparisons are there")
+        verdict = UNDECIDED if verdict == HOLDS else verdict
+    return Judgement(claim, group, verdict, tuple(comparisons), "; ".join(remarks))
+
+
+def _name(first: Selector, second: Selector) -> str:
+    """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`."""
+    parts = []
+    for key in first | second:
+        a, b = say(key, first.get(key)), say(key, second.get(key))
+        shared = f"{title(key)} "
+        parts.append(a if a == b else f"{a} − {b.removeprefix(shared)}")
+    return ", ".join(sorted(parts, key=lambda part: "−" not in part))
+
+
+def _verdict(claim: Claim, e: Estimate) -> str:
+    if e.n < 2:
+        return UNDECIDED
+    if claim.within is not None:
+        if max(abs(e.low), abs(e.high)) < claim.within:
+            return HOLDS
+        return FAILS if e.low > claim.within or e.high < -claim.within else UNDECIDED
+    low, high = sorted((claim.sign * e.low, claim.sign * e.high))
+    return HOLDS if low > claim.margin else FAILS if high < claim.margin else UNDECIDED
+
+
+def _distance(claim: Claim, mean: float) -> float:
+    """How far a mean difference lies from where the verdict changes."""
+    if claim.within is not None:
+        return claim.within - abs(mean)
+    return claim.sign * mean - claim.margin
+
+
+def _all(verdicts: Sequence[str]) -> str:
+    if FAILS in verdicts:
+        return FAILS
+    return UNDECIDED if UNDECIDED in verdicts else HOLDS
+
+
+def _published_difference(
+    claim: Claim, group: Group, a: str, b: str, published: Sequence[Published]
+) -> float:
+    """The same difference between the published values; NaN outside the published cells.
+
+    Published validation is in the augmented view.
+    """
+    metric = {"accuracy/val": AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric)
+    pair = []
+    for cell in (a, b):
+        run = group.configurations[cell]
+        known = next((p for p in published if agrees(run, p.selector)), None)
+        value = known.published.get(metric or claim.metric) if known else None
+        pair.append(math.nan if value is None else value)
+    difference = pair[0] - pair[1]
+    return difference / pair[1] if claim.relative else difference
+
+
+def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
+    """Per seed: R² of a quadratic in log10 of the product, minus the best single key's."""
+    keys = list(claim.predictor)
+    if any(column not in group.runs for column in (claim.metric, *keys)):
+        return None
+    runs = group.runs.dropna(subset=[claim.metric])
+    runs = runs[(runs[keys] > 0).all(axis=1)]
+    if any(runs[key].nunique() < 3 for key in keys):
+        return None  # a quadratic goes through any two points
+    advantage = []
+    for _, part in runs.groupby("seed"):
+        if any(part[key].nunique() < 3 for key in keys):
+            continue
+        logs = {key: np.log10(part[key].to_numpy(dtype=np.float64)) for key in keys}
+        y = part[claim.metric].to_numpy(dtype=np.float64)
+        single = max(r_squared(y, x) for x in logs.values())
+        advantage.append(r_squared(y, np.sum(list(logs.values()), axis=0)) - single)
+    if not advantage:
+        return None
+    e = estimate(advantage)
+    product = "·".join(SHORT.get(key, title(key)) for key in keys)
+    seen = Comparison(f"R² of {product} minus the best single one's", e, math.nan)
+    return Judgement(claim, group, _verdict(claim, e), (seen,))

@@ -1,0 +1,197 @@
+"""Which runs are compared: questions and settings, and what a cell is called among its neighbours.
+
+A *setting* is everything of the configuration that a question does not vary: data, width, epochs, …
+Runs are compared within one setting only. Only completed runs enter a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from resnet_cifar.identity import COORDINATES, USUAL, number
+from resnet_cifar.report.study import Question, Selector, matches
+from resnet_cifar.results import identity_keys, records
+
+VAL, AUGMENTED = "accuracy/val", "accuracy/val_augmented"
+TITLES = {
+    "optimizer.lr": "lr",
+    "scheduler": "schedule",
+    "regularization.weight_decay": "weight decay",
+    "norm.detach": "detach",
+    "model.width": "width",
+    "trainer.epochs": "epochs",
+}
+OTHER = Question("other", "Runs no question asks about", {}, COORDINATES)
+_MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs that answer one question in one setting."""
+
+    question: Question
+    setting: str  # for people
+    runs: pd.DataFrame  # completed
+    left_out: pd.DataFrame  # every other run of the group
+    vary: tuple[str, ...]  # columns that tell its cells apart, the question's first
+
+    @property
+    def name(self) -> str:
+        """For file names: question and setting."""
+        words = "".join(c if c.isalnum() or c == "." else " " for c in self.setting.lower())
+        return "-".join([self.question.name, *words.split()])
+
+    @property
+    def asked(self) -> bool:
+        """Whether a question asks about these runs, and one of them is completed."""
+        return self.question is not OTHER and len(self.runs) > 0
+
+    @cached_property
+    def everything(self) -> pd.DataFrame:
+        """The runs of every status."""
+        return pd.concat([self.runs, self.left_out]) if len(self.left_out) else self.runs
+
+    @cached_property
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        """One run's row for each cell, in the order of the varied values."""
+        rows = records(self.everything.drop_duplicates("cell"))
+        rows.sort(key=lambda row: [_rank(row[key]) for key in self.vary])
+        return {str(row["cell"]): row for row in rows}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What each cell is called, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
+        return {
+            cell: ", ".join(say(key, row.get(key)) for key in self.vary) or cell
+            for cell, row in self.configurations.items()
+        }
+
+    @cached_property
+    def _by_cell(self) -> dict[str, pd.DataFrame]:
+        return {str(cell): part.set_index("seed") for cell, part in self.runs.groupby("cell")}
+
+    def values(self, cell: str, metric: str) -> pd.Series[float]:
+        """The last epoch's metric of a cell's completed runs, by seed; without what is missing."""
+        rows = self._by_cell.get(cell)
+        if rows is None or metric not in rows:
+            return pd.Series(dtype=float)
+        return rows[metric].dropna().sort_index()
+
+    def find(self, selector: Selector) -> list[str]:
+        """The cells `selector` means."""
+        rows = self.everything
+        return list(rows[matches(rows, selector)]["cell"].unique())
+
+
+def groups(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
+    """Every (question, setting) with at least two cells, fullest settings first.
+
+    Runs that no question asks about are grouped by the study's coordinates.
+    """
+    if runs.empty:
+        return []
+    keys = identity_keys(runs)
+    found: list[Group] = []
+    asked: set[str] = set()
+    for question in questions:
+        for group in _settings(runs[matches(runs, question.where)], question, keys):
+            if _spans(group):
+                found.append(group)
+                asked |= set(group.everything["directory"])
+    rest = runs[~runs["directory"].isin(asked)]
+    return found + [group for group in _settings(rest, OTHER, keys) if len(group.runs)]
+
+
+def _settings(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
+    # A varied kind (scheduler=…) brings fields of its own, which vary with it.
+    free = tuple(f"{key}." for key in question.vary if "." not in key)
+    fixed = [
+        key
+        for key in keys
+        if key not in question.vary and key not in question.where and not key.startswith(free)
+    ]
+    found: list[Group] = []
+    if runs.empty:
+        return found
+    stand_in = runs[fixed].astype(object).where(runs[fixed].notna(), _MISSING)
+    for values, part in runs.groupby([stand_in[key] for key in fixed], sort=False):
+        done = part["status"] == "completed"
+        differing = [key for key in keys if part[key].astype(object).fillna(_MISSING).nunique() > 1]
+        vary = tuple(key for key in (*question.vary, *differing) if key in differing)
+        vary = tuple(dict.fromkeys(vary))
+        # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
+        vary = tuple(k for k in vary if k in question.vary or not _follows(part, k, question.vary))
+        setting = describe_setting(dict(zip(fixed, values, strict=True)), question.vary)
+        found.append(Group(question, setting, part[done], part[~done], vary))
+    return sorted(found, key=_size, reverse=True)
+
+
+def _follows(runs: pd.DataFrame, key: str, given: Sequence[str]) -> bool:
+    known = [k for k in given if k in runs]
+    text = runs[[*known, key]].astype(object).fillna(_MISSING)
+    return bool((text.groupby(known)[key].nunique() <= 1).all()) if known else False
+
+
+def _size(group: Group) -> tuple[float, ...]:
+    return tuple(float(group.everything[key].max()) for key in ("parameters", "epochs"))
+
+
+def _spans(group: Group) -> bool:
+    """Whether the group compares something: every varied key takes two values or more."""
+    runs = group.everything
+    return all(key in runs and runs[key].nunique() > 1 for key in group.question.vary)
+
+
+# In words ----------------------------------------------------------------------------------------
+
+
+def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
+    """`CIFAR-10, width 64, 300 epochs`, then the study's coordinates and what is unusual."""
+    data = {"cifar10": "CIFAR-10", "synthetic": "drawn images"}.get(values["data"], values["data"])
+    parts = [str(data)]
+    for key in ("model.width", "trainer.epochs"):
+        if key in values and key not in varied:
+            parts.append(say(key, values[key]))
+    for key, value in values.items():
+        if key in ("data", "model.width", "trainer.epochs") or key in varied or value == _MISSING:
+            continue
+        size = key.startswith("data.") and key.endswith("_size") and values["data"] != USUAL["data"]
+        if size or (key in COORDINATES and not key.startswith("norm")) or value != USUAL.get(key):
+            if (key == "norm.detach" and value == "none") or (
+                key == "norm" and value == "batchnorm"
+            ):
+                continue
+            if key.startswith("data.") and USUAL.get(key) is None:
+                continue  # the drawn images' own constants
+            parts.append(say(key, value))
+    return ", ".join(parts)
+
+
+def say(key: str, value: object) -> str:
+    """A configuration key and its value: `lr 0.01`, `300 epochs`, `cosine`."""
+    if value is None or value == _MISSING or (isinstance(value, float) and math.isnan(value)):
+        return f"no {title(key)}"
+    if key == "trainer.epochs":
+        return f"{value} epochs"
+    if key in ("scheduler", "norm", "optimizer", "model", "data"):
+        return str(value)
+    return f"{title(key)} {number(value)}"
+
+
+def title(key: str) -> str:
+    """What a table calls a configuration key."""
+    return TITLES.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
+def _rank(value: object) -> tuple[int, float, str]:
+    """Sort key: numbers by size, words in the study's order."""
+    order = ["none", "constant", "batchnorm", "mean", "var", "both", "step", "cosine"]
+    if isinstance(value, (int, float)) and not math.isnan(float(value)):
+        return 0, float(value), ""
+    return 1, float(order.index(str(value)) if str(value) in order else len(order)), str(value)

@@ -1,0 +1,293 @@
+"""What is tabulated of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from resnet_cifar.report.groups import AUGMENTED, VAL, Group
+from resnet_cifar.report.statistics import (
+    Estimate,
+    estimate,
+    paired_differences,
+    seeds_to_resolve,
+    t_half_width,
+)
+from resnet_cifar.report.study import Published, agrees, matches
+
+# What a table of cells shows of each run's last epoch.
+METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Everything that is tabulated of a group, each table once."""
+
+    group: Group
+    cells: pd.DataFrame  # `cell_table`
+    differences: pd.DataFrame  # `difference_table`
+    curves: dict[str, pd.DataFrame]  # `curve_table` of each of `METRICS`
+    picks: pd.DataFrame  # `pick_table`
+    grid: pd.DataFrame | None  # `grid_table`
+
+
+def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] = ()) -> Tables:
+    """The tables of a group; `curves` as from `load_metrics`."""
+    return Tables(
+        group,
+        cell_table(group, published),
+        difference_table(group),
+        {metric: curve_table(group, curves, metric) for metric in METRICS},
+        pick_table(group, curves),
+        grid_table(group),
+    )
+
+
+def cell_table(group: Group, published: Sequence[Published] = ()) -> pd.DataFrame:
+    """One row a cell of the group, in order.
+
+    Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m of
+    `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; published,
+    replications/low, replications/high (augmented view), and verdict, where the cell is one of the
+    published study at its full setting.
+    """
+    rows = []
+    for cell, run in group.configurations.items():
+        row: dict[str, Any] = {key: run[key] for key in group.vary}
+        row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
+        for metric in METRICS:
+            row |= _spread(metric, group.values(cell, metric))
+        known = next((p for p in published if agrees(run, p.selector)), None)
+        row |= _beside(known, group.values(cell, AUGMENTED))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _spread(name: str, values: pd.Series[float]) -> dict[str, float]:
+    e = estimate(values) if len(values) else Estimate(0, *[math.nan] * 4)
+    return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
+
+
+def _beside(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
+    """The published values of a cell and the verdict on ours, all in the augmented view."""
+    if known is None:
+        nothing = dict.fromkeys(("published", "replications/low", "replications/high"), math.nan)
+        return {**nothing, "verdict": ""}
+    others = known.replications[AUGMENTED]
+    low, high = min(others), max(others)
+    return {
+        "published": known.published[AUGMENTED],
+        "replications/low": low,
+        "replications/high": high,
+        "verdict": reproduction(float(ours.mean()), low, high) if len(ours) else "not run",
+    }
+
+
+def reproduction(mean: float, low: float, high: float) -> str:
+    """Where a mean accuracy lies to the range of the published run and its replications.
+
+    The files give per cent with two decimals, so half a unit of the last one is within.
+    """
+    rounding = 5e-5
+    if low - rounding <= mean <= high + rounding:
+        return "within the replications' range"
+    distance = mean - high if mean > high else low - mean
+    return f"{100 * distance:.2f} points {'above' if mean > high else 'below'} the range"
+
+
+def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
+    """The published cells, one row each: n, ours in the augmented view and on test, verdict.
+
+    A cell that was not run is there too, with n = 0.
+    """
+    rows = []
+    for known in published:
+        mine = runs[matches(runs, known.selector)] if len(runs) else runs
+        mine = mine[mine["status"] == "completed"].set_index("seed") if len(mine) else mine
+        ours = mine[AUGMENTED].dropna() if AUGMENTED in mine else pd.Series(dtype=float)
+        clean = mine[VAL].dropna() if VAL in mine else pd.Series(dtype=float)
+        row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
+        row |= _beside(known, ours)
+        row["replications/n"] = len(known.replications[AUGMENTED])
+        row |= _spread(AUGMENTED, ours) | _spread(VAL, clean)
+        test = mine["accuracy/test"].dropna() if "accuracy/test" in mine else clean[:0]
+        row["accuracy/test"] = float(test.mean()) if len(test) else math.nan
+        row["published/test"] = known.published.get("accuracy/test", math.nan)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def difference_table(group: Group) -> pd.DataFrame:
+    """Every cell's `accuracy/val` against the best cell's, paired by seed.
+
+    Columns: cell, label, against (the best cell's label), n (pairs), difference (cell − best),
+    low, high, sd, and seeds: how many pairs would resolve a difference of this size and spread
+    (power 0.8).
+    """
+    values = {cell: group.values(cell, VAL) for cell in group.labels}
+    means = {cell: x.mean() for cell, x in values.items() if len(x)}
+    if len(means) < 2:
+        return pd.DataFrame()
+    best = max(means, key=lambda cell: means[cell])
+    rows = []
+    for cell, label in group.labels.items():
+        differences = paired_differences(values[cell], values[best])
+        if cell == best or not len(differences):
+            continue
+        e = estimate(differences)
+        rows.append(
+            {
+                "cell": cell,
+                "label": label,
+                "against": group.labels[best],
+                "n": e.n,
+                "difference": e.mean,
+                "low": e.low,
+                "high": e.high,
+                "sd": e.sd,
+                "seeds": seeds_to_resolve(e.mean, e.sd),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# Curves and maps ---------------------------------------------------------------------------------
+
+
+def curve_table(group: Group, curves: pd.DataFrame, metric: str = VAL) -> pd.DataFrame:
+    """Mean, low and high over a cell's completed seeds at every epoch they all have.
+
+    Columns: cell, epoch, n, mean, low, high (95 % t-interval; NaN with one run).
+    """
+    columns = ["cell", "epoch", "n", "mean", "low", "high"]
+    if metric not in curves or group.runs.empty:
+        return pd.DataFrame(columns=columns)
+    mine = curves[curves["directory"].isin(group.runs["directory"])].dropna(subset=[metric])
+    table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
+    table["n"] = table["cell"].map(group.runs["cell"].value_counts())
+    table = table[table["count"] == table["n"]]
+    half = t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half)[columns]
+
+
+def pick_table(group: Group, curves: pd.DataFrame) -> pd.DataFrame:
+    """What deciding at epoch k would have picked: the cell with the best mean `accuracy/val`.
+
+    Means are over the seeds every cell has. Columns: epoch, cell, label, right (is the last
+    epoch's pick), behind (how far the pick's last epoch lies below the best's, a fraction), and
+    rank/<cell> (1 is best).
+    """
+    counts = group.runs.groupby("seed")["cell"].nunique()
+    common = counts[counts == group.runs["cell"].nunique()].index
+    mine = curves[curves["directory"].isin(group.runs["directory"])]
+    mine = mine[mine["seed"].isin(common)]
+    if mine.empty or VAL not in mine:
+        return pd.DataFrame()
+    table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
+    if table.empty or table.shape[1] < 2:
+        return pd.DataFrame()
+    last = table.iloc[-1]
+    chosen = table.idxmax(axis=1)
+    result = pd.DataFrame(
+        {
+            "epoch": table.index,
+            "cell": chosen.to_numpy(),
+            "label": chosen.map(group.labels).to_numpy(),
+            "right": (chosen == last.idxmax()).to_numpy(),
+            "behind": (last.max() - chosen.map(last)).to_numpy(),
+        }
+    )
+    ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
+    return result.join(ranks.add_prefix("rank/").reset_index(drop=True))
+
+
+def settled(picks: pd.DataFrame) -> int | None:
+    """The first epoch of `pick_table` from which the pick stays the last epoch's."""
+    if picks.empty:
+        return None
+    wrong = picks.loc[~picks["right"], "epoch"]
+    after = picks["epoch"] if wrong.empty else picks.loc[picks["epoch"] > wrong.max(), "epoch"]
+    return int(after.min())
+
+
+def grid_table(group: Group) -> pd.DataFrame | None:
+    """The mean `accuracy/val` as a map: rows the second varied key, columns the first.
+
+    None unless the group's cells differ in two numeric keys and fill at least 2 × 2 of a grid.
+    """
+    keys = list(group.vary)
+    numeric = [key for key in keys if pd.api.types.is_numeric_dtype(group.runs[key])]
+    if len(keys) != 2 or len(numeric) != 2 or group.runs.empty:
+        return None
+    table = group.runs.pivot_table(index=keys[1], columns=keys[0], values=VAL, aggfunc="mean")
+    return table if min(table.shape) >= 2 else None
+
+
+def keys_at_edge(tables: Tables) -> list[str]:
+    """The numeric keys whose best value is the smallest or the largest tried."""
+    if tables.grid is not None:
+        return grid_edges(tables.grid)
+    group = tables.group
+    if len(group.vary) != 1 or not pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
+        return []
+    means = group.runs.groupby(group.vary[0])[VAL].mean().dropna()
+    at_edge = len(means) > 2 and means.idxmax() in (means.index.min(), means.index.max())
+    return list(group.vary) if at_edge else []
+
+
+def grid_edges(grid: pd.DataFrame) -> list[str]:
+    """The keys of a `grid_table` whose best value is the smallest or the largest tried."""
+    place = np.unravel_index(np.nanargmax(grid.to_numpy()), grid.shape)
+    names = (grid.index.name, grid.columns.name)
+    return [
+        str(name)
+        for name, at, length in zip(names, place, grid.shape, strict=True)
+        if at in (0, length - 1)
+    ]
+
+
+# Bookkeeping -------------------------------------------------------------------------------------
+
+
+def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """What the runs took, by device, width and epochs.
+
+    Columns: device, setting, runs, epochs_done, hours (all sessions, waiting included),
+    images_per_second (median over runs), share_of_matmul_rate (median).
+    """
+    if runs.empty:
+        return pd.DataFrame()
+    keys = ["device", "data", "model.width", "precision", "threads"]
+    table = runs.groupby(keys, dropna=False, as_index=False).agg(
+        runs=("directory", "size"),
+        epochs_done=("epochs_done", "sum"),
+        hours=("seconds", lambda s: float(s.sum()) / 3600),
+        images_per_second=("images_per_second", "median"),
+        share_of_matmul_rate=("share_of_matmul_rate", "median"),
+    )
+    return table.sort_values("hours", ascending=False, ignore_index=True)
+
+
+def mixed(runs: pd.DataFrame) -> list[str]:
+    """Cells whose runs differ in code, versions, device or arithmetic, in words."""
+    lines = []
+    for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
+        for key in ("code", "versions", "device", "precision"):
+            kinds = sorted({kind for value in part[key] for kind in str(value).split(" | ")})
+            if len(kinds) > 1:
+                shown = f": {', '.join(kinds)}" if key != "versions" else " of the libraries"
+                lines.append(f"{cell}: its runs mix {len(kinds)} {_PLURAL[key]}{shown}")
+    return lines
+
+
+_PLURAL = {
+    "code": "states of the code",
+    "versions": "versions",
+    "device": "devices",
+    "precision": "precisions",
+}
