@@ -1,4 +1,7 @@
-"""The edge of the program: arguments in, one line and an exit code out; the page of --help."""
+"""The edge of the program: arguments in, one line and an exit code out; the page of --help.
+
+`guard` is the edge of training, which Hydra shares, `command` that of every other command.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import fill
 from typing import Any, NoReturn
 
+from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe
+
+VERSION = f"resnet-cifar {__version__}"
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # "1" from the user: errors keep their traceback
 # Says that the other one was set here: a sweep's jobs inherit both.
@@ -54,41 +60,132 @@ def guard(main: Callable[[], Any]) -> int:
     """
     from resnet_cifar.interrupt import stop_with_parent
 
+    arguments = sys.argv[1:]
     before = {name: os.environ.get(name) for name in (FULL_ERROR, ONE_LINE)}
     traceback = before[FULL_ERROR] == "1" and before[ONE_LINE] is None
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
     if not traceback:
         os.environ[ONE_LINE] = "1"
     stop_with_parent()
-    try:
-        if {"-h", "--help"}.intersection(sys.argv[1:]):
-            print(help_page([a for a in sys.argv[1:] if not a.startswith("-")]), end="")
-            return 0
-        sys.argv[1:] = _arguments(sys.argv[1:])
-        with _usage_errors():
-            main()
-        return 0
-    except Interrupted as interrupted:
-        return interrupted.exit_code
-    except SystemExit as ended:  # of a launcher
-        return ended.code if isinstance(ended.code, int) else 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (Exception, _Failed) as failure:
-        error = failure.error if isinstance(failure, _Failed) else failure
-        if traceback:
-            raise error from None
+
+    def work() -> None:
+        if "--version" in arguments:
+            print(VERSION)
+        elif {"-h", "--help"}.intersection(arguments):
+            print(help_page([a for a in arguments if not a.startswith("-")]), end="")
+        else:
+            sys.argv[1:] = _arguments(arguments)
+            with _argparse_as_it_should_be():
+                main()
+            with contextlib.suppress(OSError):  # the record is the result, not what was printed
+                _flush()
+
+    def explain(error: Exception) -> Exception:
         from resnet_cifar.config import refusal
 
-        error = refusal(error, sys.argv[1:]) or error
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+        return refusal(error, sys.argv[1:]) or error
+
+    try:
+        return _exit_code(work, traceback, explain)
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that is refused in one line; `--version` is the project's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_argument("--version", action="version", version=VERSION)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}: see {self.prog} --help")
+
+
+def command(
+    parser: Parser, work: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None
+) -> int:
+    """Parse `arguments` (None: the process's) and do the `work`; the process's exit code.
+
+    As `guard`'s; 141 where the reader of the output went away.
+    """
+    return _exit_code(lambda: work(parser.parse_args(arguments)), os.environ.get(FULL_ERROR) == "1")
+
+
+def _exit_code(
+    work: Callable[[], Any],
+    traceback: bool,
+    explain: Callable[[Exception], Exception] = lambda error: error,
+) -> int:
+    """How `work` ends, said in one line where it ends badly, as an exit code."""
+    _prepare_streams()
+    try:
+        work()
+        _flush()
+        return 0
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    except SystemExit as ended:  # of a launcher, of argparse
+        return ended.code if isinstance(ended.code, int) else 0
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 128 + 13  # what SIGPIPE would have ended it with
+    except (Exception, _Failed) as failure:
+        error = failure.error if isinstance(failure, _Failed) else failure
+        if traceback:
+            raise error from None
+        error = explain(error)
+        _complain(f"error: {describe(error)}")
+        return getattr(error, "exit_code", 1)
+    finally:
+        with contextlib.suppress(OSError):
+            _flush()
+
+
+def _prepare_streams() -> None:
+    """Standard streams one can write to, whatever the shell and the locale gave.
+
+    A closed one (`>&-`) becomes the null device: Python has None in its place, and the next file
+    opened would get its number. What an encoding can't say is written as a question mark.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                if nowhere != number:
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
+            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+        elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
+def _flush() -> None:
+    """Write out what was printed.
+
+    Raises:
+        OSError: it can't be; the process then ends without trying, and complaining, again.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # there may be nobody to complain to
+        print(text, file=sys.stderr, flush=True)
 
 
 def _arguments(argv: list[str]) -> list[str]:
@@ -106,18 +203,29 @@ def _arguments(argv: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _usage_errors() -> Iterator[None]:
-    """argparse's complaints as ConfigErrors, without the page of usage above them."""
-    original = argparse.ArgumentParser.error
+def _argparse_as_it_should_be() -> Iterator[None]:
+    """For the parser Hydra makes: complaints as ConfigErrors, help texts as text.
+
+    hydra-core 1.3.8 passes an object as a help text, which argparse of Python 3.14 refuses
+    (facebookresearch/hydra#3121).
+    """
+    error, add_argument = argparse.ArgumentParser.error, argparse.ArgumentParser.add_argument
 
     def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
         raise ConfigError(f"{message}: see python {self.prog} --help")
 
+    def add(self: argparse.ArgumentParser, *names: Any, **settings: Any) -> argparse.Action:
+        if not isinstance(settings.get("help"), str | None):
+            settings["help"] = "see python train.py --help"
+        return add_argument(self, *names, **settings)
+
     argparse.ArgumentParser.error = refuse  # type: ignore[method-assign]
+    argparse.ArgumentParser.add_argument = add  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
-        argparse.ArgumentParser.error = original  # type: ignore[method-assign]
+        argparse.ArgumentParser.error = error  # type: ignore[method-assign]
+        argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign]
 
 
 # Hydra's own page takes twice as long and lists schemas.
@@ -147,7 +255,7 @@ The configuration: every key of the options chosen, with its value
   {configuration}
 
 conf/ says what each key means. Tab completion: eval "$(python train.py -sc install=bash)"
-All that Hydra can do: python train.py --hydra-help
+Every command of this project: python -m resnet_cifar. All that Hydra can do: --hydra-help
 """
 
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar import cli
+from resnet_cifar.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and evaluate; the process's exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m resnet_cifar.evaluate",
         description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
         epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
@@ -36,16 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
-    options = parser.parse_args(arguments)
-    try:
-        for run in options.run:
-            for split in ("validation", "test") if options.test else ("validation",):
-                found = evaluate(run, split, options.weights, options.device, options.data_root)
-                show(found)
-    except (UserError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else 1
-    return 0
+    return cli.command(parser, _evaluate, arguments)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    for run in options.run:
+        for split in ("validation", "test") if options.test else ("validation",):
+            show(evaluate(run, split, options.weights, options.device, options.data_root))
 
 
 def evaluate(

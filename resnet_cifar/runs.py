@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar import cli
+from resnet_cifar.errors import UserError
 from resnet_cifar.files import Busy, Lock
 from resnet_cifar.record import run_files
 
@@ -198,9 +199,10 @@ def main(arguments: list[str] | None = None) -> int:
         "command",
         "-h",
         "--help",
+        "--version",
     ):
         arguments = ["list", *arguments]
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m resnet_cifar.runs",
         description="List runs, archive or remove some, or print the command that trains one.",
     )
@@ -223,20 +225,18 @@ def main(arguments: list[str] | None = None) -> int:
     text = "the command that trains the configuration of a run again"
     sub = actions.add_parser("command", help=text, description=text)
     sub.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
-    options = parser.parse_args(arguments)
-    try:
-        if options.action == "command":
-            from resnet_cifar.config import command, load
+    return cli.command(parser, _do, arguments)
 
-            print(command(load(options.run / "config.yaml")))
-        elif options.action == "list":
-            show(select(find(options.root), options))
-        else:
-            _change(options)
-    except (UserError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else 1
-    return 0
+
+def _do(options: argparse.Namespace) -> None:
+    if options.action == "command":
+        from resnet_cifar.config import command, load
+
+        print(command(load(options.run / "config.yaml")))
+    elif options.action == "list":
+        show(select(find(options.root), options))
+    else:
+        _change(options)
 
 
 if __name__ == "__main__":

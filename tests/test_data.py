@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from resnet_cifar.config import compose
 from resnet_cifar.data import datasets
-from resnet_cifar.data.augmentation import TRAINING, VALIDATION, CropFlip
+from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
 
@@ -79,6 +79,52 @@ def test_draws_depend_on_seed_stream_and_epoch_alone() -> None:
     ]
     assert len({key(draws) for draws in [first, *others]}) == 4
     assert len({draws.offset.numpy().tobytes() for draws in [first, *others]}) == 4
+
+
+# The order, crops and flips of eight images, for (seed, epoch). They make a run what it is: every
+# recorded run was trained on these, and pairs by seed with whatever is trained later.
+FIXED = [
+    (
+        CropFlip(4, 0.5).draws(3, TRAINING, 5, 8),
+        [2, 6, 4, 0, 1, 5, 3, 7],
+        [8, 7, 8, 3, 2, 4, 2, 0, 2, 1, 5, 8, 6, 7, 6, 4],
+        [0, 1, 0, 0, 0, 0, 0, 0],
+    ),
+    (
+        CropFlip(4, 0.5).draws(3, VALIDATION, 5, 8),
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [5, 1, 5, 2, 5, 5, 0, 1, 6, 0, 0, 2, 1, 7, 7, 5],
+        [1, 1, 1, 1, 1, 1, 1, 0],
+    ),
+    (
+        CropFlip(4, 0.5).draws(3, PROBE, 0, 8),
+        [3, 4, 6, 1, 7, 0, 5, 2],
+        [4, 4, 3, 5, 7, 0, 0, 4, 2, 6, 3, 8, 2, 1, 2, 2],
+        [1, 0, 1, 0, 0, 1, 0, 1],
+    ),
+    (
+        CropFlip(4, 0.5).draws(0, TRAINING, 1, 8),
+        [4, 6, 7, 0, 1, 3, 2, 5],
+        [7, 0, 5, 2, 8, 2, 8, 8, 8, 4, 5, 0, 8, 2, 6, 8],
+        [1, 1, 0, 0, 1, 1, 0, 0],
+    ),
+]
+
+
+@pytest.mark.parametrize(("draws", "order", "offset", "flip"), FIXED)
+def test_the_draws_are_what_recorded_runs_were_trained_on(draws, order, offset, flip) -> None:
+    assert draws.order.tolist() == order
+    assert draws.offset.flatten().tolist() == offset
+    assert draws.flip.int().tolist() == flip
+
+
+def test_a_flip_has_its_probability_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform draws lie in [0, 1), so below p, not at p."""
+    drawn = torch.tensor([0.0, 0.25, 0.5, 0.75])
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: drawn)
+    for probability, expected in ((0.0, [0, 0, 0, 0]), (0.5, [1, 1, 0, 0]), (1.0, [1, 1, 1, 1])):
+        flips = CropFlip(4, probability).draws(0, TRAINING, 1, 4).flip
+        assert flips.int().tolist() == expected
 
 
 def test_draws_are_uniform() -> None:

@@ -74,6 +74,48 @@ def test_any_damage_is_noticed(tmp_path: Path, where: int) -> None:
         checkpoint.load(path)
 
 
+class Attack:
+    """What it does when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"model": {}, "epoch": Attack(tmp_path / "ran")}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt"):
+        checkpoint.load(tmp_path / "last.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [["model"], "model", {"weights": 1}, {}])
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="not one of this program's"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_a_failed_save_leaves_the_last_checkpoint_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save_last(tmp_path, state(1))
+    original = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(target).name == "last.previous.pt":
+            raise OSError(5, "Input/output error")
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoint.save_last(tmp_path, state(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 1
+
+
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert checkpoint.load_last(tmp_path, torch.device("cpu")) == (None, [])
 
@@ -143,6 +185,16 @@ def test_metrics_file_drops_what_will_be_trained_again(tmp_path: Path) -> None:
     opened.close()
     assert path.read_text() == '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": null}\n'
     assert run_files.read_metrics(path)[1] == {"epoch": 2, "a": None}
+
+
+def test_a_line_that_json_cannot_hold_is_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    opened = run_files.LinesFile(path, epochs_done=0)
+    opened.append({"epoch": 1, "a": 1.0})
+    with pytest.raises(ValueError, match="JSON"):
+        opened.append({"epoch": 2, "a": [float("nan")]})
+    opened.close()
+    assert path.read_text() == '{"epoch": 1, "a": 1.0}\n'
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 0}'])

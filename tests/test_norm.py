@@ -231,6 +231,18 @@ def test_one_value_per_channel_is_refused_as_batchnorm_does() -> None:
         DetachedBatchNorm2d(3)(torch.zeros(1, 3, 1, 1))
 
 
+@pytest.mark.parametrize("momentum", [0.1, 1.0, 0.0, None])
+def test_two_values_per_channel_and_any_momentum_are_batchnorms(momentum: float | None) -> None:
+    """None: the running statistics are the averages over the batches seen."""
+    reference = nn.BatchNorm2d(3, momentum=momentum).double()
+    other = DetachedBatchNorm2d(3, momentum=momentum).double()
+    for x in torch.randn(3, 2, 3, 1, 1, dtype=torch.float64):
+        torch.testing.assert_close(other(x), reference(x))
+        torch.testing.assert_close(other.running_mean, reference.running_mean)
+        torch.testing.assert_close(other.running_var, reference.running_var)
+    assert (other.running_mean == 0).all() == (momentum == 0.0)
+
+
 def test_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mean, var or both"):
         DetachedBatchNorm2d(3, detach="all")

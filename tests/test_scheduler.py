@@ -5,6 +5,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from resnet_cifar.config import compose
+from resnet_cifar.errors import ConfigError
 
 EPOCHS, STEPS, LR = 12, 7, 0.02
 
@@ -67,6 +68,41 @@ def test_warmup_rises_linearly_and_then_leaves_the_schedule_alone() -> None:
     assert warm[2 * STEPS :] == plain[2 * STEPS :]
 
 
-def test_one_cycle_of_one_step_has_no_division_by_zero() -> None:
-    schedule = compose(["scheduler=one_cycle"]).scheduler.build(LR, 1, 1)
-    assert 0 < schedule(0) <= LR
+@pytest.mark.parametrize("start", [0.05, 0.25, 0.3, 0.5, 0.75, 0.95])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10, 20])
+def test_one_cycle_of_few_steps(steps: int, start: float) -> None:
+    """Also where the rise or the fall is shorter than a step, and where PyTorch divides by zero."""
+    schedule = compose(["scheduler=one_cycle", f"scheduler.pct_start={start}"]).scheduler
+    found = [schedule.build(LR, 1, steps)(step) for step in range(steps)]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
+    arguments = {"max_lr": LR, "total_steps": steps, "cycle_momentum": False}
+    if start * steps == 1:
+        assert found[0] == LR
+        assert found[-1] == pytest.approx(LR if steps == 1 else LR / 25 / 1e4)
+        return
+    theirs = lr_scheduler.OneCycleLR(optimizer, pct_start=start, **arguments)
+    expected = [theirs.get_last_lr()[0]]
+    for _ in range(steps - 1):
+        optimizer.step()
+        theirs.step()
+        expected.append(theirs.get_last_lr()[0])
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_step_schedule_may_keep_its_rate() -> None:
+    assert ours("scheduler=step", "scheduler.gamma=1") == [LR] * EPOCHS * STEPS
+
+
+@pytest.mark.parametrize("value", ["-0.1", "0", "1.001", "2"])
+def test_gamma_only_lowers_the_rate(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"scheduler\.gamma=.* above 0, at most 1"):
+        ours("scheduler=step", f"scheduler.gamma={value}")
+
+
+@pytest.mark.parametrize("name", ["div_factor", "final_div_factor"])
+def test_factors_of_one_cycle_are_one_or_more(name: str) -> None:
+    rates = ours("scheduler=one_cycle", f"scheduler.{name}=1")
+    assert max(rates) == pytest.approx(LR, rel=1e-2)
+    for value in ("0.999", "0.5", "0", "-2", "inf", "nan"):
+        with pytest.raises(ConfigError, match=rf"scheduler\.{name}=.*1 or more"):
+            ours("scheduler=one_cycle", f"scheduler.{name}={value}")

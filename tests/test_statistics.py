@@ -66,9 +66,54 @@ def test_seeds_to_resolve_by_simulation() -> None:
     assert found.mean() == close(0.8, abs=0.02)
 
 
-@pytest.mark.parametrize(("difference", "sd"), [(0.0, 1.0), (1.0, math.nan), (1e-9, 1.0)])
+@pytest.mark.parametrize(
+    ("difference", "sd"),
+    [
+        (0.0, 1.0),
+        (0.0, 0.0),
+        (1.0, math.nan),
+        (1.0, math.inf),
+        (math.nan, 1.0),
+        (math.nan, 0.0),
+        (math.inf, 1.0),
+        (-math.inf, 0.0),
+        (1e-9, 1.0),
+    ],
+)
 def test_what_no_number_of_seeds_resolves(difference: float, sd: float) -> None:
     assert s.seeds_to_resolve(difference, sd) is None
+
+
+def test_two_seeds_resolve_a_difference_without_spread() -> None:
+    assert s.seeds_to_resolve(-1e-9, 0.0) == 2
+
+
+def test_a_power_met_exactly_is_enough() -> None:
+    n = 7
+    critical = stats.t.ppf(0.975, n - 1)
+    power = float(stats.nct.sf(critical, n - 1, 1.3 * math.sqrt(n)))
+    assert s.seeds_to_resolve(1.3, 1.0, power=power) == n
+
+
+def test_the_search_begins_with_two_seeds_and_ends_with_the_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    original = stats.t.ppf
+
+    def ppf(q: float, degrees: int) -> float:
+        asked.append(degrees + 1)
+        return float(original(q, degrees))
+
+    monkeypatch.setattr(s.stats.t, "ppf", ppf)
+    assert s.seeds_to_resolve(1000.0, 1.0) == 2
+    assert asked == [2]
+    asked.clear()
+    n = s.seeds_to_resolve(0.0285, 1.0)  # more than 8,192, the last power of two below the most
+    assert n is not None
+    assert 9000 < n < s.MOST_SEEDS == max(asked)
+    assert s.seeds_to_resolve(0.02, 1.0) is None
+    assert min(asked) == 2
 
 
 def test_mcnemar_is_the_binomial_test_on_what_they_disagree_about() -> None:
@@ -84,5 +129,6 @@ def test_r_squared() -> None:
     x = np.linspace(-1, 1, 9)
     assert s.r_squared(1 + x - 2 * x**2, x) == close(1, abs=1e-12)
     assert s.r_squared(np.abs(x), x, degree=1) == close(0, abs=1e-12)
+    assert s.r_squared(x**3, x) < 0.9  # a parabola unless told otherwise
     y = np.random.default_rng(0).normal(size=9)
     assert s.r_squared(y, x, degree=1) == close(stats.linregress(x, y).rvalue ** 2, abs=1e-12)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import statistics
 import subprocess
@@ -19,7 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_cifar import cli
 from resnet_cifar.errors import UserError, describe, require
+from resnet_cifar.files import write_json
 from resnet_cifar.model.options import training_flop
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; the process's exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m resnet_cifar.benchmark",
         description="The engine against the plain recipe, what each option is worth, and where "
         "an epoch's time goes. Prints Markdown, saves JSON.",
@@ -68,24 +71,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement (10)")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"))
-    options = parser.parse_args(arguments)
-    try:
-        require(options.seconds > 0, "--seconds", options.seconds, "above 0")
-        require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
-        require(min(options.workers) >= 1, "--workers", min(options.workers), "1 or more")
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        found = measure(options)
-        from resnet_cifar.files import write_json
+    return cli.command(parser, _benchmark, arguments)
 
-        write_json(options.out, found)
-        print(markdown(found))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (UserError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else 1
-    return 0
+
+def _benchmark(options: argparse.Namespace) -> None:
+    require(0 < options.seconds < math.inf, "--seconds", options.seconds, "above 0, finite")
+    require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
+    require(min(options.workers) >= 1, "--workers", min(options.workers), "1 or more")
+    found = measure(options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, found)
+    print(markdown(found))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

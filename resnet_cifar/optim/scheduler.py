@@ -109,16 +109,18 @@ class OneCycle(Scheduler):
         super().__post_init__()
 
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        total = epochs * steps_per_epoch
-        peak = self.pct_start * total - 1
+        end_of_run = epochs * steps_per_epoch - 1
+        peak = self.pct_start * (end_of_run + 1) - 1
         first = lr / self.div_factor
         last = first / self.final_div_factor
 
         def schedule(step: int) -> float:
-            if step <= peak:
+            if step > peak:
+                start, end, part = lr, last, (step - peak) / (end_of_run - peak)
+            elif peak > 0:
                 start, end, part = first, lr, step / peak
-            else:
-                start, end, part = lr, last, (step - peak) / max(1, total - 1 - peak)
+            else:  # the first update is the peak: PyTorch divides by zero here
+                return lr
             return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
         return schedule

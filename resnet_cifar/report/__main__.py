@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar import cli
+from resnet_cifar.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and report; the process's exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m resnet_cifar.report",
         description="Put runs beside the published study: tables, intervals, verdicts, figures.",
         epilog="Writes report.md, report.html (one file, opens anywhere), figures/ and tables/. "
@@ -25,15 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, help="instead of experiments/questions.yaml")
     parser.add_argument("--title", default="ResNet-18 on CIFAR-10: what the runs say")
     parser.add_argument("--quiet", action="store_true", help="no tables in the terminal")
-    options = parser.parse_args(arguments)
-    try:
-        return _report(options)
-    except (UserError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else 1
+    return cli.command(parser, _report, arguments)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> None:
     # Late: --help and a wrong path need no pandas.
     from resnet_cifar.display import wide_console
     from resnet_cifar.report.contents import build
@@ -56,7 +52,6 @@ def _report(options: argparse.Namespace) -> int:
     if not options.quiet:
         show(document, console)
     console.print(f"\n{options.to / 'report.html'}: the same with figures", markup=False)
-    return 0
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def seeds_to_resolve(
         The smallest n ≥ 2 whose two-sided test at 1 − `confidence` has that power (noncentral t);
         None where even `MOST_SEEDS` don't do, or there is nothing to find.
     """
-    if difference == 0 or not math.isfinite(difference) or not math.isfinite(sd):
+    if difference == 0 or not math.isfinite(difference):
         return None
     if sd == 0:
         return 2
@@ -85,11 +85,12 @@ def seeds_to_resolve(
         # The other tail, a difference found with the wrong sign, is no success.
         return bool(stats.nct.sf(critical, n - 1, effect) >= power)
 
-    low, high = 1, 2
+    high = 2
     while not enough(high):  # power grows with n
-        low, high = high, 2 * high
-        if high > MOST_SEEDS:
+        if high == MOST_SEEDS:
             return None
+        high = min(2 * high, MOST_SEEDS)
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
