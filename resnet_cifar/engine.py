@@ -27,16 +27,13 @@ from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.device import Compute, full_float32
 from resnet_cifar.display import Display
 from resnet_cifar.errors import Interrupted
-from resnet_cifar.files import write_atomically
 from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe import gradient_flow
 from resnet_cifar.probe.options import Probe
-from resnet_cifar.record import checkpoint, pictures
+from resnet_cifar.record import checkpoint
 from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.run_files import OBJECTIVE, finite
-
-PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -211,8 +208,10 @@ class Engine:
             for view, draws in views.items()
         }
         if last:
-            self._save_predictions(logits)
-            self._show_mistakes(logits["val"], epoch)
+            plan, val = self.plan, self.val
+            self.recorder.predictions(
+                logits, val.labels, plan.val_index, val.pixels(), plan.classes
+            )
         metrics: dict[str, Any] = {}
         for view, values in logits.items():
             metrics |= {f"{k}/{view}": v for k, v in score(values, self.val.labels).items()}
@@ -260,7 +259,7 @@ class Engine:
         state, plan = self.state, self.plan
         self.recorder.epoch(metrics)
         if plan.histogram_epochs and epoch % plan.histogram_epochs == 0:
-            self.recorder.board.histograms(state.model, epoch)
+            self.recorder.histograms(state.model, epoch)
         state.epoch, state.step = epoch, 0
         state.totals.zero_()
         state.rotations.zero_()
@@ -280,7 +279,8 @@ class Engine:
 
     def save(self) -> None:
         """Write last.pt, keeping the one before."""
-        checkpoint.save_last(self.directory, self.state.dump())
+        state = {**self.state.dump(), "digests": self.recorder.digests()}
+        checkpoint.save_last(self.directory, state)
         self._saved_at = time.monotonic()
 
     def _stop(self) -> None:
@@ -298,27 +298,6 @@ class Engine:
         rate = steps / (time.perf_counter() - start)
         left = (self.plan.epochs - epoch + 1) * self.steps - self.state.step
         self.display.step(epoch, self.state.step, rate * self.plan.batch_size, left / rate)
-
-    def _save_predictions(self, logits: dict[str, Tensor]) -> None:
-        import io
-
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            logits_val=logits["val"].half().cpu().numpy(),
-            logits_val_augmented=logits["val_augmented"].half().cpu().numpy(),
-            labels=self.val.labels.cpu().numpy(),
-            index=self.plan.val_index,
-        )
-        write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
-
-    def _show_mistakes(self, logits: Tensor, epoch: int) -> None:
-        """Confusion matrix and surest mistakes on clean validation images, for TensorBoard."""
-        found, truth = logits.cpu().numpy(), self.val.labels.cpu().numpy()
-        board, names = self.recorder.board, self.plan.classes
-        board.image("confusion/val", pictures.confusion(found, truth, names), epoch)
-        pixels = self.val.pixels().cpu().numpy()
-        board.image("mistakes/val", pictures.mistakes(pixels, found, truth, names), epoch)
 
 
 def update(
