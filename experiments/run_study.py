@@ -88,10 +88,8 @@ def missing(extra: Sequence[str]) -> list[Job]:
 
 def recorded_rate(directory: Path) -> float | None:
     """Images/s of a run's last session."""
-    record = run_files.read_record(directory)
-    sessions = record["sessions"] if record else [{}]
-    rate = sessions[-1].get("images_per_second")
-    return None if rate is None else float(rate)
+    record = run_files.record_or_reason(directory)
+    return None if isinstance(record, str) else record.sessions[-1].images_per_second
 
 
 class Pool:
@@ -143,8 +141,12 @@ class Pool:
 
     def _collect(self) -> None:
         for job in [j for j in self.running if j.process and j.process.poll() is not None]:
-            record = run_files.read_record(job.directory) or {"status": "failed"}
-            print(f"{record['status']}{run_files.result(record)}: {job.directory}", flush=True)
+            record = run_files.record_or_reason(job.directory)
+            if isinstance(record, str):
+                print(f"failed: {record}", flush=True)
+            else:
+                what = f"{record.status}{run_files.result(record)}"
+                print(f"{what}: {job.directory}", flush=True)
             rate = recorded_rate(job.directory)
             if rate is not None and len(self.running) == self.width:
                 self.rates.setdefault(self.width, []).append(rate)
@@ -176,7 +178,7 @@ def evaluate(extra: Sequence[str]) -> None:
     selected = max(scores, key=lambda cell: scores[cell])
     for cell in dict.fromkeys((selected, "baseline")):
         record, path = records[cell], directories[cell]
-        if record and any(e["split"] == "test" for e in record["evaluations"]):
+        if record and any(e.split == "test" for e in record.evaluations):
             continue  # once
         if not (path / "last.pt").exists():
             print(f"test set: {cell} was selected but its weights are gone; train it again")

@@ -88,6 +88,7 @@ class Engine:
     schedules: Sequence[Schedule]  # of each parameter group
     train: DeviceImages
     val: DeviceImages
+    classes: Sequence[str]  # their names
     probe: GradientFlow
     compute: Compute
     directory: Path
@@ -126,7 +127,10 @@ class Engine:
                 self.recorder.progress(epoch, self.state.best)
                 return "diverged"
             if epoch == epochs:
-                self.recorder.predictions(epoch, logits, self.val)
+                val = self.val
+                self.recorder.predictions(
+                    logits, val.labels, val.positions, val.pixels(), self.classes
+                )
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
         checkpoint.save(self.directory / checkpoint.LAST, self.state.dump_weights())
@@ -212,7 +216,8 @@ class Engine:
 
     def save(self) -> None:
         """Write last.pt, keeping the one before."""
-        checkpoint.save_last(self.directory, self.state.dump())
+        state = {**self.state.dump(), "digests": self.recorder.digests()}
+        checkpoint.save_last(self.directory, state)
         self._saved_at = time.monotonic()
 
     def _stop(self) -> None:

@@ -69,9 +69,9 @@ def evaluate(
     from resnet_cifar.config import load
     from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.data.images import DeviceImages
-    from resnet_cifar.files import Busy, Lock, write_json
+    from resnet_cifar.files import Busy, Lock
     from resnet_cifar.record import checkpoint, run_files
-    from resnet_cifar.record.recorder import now
+    from resnet_cifar.record.recorder import now, record_evaluation
 
     record = run_files.read_record(directory)
     if record is None:
@@ -89,7 +89,7 @@ def evaluate(
             try:
                 saved = checkpoint.load(directory / name, compute.device)
             except FileNotFoundError:
-                raise UserError(f"{directory} has no {name}: {record['status']}") from None
+                raise UserError(f"{directory} has no {name}: {record.status}") from None
             model = config.build_model()
             model.load_state_dict(saved["model"])
             layout = devices.place(model, compute)
@@ -102,24 +102,16 @@ def evaluate(
                 "split": split,
                 "weights": weights,
                 "epoch": saved["epoch"],
-                "complete": record["status"] == "completed",
+                "complete": record.status == "completed",
                 "made": now(),
                 "device": compute.name,
                 "precision": compute.precision,
-                "cell": record["cell"],
-                "seed": record["seed"],
+                "cell": record.cell,
+                "seed": record.seed,
                 "classes": list(config.data.CLASSES),
                 "views": views,
             }
-            suffix = "" if weights == "last" else "-best"
-            write_json(directory / f"evaluation-{split}{suffix}.json", found)
-            record = run_files.read_record(directory) or record
-            record["evaluations"].append(
-                {key: found[key] for key in ("split", "weights", "epoch", "made")}
-                | {f"accuracy/{view}": value["accuracy"] for view, value in views.items()}
-                | {f"loss/{view}": value["loss"] for view, value in views.items()}
-            )
-            write_json(directory / run_files.RUN, record)
+            record_evaluation(directory, found)
     except Busy as busy:
         raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
     return {"run": str(directory), **found}

@@ -1,17 +1,69 @@
-"""Files that are whole at every instant, and a lock that the system releases with its holder."""
+"""Files that are whole at every instant, and a lock that the system releases with its holder.
+
+A run's files are regular files: a link, a pipe or a directory in the place of one is refused, so
+that nobody's file is overwritten through it and nothing waits for its other end.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
+import re
+import shutil
+import stat
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from resnet_cifar.errors import UserError
+
+# Windows has neither: nothing waits there for a pipe's other end, and few can make links.
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """A descriptor of the regular file at `path`.
+
+    Raises:
+        OSError: there is none (without os.O_CREAT), it can't be opened, or it is a link, a pipe, a
+            directory or a device.
+    """
+    try:
+        file = os.open(path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file")
+    return file
+
+
+def _kind(path: Path) -> str:
+    mode = os.lstat(path).st_mode
+    for is_it, name in (
+        (stat.S_ISLNK, "a link"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+    ):
+        if is_it(mode):
+            return name
+    return "a special file"
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError as `open_regular`."""
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -25,19 +77,68 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
     beside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        file = open_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(beside, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name was being written when its writer was killed, or is right now."""
+    return re.fullmatch(r"\..+\.tmp|\.last\.pt\.new", name) is not None
+
+
+def remove_leftovers(directory: Path) -> list[Path]:
+    """Delete what killed writers left in a run directory whose lock the caller holds."""
+    gone = []
+    for path in directory.iterdir():
+        if is_leftover(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+            gone.append(path)
+    return gone
+
+
+def write_json(path: Path, value: object) -> None:
     """`value` as indented JSON, atomically. Raises ValueError on NaN: JSON has none."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+class AppendedFile:
+    """A file that grows. `append` returns when the disk has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def append(self, content: bytes) -> None:
+        """Raises OSError when the disk is full."""
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._file, view) :]
+        os.fsync(self._file)
+
+    def in_place(self) -> bool:
+        """Whether the file still lies at its path."""
+        return _same(self._file, self.path)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _same(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+# Locks -------------------------------------------------------------------------------------------
 
 
 class Busy(Exception):
@@ -46,6 +147,44 @@ class Busy(Exception):
     def __init__(self, holder: str) -> None:
         super().__init__(holder)
         self.holder = holder
+
+
+# Far behind what is written in the file: Windows lets nobody read what is locked.
+_LOCKED_BYTE = 1 << 20
+
+
+def _take(file: int, shared: bool = False) -> bool:
+    """Lock an open file for as long as it stays open; False where another process has it.
+
+    Raises:
+        OSError: its file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _take_byte(file)
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise OSError(error.errno, "its file system has no locks (flock)") from error
+        raise
+
+
+def _take_byte(file: int) -> bool:
+    import msvcrt
+
+    os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        return True
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EDEADLK):
+            return False
+        raise
 
 
 class Lock:
@@ -60,6 +199,9 @@ class Lock:
         wait: block until the lock is free; otherwise entering raises Busy.
         on_wait: called once with the holder, before blocking.
         poll: called ten times a second while blocked; it may raise to give up.
+
+    Raises:
+        OSError: on entering: a link, a pipe or a directory lies at `path`, or it can't be written.
     """
 
     def __init__(
@@ -88,7 +230,8 @@ class Lock:
             time.sleep(0.1 if told else 0.02)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": time.time()}
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(holder).encode(), 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.write(self._file, json.dumps(holder).encode())
         return self
 
     def __exit__(
@@ -102,30 +245,20 @@ class Lock:
 
     def _try(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The directory may have been set aside while this process was waiting.
-            same = os.fstat(file).st_ino == os.stat(self.path).st_ino
-        except (BlockingIOError, FileNotFoundError):
-            same = False
-        except OSError as error:
-            os.close(file)
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise OSError(error.errno, "its file system has no locks (flock)") from error
-            raise
-        except BaseException:
-            os.close(file)
-            raise
-        if same:
-            self._file = file
-        else:
-            os.close(file)
-        return same
+            if _take(file) and _same(file, self.path):
+                self._file = file
+                return True
+        finally:
+            if self._file != file:
+                os.close(file)
+        return False
 
     def _holder(self) -> str:
         try:
-            holder = json.loads(self.path.read_text())
+            holder = json.loads(read_regular(self.path))
             return f"process {holder['pid']} on {holder['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
@@ -134,15 +267,62 @@ class Lock:
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock at `path`. Creates nothing."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open_regular(path, os.O_RDONLY if _can_share() else os.O_RDWR)
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
+        return not _take(file, shared=True)
     except OSError:  # a file system without locks
         return False
     finally:
         os.close(file)
+
+
+def _can_share() -> bool:
+    return sys.platform != "win32"
+
+
+class Watched:
+    """Notices that the lock this process holds was removed: then another may be writing, too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._was = os.lstat(path) if path.exists() else None  # a benchmark locks nothing
+
+    def check(self) -> None:
+        """Raises UserError if the file at the path is no longer the one that was locked."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._was is None or os.path.samestat(self._was, os.lstat(self.path)):
+                return
+        raise UserError(
+            f"{self.path} was removed or replaced during training: another process may be at this "
+            "run, so this one stops; the same command goes on from its last checkpoint"
+        )
+
+
+# Scratch -----------------------------------------------------------------------------------------
+
+SCRATCH = "resnet-cifar-"
+
+
+class Scratch:
+    """A temporary directory that goes with its process; after a kill, when the next one is made."""
+
+    def __init__(self) -> None:
+        for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+            _remove_scratch(left)
+        self._directory = tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True)
+        self._lock = Lock(Path(self._directory.name) / ".lock")
+        self._lock.__enter__()
+
+    @property
+    def name(self) -> str:
+        return self._directory.name
+
+
+def _remove_scratch(directory: Path) -> None:
+    """Delete a dead process's scratch directory: one that has a lock nobody holds."""
+    if directory.is_symlink() or not (directory / ".lock").is_file():
+        return
+    with contextlib.suppress(OSError, Busy), Lock(directory / ".lock", wait=False):
+        shutil.rmtree(directory)  # another user's raises, and stays

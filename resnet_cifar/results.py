@@ -22,6 +22,7 @@ import pandas as pd
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.record import run_files
+from resnet_cifar.record.run_files import RunRecord
 
 # Of the configuration's own keys these say nothing about a run that its other columns don't.
 _REDUNDANT = ("seed", "output_root", "rerun", "when_busy")
@@ -55,14 +56,11 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         if not root.is_dir():
             raise UserError(f"{root} is not a directory: give one that holds runs")
         for directory in _run_directories(root):
-            record = run_files.read_record(directory)
-            try:
-                if record is None:
-                    raise ValueError("no run.json that can be read")
-                row = _row(directory, record)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                skipped[str(directory)] = _reason(error)
+            record = run_files.record_or_reason(directory)
+            if isinstance(record, str):
+                skipped[str(directory)] = record
                 continue
+            row = _row(directory, record)
             key = (row["cell"], row["seed"])
             if key in seen:
                 skipped[str(directory)] = f"the same run as {seen[key]}"
@@ -186,55 +184,49 @@ def _run_directories(root: Path) -> Iterable[Path]:
     ]
 
 
-def _row(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
-    sessions: list[dict[str, Any]] = record["sessions"]
+def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
+    sessions = record.sessions
     row: dict[str, Any] = {
         "directory": str(directory),
-        "cell": str(record["cell"]),
-        "seed": int(record["seed"]),
-        "status": record["status"],
-        "error": record.get("error") or "",
-        "epochs": int(record["epochs"]),
-        "epochs_done": int(record["epochs_done"]),
-        "parameters": record.get("parameters"),
+        "cell": record.cell,
+        "seed": record.seed,
+        "status": record.status,
+        "error": record.error or "",
+        "epochs": record.epochs,
+        "epochs_done": record.epochs_done,
+        "parameters": record.parameters,
     }
-    row |= {k: v for k, v in record["config"].items() if k not in _REDUNDANT}
-    row |= {k: np.nan if v is None else v for k, v in (record.get("final") or {}).items()}
+    row |= {k: v for k, v in record.config.items() if k not in _REDUNDANT}
+    row |= {k: np.nan if v is None else v for k, v in (record.final or {}).items()}
     row.pop("epoch", None)
-    row |= {f"best/{k}": v for k, v in (record.get("best") or {}).items()}
-    tests = [e for e in record.get("evaluations", ()) if e["split"] == "test"]
+    row |= {f"best/{k}": v for k, v in (record.best or {}).items()}
+    tests = [entry for entry in record.evaluations if entry.split == "test"]
     row["test_evaluations"] = len(tests)
-    for evaluation in tests:
-        if evaluation["weights"] == "last":
-            row |= {k: evaluation[k] for k in ("accuracy/test", "loss/test")}
-    trained = [(s["images_trained"], s["images_per_second"]) for s in sessions if _trained(s)]
-    images = sum(count for count, _ in trained)
-    rate = images / sum(count / speed for count, speed in trained) if images else np.nan
+    for entry in tests:
+        if entry.weights == "last":
+            row |= {k: entry.scores.get(k, np.nan) for k in ("accuracy/test", "loss/test")}
+    rates = [(s.images_trained, s.images_per_second) for s in sessions if s.images_per_second]
+    images = sum(count for count, _ in rates)
+    shares = [s.share_of_matmul_rate for s in sessions if s.share_of_matmul_rate is not None]
     row |= {
         "sessions": len(sessions),
-        "started": sessions[0]["start"] if sessions else None,
-        "seconds": sum(s.get("seconds", 0.0) for s in sessions),
+        "started": sessions[0].start if sessions else None,
+        "seconds": sum(s.seconds for s in sessions),
         "images_trained": images,
-        "images_per_second": rate,
-        "share_of_matmul_rate": next(
-            (s["share_of_matmul_rate"] for s in reversed(sessions) if _trained(s)), np.nan
-        ),
-        "device": _joined(s.get("device") for s in sessions),
-        "device_type": _joined(s.get("device_type") for s in sessions),
-        "precision": _joined(s.get("precision") for s in sessions),
-        "threads": _joined(s.get("threads") for s in sessions),
-        "versions": _joined(json.dumps(s.get("versions"), sort_keys=True) for s in sessions),
-        "code": _joined(_code(s.get("git")) for s in sessions),
+        "images_per_second": images / sum(n / rate for n, rate in rates) if images else np.nan,
+        "share_of_matmul_rate": shares[-1] if shares else np.nan,
+        "device": _joined(s.device for s in sessions),
+        "device_type": _joined(s.device_type for s in sessions),
+        "precision": _joined(s.precision for s in sessions),
+        "threads": _joined(s.threads for s in sessions),
+        "versions": _joined(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
+        "code": _joined(_code(s.git) for s in sessions),
     }
     return row
 
 
-def _trained(session: dict[str, Any]) -> bool:
-    return bool(session.get("images_trained") and session.get("images_per_second"))
-
-
-def _code(git: dict[str, Any] | None) -> str:
-    if not git or not git.get("commit"):
+def _code(git: dict[str, str | None]) -> str:
+    if not git.get("commit"):
         return "unknown"
     changed = git.get("uncommitted")
     return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
@@ -242,9 +234,3 @@ def _code(git: dict[str, Any] | None) -> str:
 
 def _joined(values: Iterable[Any]) -> str:
     return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"run.json has no {error}"
-    return str(error)

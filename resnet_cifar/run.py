@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import traceback
 from datetime import datetime
@@ -25,7 +26,7 @@ from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import gradient_flow
 from resnet_cifar.probe.gradient_flow import GradientFlow
 from resnet_cifar.record import checkpoint, provenance, run_files
-from resnet_cifar.record.recorder import Recorder
+from resnet_cifar.record.recorder import Recorder, now
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
@@ -46,9 +47,7 @@ def run(config: Config) -> float:
     rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     with Display(config.trainer.progress) as display:
         if not rerun and (record := run_files.finished(directory)):
-            display.say(
-                f"{directory}: {record['status']} before, skipped{run_files.result(record)}"
-            )
+            display.say(f"{directory}: {record.status} before, skipped{run_files.result(record)}")
             return run_files.objective(record)
         # What this machine can't do comes out before anything is written.
         compute = device.resolve(config.trainer)
@@ -61,14 +60,14 @@ def run(config: Config) -> float:
                 with _lock(config, directory, display, interrupt):
                     if record := run_files.finished(directory):  # by the process that had the lock
                         display.say(
-                            f"{directory}: {record['status']} meanwhile{run_files.result(record)}"
+                            f"{directory}: {record.status} meanwhile{run_files.result(record)}"
                         )
                         return run_files.objective(record)
                     with device.settings(compute, config.trainer.deterministic):
                         return train(config, directory, compute, split, display, interrupt)
         except Busy as busy:
             display.say(f"{directory}: {busy.holder} is training it, skipped")
-            return run_files.objective(run_files.read_record(directory) or {"status": "diverged"})
+            return run_files.objective(run_files.read_record(directory))
         except OSError as error:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
@@ -101,9 +100,7 @@ def train(
                 "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
             )
         status = engine.fit()
-        display.say(
-            f"{status}: {directory}{run_files.result({**recorder.record, 'status': status})}"
-        )
+        display.say(f"{status}: {directory}{run_files.result(recorder.record)}")
     except Interrupted:
         status = "interrupted"
         display.say(
@@ -171,24 +168,27 @@ def assemble(
     # Last, because it begins to write: whatever fails before leaves no run behind.
     recorder = Recorder(
         directory,
-        identity={
-            "cell": cell,
-            "seed": config.seed,
-            "epochs": trainer.epochs,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_accumulates": config.multiply_accumulates(),
-            "device": compute.name,
-            "config": flatten(config),
-        },
-        session={
-            "epoch": state.epoch,
-            "step": state.step,
-            "matmul_flops_per_second": round(device.matmul_rate(compute)),
+        run_files.RunRecord(
+            status="running",
+            cell=cell,
+            seed=config.seed,
+            epochs=trainer.epochs,
+            config=flatten(config),
+            device=compute.name,
+            parameters=sum(p.numel() for p in model.parameters()),
+            multiply_accumulates=config.multiply_accumulates(),
+            epochs_done=state.epoch,
+        ),
+        run_files.Session(
+            start=now(),
+            epoch=state.epoch,
+            step=state.step,
+            matmul_flops_per_second=round(device.matmul_rate(compute)),
             **provenance.session(compute),
-        },
-        epochs_done=state.epoch,
-        classes=config.data.CLASSES,
+        ),
         hparams={**dict(items(config)), "seed": config.seed},
+        digests=saved.get("digests") if saved else None,
+        say=display.say,
     )
     engine = Engine(
         options=trainer,
@@ -199,6 +199,7 @@ def assemble(
         schedules=schedules,
         train=train,
         val=val,
+        classes=config.data.CLASSES,
         probe=probe,
         compute=compute,
         directory=directory,
@@ -211,10 +212,10 @@ def assemble(
 
 def expected_seconds(config: Config, engine: Engine) -> float:
     """What is left of the training, by its arithmetic."""
-    record = engine.recorder.record
-    flop = training_flop(record["multiply_accumulates"])
+    flop = training_flop(config.multiply_accumulates())
     left = config.images(config.trainer.epochs - engine.state.epoch)
-    return flop * left / (ACHIEVED * float(record["sessions"][-1]["matmul_flops_per_second"]))
+    rate = engine.recorder.session.matmul_flops_per_second or math.inf
+    return flop * left / (ACHIEVED * rate)
 
 
 def set_aside(directory: Path) -> Path:

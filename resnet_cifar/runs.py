@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from resnet_cifar import cli
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Busy, Lock
 from resnet_cifar.record import run_files
+from resnet_cifar.record.run_files import RunRecord
 
 DAY = 86400.0  # seconds
 STATUSES = ("completed", "diverged", "running", "interrupted", "failed", "unreadable")
@@ -28,9 +29,10 @@ class Run:
 
     path: Path
     status: str
-    record: dict[str, Any]  # {} where run.json can't be read
+    record: RunRecord | None
+    reason: str  # why there is no record
     bytes: int
-    age: float  # seconds since run.json was last written
+    age: float  # seconds since the record was last brought up to date
 
     @property
     def cell(self) -> str:
@@ -54,15 +56,23 @@ def find(root: Path) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
-    record = run_files.read_record(path)
-    size, newest = 0, path.stat().st_mtime
+    found = run_files.record_or_reason(path)
+    size = 0
     for file in path.iterdir():
         with contextlib.suppress(FileNotFoundError):  # a run that is writing renames its files
-            size += file.stat().st_size
-    with contextlib.suppress(FileNotFoundError):
-        newest = (path / run_files.RUN).stat().st_mtime
-    status = record["status"] if record else "unreadable"
-    return Run(path, status, record or {}, size, max(0.0, time.time() - newest))
+            size += file.lstat().st_size
+    if isinstance(found, str):
+        return Run(path, "unreadable", None, found, size, _age(None, path))
+    return Run(path, found.status, found, "", size, _age(found.ended, path))
+
+
+def _age(when: str | None, path: Path) -> float:
+    """Seconds since `when`; without a record, since the directory last changed."""
+    try:
+        then = datetime.fromisoformat(when or "").timestamp()
+    except ValueError:
+        then = path.stat().st_mtime
+    return max(0.0, time.time() - then)
 
 
 def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
@@ -89,11 +99,11 @@ def show(runs: Sequence[Run]) -> None:
     for column in table.columns[2:]:
         column.justify, column.no_wrap = "right", True
     for run in runs:
-        final = run.record.get("final") or {}
-        epochs = f"{run.record.get('epochs_done', '')}/{run.record.get('epochs', '')}"
+        final = (run.record and run.record.final) or {}
+        epochs = f"{run.record.epochs_done}/{run.record.epochs}" if run.record else ""
         views = [_percent(final.get(key)) for key in ("accuracy/val", "accuracy/val_augmented")]
         table.add_row(
-            run.status, run.cell, run.seed, epochs.strip("/"), *views, _size(run.bytes),
+            run.status, run.cell, run.seed, epochs, *views, _size(run.bytes),
             duration(run.age),
         )  # fmt: skip
     console.print(table)
@@ -102,8 +112,10 @@ def show(runs: Sequence[Run]) -> None:
     total = _size(sum(run.bytes for run in runs))
     console.print(f"{len(runs)} runs, {total}" + (f": {', '.join(parts)}" if parts else ""))
     for run in runs:
-        if run.status == "failed" and run.record.get("error"):
-            console.print(f"{run.path} failed: {run.record['error']}", markup=False)
+        if run.record is None:
+            console.print(run.reason, markup=False)
+        elif run.status == "failed" and run.record.error:
+            console.print(f"{run.path} failed: {run.record.error}", markup=False)
 
 
 def _percent(fraction: float | None) -> str:

@@ -40,25 +40,26 @@ class RunJob(Job):
     def outcome(self) -> Outcome | None:
         if self.run.rerun and self.exit_code is None:
             return None
-        record = run_files.finished(self.directory)
-        if record is None:
-            return None
-        return Outcome(run_files.objective(record), f"{record['status']}{run_files.result(record)}")
+        record = run_files.record_or_reason(self.directory)
+        if isinstance(record, str) or not record.finished:
+            return None  # what is wrong with a record, the job that meets it says
+        return Outcome(run_files.objective(record), f"{record.status}{run_files.result(record)}")
 
     def busy(self) -> bool:
         return is_held(self.directory / run_files.LOCK)
 
     def progress(self) -> Progress | None:
-        record = run_files.read_record(self.directory)
-        if record is None or not record.get("epochs_done"):
+        record = run_files.record_or_reason(self.directory)
+        if isinstance(record, str) or not record.epochs_done:
             return None
-        done, total = record["epochs_done"], record["epochs"]
+        done, total = record.epochs_done, record.epochs
         return Progress(done, total, f"epoch {done}/{total}{run_files.result(record)}")
 
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""
-        record = run_files.read_record(self.directory) or {}
-        done = 0 if self.run.rerun and self.exit_code is None else record.get("epochs_done") or 0
+        record = run_files.record_or_reason(self.directory)
+        again = self.run.rerun and self.exit_code is None
+        done = 0 if again or isinstance(record, str) else record.epochs_done
         left = max(0, self.run.trainer.epochs - done)
         return self.run.multiply_accumulates() * self.run.images(left)
 
@@ -146,10 +147,11 @@ def _row(
 
 def planned_run(config: Config) -> PlannedRun:
     """How the run of `config` stands."""
-    record = None if config.rerun else run_files.read_record(run_directory(config))
-    status = record["status"] if record else "to do"
-    done = record.get("epochs_done") or 0 if record else 0
-    return PlannedRun(config, STATE_OF.get(status, status), done, config.multiply_accumulates())
+    record = run_files.record_or_reason(run_directory(config))
+    state, done = "to do", 0
+    if not isinstance(record, str) and not config.rerun:
+        state, done = STATE_OF.get(record.status, record.status), record.epochs_done
+    return PlannedRun(config, state, done, config.multiply_accumulates())
 
 
 def makespan(seconds: Sequence[float], slots: int) -> float:
@@ -183,15 +185,16 @@ class Speeds:
         threads = compute.threads if config.trainer.threads else self.threads
         found: list[tuple[str, float]] = []
         for path in run_directory(config).parents[1].glob("*/seed=*"):
-            record = run_files.read_record(path)
-            if record is None or _recorded_kind(record.get("config", {})) != kind:
+            record = run_files.record_or_reason(path)
+            if isinstance(record, str) or _recorded_kind(record.config) != kind:
                 continue
-            for session in record.get("sessions", []):
-                same = session.get("device") == compute.name and (
-                    compute.device.type != "cpu" or session.get("threads") == threads
+            for session in record.sessions:
+                same = session.device == compute.name and (
+                    compute.device.type != "cpu" or session.threads == threads
                 )
-                if same and session.get("images_trained", 0) >= 50 * config.trainer.batch_size:
-                    found.append((session["start"], session["images_per_second"]))
+                enough = session.images_trained >= 50 * config.trainer.batch_size
+                if same and enough and session.images_per_second:
+                    found.append((session.start, session.images_per_second))
         if not found:
             return None
         latest = sorted(found)[-5:]

@@ -43,7 +43,7 @@ def make_run(
     Args:
         accuracy: of the last epoch's clean view; `augmented` is the same unless given.
         loss: of both views and of training.
-        curve: clean accuracy by epoch; flat unless given.
+        curve: clean accuracy by epoch; flat unless given, and before what is given.
         logits, labels: predictions of both views.
     """
     config = _composed(tuple(overrides))
@@ -51,7 +51,10 @@ def make_run(
     directory = root / cell / f"seed={seed}"
     directory.mkdir(parents=True)
     lines = []
-    for epoch, value in enumerate(curve if curve is not None else [accuracy], 1):
+    curve = [accuracy] if curve is None else list(curve)
+    if status == "completed":
+        curve = [curve[0]] * (config.trainer.epochs - len(curve)) + curve
+    for epoch, value in enumerate(curve, 1):
         lines.append({
             "epoch": epoch, "step": 10 * epoch, "accuracy/train": value, "loss/train": loss,
             "lr": config.optimizer.lr, "accuracy/val": value, "loss/val": loss,
@@ -63,7 +66,7 @@ def make_run(
     record: dict[str, Any] = {
         "status": status, "error": "OSError: no space" if status == "failed" else None,
         "cell": cell, "seed": seed, "epochs": config.trainer.epochs,
-        "epochs_done": config.trainer.epochs if status == "completed" else len(lines),
+        "epochs_done": len(lines),
         "parameters": 1000 * config.model.width, "multiply_accumulates": 1_000_000,
         "device": "a CPU", "config": flatten(config) | {"seed": seed}, "final": lines[-1],
         "best": {"epoch": len(lines), "accuracy/val": accuracy, "loss/val": loss},

@@ -1,6 +1,7 @@
 """Whole at every instant: atomic writes, checkpoints with a spare, the lock, metrics lines."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -163,7 +164,7 @@ def test_a_file_system_without_locks_is_named(
     def unsupported(*args: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     with pytest.raises(OSError, match="has no locks"), Lock(tmp_path / ".lock"):
         pass
     assert not is_held(tmp_path / ".lock")
@@ -195,20 +196,3 @@ def test_a_line_that_json_cannot_hold_is_never_written(tmp_path: Path) -> None:
         opened.append({"epoch": 2, "a": [float("nan")]})
     opened.close()
     assert path.read_text() == '{"epoch": 1, "a": 1.0}\n'
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 0}'])
-def test_a_foreign_record_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "run.json").write_text(text)
-    assert run_files.read_record(tmp_path) is None
-
-
-def test_running_without_a_lock_was_killed(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"status": "running"}')
-    found = run_files.read_record(tmp_path)
-    assert found is not None
-    assert found["status"] == "interrupted"
-    with Lock(tmp_path / ".lock"):
-        found = run_files.read_record(tmp_path)
-    assert found is not None
-    assert found["status"] == "running"

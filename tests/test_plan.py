@@ -1,14 +1,13 @@
 """The plan: how runs stand, what is left, how long it takes."""
 
-import json
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Program
+from made_up import make_run
 
 from resnet_cifar import sweep
 from resnet_cifar.config import VALIDATION_COST, compose
-from resnet_cifar.identity import run_directory
 
 
 def test_makespan_is_that_of_a_queue() -> None:
@@ -46,9 +45,8 @@ def test_how_a_run_stands(
     config = compose([*TINY, "trainer.epochs=10"])
     assert sweep.planned_run(config).state == "to do"
     everything = sweep.planned_run(config).images
-    directory = run_directory(config)
-    directory.mkdir(parents=True)
-    (directory / "run.json").write_text(json.dumps({"status": status, "epochs_done": 5}))
+    done = 10 if status == "completed" else 5
+    make_run(Path("outputs"), [*TINY, "trainer.epochs=10"], curve=[0.5] * done, status=status)
     item = sweep.planned_run(config)
     assert item.state == state
     left = 0 if state in ("done", "diverged") else everything / 2

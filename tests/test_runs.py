@@ -1,8 +1,7 @@
 """Looking after runs: list, archive, remove, and the command of a run."""
 
-import json
-import os
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,29 @@ from resnet_cifar import runs
 from resnet_cifar.config import compose
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
+from resnet_cifar.record import run_files
 
 
-def make(root: Path, cell: str, seed: str, status: str, days: float = 0.0) -> Path:
+def make(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Path:
     path = root / cell / f"seed={seed}"
     path.mkdir(parents=True)
-    record = {"status": status, "epochs": 3, "epochs_done": 2, "final": {"accuracy/val": 0.5}}
-    (path / "run.json").write_text(json.dumps(record | {"error": "OSError: no space"}))
+    then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+    done = 3 if status == "completed" else 2
+    record = run_files.RunRecord(
+        status=status,
+        error="OSError: no space" if status == "failed" else None,
+        cell=cell,
+        seed=seed,
+        epochs=3,
+        epochs_done=done,
+        config={},
+        device="a CPU",
+        final={"epoch": done, "accuracy/val": 0.5},
+        sessions=[run_files.Session(start=then, device="a CPU", device_type="cpu", end=then)],
+        version=run_files.VERSION,
+    )
+    run_files.write_record(path, record)
     (path / "last.pt").write_bytes(b"0" * 1000)
-    then = os.stat(path / "run.json").st_mtime - days * 86400
-    os.utime(path / "run.json", (then, then))
     return path
 
 
@@ -29,9 +41,9 @@ def make(root: Path, cell: str, seed: str, status: str, days: float = 0.0) -> Pa
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     root = Path("outputs")
-    make(root, "lr0.1_a-11111111", "0", "completed")
-    make(root, "lr0.1_a-11111111", "1", "failed")
-    make(root, "lr0.01_b-22222222", "0", "interrupted", days=9)
+    make(root, "lr0.1_a-11111111", 0, "completed")
+    make(root, "lr0.1_a-11111111", 1, "failed")
+    make(root, "lr0.01_b-22222222", 0, "interrupted", days=9)
     (root / "lr0.01_b-22222222" / "seed=1").mkdir()  # a directory without a record
     (root / "notes").mkdir()
     return root

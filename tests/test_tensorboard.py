@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import TINY, Program
+from tensorboard.util import tensor_util
 from test_run import interrupt_at
 from werkzeug.test import Client
+
+from resnet_cifar.config import compose
+from resnet_cifar.engine import Engine
+from resnet_cifar.identity import run_directory
 
 Get = Callable[..., Any]
 
@@ -89,6 +94,40 @@ def test_every_tab(tensorboard: Get) -> None:
             "plugin/images/individualImage", **dict(urllib.parse.parse_qsl(picture["query"]))
         )
         assert png.startswith(b"\x89PNG")
+
+
+def test_a_reader_follows_a_resumed_run_and_sees_each_epoch_once(program: Program) -> None:
+    """TensorBoard's own reader, open since before the resume; no file it reads goes away."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    run = run_directory(compose(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, 1, signal.SIGTERM)
+        program(*TINY)
+    (first,) = run.glob("events.out.tfevents.*")
+    reader = EventAccumulator(str(run)).Reload()
+    assert [event.step for event in reader.Tensors("accuracy/val")] == [1]
+
+    # A kill after an epoch's numbers and before its checkpoint: the epoch is trained again.
+    original = Engine.save
+
+    def die(self: Engine) -> None:
+        raise KeyboardInterrupt if self.state.epoch == 2 else original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "save", die)
+        program(*TINY)
+    assert [event.step for event in reader.Reload().Tensors("accuracy/val")] == [1, 2]
+    program(*TINY)
+    assert first.exists()
+    for late in (reader, EventAccumulator(str(run))):
+        late.Reload()
+        for tag in ("accuracy/val", "loss/train", "lr"):
+            assert [event.step for event in late.Tensors(tag)] == [1, 2]
+        assert [event.step for event in late.Tensors("confusion/val")] == [2]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = tensor_util.make_ndarray(reader.Tensors("loss/train")[1].tensor_proto)
+    assert found == pytest.approx(lines[1]["loss/train"])
 
 
 def test_the_hparams_tab_has_every_column_and_true_statuses(tensorboard: Get) -> None:

@@ -1,23 +1,30 @@
-"""The one writer of a run's record: run.json, metrics.jsonl, probe.jsonl, TensorBoard."""
+"""The one writer of a run's record: run.json, lines, predictions, evaluations, TensorBoard."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.files import write_atomically, write_json
+from resnet_cifar.errors import describe
+from resnet_cifar.files import Watched, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, run_files
+from resnet_cifar.record.run_files import (
+    Evaluation,
+    LinesFile,
+    Metrics,
+    RecordError,
+    RunRecord,
+    Session,
+)
 from resnet_cifar.record.tensorboard import Board
 
 
@@ -31,121 +38,191 @@ class Recorder:
 
     Args:
         directory: the run directory, locked by this process.
-        identity: what run.json says of the run whatever happens: cell, seed, config, epochs, …
-        session: what it says of this session: device, versions, …
-        epochs_done: epochs the loaded checkpoint has behind it.
-        classes: their names, for the pictures.
+        record: what run.json says of the run whatever happens: cell, seed, config, epochs, ….
+            Earlier sessions and evaluations are added to it.
+        session: what it says of this session: device, versions, ….
         hparams: columns of TensorBoard's HPARAMS tab.
+        digests: what `digests()` was when the checkpoint was written, where it says.
+        say: tells the user a line.
+
+    Raises:
+        RecordError: the files of the run are damaged, another run's, or lack epochs that
+            `record.epochs_done` says are done.
     """
 
     def __init__(
         self,
         directory: Path,
-        identity: dict[str, Any],
-        session: dict[str, Any],
-        epochs_done: int,
+        record: RunRecord,
+        session: Session,
         hparams: dict[str, Any],
-        classes: Sequence[str],
+        digests: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.directory, self._classes = directory, classes
-        before = run_files.read_record(directory) or {}
-        self.record: dict[str, Any] = {
-            "status": "running",
-            "error": None,
-            **identity,
-            "epochs_done": epochs_done,
-            "final": None,
-            "best": None,
-            "sessions": [*before.get("sessions", []), {"start": now(), **session}],
-            "evaluations": before.get("evaluations", []),
-        }
+        self.directory, self.record, self.session, self._say = directory, record, session, say
+        done = record.epochs_done
+        before = run_files.read_record(directory)
+        if before is not None:
+            record.sessions, record.evaluations = before.sessions, before.evaluations
+        record.sessions.append(session)
+        record.version = run_files.VERSION
+        self._lock = Watched(directory / run_files.LOCK)
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
-        self._trained_images = 0
-        (directory / run_files.METRICS).touch()  # there from the start, for whoever follows it
-        self._metrics = run_files.LinesFile(directory / run_files.METRICS, epochs_done)
-        self._probe = run_files.LinesFile(
-            directory / run_files.PROBE, epochs_done, key=("epoch", "layer")
-        )
-        if self._metrics.lines:
-            self.record["final"] = self._metrics.lines[-1]
-        self.board = Board(directory, epochs_done, hparams)
-        self._write()
+        metrics, probe = directory / run_files.METRICS, directory / run_files.PROBE
+        epochs = {line["epoch"] for line in run_files.read_metrics(metrics)}
+        if lost := set(range(1, done + 1)) - epochs:
+            raise RecordError(
+                f"{metrics} has no line of epochs {sorted(lost)}, which the checkpoint has behind "
+                f"it; {run_files.START_AGAIN}"
+            )
+        known = digests or {}
+        self._metrics = LinesFile(metrics, done, sha256=known.get(metrics.name))
+        key = ("epoch", "layer")
+        self._probe = LinesFile(probe, done, key, sha256=known.get(probe.name))
+        self._metrics.append()  # there from the start, for whoever follows it
+        self._update()
+        self._board = Board(directory, done, hparams)
 
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
-        self._trained_images += images
+        session = self.session
+        session.images_trained += images
         self._trained_seconds += seconds
-        session = self.record["sessions"][-1]
-        session["images_trained"] = self._trained_images
-        if self._trained_seconds > 0:
-            rate = self._trained_images / self._trained_seconds
-            flops = training_flop(self.record["multiply_accumulates"]) * rate
-            session["images_per_second"] = round(rate, 1)
-            session["model_flops_per_second"] = round(flops)
-            session["share_of_matmul_rate"] = round(flops / session["matmul_flops_per_second"], 3)
+        if self._trained_seconds > 0 and session.images_trained:
+            rate = session.images_trained / self._trained_seconds
+            session.images_per_second = round(rate, 1)
+            if self.record.multiply_accumulates:
+                flops = training_flop(self.record.multiply_accumulates) * rate
+                session.model_flops_per_second = round(flops)
+                if session.matmul_flops_per_second:
+                    share = flops / session.matmul_flops_per_second
+                    session.share_of_matmul_rate = round(share, 3)
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
+    def epoch(self, metrics: Metrics) -> None:
         """One epoch's metrics, to the file first and to TensorBoard second."""
-        self._metrics.append(metrics)
-        self.board.scalars(metrics)
+        self._append(self._metrics, metrics)
+        self._board.scalars(metrics)
 
     def probe(self, rows: list[dict[str, Any]]) -> None:
         """What the probe found after an epoch, a row per layer."""
-        self._probe.append(*rows)
+        self._append(self._probe, *rows)
         epoch = rows[0]["epoch"]
         found = self._probe.lines[-len(rows) :]
-        self.board.scalars({"epoch": epoch, **views.curves(found)})
-
-    def predictions(self, epoch: int, logits: dict[str, Tensor], val: DeviceImages) -> None:
-        """The last epoch's logits [n, classes] by view: predictions.npz, and pictures of them."""
-        labels = val.labels.cpu().numpy()
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            logits_val=logits["val"].half().cpu().numpy(),
-            logits_val_augmented=logits["val_augmented"].half().cpu().numpy(),
-            labels=labels,
-            index=val.positions,
-        )
-        write_atomically(self.directory / run_files.PREDICTIONS, buffer.getvalue())
-        clean, pixels = logits["val"].cpu().numpy(), val.pixels().cpu().numpy()
-        confusion = pictures.confusion(clean, labels, self._classes)
-        self.board.image("confusion/val", confusion, epoch)
-        mistakes = pictures.mistakes(pixels, clean, labels, self._classes)
-        self.board.image("mistakes/val", mistakes, epoch)
+        self._board.scalars({"epoch": epoch, **views.curves(found)})
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
         """Every parameter and its last gradient, for TensorBoard."""
-        self.board.histograms(model, epoch)
+        self._decorate(lambda: self._board.histograms(model, epoch))
 
-    def progress(self, epochs_done: int, best: dict[str, Any] | None) -> None:
+    def predictions(
+        self,
+        logits: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        index: np.ndarray,
+        pixels: torch.Tensor,
+        classes: Sequence[str],
+    ) -> None:
+        """The last epoch's predictions: predictions.npz, and for TensorBoard what is wrong in them.
+
+        Args:
+            logits: [n, classes] by view, "val" and "val_augmented".
+            labels: int64 [n].
+            index: int64 [n], the images' positions in the data set.
+            pixels: uint8 [n, height, width, 3].
+            classes: their names.
+        """
+        truth = labels.cpu().numpy()
+        half = {f"logits_{view}": each.half().cpu().numpy() for view, each in logits.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
+        self._lock.check()
+        write_atomically(self.directory / run_files.PREDICTIONS, buffer.getvalue())
+
+        def draw() -> None:
+            found, epoch = logits["val"].cpu().numpy(), self.record.epochs
+            matrix = pictures.confusion(found, truth, classes)
+            self._board.image("confusion/val", matrix, epoch)
+            wrong = pictures.mistakes(pixels.cpu().numpy(), found, truth, classes)
+            self._board.image("mistakes/val", wrong, epoch)
+
+        self._decorate(draw)
+
+    def digests(self) -> dict[str, str]:
+        """What a checkpoint knows the lines by that belong to it."""
+        return {file.path.name: file.digest() for file in (self._metrics, self._probe)}
+
+    def progress(self, epochs_done: int, best: Metrics | None) -> None:
         """Bring run.json up to date."""
-        self.record["epochs_done"] = epochs_done
-        self.record["final"] = self._metrics.lines[-1] if self._metrics.lines else None
-        self.record["best"] = best
-        self._write()
+        self.record.epochs_done = epochs_done
+        self.record.best = best
+        self._update()
 
     def end(self, status: str, error: str | None = None) -> None:
-        """Close the session with the run's status and the files with it."""
-        self.record["status"] = status
-        self.record["error"] = error
+        """Close the session with the run's status and the files with it.
+
+        What decorates comes first: a run that says it has ended has everything.
+        """
         try:
-            self._write()
             if status in run_files.FINAL and self._probe.lines:
-                image = views.heat_map(self._probe.lines)
-                self.board.image("probe/layers_by_epochs", image, self.record["epochs_done"])
-            if status != "interrupted":
-                self.board.end(status)
+                self._decorate(
+                    lambda: self._board.image(
+                        "probe/layers_by_epochs",
+                        views.heat_map(self._probe.lines),
+                        self.record.epochs_done,
+                    )
+                )
+            if status in run_files.FINAL:
+                self._decorate(lambda: self._board.end(status))
+            self.record.status = status
+            self.record.error = error
+            self._update()
         finally:
             self._metrics.close()
             self._probe.close()
-            self.board.close()
+            self._board.close()
 
-    def _write(self) -> None:
-        session = self.record["sessions"][-1]
-        session["end"] = now()
-        session["seconds"] = round(time.perf_counter() - self._start, 3)
-        if torch.cuda.is_available() and session["device_type"] == "cuda":
-            session["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
-        write_json(self.directory / run_files.RUN, self.record)
+    def _decorate(self, draw: Callable[[], None]) -> None:
+        """What only decorates never ends a run."""
+        try:
+            draw()
+        except Exception as error:
+            self._say(f"a picture for TensorBoard is missing: {describe(error)}")
+
+    def _append(self, file: LinesFile, *lines: Metrics) -> None:
+        self._lock.check()
+        if file.missing():
+            self._say(f"{file.path} was removed or replaced: written again")
+            file.restore()
+        file.append(*lines)
+
+    def _update(self) -> None:
+        self._lock.check()
+        session = self.session
+        session.end = now()
+        session.seconds = round(time.perf_counter() - self._start, 3)
+        if torch.cuda.is_available() and session.device_type == "cuda":
+            session.peak_memory_bytes = torch.cuda.max_memory_allocated()
+        self.record.final = self._metrics.lines[-1] if self._metrics.lines else None
+        run_files.write_record(self.directory, self.record)
+
+
+def record_evaluation(directory: Path, found: Mapping[str, Any]) -> None:
+    """Write evaluation-<split>.json (-best.json) and count it in run.json; the run is locked.
+
+    Args:
+        found: what `evaluate` returns.
+    """
+    record = run_files.read_record(directory)
+    if record is None:
+        raise RecordError(f"{directory} has no {run_files.RUN}")
+    suffix = "" if found["weights"] == "last" else f"-{found['weights']}"
+    write_json(directory / f"evaluation-{found['split']}{suffix}.json", dict(found))
+    scores = {
+        f"{quantity}/{view}": value[quantity]
+        for quantity in ("accuracy", "loss")
+        for view, value in found["views"].items()
+    }
+    entry = Evaluation(found["split"], found["weights"], found["epoch"], found["made"], scores)
+    record.evaluations.append(entry)
+    run_files.write_record(directory, record)

@@ -1,46 +1,175 @@
-"""run.json, metrics.jsonl, probe.jsonl: the files of a run that programs read. No torch here."""
+"""The files of a run that programs read, and the one reader of them. No torch here."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import math
-import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from resnet_cifar.files import is_held, write_atomically
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.files import AppendedFile, is_held, read_regular, write_atomically, write_json
+from resnet_cifar.identity import MOVED
 
 RUN, METRICS, PROBE, LOCK = "run.json", "metrics.jsonl", "probe.jsonl", ".lock"
-PREDICTIONS = "predictions.npz"
+PREDICTIONS, CONFIG, LOG = "predictions.npz", "config.yaml", "train.log"
 FINAL = ("completed", "diverged")  # outcomes: never trained again
+STATUSES = (*FINAL, "running", "interrupted", "failed")
 OBJECTIVE = "accuracy/val"
+START_AGAIN = "rerun=true sets the run aside and starts again"
+VERSION = 2  # of the record; 1 had neither a version nor checksums
+
+Value = str | int | float | bool | None
+Metrics = dict[str, Any]  # an epoch's flat numbers: "epoch" whole, None where one was not finite
+
+# The record --------------------------------------------------------------------------------------
+# A field with a default came after the first records, or is not known from the start: the default
+# is what its absence means.
 
 
-def read_record(directory: Path) -> dict[str, Any] | None:
-    """run.json of a run directory, or None where there is none that can be read.
+@dataclass
+class Session:
+    """One process's work on a run."""
+
+    start: str  # UTC, ISO 8601
+    device: str
+    device_type: str
+    epoch: int = 0  # where it took the run up: epochs and further steps done
+    step: int = 0
+    visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES
+    precision: str | None = None
+    threads: int | None = None
+    compile: bool | None = None
+    host: str | None = None
+    pid: int | None = None
+    matmul_flops_per_second: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, str | None] = field(default_factory=dict)
+    end: str | None = None
+    seconds: float = 0.0
+    images_trained: int = 0
+    images_per_second: float | None = None  # while it trained
+    model_flops_per_second: float | None = None
+    share_of_matmul_rate: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass
+class Evaluation:
+    """One look at a split; `scores` are its `accuracy/<view>` and `loss/<view>`."""
+
+    split: str
+    weights: str
+    epoch: int
+    made: str
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class FileSum:
+    """What a file was when it was written."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass
+class RunRecord:
+    """run.json."""
+
+    status: str
+    cell: str
+    seed: int
+    epochs: int  # its budget
+    config: dict[str, Value]  # flattened
+    device: str
+    error: str | None = None
+    parameters: int | None = None
+    multiply_accumulates: int | None = None  # forward, an image
+    epochs_done: int = 0
+    final: Metrics | None = None  # the last epoch's metrics
+    best: Metrics | None = None  # of the best epoch so far
+    sessions: list[Session] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    files: dict[str, FileSum] = field(default_factory=dict)  # of a run that has ended
+    version: int = 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its outcome."""
+        return self.status in FINAL
+
+    @property
+    def ended(self) -> str | None:
+        """When the record was last brought up to date: UTC, ISO 8601."""
+        return (self.sessions[-1].end or self.sessions[-1].start) if self.sessions else None
+
+
+class RecordError(UserError):
+    """A run's files are not what this program writes: names the file and what is wrong with it."""
+
+
+def read_record(directory: Path) -> RunRecord | None:
+    """run.json of a run directory; None where there is none.
 
     A run that says "running" while no process holds its lock was killed: it is "interrupted". That
     is asked of the file system, not of this machine's processes: the run may be on another host.
+
+    Raises:
+        RecordError: it is damaged, another run's, or not one of this program's.
     """
+    path = directory / RUN
     try:
-        record: dict[str, Any] = json.loads((directory / RUN).read_text())
-        status = record["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if status == "running" and not is_held(directory / LOCK):
-        record["status"] = "interrupted"
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {describe(error)}") from error
+    try:
+        record = _parse(content)
+        _check(record)
+        _check_place(record, directory)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is not a record of this program: {_one_line(error)}") from error
+    if record.status == "running" and not is_held(directory / LOCK):
+        record.status = "interrupted"
     return record
 
 
-def finished(directory: Path) -> dict[str, Any] | None:
-    """The record of a run that has its outcome, else None."""
+def record_or_reason(directory: Path) -> RunRecord | str:
+    """The record of a run, or in one line why there is none: for whoever goes on with the rest."""
+    try:
+        return read_record(directory) or f"{directory} has no {RUN}"
+    except RecordError as error:
+        return str(error)
+
+
+def write_record(directory: Path, record: RunRecord) -> None:
+    """Write run.json, whole at every instant, with a checksum of itself."""
+    plain = dataclasses.asdict(record)
+    plain["evaluations"] = [
+        {**{k: v for k, v in entry.items() if k != "scores"}, **entry["scores"]}
+        for entry in plain["evaluations"]
+    ]
+    write_json(directory / RUN, {**plain, "sha256": _own_sum(plain)})
+
+
+def finished(directory: Path) -> RunRecord | None:
+    """The record of a run that has its outcome, else None. Raises RecordError as `read_record`."""
     record = read_record(directory)
-    return record if record and record["status"] in FINAL else None
+    return record if record and record.finished else None
 
 
-def result(record: dict[str, Any]) -> str:
+def result(record: RunRecord) -> str:
     """The last epoch's validation accuracies, for the end of a line."""
-    final = record.get("final") or {}
+    final = record.final or {}
     views = [
         f"{name} {100 * final[key]:.2f} %"
         for name, key in (("val", "accuracy/val"), ("augmented", "accuracy/val_augmented"))
@@ -49,46 +178,217 @@ def result(record: dict[str, Any]) -> str:
     return f" ({', '.join(views)})" if views else ""
 
 
-def objective(record: dict[str, Any]) -> float:
-    """What a search maximises: the last epoch's clean validation accuracy; 0 if diverged."""
-    if record["status"] == "diverged" or not record.get("final"):
+def objective(record: RunRecord | None) -> float:
+    """What a search maximises: the last epoch's clean validation accuracy, or the worst there is.
+
+    That is 0: of a run without a result, and of one whose network is no longer finite.
+    """
+    if record is None or record.status == "diverged" or not record.final:
         return 0.0
-    return float(record["final"][OBJECTIVE])
+    return float(record.final.get(OBJECTIVE) or 0.0)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, one flat dict an epoch; [] where there is no file.
+def _parse(content: bytes) -> RunRecord:
+    plain = json.loads(content.decode(), parse_constant=_no_constant)
+    if not isinstance(plain, dict):
+        raise ValueError("it is not a mapping")
+    stated = plain.pop("sha256", None)
+    version = plain.get("version", 1)
+    if type(version) is int and version > VERSION:
+        raise ValueError(f"version={version} is of a later program; this one knows {VERSION}")
+    if stated != (None if version == 1 else _own_sum(plain)):
+        raise ValueError("its checksum does not fit: it was changed after it was written")
+    entries = plain.get("evaluations")
+    if isinstance(entries, list):
+        names = {each.name for each in dataclasses.fields(Evaluation)}
+        for position, entry in enumerate(entries):
+            if isinstance(entry, dict):
+                scores = {key: value for key, value in entry.items() if key not in names}
+                entries[position] = {k: v for k, v in entry.items() if k in names}
+                entries[position]["scores"] = scores
+    config = plain.get("config")
+    if isinstance(config, dict) and "data.crop_padding" in config:
+        now = {before: key for key, before in MOVED.items()}
+        config = {now.get(key, key): value for key, value in config.items()}
+        plain["config"] = {"augmentation": "crop_flip", **config}
+    record: RunRecord = _typed(plain, RunRecord, "")
+    lost = record.final is not None and record.final.get("loss/val", 0.0) is None
+    if record.status == "completed" and lost:
+        record.status = "diverged"  # version 1 looked at the training loss alone
+    return record
+
+
+def _own_sum(plain: Mapping[str, Any]) -> str:
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check(record: RunRecord) -> None:
+    """What the types don't say."""
+    _require(record.status in STATUSES, f"status={record.status!r} is none of {STATUSES}")
+    _require(record.seed >= 0, f"seed={record.seed} is negative")
+    done = f"epochs_done={record.epochs_done} of {record.epochs}"
+    _require(record.epochs >= 1 and 0 <= record.epochs_done <= record.epochs, f"{done} can't be")
+    for name, metrics in (("final", record.final), ("best", record.best)):
+        if metrics is not None:
+            _check_metrics(metrics, name)
+    if record.status == "completed":
+        final = record.final or {}
+        whole = record.epochs_done == record.epochs == final.get("epoch") and OBJECTIVE in final
+        _require(whole, f"it says completed with {done} and final={record.final}")
+
+
+def _check_metrics(metrics: Metrics, where: str) -> None:
+    """An epoch's metrics: a whole epoch, and numbers that can be."""
+    epoch = metrics.get("epoch")
+    _require(type(epoch) is int and epoch >= 1, f"{where}: epoch={epoch!r} is no epoch")
+    for key, value in metrics.items():
+        if value is not None:
+            number = type(value) in (int, float) and math.isfinite(value)
+            _require(number, f"{where}: {key}={value!r} is not a number")
+            if key.startswith("accuracy/"):
+                _require(0 <= value <= 1, f"{where}: {key}={value} is not between 0 and 1")
+
+
+def _check_place(record: RunRecord, directory: Path) -> None:
+    """A directory that is named like a run holds that run.
+
+    A copy of a run may have any other name: a person's folder of networks, say.
+    """
+    places = (directory.absolute(), directory.resolve())
+    for place in places:
+        seed = re.fullmatch(r"seed=(\d+)(\..*)?", place.name)
+        cell = re.fullmatch(r".+-[0-9a-f]{8}", place.parent.name)
+        if (not seed or int(seed[1]) == record.seed) and (
+            not cell or place.parent.name == record.cell
+        ):
+            return
+    raise ValueError(f"it is the record of {record.cell}/seed={record.seed}, another run")
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+_NAMES: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "a boolean"}
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """`value` from JSON as `kind`: a dataclass, a list, a dict, a union or a scalar.
+
+    Raises:
+        ValueError: it is of another type, or a key is missing or unknown. Names the key.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        inner = [each for each in arguments if each is not type(None)]
+        for each in inner:
+            try:
+                return _typed(value, each, where)
+            except ValueError:
+                if len(inner) == 1:
+                    raise
+        raise ValueError(f"{where}={_short(value)} is of no type that belongs there")
+    if dataclasses.is_dataclass(kind):
+        _require(isinstance(value, dict), f"{where or 'it'}={_short(value)} is not a mapping")
+        hints = typing.get_type_hints(kind)
+        fields = {each.name: each for each in dataclasses.fields(kind)}
+        dot = f"{where}." if where else ""
+        for name in value.keys() - fields.keys():
+            raise ValueError(f"{dot}{name[:100]} is unknown here")
+        for name, each in fields.items():
+            bare = each.default is each.default_factory is dataclasses.MISSING
+            _require(name in value or not bare, f"it has no {dot}{name}")
+        parts = {name: _typed(part, hints[name], dot + name) for name, part in value.items()}
+        return kind(**parts)  # type: ignore[operator]
+    if origin is list:
+        _require(isinstance(value, list), f"{where}={_short(value)} is not a list")
+        return [_typed(part, arguments[0], f"{where}[{i}]") for i, part in enumerate(value)]
+    if origin is dict:
+        _require(isinstance(value, dict), f"{where}={_short(value)} is not a mapping")
+        return {key: _typed(part, arguments[1], f"{where}.{key}") for key, part in value.items()}
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    _require(fits, f"{where}={_short(value)} is not {_NAMES.get(kind, kind)}")
+    _require(kind is not float or math.isfinite(value), f"{where}={value} is not finite")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# Lines -------------------------------------------------------------------------------------------
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The lines of a metrics.jsonl, one flat dict an epoch; [] where there is no file.
 
     A last line torn by a kill is left out.
+
+    Raises:
+        RecordError: a line is damaged. Names the line.
     """
-    return _read_lines(path)
+    return _read_lines(path, ("epoch",))
 
 
-def read_probe(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a probe.jsonl, one flat dict for each epoch and layer; [] without a file.
+def read_probe(path: Path) -> list[Metrics]:
+    """The lines of a probe.jsonl, one flat dict for each epoch and layer; [] without a file.
 
     `pandas.DataFrame(read_probe(path))` is the table. gradient_flow.py says what the numbers are.
+
+    Raises:
+        RecordError: a line is damaged. Names the line.
     """
-    return _read_lines(path)
+    return _read_lines(path, ("epoch", "layer"))
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path, key: tuple[str, ...]) -> list[Metrics]:
     try:
-        text = path.read_text()
-    except FileNotFoundError:
+        content = read_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    lines = []
-    for line in text.splitlines():
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {describe(error)}") from error
+    return parse_lines(content, key, path)
+
+
+def parse_lines(content: bytes, key: tuple[str, ...], path: Path) -> list[Metrics]:
+    """The lines in `content` of the file at `path`; the last one of a key stays.
+
+    A kill may have torn the last line, and an earlier version left an epoch twice.
+    """
+    whole, _, _ = content.rpartition(b"\n")
+    found: dict[tuple[Any, ...], Metrics] = {}
+    for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("epoch"), int):
-            lines.append(value)
-    return lines
+            value = json.loads(line.decode(), parse_constant=_no_constant)
+            _require(isinstance(value, dict), "not a mapping")
+            texts = {k: v for k, v in value.items() if k in ("layer", "kind")}
+            _require(all(type(text) is str for text in texts.values()), "layer is not text")
+            _require("layer" not in key or len(texts) == 2, "it has no layer or kind")
+            _check_metrics({k: v for k, v in value.items() if k not in texts}, f"line {number}")
+        except (ValueError, RecursionError) as error:
+            what = f"line {number} is damaged: {_one_line(error)}"
+            raise RecordError(f"{path}: {what}") from error
+        found[tuple(value[k] for k in key)] = value
+    return list(found.values())
 
 
-def finite(metrics: dict[str, Any]) -> dict[str, Any]:
+def finite(metrics: Mapping[str, Any]) -> Metrics:
     """`metrics` with null for what is not a finite number: JSON has no NaN."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -103,26 +403,57 @@ class LinesFile:
         path: there is no file before the first line.
         epochs_done: lines of later epochs are dropped.
         key: what tells the lines of the file apart; the last one of a key stays.
+        sha256: what `digest()` was after `epochs_done` epochs, where that is known.
+
+    Raises:
+        RecordError: a line is damaged, or the lines are not those of `sha256`.
     """
 
-    def __init__(self, path: Path, epochs_done: int, key: tuple[str, ...] = ("epoch",)) -> None:
-        kept = [line for line in _read_lines(path) if line["epoch"] <= epochs_done]
-        self.lines = list({tuple(line.get(k) for k in key): line for line in kept}.values())
+    def __init__(
+        self,
+        path: Path,
+        epochs_done: int,
+        key: tuple[str, ...] = ("epoch",),
+        sha256: str | None = None,
+    ) -> None:
+        self.lines = [line for line in _read_lines(path, key) if line["epoch"] <= epochs_done]
+        self.path = path
+        if sha256 is not None and self.digest() != sha256:
+            raise RecordError(
+                f"{path} was changed: its lines to epoch {epochs_done} are not those that the "
+                f"checkpoint was written after; {START_AGAIN}"
+            )
         if path.exists():
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        self._path = path
-        self._file: TextIO | None = None
+            write_atomically(path, _text(self.lines))
+        self._file: AppendedFile | None = None
 
-    def append(self, *lines: dict[str, Any]) -> None:
+    def append(self, *lines: Metrics) -> None:
         """Write and flush one epoch's lines. Raises OSError when the disk is full."""
-        if self._file is None:
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
         lines = tuple(finite(line) for line in lines)
-        self._file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        text = _text(lines)
+        if self._file is None:
+            self._file = AppendedFile(self.path)
+        self._file.append(text.encode())
         self.lines += lines
+
+    def missing(self) -> bool:
+        """Whether the file is gone, or another lies in its place, although lines were written."""
+        return self._file is not None and not self._file.in_place()
+
+    def restore(self) -> None:
+        """Write every line again, to a new file."""
+        self.close()
+        write_atomically(self.path, _text(self.lines))
+
+    def digest(self) -> str:
+        """SHA-256 of the lines so far: what a checkpoint knows its run's files by."""
+        return hashlib.sha256(_text(self.lines).encode()).hexdigest()
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None
+
+
+def _text(lines: typing.Iterable[Metrics]) -> str:
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)

@@ -1,28 +1,26 @@
-"""TensorBoard: the curves of a run, its pictures and its row in HPARAMS, in one event file.
+"""TensorBoard: the curves of a run, its pictures and its row in HPARAMS; an event file a session.
 
 The HPARAMS tab works across a sweep only if each run writes a session start and a session end into
 its own event file, without an experiment summary (the tab then infers the columns). TensorBoard
-believes the first session end it meets, so an interrupted run writes none.
+believes the first session end it meets, so only a run's outcome writes one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 PLUGIN = "hparams"
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
-LAYOUT_TAG = "custom_scalars__config__"
+EVENTS = "events.out.tfevents."
 # The CUSTOM SCALARS tab: what belongs together in one chart. Tags are regular expressions.
 LAYOUT = {
     "training and validation": {
@@ -41,32 +39,31 @@ class Board:
     """Writes one run's events.
 
     Args:
-        directory: the run directory; the event file lies directly in it.
-        epochs_done: earlier sessions' events up to this epoch are carried over into one new file;
-            later ones belong to epochs that are trained again.
+        directory: the run directory; the event files lie directly in it.
+        epochs_done: earlier sessions' events of later epochs belong to epochs that are trained
+            again: readers are told to forget them. No file is touched, since one may be reading it.
         hparams: the columns of the HPARAMS tab.
     """
 
     def __init__(self, directory: Path, epochs_done: int, hparams: dict[str, Any]) -> None:
-        old = sorted(directory.glob("events.out.tfevents.*"))
-        carried = list(_carried_over(old, epochs_done))
-        self._writer = SummaryWriter(str(directory))
-        events = self._writer._get_file_writer().event_writer  # type: ignore[no-untyped-call]
-        for event in carried:
-            events.add_event(event)
-        tags = {value.tag for event in carried for value in event.summary.value}
-        if START not in tags:
-            self._session(START, session_start_info=_start(hparams))
-        if LAYOUT_TAG not in tags:
-            self._writer.add_custom_scalars(LAYOUT)
+        earlier = [path.name for path in directory.glob(f"{EVENTS}*")]
+        if earlier:
+            _await_a_later_name(max(earlier))
+        self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
+        if earlier:  # readers take the first start they meet for no restart
+            start = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
+            events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
+            events.add_event(start)
+        self._session(START, session_start_info=_start(hparams))
+        self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
-        for path in old:
-            path.unlink()
 
     def scalars(self, metrics: dict[str, Any]) -> None:
         """The epoch's numbers under their own names, and to disk."""
         for name, value in metrics.items():
             if "/" in name or name == "lr":
+                if value is None and name.startswith("speed/"):
+                    continue  # not measured; any other was not finite
                 number = float("nan") if value is None else value
                 self._writer.add_scalar(name, number, metrics["epoch"])
         self._writer.flush()
@@ -83,7 +80,7 @@ class Board:
                 self._writer.add_histogram(f"gradients/{name}", parameter.grad, epoch)
 
     def end(self, status: str) -> None:
-        """The run's outcome. Not called for a run that will go on."""
+        """The run's outcome. A run that failed may go on: only the first end is believed."""
         code = STATUS.get(status, api_pb2.STATUS_FAILURE)
         info = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
         self._session(END, session_end_info=info)
@@ -111,20 +108,9 @@ def _start(hparams: dict[str, Any]) -> plugin_data_pb2.SessionStartInfo:
     return info
 
 
-def _carried_over(paths: list[Path], epochs_done: int) -> Iterator[Event]:
-    """Earlier sessions' summaries up to `epochs_done`, each once, without any session end."""
-    seen: set[tuple[str, int]] = set()
-    for path in paths:
-        for event in LegacyEventFileLoader(str(path)).Load():  # stops at a torn record
-            if event.step > epochs_done or not event.HasField("summary"):
-                continue
-            values = [
-                value
-                for value in event.summary.value
-                if value.tag != END and (value.tag, event.step) not in seen
-            ]
-            seen.update((value.tag, event.step) for value in values)
-            if values:
-                kept = Event(wall_time=event.wall_time, step=event.step)
-                kept.summary.value.extend(values)
-                yield kept
+def _await_a_later_name(newest: str) -> None:
+    """Readers take the files in the order of their names, which begin with the second."""
+    stamp = newest.removeprefix(EVENTS).partition(".")[0]
+    deadline = time.monotonic() + 1.1
+    while stamp.isdigit() and time.time() < int(stamp) + 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
