@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Program
+from conftest import ROOT, TINY, Program
 
 from resnet_cifar import sweep
-from resnet_cifar.config import VALIDATION_COST, compose
-from resnet_cifar.identity import run_directory
+from resnet_cifar.config import VALIDATION_COST, compose, compose_untyped
+from resnet_cifar.identity import flatten, run_directory
 
 
 def test_makespan_is_that_of_a_queue() -> None:
@@ -20,9 +20,8 @@ def test_makespan_is_that_of_a_queue() -> None:
 def test_arithmetic_of_the_study() -> None:
     """206 PFLOP per seed in training alone (study); validation comes on top."""
     flop = 0.0
-    for cell in ("lr_0.001", "lr_0.01", "lr_0.1", "baseline", "cosine", "cosine_wd_5e-4",
-                 "cosine_wd_1e-2", "detached_bn"):  # fmt: skip
-        config = compose([f"cell={cell}"])
+    for path in (ROOT / "conf" / "cell").glob("*.yaml"):
+        config = compose([f"cell={path.stem}"])
         item = sweep.planned_run(config)
         validated = VALIDATION_COST * config.data.val_size * (config.trainer.epochs * 1.2)
         flop += item.flop - 6 * item.macs * validated
@@ -86,3 +85,21 @@ def test_a_plan_is_refused_like_the_sweep(program: Program) -> None:
     assert outcome.code == 2
     assert "optimizer.lr=-1" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_what_is_left_takes_as_long_as_the_same_kind_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = sweep.RunJob(compose_untyped([*TINY, "trainer.epochs=10"]), [])
+    assert job.seconds() is None
+    before = compose([*TINY, "trainer.epochs=5"])
+    directory = run_directory(before)
+    directory.mkdir(parents=True)
+    session = {"start": "2026-01-01", "images_trained": 800, "images_per_second": 7.0}
+    record = {"status": "completed", "config": flatten(before), "sessions": [session]}
+    (directory / "run.json").write_text(json.dumps(record))
+    assert job.seconds() == pytest.approx(sweep.START_UP + job.run.images(10) / 7)
+    job.directory.mkdir(parents=True)
+    (job.directory / "run.json").write_text(json.dumps({"status": "failed", "epochs_done": 9}))
+    assert job.seconds() == pytest.approx(sweep.START_UP + job.run.images(1) / 7)
