@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from textwrap import fill
@@ -38,9 +40,11 @@ def job() -> Iterator[None]:
     In a sweep it stays an Exception, which is what launchers deal with; and a job that was
     interrupted ends its process, whoever's that is.
     """
-    from resnet_cifar.config import is_sweep_job
+    from resnet_cifar.config import check_launcher, is_sweep_job
 
     try:
+        if not is_sweep_job():
+            check_launcher()
         yield
     except Interrupted as interrupted:
         if is_sweep_job():
@@ -186,6 +190,25 @@ def _flush() -> None:
 def _complain(text: str) -> None:
     with contextlib.suppress(OSError):  # there may be nobody to complain to
         print(text, file=sys.stderr, flush=True)
+
+
+def train_handed() -> int:
+    """The process of a sweep's run: train the configuration that was composed and checked there.
+
+    It comes on standard input, pickled in one line of base64 (`sweep.RunJob.handed`); nothing is
+    composed here. Internal: only `sweep.RunJob` starts such a process.
+    """
+    line = sys.stdin.readline()
+    if not line:  # the sweep was killed in between
+        return 143
+    config = pickle.loads(base64.b64decode(line))
+
+    def main() -> None:
+        from resnet_cifar.run import run
+
+        run(config)
+
+    return guard(main)
 
 
 def _arguments(argv: list[str]) -> list[str]:

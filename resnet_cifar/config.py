@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 import sys
 from pathlib import Path
@@ -122,24 +123,44 @@ def register() -> None:
 
 
 def _make_room(store: Any) -> None:
-    """Rename two plugins' schemas: Hydra refuses a YAML file that has the name of a schema."""
+    """Rename plugins' schemas: Hydra refuses a YAML file that has the name of a schema."""
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # imports the plugins, which store their schemas
-    for group, name in (("launcher", "ray"), ("sweeper", "optuna")):
-        options = store.repo["hydra"].get(group, {})
-        if f"{name}.yaml" in options:
-            options[f"{name}_plugin.yaml"] = options.pop(f"{name}.yaml")
+    for path in (CONF / "hydra").glob("**/*.yaml"):
+        options: Any = store.repo["hydra"]
+        for group in path.relative_to(CONF / "hydra").parts[:-1]:
+            options = options.get(group, {})
+        if path.name in options:
+            options[f"{path.stem}_plugin.yaml"] = options.pop(path.name)
 
 
 def _scratch() -> str:
-    """Hydra insists on writing multirun.yaml somewhere: a directory that ends with the process."""
+    """Optuna insists on writing a file somewhere: a directory that ends with the process.
+
+    One whose process was killed goes when the next one is made.
+    """
     global _scratch_directory
     if _scratch_directory is None:
+        import shutil
         import tempfile
 
-        _scratch_directory = tempfile.TemporaryDirectory(prefix="resnet-cifar-")
+        for left in Path(tempfile.gettempdir()).glob("resnet-cifar-*-*"):
+            pid = left.name.split("-")[2]
+            if pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+        _scratch_directory = tempfile.TemporaryDirectory(prefix=f"resnet-cifar-{os.getpid()}-")
     return str(_scratch_directory.name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 _scratch_directory: Any = None
@@ -210,7 +231,15 @@ def is_sweep_job() -> bool:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+    return HydraConfig.initialized() and bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def check_launcher() -> None:
+    """Refuse options of the launcher that are not allowed, though a single run doesn't use it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+
+    instantiate(HydraConfig.get().launcher)
 
 
 def refusal(error: Exception, argv: list[str]) -> ConfigError | None:

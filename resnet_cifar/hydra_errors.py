@@ -14,9 +14,9 @@ from resnet_cifar.identity import MOVED
 
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
 EXTRAS = {
-    "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "slurm"),
-    "hydra/launcher/submitit_local": ("hydra/launcher=slurm_local", "slurm"),
-    "hydra/launcher/ray_plugin": ("hydra/launcher=ray", "ray"),
+    "hydra/launcher/cluster_slurm": ("hydra/launcher=slurm", "slurm"),
+    "hydra/launcher/cluster_slurm_local": ("hydra/launcher=slurm_local", "slurm"),
+    "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
     "hydra/sweeper/optuna_plugin": ("hydra/sweeper=optuna", "search"),
 }
 KINDS = {"Integer": "a whole number", "Float": "a number", "int": "a whole number"}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import pickle
 import statistics
+import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from hydra_plugins.local_pool import Job, Outcome, Progress
 from resnet_cifar.config import Config, from_dictconfig
+from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.model.options import training_flop
@@ -32,10 +36,18 @@ class RunJob(Job):
     def label(self) -> str:
         return f"{cell_name(self.run)}/seed={self.run.seed}"
 
-    @property
-    def arguments(self) -> list[str]:
+    def command(self) -> list[str]:
+        # It imports from where this process does, however that was started; ps shows the label.
+        program = (
+            f"import sys; sys.path[:] = {sys.path}; from resnet_cifar.cli import train_handed; "
+            "sys.exit(train_handed())"
+        )
+        return [sys.executable, "-c", program, self.label]
+
+    def handed(self) -> str:
         # The pool waits for a busy run in its own way, without a process that sits on a slot.
-        return [*self.overrides, "when_busy=skip"]
+        config = dataclasses.replace(self.run, when_busy="skip")
+        return base64.b64encode(pickle.dumps(config)).decode() + "\n"
 
     def outcome(self) -> Outcome | None:
         if self.run.rerun and self.exit_code is None:
@@ -57,15 +69,27 @@ class RunJob(Job):
 
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""
+        return self.run.multiply_accumulates() * self.run.images(self._epochs_left())
+
+    def seconds(self) -> float | None:
+        speed = recorded_speed(self.run, lambda session: True)
+        if speed is None:
+            return None
+        return START_UP + self.run.images(self._epochs_left()) / speed.images_per_second
+
+    def _epochs_left(self) -> int:
+        anew = self.run.rerun and self.exit_code is None
         record = run_files.record_or_reason(self.directory)
-        again = self.run.rerun and self.exit_code is None
-        done = 0 if again or isinstance(record, str) else record.epochs_done
-        left = max(0, self.run.trainer.epochs - done)
-        return self.run.multiply_accumulates() * self.run.images(left)
+        done = 0 if anew or isinstance(record, str) else record.epochs_done
+        return max(0, self.run.trainer.epochs - done)
 
     def log(self) -> str | None:
         path = self.directory / "train.log"
         return str(path) if path.exists() else None
+
+    @staticmethod
+    def cause(error: BaseException) -> str:
+        return describe(error)
 
     @classmethod
     def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
@@ -78,6 +102,7 @@ class RunJob(Job):
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
 STATE_OF = {"completed": "done", "interrupted": "partial"}
 MEASURED_SECONDS = 2.0  # of training steps, for a speed no earlier run here has recorded
+START_UP = 20.0  # seconds from a run's command to its first step, on a machine just started
 
 
 @dataclasses.dataclass
@@ -163,6 +188,30 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
     return max(free)
 
 
+class RecordedSpeed(NamedTuple):
+    images_per_second: float
+    sessions: int  # it is the median of
+
+
+def recorded_speed(
+    config: Config, counts: Callable[[run_files.Session], bool]
+) -> RecordedSpeed | None:
+    """The speed that the latest runs of this kind beside `config`'s had, in sessions that count."""
+    found: list[tuple[str, float]] = []
+    for path in run_directory(config).parents[1].glob("*/seed=*"):
+        record = run_files.record_or_reason(path)
+        if isinstance(record, str) or _recorded_kind(record.config) != _kind(config):
+            continue
+        for session in record.sessions:
+            enough = session.images_trained >= 50 * config.trainer.batch_size
+            if enough and session.images_per_second and counts(session):
+                found.append((session.start, session.images_per_second))
+    if not found:
+        return None
+    latest = sorted(found)[-5:]  # the median, because one may have met a busy machine
+    return RecordedSpeed(statistics.median(rate for _, rate in latest), len(latest))
+
+
 class Speeds:
     """Training images/s on this machine: from the runs recorded here, or measured now."""
 
@@ -183,23 +232,17 @@ class Speeds:
 
         compute = resolve(config.trainer)
         threads = compute.threads if config.trainer.threads else self.threads
-        found: list[tuple[str, float]] = []
-        for path in run_directory(config).parents[1].glob("*/seed=*"):
-            record = run_files.record_or_reason(path)
-            if isinstance(record, str) or _recorded_kind(record.config) != kind:
-                continue
-            for session in record.sessions:
-                same = session.device == compute.name and (
-                    compute.device.type != "cpu" or session.threads == threads
-                )
-                enough = session.images_trained >= 50 * config.trainer.batch_size
-                if same and enough and session.images_per_second:
-                    found.append((session.start, session.images_per_second))
-        if not found:
+
+        def like_this(session: run_files.Session) -> bool:
+            return session.device == compute.name and (
+                compute.device.type != "cpu" or session.threads == threads
+            )
+
+        found = recorded_speed(config, like_this)
+        if found is None:
             return None
-        latest = sorted(found)[-5:]
-        speed = statistics.median(rate for _, rate in latest)  # one may have met a busy machine
-        self.notes.append(f"{_name(config)}: {speed:,.0f} images/s in {len(latest)} sessions here")
+        speed, sessions = found
+        self.notes.append(f"{_name(config)}: {speed:,.0f} images/s in {sessions} sessions here")
         return speed
 
     def _measured(self, entry: PlannedRun) -> float:

@@ -7,13 +7,15 @@ import contextlib
 import importlib.util
 import os
 import signal
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Program
 from test_sweep import finish, records, results, start, wait_for
 
-from resnet_cifar import interrupt, runs
+from resnet_cifar import config, interrupt, runs
 from resnet_cifar.config import compose
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.identity import run_directory
@@ -122,6 +124,30 @@ def test_the_plan_of_a_search_is_its_first_run(program: Program, tmp_path: Path)
     assert outcome.out.count("the first of a search") == 1
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "nsgaii", "motpe", "short_tpe"])
+@pytest.mark.parametrize("preset", ["experiment=search", "hydra/sweeper=optuna"])
+def test_a_search_takes_every_sampler(program: Program, preset: str, sampler: str) -> None:
+    pytest.importorskip("optuna", reason='needs pip install -e ".[search]"')
+    outcome = program("--cfg", "hydra", preset, f"hydra/sweeper/sampler={sampler}")
+    assert outcome.code == 0, outcome.err
+    assert "      seed: 0\n" in outcome.out
+
+
+def test_a_killed_search_leaves_nothing_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(config, "_scratch_directory", None)
+    alive, dead = f"resnet-cifar-{os.getppid()}-a", f"resnet-cifar-{ended.pid}-b"
+    for name in (alive, dead, "resnet-cifar-notes-c"):
+        (tmp_path / name).mkdir()
+    ours = Path(config._scratch())
+    expected = sorted([alive, "resnet-cifar-notes-c", ours.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+
+
 def test_the_plan_is_this_machine_s_whatever_the_launcher(program: Program, tmp_path: Path) -> None:
     outcome = program("--plan", *TINY, "hydra/launcher=slurm", "hydra.launcher.partition=gpu")
     assert (outcome.code, outcome.err) == (0, "")
@@ -131,8 +157,8 @@ def test_the_plan_is_this_machine_s_whatever_the_launcher(program: Program, tmp_
 @pytest.mark.parametrize(
     ("option", "schema", "extra"),
     [
-        ("hydra/launcher=slurm", ("launcher", "submitit_slurm.yaml"), "slurm"),
-        ("hydra/launcher=ray", ("launcher", "ray_plugin.yaml"), "ray"),
+        ("hydra/launcher=slurm", ("launcher", "cluster_slurm.yaml"), "slurm"),
+        ("hydra/launcher=ray", ("launcher", "cluster_ray.yaml"), "ray"),
         ("hydra/sweeper=optuna", ("sweeper", "optuna_plugin.yaml"), "search"),
     ],
 )

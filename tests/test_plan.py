@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Program
+from conftest import ROOT, TINY, Program
 from made_up import make_run
 
 from resnet_cifar import sweep
-from resnet_cifar.config import VALIDATION_COST, compose
+from resnet_cifar.config import VALIDATION_COST, Config, compose, compose_untyped
+from resnet_cifar.identity import cell_name, flatten, run_directory
+from resnet_cifar.record.run_files import VERSION, RunRecord, Session, write_record
 
 
 def test_makespan_is_that_of_a_queue() -> None:
@@ -19,9 +21,8 @@ def test_makespan_is_that_of_a_queue() -> None:
 def test_arithmetic_of_the_study() -> None:
     """206 PFLOP per seed in training alone (study); validation comes on top."""
     flop = 0.0
-    for cell in ("lr_0.001", "lr_0.01", "lr_0.1", "baseline", "cosine", "cosine_wd_5e-4",
-                 "cosine_wd_1e-2", "detached_bn"):  # fmt: skip
-        config = compose([f"cell={cell}"])
+    for path in (ROOT / "conf" / "cell").glob("*.yaml"):
+        config = compose([f"cell={path.stem}"])
         item = sweep.planned_run(config)
         validated = VALIDATION_COST * config.data.val_size * (config.trainer.epochs * 1.2)
         flop += item.flop - 6 * item.macs * validated
@@ -84,3 +85,25 @@ def test_a_plan_is_refused_like_the_sweep(program: Program) -> None:
     assert outcome.code == 2
     assert "optimizer.lr=-1" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_what_is_left_takes_as_long_as_the_same_kind_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = sweep.RunJob(compose_untyped([*TINY, "trainer.epochs=10"]), [])
+    assert job.seconds() is None
+    before = compose([*TINY, "trainer.epochs=5"])
+    session = Session("2026-01-01", "CPU", "cpu", images_trained=800, images_per_second=7.0)
+    record_run(run_directory(before), before, "interrupted", 5, session)
+    assert job.seconds() == pytest.approx(sweep.START_UP + job.run.images(10) / 7)
+    record_run(job.directory, job.run, "failed", 9)
+    assert job.seconds() == pytest.approx(sweep.START_UP + job.run.images(1) / 7)
+
+
+def record_run(directory: Path, config: Config, status: str, done: int, *sessions: Session) -> None:
+    directory.mkdir(parents=True)
+    name, epochs = cell_name(config), config.trainer.epochs
+    record = RunRecord(status, name, config.seed, epochs, flatten(config), "CPU")
+    record.epochs_done, record.sessions, record.version = done, list(sessions), VERSION
+    write_record(directory, record)

@@ -1,15 +1,21 @@
 """The launcher's pool on its own: devices, failures, signals, with processes that cost nothing."""
 
+import ast
+import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from conftest import ROOT
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -43,16 +49,15 @@ class Script(Job):
     def label(self) -> str:
         return self.path.name
 
-    @property
-    def arguments(self) -> list[str]:
-        return [self.script, str(self.path), *self._arguments]
+    def command(self) -> list[str]:
+        return [sys.executable, "-S", "-c", self.script, str(self.path), *self._arguments]
 
     def outcome(self) -> Outcome | None:
         return Outcome(1.0, "completed") if self.path.exists() else None
 
 
-def pool(jobs: list[Job], slots: list[str], mode: str = "plain") -> Pool:
-    return Pool(jobs, slots, [sys.executable, "-S", "-c"], [], {}, mode)
+def pool(jobs: list[Job], slots: list[str], view: str = "plain", minutes: float = 0) -> Pool:
+    return Pool(jobs, slots, {}, view, time.monotonic() + 60 * minutes if minutes else None)
 
 
 def ran(path: Path) -> tuple[str, float, float]:
@@ -90,6 +95,7 @@ def test_a_failure_leaves_the_others_alone(
         Script(tmp_path / "raises", script="print('error: no more paper'); raise SystemExit(1)"),
         Script(tmp_path / "killed", script="import os; os.kill(os.getpid(), 9)"),
         Script(tmp_path / "silent", script="raise SystemExit(7)"),
+        Script(tmp_path / "empty", script="print('all is well')"),
         Script(tmp_path / "good1", "0"),
     ]
     ours = pool(jobs, [""])
@@ -99,9 +105,10 @@ def test_a_failure_leaves_the_others_alone(
         str(tmp_path / "raises"): "no more paper",
         str(tmp_path / "killed"): "ended by signal 9 (SIGKILL)",
         str(tmp_path / "silent"): "exit code 7, without a word",
+        str(tmp_path / "empty"): "its process ended well and left no outcome",
     }
     out = capfd.readouterr().out
-    assert "5 runs: 2 done, 3 failed" in out
+    assert "6 runs: 2 done, 4 failed" in out
     assert "failed: raises: no more paper" in out
     assert "tries the failed ones again" in out
 
@@ -249,8 +256,103 @@ def test_mps_that_does_not_start(calls: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "quit" not in calls.read_text()
 
 
+def options(**changed: Any) -> dict[str, Any]:
+    """The launcher's, as the project's YAML has them."""
+    values = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
+    del values["defaults"]
+    return values | changed
+
+
+def test_an_option_is_one_line_of_a_dataclass_and_one_of_yaml() -> None:
+    fields = {field.name for field in dataclasses.fields(LocalPoolConf)} - {"_target_"}
+    assert options().keys() == fields
+
+
 def test_no_mps_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    conf = {k: v for k, v in vars(LocalPoolConf()).items() if k != "_target_"}
     with pytest.raises(HydraException, match=rf"mps=True is not allowed: .* no {TOOL}"):
-        LocalPool(**conf | {"mps": True})
+        LocalPool(**options(mps=True))
+
+
+def test_the_plugins_know_nothing_of_the_project() -> None:
+    for path in (ROOT / "hydra_plugins").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith("resnet_cifar")], path
+        assert "resnet_cifar" not in path.read_text(), path
+
+
+class Known(Script):
+    """A job whose length is known."""
+
+    def seconds(self) -> float | None:
+        return self.estimate
+
+    estimate: float | None = None
+
+
+def test_only_what_can_end_in_time_is_started(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [Known(tmp_path / name, "0") for name in ("long", "unknown", "short", "longer")]
+    for job, estimate in zip(jobs, (3600.0, None, 1.0, 7200.0), strict=True):
+        job.estimate = estimate
+    ours = pool(list(jobs), [""], minutes=1)
+    ours.run()
+    assert ours.outcomes.keys() == {jobs[1].key, jobs[2].key}
+    assert [job.label for job in ours.left] == ["long", "longer"]
+    out = capfd.readouterr().out
+    assert out.index("unknown: started") < out.index("short: started")  # the order given
+    assert "4 runs: 2 done, 2 not finished" in out
+    assert "left: long\n" in out
+    assert "left: longer\n" in out
+
+
+def test_what_one_job_has_taught_lets_another_start(tmp_path: Path) -> None:
+    class Pupil(Script):
+        def seconds(self) -> float | None:
+            return 1.0 if (tmp_path / "teacher").exists() else 3600.0
+
+    pupil, teacher = Pupil(tmp_path / "pupil", "0"), Script(tmp_path / "teacher", "0")
+    ours = pool([pupil, teacher], [""], minutes=1)
+    ours.run()
+    assert ours.outcomes.keys() == {pupil.key, teacher.key}
+
+
+def test_at_the_deadline_what_runs_saves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs = [Script(tmp_path / f"job{i}", "polite", script=STUBBORN) for i in range(2)]
+    ours = pool(list(jobs), [""], minutes=0.02)
+    ours.run()
+    assert (tmp_path / "job0.asked").exists()
+    assert not (tmp_path / "job1.ready").exists()
+    assert [job.label for job in ours.left] == ["job0", "job1"]
+    assert (ours.failures, ours.interrupted) == ({}, 0)
+    assert "the time is up" in capfd.readouterr().out
+
+
+HANDED = "import sys; open(sys.argv[1], 'w').write(sys.stdin.readline())"
+
+
+def test_a_job_finds_what_it_is_handed(tmp_path: Path) -> None:
+    class Handed(Script):
+        def handed(self) -> str:
+            return "x" * 200_000 + "\n"  # more than a pipe holds
+
+    jobs = [Handed(tmp_path / "reads", script=HANDED), Handed(tmp_path / "ends", script="1")]
+    ours = pool(list(jobs), [""])
+    ours.run()
+    assert len((tmp_path / "reads").read_text()) == 200_001
+    assert ours.failures.keys() == {jobs[1].key}
+
+
+def test_a_full_disk_behind_the_log_fails_nothing(tmp_path: Path) -> None:
+    """In a process of its own, which must also end well."""
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        "from pathlib import Path; from test_pool import Script, pool\n"
+        f"ours = pool([Script(Path({str(tmp_path)!r}, 'job'), '0')], [''])\n"
+        "ours.run(); sys.exit(0 if ours.outcomes and not ours.failures else 3)"
+    )
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", program], stdout=full).returncode == 0

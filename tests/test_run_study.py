@@ -1,6 +1,7 @@
 """The study for a borrowed GPU: its order, its deadline, what it leaves."""
 
 import importlib.util
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -8,9 +9,6 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, TINY
-
-from resnet_cifar.config import compose
-from resnet_cifar.identity import cell_name
 
 
 @pytest.fixture
@@ -28,34 +26,33 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_cell_once_before_more_seeds(script: Any) -> None:
-    runs = list(script.order())
-    assert len(set(runs)) == len(runs) == 8 + 4 * 3 + 2 * 5 + 3 * 16
+    first, *others = script.ORDER
     cells = {path.stem for path in (ROOT / "conf" / "cell").glob("*.yaml")}
-    assert {run[0].removeprefix("cell=") for run in runs[:8]} == cells
-    assert all("seed=0" in run for run in runs[:8])
-    # The grid is that of experiment=lr_x_wd.
-    point = compose(list(runs[-1]))
-    assert cell_name(point).startswith("lr0.1_cosine_wd0.01_bn_60ep")
+    assert set(first[0].removeprefix("cell=").split(",")) == cells
+    assert first[1] == "seed=0"
+    seeds = {cell: {0} for cell in cells}
+    for sweep in others:
+        values = {k: v.split(",") for k, _, v in (part.partition("=") for part in sweep)}
+        for cell, seed in itertools.product(values.get("cell", []), values["seed"]):
+            assert int(seed) not in seeds[cell]  # nothing is asked for twice
+            seeds[cell].add(int(seed))
+    assert all(len(seeds[cell]) >= 3 for cell in cells)
 
 
 def test_the_study_in_the_minutes_there_are(
     script: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(script, "SHORT", ("lr_0.01",))
-    monkeypatch.setattr(script, "LONG", ("baseline", "cosine"))
-    monkeypatch.setattr(script, "SEEDS", 1)
-    monkeypatch.setattr(script, "GRID", [])
-    monkeypatch.setattr(script, "order", lambda: iter([
-        ("cell=lr_0.01", "seed=0"), ("cell=baseline", "seed=0"), ("cell=cosine", "seed=0"),
-    ]))  # fmt: skip
+    monkeypatch.setattr(script, "SHORT", "lr_0.01")
+    monkeypatch.setattr(script, "LONG", "baseline,cosine")
+    monkeypatch.setattr(script, "ORDER", [("cell=lr_0.01,baseline,cosine", "seed=0")])
     command = ["--to", "carried", "--no-benchmark", "--at-once", "2"]
     assert script.main(["--minutes", "0.01", *command, "--", *TINY]) == 0
-    assert "2 runs to do" in capfd.readouterr().out  # at equal budgets two cells are one
+    assert "left for the next call: cell=lr_0.01" in capfd.readouterr().out
     assert not list(Path("carried").glob("*/*"))
 
     assert script.main(["--minutes", "30", *command, "--", *TINY]) == 0
     shown = capfd.readouterr().out
-    assert shown.count("started") == 2
+    assert "2 runs: 0 done before" in shown  # at equal budgets two cells are one
     carried = sorted(Path("carried").glob("*/seed=0"))
     assert len(carried) == 2
     tests = 0
@@ -68,7 +65,7 @@ def test_the_study_in_the_minutes_there_are(
     assert tests in (1, 2)  # the baseline, and the selected cell if it is another
 
     assert script.main(["--minutes", "30", *command, "--", *TINY]) == 0
-    assert "0 runs to do" in capfd.readouterr().out
+    assert "2 done before, 0 to do" in capfd.readouterr().out
     again = [json.loads((path / "run.json").read_text())["evaluations"] for path in carried]
     assert sum(e["split"] == "test" for found in again for e in found) == tests  # once
 

@@ -18,8 +18,11 @@ from resnet_cifar.files import is_held
 from resnet_cifar.record import run_files
 
 # Two cells × two seeds, 4 epochs of 4 updates each.
-GRID = [*TINY, "-m", "optimizer.lr=0.01,0.1", "seed=0,1", "trainer.epochs=4",
-        "trainer.checkpoint_seconds=0.02"]  # fmt: skip
+GRID = [
+    *TINY,
+    *("-m", "optimizer.lr=0.01,0.1", "seed=0,1"),
+    *("trainer.epochs=4", "trainer.checkpoint_seconds=0.02"),
+]
 RUNS = 4
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -29,9 +32,13 @@ def start(folder: Path, *arguments: str, log: str = "log") -> subprocess.Popen[b
     with open(folder / log, "ab") as file:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments],
-            cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
 
 def finish(folder: Path, *arguments: str) -> str:
@@ -156,6 +163,9 @@ def test_the_grid_is_refused_whole(program: Program, tmp_path: Path) -> None:
         ("hydra.launcher.progress=loud", "auto, live, plain, quiet"),
         ("hydra.launcher.job=nowhere.Job", "nowhere"),
         ("hydra/launcher=cloud", "hydra/launcher=cloud is not an option"),
+        ("seed=range(0,-3)", "seed=range(0,-3) is not allowed: no value"),
+        ("optimizer.lr=interval(0,1)", "a grid has no interval"),
+        ("experiment=learning_rate,search", "experiment=search is no grid"),
     ],
 )
 def test_a_launcher_that_can_t_be(program: Program, tmp_path: Path, typed: str, said: str) -> None:
@@ -164,6 +174,51 @@ def test_a_launcher_that_can_t_be(program: Program, tmp_path: Path, typed: str, 
     assert said in outcome.err
     assert outcome.err.count("\n") == 1, outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_run_refuses_them_too(program: Program, tmp_path: Path) -> None:
+    outcome = program(*TINY, "hydra.launcher.minutes=-1")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "hydra.launcher.minutes=-1.0 is not allowed: 0 or more" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_experiments_are_the_union_of_their_grids(program: Program) -> None:
+    # The two share their cell of 0.01, constant.
+    grid = [*TINY, "-m", "experiment=learning_rate,schedule", "seed=0,1"]
+    outcome = program(*grid, "hydra/launcher=local", "hydra.launcher.plan=true")
+    assert outcome.code == 0, outcome.err
+    assert "4 cells" in outcome.out
+    assert [line.split("│")[2].strip() for line in outcome.out.splitlines() if "│ lr" in line] == [
+        "2"
+    ] * 4
+
+
+QUESTION = """# @package _global_
+optimizer: {lr: 0.05}
+output_root: "o/${hydra:runtime.choices.scheduler}/${now:%H-%M-%S}"
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {seed: "0,1"}
+"""
+
+
+def test_a_job_is_trained_from_what_was_checked(tmp_path: Path) -> None:
+    """The question comes from a directory that is gone before a job starts."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    file = tmp_path / "mine" / "experiment" / "question.yaml"
+    file.write_text(QUESTION)
+    process = start(tmp_path, "-cd=mine", "experiment=question", *TINY, "trainer.epochs=1")
+    log = tmp_path / "log"
+    wait_for(lambda: "to do" in log.read_text() or process.poll() is not None, "it didn't start")
+    file.unlink()
+    assert process.wait(120) == 0, log.read_text()
+    assert "2 runs: 2 done" in log.read_text()
+    runs = sorted(tmp_path.glob("o/constant/*/*/seed=*"))
+    assert [path.name for path in runs] == ["seed=0", "seed=1"]
+    assert len({path.parent for path in runs}) == 1  # one moment, one cell
+    assert json.loads((runs[0] / "run.json").read_text())["config"]["optimizer.lr"] == 0.05
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,21 +1,25 @@
 """The launchers Hydra finds. The engines are imported when one is used."""
 
+import importlib
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass, make_dataclass
 from itertools import zip_longest
 from typing import Any, ClassVar
 
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.local_pool import Job, Outcome, SweepFailed
 from hydra_plugins.local_pool._grid import jobs_of
 from hydra_plugins.local_pool._returned import returned
+from hydra_plugins.local_pool._terminal import SweepConsole
 from hydra_plugins.local_pool.launcher import visible_devices
-from resnet_cifar.errors import describe
 
 # ${where_gpu:x} is x where this machine has a GPU, else 0.
 OmegaConf.register_new_resolver(
@@ -23,71 +27,96 @@ OmegaConf.register_new_resolver(
 )
 
 
+@dataclass
+class HandedConfigurations:
+    """A task function for an engine's jobs: each gets the configuration that was checked here.
+
+    The engines compose one again, wherever the job runs, from files that may have changed.
+    """
+
+    task_function: TaskFunction
+    configurations: list[DictConfig]
+
+    def __call__(self, composed_again: DictConfig) -> Any:
+        return self.task_function(self.configurations[HydraConfig.get().job.num])
+
+
 class ClusterLauncher(Launcher):
-    """An engine behind the checks. The arguments are those of the engine's own schema."""
+    """An engine behind the checks.
+
+    Args:
+        job: dotted path of a subclass of hydra_plugins.local_pool.Job.
+        settings: those of the engine's own schema.
+    """
 
     ENGINE: ClassVar[str]
+    SCHEMA: ClassVar[tuple[str, str]]  # the engine's: module and class
     LEFT_ALONE: ClassVar[str]  # what a person should know who ends this command early
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, job: str, **settings: Any) -> None:
+        self.job: type[Job] = get_class(job)
         self.engine: Launcher = get_class(self.ENGINE)(**settings)
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
+        self.task_function: TaskFunction | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.config, self.context = config, hydra_context
-        # The engines make hydra.sweep.dir in every job, wherever that runs: not the scratch
-        # directory of this process.
-        theirs = deepcopy(config)
-        with read_write(theirs), open_dict(theirs):
-            theirs.hydra.sweep.dir = "."
-            theirs.hydra.overrides.hydra.append("hydra.sweep.dir=.")
-        self.engine.setup(hydra_context=hydra_context, task_function=task_function, config=theirs)
+        self.config, self.context, self.task_function = config, hydra_context, task_function
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from resnet_cifar.display import Display
-        from resnet_cifar.sweep import RunJob
-
         assert self.config is not None
         assert self.context is not None
-        setup_globals()
-        jobs = jobs_of(RunJob, self.config, self.context, job_overrides)
-        overrides = dict(zip(jobs, job_overrides, strict=True))  # of equal jobs, one is enough
-        done = {job: outcome for job in overrides if (outcome := job.outcome())}
-        left = [job for job in overrides if job not in done]
+        jobs = jobs_of(self.job, self.config, self.context, job_overrides)
+        distinct = list(dict.fromkeys(jobs))
+        done = {job: outcome for job in distinct if (outcome := job.outcome())}
+        left = [job for job in distinct if job not in done]
+        console = SweepConsole()
+        console.say(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
+        for job, outcome in done.items():
+            console.say(f"{job.label}: skipped, {outcome.text}")
+        results: Sequence[JobReturn] = []
         cause = "see above for each"
-        with Display("plain") as display:
-            display.say(f"{len(overrides)} runs: {len(done)} done before, {len(left)} to do")
-            for job, outcome in done.items():
-                display.say(f"{job.label}: skipped, {outcome.text}")
-            results: Sequence[JobReturn] = []
-            try:
-                if left:
-                    results = self.engine.launch([overrides[job] for job in left], initial_job_idx)
-            except KeyboardInterrupt:
-                display.say(self.LEFT_ALONE)
-                raise
-            except Exception as error:  # one job that was killed is enough for that
-                cause = describe(error).partition(" Error stream")[0]
-            for job, result in zip_longest(left, results):
-                outcome, text = self._ended(job, result)
-                if outcome:
-                    done[job] = outcome
-                display.say(f"{job.label}: {text}")
-            ended = f"{len(overrides)} runs: {len(done)} done"
-            missing = len(overrides) - len(done)
-            display.say(f"{ended}, {missing} not" if missing else ended)
-        failure = SweepFailed(f"{missing} of {len(overrides)} runs are not done: {cause}")
+        try:
+            if left:
+                results = self._engine_launch(left)
+        except KeyboardInterrupt:
+            console.say(self.LEFT_ALONE)
+            raise
+        except Exception as error:  # one job that was killed is enough for that
+            cause = self.job.cause(error).partition(" Error stream")[0]
+        for job, result in zip_longest(left, results):
+            ended, text = self._ended(job, result)
+            if ended:
+                done[job] = ended
+            console.say(f"{job.label}: {text}")
+        missing = len(distinct) - len(done)
+        console.say(f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing))
+        failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")
         return [
             returned(job, JobStatus.COMPLETED, done[job].value)
             if job in done
             else returned(job, JobStatus.FAILED, failure)
             for job in jobs
         ]
+
+    def _engine_launch(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+        assert self.context is not None
+        assert self.task_function is not None
+        # The engines make hydra.sweep.dir in every job, wherever that runs: not the scratch
+        # directory of this process.
+        theirs = deepcopy(self.config)
+        assert theirs is not None
+        with read_write(theirs), open_dict(theirs):
+            theirs.hydra.sweep.dir = "."
+            theirs.hydra.overrides.hydra += ["hydra.sweep.dir=.", "hydra.mode=MULTIRUN"]
+        handed = HandedConfigurations(self.task_function, [job.config for job in jobs])
+        self.engine.setup(hydra_context=self.context, task_function=handed, config=theirs)
+        # Without overrides: what they would compose there is not used.
+        return self.engine.launch([[] for _ in jobs], initial_job_idx=0)
 
     def _ended(self, job: Job, result: JobReturn | None) -> tuple[Outcome | None, str]:
         """What came of a job, by the engine's account and its own record; and in words."""
@@ -99,7 +128,7 @@ class ClusterLauncher(Launcher):
         if outcome:
             return outcome, outcome.text
         if result is not None:
-            return None, f"FAILED: {describe(result._return_value)}"
+            return None, f"FAILED: {job.cause(result._return_value)}"
         return None, "running" if job.busy() else "no outcome"
 
 
@@ -107,6 +136,7 @@ class Slurm(ClusterLauncher):
     """An array job, waited for."""
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+    SCHEMA = ("hydra_plugins.hydra_submitit_launcher.config", "SlurmQueueConf")
     LEFT_ALONE = "the jobs go on without this command: squeue shows them, scancel ends them"
 
 
@@ -114,6 +144,7 @@ class SlurmLocal(ClusterLauncher):
     """What `Slurm` does, as processes of this machine, all at once: to try it, and for tests."""
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+    SCHEMA = ("hydra_plugins.hydra_submitit_launcher.config", "LocalQueueConf")
     LEFT_ALONE = "the runs end with this command; the same command goes on"
 
 
@@ -121,4 +152,23 @@ class Ray(ClusterLauncher):
     """Tasks of a Ray cluster, or of one that is started here for the sweep."""
 
     ENGINE = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+    SCHEMA = ("hydra_plugins.hydra_ray_launcher._config", "RayLauncherConf")
     LEFT_ALONE = "the runs end with this command; the same command goes on"
+
+
+def _store(name: str, launcher: type[ClusterLauncher]) -> None:
+    """Store the schema of hydra/launcher=`name`: the engine's, where it is installed, and `job`."""
+    module, schema = launcher.SCHEMA
+    try:
+        engine_s = getattr(importlib.import_module(module), schema)
+    except ImportError:
+        return
+    target = f"{__name__}.{launcher.__name__}"
+    ours = [("job", str, MISSING), ("_target_", str, target)]
+    node = make_dataclass(f"{launcher.__name__}Conf", ours, bases=(engine_s,))
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node)
+
+
+_store("cluster_slurm", Slurm)
+_store("cluster_slurm_local", SlurmLocal)
+_store("cluster_ray", Ray)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Job:
     """One configuration of a sweep. Subclass it to tell the pool more.
 
     Args:
-        config: the composed configuration, without Hydra's own node.
+        config: the composed configuration, resolved, without Hydra's own node.
         overrides: the command line that composes it.
 
     Raises:
@@ -54,16 +55,23 @@ class Job:
         """The name people know it by."""
         return " ".join(self.overrides)
 
-    @property
-    def arguments(self) -> list[str]:
-        """The command line of its process."""
-        return self.overrides
+    def command(self) -> list[str]:
+        """The command line of its process. This one composes the configuration again."""
+        return [sys.executable, sys.argv[0], *self.overrides, "hydra.mode=RUN"]
+
+    def handed(self) -> str:
+        """What its process finds on standard input, which stays open as long as the pool lives.
+
+        The place for the configuration, if the process has a way to take it: files edited since the
+        sweep began, or a time of day in a name, then mean what they meant when it was checked.
+        """
+        return ""
 
     def outcome(self) -> Outcome | None:
         """How it ended for good, or None while there is something left to do.
 
         Asked before the job starts (then an outcome means: skip it) and after its process ended.
-        Exit code 0 without an outcome means that another process is at it: the pool asks again.
+        Exit code 0 without an outcome means that another process is at it (`busy`); else it failed.
         """
         return Outcome(None, "completed") if self.exit_code == 0 else None
 
@@ -79,9 +87,19 @@ class Job:
         """What is left to do of it, in a unit that jobs of one sweep share."""
         return 1.0
 
+    def seconds(self) -> float | None:
+        """How long what is left will take from now, its start included; None if nobody knows."""
+        return None
+
     def log(self) -> str | None:
         """Where its own log is, if there is one."""
         return None
+
+    @staticmethod
+    def cause(error: BaseException) -> str:
+        """An exception from a job's process, in one line for people."""
+        text = " ".join(str(error).split())
+        return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"
 
     @classmethod
     def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:

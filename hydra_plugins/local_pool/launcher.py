@@ -3,16 +3,17 @@
 # No `from __future__ import annotations`: Hydra executes plugin modules before they are in
 # sys.modules, where dataclasses look up annotations that are strings.
 import contextlib
+import math
 import os
 import shutil
 import subprocess
-import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -24,30 +25,46 @@ from hydra_plugins.local_pool._job import SweepFailed
 from hydra_plugins.local_pool._mps import TOOL, available, mps
 from hydra_plugins.local_pool._returned import returned
 
-# Of Hydra's own settings, those that say how this process sweeps; the rest go on to the jobs.
-OURS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", "hydra.run")
+VIEWS = ("auto", "live", "plain", "quiet")
 
 
 @dataclass
 class LocalPoolConf:
-    """Configuration of hydra/launcher=local_pool."""
+    """The options, one line each; their values and what they mean are one line each of YAML.
 
+    Raises:
+        ConfigCompositionException: a value is not allowed.
+    """
+
+    devices: Any  # "auto", or a list of visible-device numbers
+    jobs_per_device: int
+    mps: bool
+    threads: int
+    minutes: float
+    progress: str
+    plan: bool
+    job: str  # dotted path of a subclass of hydra_plugins.local_pool.Job
+    env: dict[str, str]  # for every job
     _target_: str = "hydra_plugins.local_pool.launcher.LocalPool"
-    # "auto": the GPUs this process may use, or the CPU; or a list of visible-device numbers.
-    devices: Any = "auto"
-    jobs_per_device: int = 1
-    # Share a device by NVIDIA's Multi-Process Service, started for the sweep and ended with it.
-    mps: bool = False
-    # CPU threads a job may use; 0 shares the CPUs out among the jobs that run at once.
-    threads: int = 0
-    # Dotted path of a subclass of hydra_plugins.local_pool.Job.
-    job: str = "hydra_plugins.local_pool.Job"
-    # Environment variables for every job.
-    env: dict[str, str] = field(default_factory=dict)
-    # auto: a live view on a terminal, lines elsewhere. Or live, plain, quiet.
-    progress: str = "auto"
-    # Show what would be done and end.
-    plan: bool = False
+
+    def __post_init__(self) -> None:
+        self._require(self.jobs_per_device >= 1, "jobs_per_device", "1 or more")
+        self._require(
+            not self.mps or available(), "mps", f"false on this machine, which has no {TOOL}"
+        )
+        self._require(self.threads >= 0, "threads", "0 or more")
+        self._require(0 <= self.minutes < math.inf, "minutes", "0 or more")
+        self._require(self.progress in VIEWS, "progress", f"one of {', '.join(VIEWS)}")
+        several = not isinstance(self.devices, str) and isinstance(self.devices, Sequence)
+        distinct = several and 0 < len(self.devices) == len({str(d) for d in self.devices})
+        allowed = "auto, or a list of different device numbers such as [0,1]"
+        self._require(self.devices == "auto" or distinct, "devices", allowed)
+
+    def _require(self, condition: bool, key: str, allowed: str) -> None:
+        if not condition:
+            value = getattr(self, key)
+            message = f"hydra.launcher.{key}={value} is not allowed: {allowed}"
+            raise ConfigCompositionException(message)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local_pool", node=LocalPoolConf)
@@ -56,69 +73,48 @@ ConfigStore.instance().store(group="hydra/launcher", name="local_pool", node=Loc
 class LocalPool(Launcher):
     """See the package's docstring; the arguments are those of LocalPoolConf."""
 
-    def __init__(
-        self,
-        devices: Any,
-        jobs_per_device: int,
-        mps: bool,
-        threads: int,
-        job: str,
-        env: dict[str, str],
-        progress: str,
-        plan: bool,
-    ) -> None:
-        if jobs_per_device < 1:
-            raise _refused("jobs_per_device", jobs_per_device, "1 or more")
-        if mps and not available():
-            raise _refused("mps", mps, f"false on this machine, which has no {TOOL}")
-        if threads < 0:
-            raise _refused("threads", threads, "0 or more")
-        if progress not in ("auto", "live", "plain", "quiet"):
-            raise _refused("progress", progress, "one of auto, live, plain, quiet")
-        self.slots = visible_devices(devices) * jobs_per_device
-        self.mps, self.threads, self.job, self.env = mps, threads, job, dict(env)
-        self.progress, self.plan = progress, plan
+    def __init__(self, **options: Any) -> None:
+        self.options = LocalPoolConf(**options)
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
+        self._deadline: float | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.config, self.context = config, hydra_context
+        if self.options.minutes:  # for a search, which launches again and again, all in all
+            self._deadline = time.monotonic() + 60 * self.options.minutes
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         assert self.config is not None
         assert self.context is not None
-        setup_globals()
-        jobs = jobs_of(get_class(self.job), self.config, self.context, job_overrides)
+        jobs = jobs_of(get_class(self.options.job), self.config, self.context, job_overrides)
         distinct = list(dict.fromkeys(jobs))
-        running_at_once = min(len(self.slots), len(distinct))
-        threads = self.threads or max(1, _cpus() // running_at_once)
-        if self.plan:
+        slots = visible_devices(self.options.devices) * self.options.jobs_per_device
+        running_at_once = min(len(slots), len(distinct))
+        threads = self.options.threads or max(1, _cpus() // running_at_once)
+        if self.options.plan:
             type(distinct[0]).plan(distinct, running_at_once, threads)
-            if not self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            if self.config.hydra.sweeper.get("n_trials"):
                 print("These are the first of a search, which chooses the next by what they reach.")
-                raise SystemExit(0)
-            return [returned(job, JobStatus.COMPLETED, None) for job in jobs]
+            raise SystemExit(0)
 
         from hydra_plugins.local_pool._pool import Pool
 
         sharing: contextlib.AbstractContextManager[dict[str, str]]
-        sharing = mps() if self.mps else contextlib.nullcontext({})
+        sharing = mps() if self.options.mps else contextlib.nullcontext({})
         with sharing as shared:
-            pool = Pool(
-                distinct,
-                self.slots,
-                command=[sys.executable, sys.argv[0], *_forwarded(sys.argv[1:])],
-                arguments=self._hydra_overrides(),
-                env={"OMP_NUM_THREADS": str(threads), **shared, **self.env},
-                progress=self.progress,
-            )
+            env = {"OMP_NUM_THREADS": str(threads), **shared, **self.options.env}
+            env |= self.config.hydra.job.env_set
+            pool = Pool(distinct, slots, env, self.options.progress, self._deadline)
             pool.run()
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
+        if pool.left and not pool.failures:
+            raise SystemExit(0)
         failed = len(pool.failures)
         error = SweepFailed(f"{failed} of {len(distinct)} runs failed; see above for each")
         return [
@@ -128,28 +124,11 @@ class LocalPool(Launcher):
             for job in jobs
         ]
 
-    def _hydra_overrides(self) -> list[str]:
-        assert self.config is not None
-        given = self.config.hydra.overrides.hydra
-        return [o for o in given if not o.lstrip("+~").startswith(OURS)] + ["hydra.mode=RUN"]
-
-
-def _refused(key: str, value: object, allowed: str) -> Exception:
-    message = f"hydra.launcher.{key}={value} is not allowed: {allowed}"
-    return ConfigCompositionException(message)
-
 
 def visible_devices(wanted: Any) -> list[str]:
     """What CUDA_VISIBLE_DEVICES is set to, job by job; [""] where there is no GPU."""
     if wanted != "auto":
-        try:
-            devices = [str(device) for device in wanted]
-        except TypeError:
-            devices = []
-        if isinstance(wanted, str) or not devices or len(set(devices)) < len(devices):
-            allowed = "auto, or a list of different device numbers such as [0,1]"
-            raise _refused("devices", wanted, allowed)
-        return devices
+        return [str(device) for device in wanted]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         visible = ",".join(_nvidia_smi())
@@ -171,15 +150,3 @@ def _cpus() -> int:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")
     return min(here, int(told)) if told.isdigit() and int(told) > 0 else here
-
-
-def _forwarded(argv: list[str]) -> list[str]:
-    """The options that say where the configuration is; jobs need the same."""
-    names = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-    found: list[str] = []
-    for position, argument in enumerate(argv):
-        if argument in names:
-            found += argv[position : position + 2]
-        elif argument.startswith(tuple(f"{name}=" for name in names if name.startswith("--"))):
-            found.append(argument)
-    return found

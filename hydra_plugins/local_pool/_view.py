@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from hydra_plugins.local_pool._job import Job, Outcome
-
-if TYPE_CHECKING:
-    from hydra_plugins.local_pool._pool import Process
+from hydra_plugins.local_pool._process import JobProcess
+from hydra_plugins.local_pool._terminal import SweepConsole, duration
 
 REFRESH = 0.5  # seconds; a job's progress is read from its files
 
 
-def span(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class _Console(Console):
-    """A console whose reader may go away: the sweep goes on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-class Display:
+class SweepView:
     """Events as lines; running jobs as a table below them where there is a terminal."""
 
     def __init__(self, mode: str, total: int) -> None:
         self._mode = mode if mode != "auto" else "live" if sys.stdout.isatty() else "plain"
-        self._console = _Console(highlight=False, soft_wrap=True)
+        self._console = SweepConsole()
         self._live: Live | None = None
         self._total = total
         self._ended = 0
@@ -76,6 +57,9 @@ class Display:
     def interrupted(self, number: int, job: Job) -> None:
         self._say(f"{self._tag(number)} {job.label}: interrupted")
 
+    def time_is_up(self) -> None:
+        self._say("the time is up: what runs saves and ends")
+
     def busy(self, number: int, job: Job) -> None:
         self._say(f"{self._tag(number)} {job.label}: another process is at it, later")
 
@@ -84,7 +68,7 @@ class Display:
         if self._mode == "plain":
             self._say(f"{self._tag(number)} {line}")
 
-    def refresh(self, running: Sequence[Process], waiting: Sequence[Job]) -> None:
+    def refresh(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> None:
         """Bring the live view up to date, now and then."""
         if self._live is None or time.monotonic() - self._refreshed < REFRESH:
             return
@@ -98,11 +82,11 @@ class Display:
         if waiting:
             text += f", {len(waiting)} to come"
         if left := self._time_left(costs, waiting):
-            text += f"; about {span(left)} left"
+            text += f"; about {duration(left)} left"
         self._live.update(Group(table, Text(text)), refresh=True)
         self._refreshed = time.monotonic()
 
-    def _row(self, process: Process) -> list[str | Text | ProgressBar]:
+    def _row(self, process: JobProcess) -> list[str | Text | ProgressBar]:
         progress = process.job.progress()
         name = f"{self._tag(process.number)} {process.job.label}"
         if progress is None:
@@ -111,12 +95,12 @@ class Display:
         before = process.at_start.done if process.at_start else 0.0
         made = progress.done - before
         passed = time.monotonic() - process.started
-        left = f"{span(passed / made * (progress.total - progress.done))} left" if made else ""
+        left = f"{duration(passed / made * (progress.total - progress.done))} left" if made else ""
         slot = f"GPU {process.slot}" if process.slot else ""
         return [name, bar, progress.text, left, slot]
 
     def _time_left(
-        self, running: Sequence[tuple[Process, float]], waiting: Sequence[Job]
+        self, running: Sequence[tuple[JobProcess, float]], waiting: Sequence[Job]
     ) -> float | None:
         """Seconds to the end at the speed of the jobs that run now."""
         speed = 0.0
@@ -130,24 +114,28 @@ class Display:
         self,
         outcomes: Mapping[str, Outcome],
         failures: Sequence[tuple[Job, str]],
-        unfinished: int,
+        left: Sequence[Job],
         interrupted: bool,
     ) -> None:
-        """The end: counts, and every failure with its cause and its log."""
+        """The end: counts, every failure with its cause and its log, what there was no time for."""
         parts = [f"{len(outcomes)} done"]
         if failures:
             parts.append(f"{len(failures)} failed")
-        if unfinished:
+        if unfinished := self._total - len(outcomes) - len(failures):
             parts.append(f"{unfinished} not finished")
-        passed = span(time.monotonic() - self._start)
+        passed = duration(time.monotonic() - self._start)
         self._say(f"{self._total} runs: {', '.join(parts)}; {passed}")
         for job, cause in failures:
             log = job.log()
             self._say(f"failed: {job.label}: {cause}" + (f" (log: {log})" if log else ""))
+        for job in left:
+            self._say(f"left: {job.label}")
         if interrupted:
             self._say("interrupted; the same command goes on")
         elif failures:
             self._say("the same command tries the failed ones again")
+        elif left:
+            self._say("there was no time for the rest; the same command goes on")
 
     def _tag(self, number: int) -> str:
         width = len(str(self._total))
@@ -155,7 +143,7 @@ class Display:
 
     def _say(self, text: str) -> None:
         if self._mode != "quiet":
-            self._console.print(text, markup=False)
+            self._console.say(text)
 
     def __enter__(self) -> Self:
         if self._mode == "live":
