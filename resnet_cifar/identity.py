@@ -56,6 +56,7 @@ SHORT = {
     "batchnorm": "bn",
     "groupnorm": "gn",
     "none": "nonorm",
+    "augmentation=none": "noaug",
     "model.width": "w",
     "trainer.batch_size": "bs",
     "trainer.deterministic": "deterministic",
@@ -127,7 +128,7 @@ def label(cell: dict[str, Any]) -> str:
         if key in COORDINATES or key == "trainer.epochs" or value == usual:
             continue
         if key in ("data", "augmentation", "model", "optimizer"):
-            part = str(value)
+            part = SHORT.get(f"{key}={value}", str(value))
         elif value is True:
             part = SHORT.get(key, key.rpartition(".")[2])
         elif key == "data.val_size" and cell["data"] != USUAL["data"]:

@@ -128,4 +128,55 @@ class CropFlip(Augmentation):
         return Draws(order, offset, flip)
 
 
-OPTIONS: tuple[type[Augmentation], ...] = (CropFlip,)
+@dataclass
+class NoAugmentation(Augmentation):
+    """The images as they are, in a drawn order."""
+
+    NAME: ClassVar[str] = "none"
+
+    @property
+    def padding(self) -> int:
+        return 0
+
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+        return CropFlip(0, 0.0).draws(seed, stream, epoch, count)
+
+
+@dataclass
+class Cutout(CropFlip):
+    """Crop and flip, then a square of zeros (DeVries & Taylor 2017), its centre anywhere.
+
+    After normalising, as theirs; the part of the square beyond the image is cut off.
+    """
+
+    NAME: ClassVar[str] = "cutout"
+    size: int  # pixels of a side
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.size <= 64, "augmentation.size", self.size, "1 to 64 pixels")
+
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+        import torch
+
+        # A generator of its own: crops and flips are those of crop_flip at the same seed.
+        source = generator(seed, f"{stream.augmentation}/cutout", epoch)
+        centre = torch.randint(0, 32, (count, 2), generator=source)
+        plain = super().draws(seed, stream, epoch, count)
+        return dataclasses.replace(plain, more={"centre": centre})
+
+    def apply(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        import torch
+
+        if "centre" not in draws.more:
+            return x, y
+        first = draws.more["centre"] - self.size // 2
+        pixel = torch.arange(x.shape[-1], device=x.device)
+        row, column = (
+            (pixel >= first[:, i, None]) & (pixel < first[:, i, None] + self.size) for i in (0, 1)
+        )
+        hole = row[:, None, :, None] & column[:, None, None, :]
+        return x.masked_fill(hole, 0.0), y
+
+
+OPTIONS: tuple[type[Augmentation], ...] = (CropFlip, NoAugmentation, Cutout)

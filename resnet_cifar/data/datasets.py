@@ -183,6 +183,32 @@ class Cifar10(Cifar):
 
 
 @dataclass
+class Cifar100(Cifar):
+    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 photographs of a hundred things."""
+
+    NAME: ClassVar[str] = "cifar100"
+    TITLE: ClassVar[str] = "CIFAR-100"
+    TORCHVISION: ClassVar[str] = "CIFAR100"
+    # Mean and standard deviation over all pixels of the training set, as the field uses them.
+    NORMALISATION: ClassVar[Normalisation] = Normalisation(
+        (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    )
+    CLASSES: ClassVar[tuple[str, ...]] = tuple(
+        """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge
+        bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud
+        cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox
+        girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
+        maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree
+        pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+        road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel
+        streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
+        trout tulip turtle wardrobe whale willow_tree wolf woman worm
+        """.split()  # noqa: SIM905 (a list of them takes a hundred lines)
+    )
+
+
+@dataclass
 class Synthetic(Dataset):
     """Ten classes of synthetic images, see synthetic.py."""
 
@@ -215,7 +241,7 @@ class Synthetic(Dataset):
         return Images(pixels, labels, np.arange(size))
 
 
-OPTIONS: tuple[type[Dataset], ...] = (Cifar10, Synthetic)
+OPTIONS: tuple[type[Dataset], ...] = (Cifar10, Cifar100, Synthetic)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

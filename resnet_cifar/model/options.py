@@ -81,6 +81,14 @@ class ResNet18(ResNet):
     BLOCKS: ClassVar[tuple[int, int, int, int]] = (2, 2, 2, 2)
 
 
+@dataclass
+class ResNet34(ResNet):
+    """ResNet-34: 21,282,122 parameters at width 64, BatchNorm and 10 classes."""
+
+    NAME: ClassVar[str] = "resnet34"
+    BLOCKS: ClassVar[tuple[int, int, int, int]] = (3, 4, 6, 3)
+
+
 DETACH = ("none", "mean", "var", "both")
 
 
@@ -159,4 +167,4 @@ class NoNorm(Norm):
         return nn.Identity()
 
 
-OPTIONS: tuple[type[Model | Norm], ...] = (ResNet18, BatchNorm, GroupNorm, NoNorm)
+OPTIONS: tuple[type[Model | Norm], ...] = (ResNet18, ResNet34, BatchNorm, GroupNorm, NoNorm)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -89,6 +90,30 @@ class Step(Scheduler):
 
 
 @dataclass
+class Milestones(Scheduler):
+    """η = lr · factor^(milestones passed): torch.optim.lr_scheduler.MultiStepLR."""
+
+    NAME: ClassVar[str] = "milestones"
+    milestones: list[int]
+    factor: float
+
+    def __post_init__(self) -> None:
+        epochs = self.milestones
+        rising = all(a < b for a, b in zip([0, *epochs], epochs, strict=False))
+        rule = "whole numbers of epochs, rising, such as [150,225]"
+        require(bool(epochs) and rising, "scheduler.milestones", epochs, rule)
+        require(0 < self.factor <= 1, "scheduler.factor", self.factor, "above 0, at most 1")
+        super().__post_init__()
+
+    def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        def schedule(step: int) -> float:
+            passed = bisect.bisect_right(self.milestones, step // steps_per_epoch)
+            return lr * self.factor**passed
+
+        return schedule
+
+
+@dataclass
 class OneCycle(Scheduler):
     """Rise from lr / div_factor to lr over pct_start of the run, then fall; both along cosines.
 
@@ -126,4 +151,4 @@ class OneCycle(Scheduler):
         return schedule
 
 
-OPTIONS: tuple[type[Scheduler], ...] = (Constant, Cosine, Step, OneCycle)
+OPTIONS: tuple[type[Scheduler], ...] = (Constant, Cosine, Step, Milestones, OneCycle)

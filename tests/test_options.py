@@ -1,0 +1,145 @@
+"""Options beyond the study's own: each against an independent computation, and trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Program
+from torch import nn
+
+from resnet_cifar.config import compose
+from resnet_cifar.data.augmentation import TRAINING, CropFlip, Cutout, NoAugmentation
+from resnet_cifar.data.datasets import THE_STUDYS, Images
+from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.model.options import ResNet18, ResNet34
+from resnet_cifar.model.resnet import multiply_accumulates
+from resnet_cifar.optim.scheduler import Milestones
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["augmentation=none", "augmentation=cutout", "scheduler=milestones", "model=resnet34"],
+)
+def test_an_option_trains(program: Program, option: str) -> None:
+    more = ["scheduler.milestones=[1]"] if "milestones" in option else []
+    outcome = program(*TINY, option, *more)
+    assert outcome.code == 0, outcome.err
+    assert "completed" in outcome.out
+
+
+def images(count: int) -> Images:
+    source = np.random.default_rng(0)
+    pixels = source.integers(1, 255, (count, 32, 32, 3), dtype=np.uint8)
+    return Images(pixels, source.integers(0, 10, count), np.arange(count))
+
+
+def test_no_augmentation_is_the_images_in_a_drawn_order() -> None:
+    none, data = NoAugmentation(), images(40)
+    draws = none.draws(3, TRAINING, 2, 40)
+    assert torch.equal(draws.order, CropFlip(4, 0.5).draws(3, TRAINING, 2, 40).order)
+    x, y = DeviceImages(data, THE_STUDYS, none, CPU).batch(draws, 0, 40)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in THE_STUDYS)
+    for position, i in enumerate(draws.order.tolist()):
+        plain = torch.from_numpy(data.pixels[i]).permute(2, 0, 1).float() / 255
+        torch.testing.assert_close(x[position], (plain - mean) / std, rtol=1e-5, atol=1e-5)
+        assert y[position] == data.labels[i]
+
+
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_cutout_is_crop_and_flip_with_a_square_of_zeros(size: int) -> None:
+    data, plain, cut = images(200), CropFlip(4, 0.5), Cutout(4, 0.5, size)
+    a, b = plain.draws(1, TRAINING, 1, 200), cut.draws(1, TRAINING, 1, 200)
+    assert torch.equal(a.offset, b.offset)
+    assert torch.equal(a.flip, b.flip)
+    x, _ = DeviceImages(data, THE_STUDYS, plain, CPU).batch(a, 0, 200)
+    z, _ = DeviceImages(data, THE_STUDYS, cut, CPU).batch(b, 0, 200)
+    for position, (row, column) in enumerate(b.more["centre"].tolist()):
+        expected = x[position].clone()
+        top, left = row - size // 2, column - size // 2
+        expected[:, max(0, top) : top + size, max(0, left) : left + size] = 0
+        assert torch.equal(z[position], expected)
+    # The centre may lie anywhere: uniform over 32 rows within four standard deviations.
+    rows = torch.bincount(cut.draws(0, TRAINING, 1, 32_000).more["centre"][:, 0], minlength=32)
+    assert (rows - 1000).abs().max() < 4 * 1000**0.5
+    clean, _ = DeviceImages(data, THE_STUDYS, cut, CPU).batch(cut.clean(200), 0, 200)
+    assert torch.equal(
+        clean, DeviceImages(data, THE_STUDYS, plain, CPU).batch(plain.clean(200), 0, 200)[0]
+    )
+
+
+def test_milestones_is_pytorchs() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5], gamma=0.3)
+    ours = Milestones(warmup_epochs=0.0, milestones=[2, 5], factor=0.3).build(0.1, 8, 10)
+    for epoch in range(8):
+        for step in range(10):
+            assert ours(10 * epoch + step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("value", ["[3,1]", "[2,2]", "[]", "[0,3]", "[a]", "3"])
+def test_milestones_rise(program: Program, value: str) -> None:
+    outcome = program("scheduler=milestones", f"scheduler.milestones={value}")
+    assert outcome.code == 2
+    assert "scheduler.milestones" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [ResNet18, ResNet34])
+@pytest.mark.parametrize("width", [1, 8])
+def test_a_formula_gives_what_counting_gives(kind: type[ResNet18], width: int) -> None:
+    option = kind(width)
+    assert option.multiply_accumulates(7) == multiply_accumulates(option.build(nn.BatchNorm2d, 7))
+
+
+def test_resnet34_has_its_parameters() -> None:
+    with torch.device("meta"):
+        net = ResNet34(64).build(nn.BatchNorm2d, 1000)
+    # torchvision's, 21,797,672 with a thousand classes, has a 7 × 7 stem.
+    parameters = sum(p.numel() for p in net.parameters())
+    assert parameters == 21_797_672 - 64 * 3 * (49 - 9)
+
+
+def test_cifar100(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up files of its format, their checksums put in place of the original's."""
+    from torchvision.datasets import CIFAR100
+
+    original = compose(["data=cifar100"]).data
+    assert original.training_images == 40_000
+    names = list(original.CLASSES)
+    assert names == sorted(names)  # the order of the original's labels
+    monkeypatch.setattr("resnet_cifar.data.datasets.Cifar.ORIGINAL", 1100)
+    folder = tmp_path / "data" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    source = np.random.default_rng(0)
+    sums = {}
+    contents = {"meta": {"fine_label_names": names}}
+    for name, count in (("train", 1100), ("test", 200)):
+        pixels = source.integers(0, 256, (count, 3072), dtype=np.uint8)
+        labels = [i % 100 for i in range(count)]
+        contents[name] = {"data": pixels, "fine_labels": labels}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    meta = {**CIFAR100.meta, "md5": sums["meta"]}
+    monkeypatch.setattr(CIFAR100, "meta", meta)
+    tiny = [o for o in TINY if not o.startswith("data")]
+    outcome = program(*tiny, "data=cifar100", "data.val_size=100", "data.download=false")
+    assert outcome.code == 0, outcome.err
+    (directory,) = (tmp_path / "outputs").glob("*_cifar100_*/seed=0")
+    record = json.loads((directory / "run.json").read_text())
+    assert record["final"]["loss/val"] == pytest.approx(np.log(100), rel=0.2)
+    with np.load(directory / "predictions.npz") as stored:
+        assert stored["logits_val"].shape == (100, 100)
+    assert len(names) == 100
