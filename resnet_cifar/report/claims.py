@@ -82,7 +82,9 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
         x, y = group.values(a[0], claim.metric), group.values(b[0], claim.metric)
         differences = paired_differences(x, y)
         if not len(differences):
-            remarks.append(f"{name}: no seed completed in both")
+            missing = claim.metric not in group.runs
+            why = f"no run has {claim.metric}" if missing else "no seed completed in both"
+            remarks.append(f"{name}: {why}")
             verdicts.append(UNDECIDED)
             continue
         if claim.relative:
@@ -104,10 +106,14 @@ def _name(first: Selector, second: Selector) -> str:
     """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`."""
     parts = []
     for key in first | second:
-        a, b = say(key, first.get(key)), say(key, second.get(key))
+        a, b = _said(key, first), _said(key, second)
         shared = f"{title(key)} "
         parts.append(a if a == b else f"{a} − {b.removeprefix(shared)}")
     return ", ".join(sorted(parts, key=lambda part: "−" not in part))
+
+
+def _said(key: str, selector: Selector) -> str:
+    return " or ".join(say(key, value) for value in selector.get(key, [None]))
 
 
 def _verdict(claim: Claim, e: Estimate) -> str:
@@ -169,6 +175,7 @@ def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
         y = part[claim.metric].to_numpy(dtype=np.float64)
         single = max(r_squared(y, x) for x in logs.values())
         advantage.append(r_squared(y, np.sum(list(logs.values()), axis=0)) - single)
+    advantage = [value for value in advantage if math.isfinite(value)]  # NaN: all results equal
     if not advantage:
         return None
     e = estimate(advantage)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar import scores
+from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number
 from resnet_cifar.report import claims, figures, flow
 from resnet_cifar.report import tables as t
@@ -49,6 +50,9 @@ def build(
 ) -> Document:
     """The report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`."""
     probe = pd.DataFrame() if probe is None else probe
+    skipped: dict[str, str] = {}
+    for table in (runs, curves, probe):
+        skipped |= table.attrs.get("skipped", {})
     found = groups(runs, questions)
     answers = [t.tabulate(group, curves, published) for group in found]
     blocks = [
@@ -59,11 +63,11 @@ def build(
     ]
     for answer in answers:
         group = answer.group
-        blocks += question_section(answer)
+        blocks += question_section(answer, skipped)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(group.runs["cell"]) < set(other.runs["cell"]) for other in found):
             blocks += gradient_flow(group, curves, probe)
-    return Document(title, [*blocks, *bookkeeping(runs)])
+    return Document(title, [*blocks, *bookkeeping(runs, skipped)])
 
 
 def opening(runs: pd.DataFrame) -> list[Block]:
@@ -208,8 +212,11 @@ def overview_section(answers: Sequence[Tables]) -> list[Block]:
 # Questions ---------------------------------------------------------------------------------------
 
 
-def question_section(answer: Tables) -> list[Block]:
-    """One question in one setting: its cells, their differences, curves, what early says."""
+def question_section(answer: Tables, skipped: dict[str, str]) -> list[Block]:
+    """One question in one setting: its cells, their differences, curves, what early says.
+
+    Predictions that can't be read are added to `skipped`.
+    """
     group = answer.group
     blocks: list[Block] = [
         Heading(f"{group.question.question} – {group.setting}"),
@@ -227,7 +234,7 @@ def question_section(answer: Tables) -> list[Block]:
     if answer.grid is not None:
         caption = "Mean validation accuracy; dashed, lines of equal product."
         blocks.append(Picture(f"map-{group.name}", figures.product_map(answer.grid), caption))
-    return blocks + _predictions(group)
+    return blocks + _predictions(group, skipped)
 
 
 def cells_table(answer: Tables) -> Table:
@@ -311,13 +318,17 @@ def _early(answer: Tables) -> list[Block]:
     return [Text(sentence), picture]
 
 
-def _predictions(group: Group) -> list[Block]:
+def _predictions(group: Group, skipped: dict[str, str]) -> list[Block]:
     """Calibration, and nets compared image by image, where runs left their predictions."""
     if not group.asked:
         return []
     found: dict[str, dict[int, Predictions]] = {}
     for run in records(group.runs):
-        stored = load_predictions(run["directory"])
+        try:
+            stored = load_predictions(run["directory"])
+        except UserError as error:
+            skipped[run["directory"]] = str(error)
+            continue
         if stored is not None:
             found.setdefault(run["cell"], {})[run["seed"]] = stored
     found = {cell: found[cell] for cell in group.labels if cell in found}
@@ -462,7 +473,7 @@ def _in_words(table: pd.DataFrame) -> str:
 # Bookkeeping -------------------------------------------------------------------------------------
 
 
-def bookkeeping(runs: pd.DataFrame) -> list[Block]:
+def bookkeeping(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Block]:
     """What the runs took, what they mix, and what is in no mean."""
     blocks: list[Block] = []
     cost = t.cost_table(runs)
@@ -470,16 +481,17 @@ def bookkeeping(runs: pd.DataFrame) -> list[Block]:
         blocks += [Heading("Cost"), _cost_table(cost)]
     blocks += [Text(line, warning=True) for line in t.mixed(runs)]
     rest = runs[runs["status"] != "completed"] if len(runs) else runs
-    skipped: dict[str, str] = runs.attrs.get("skipped", {})
     if len(rest) or skipped:
         blocks.append(Heading("Left out of every mean"))
     if len(rest):
         blocks.append(_left_out_table(rest))
     if skipped:
-        frame = pd.DataFrame(sorted(skipped.items()), columns=["directory", "why"])
-        columns: dict[str, Column] = {"directory": plain("directory"), "why": plain("why")}
-        caption = "Not readable as runs, or there twice."
-        blocks.append(Table("skipped", frame, columns, caption, words=("directory", "why")))
+        frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
+        columns: dict[str, Column] = {"path": plain("path"), "why": plain("why")}
+        caption = (
+            "Runs that can't be read or are there twice, and files of runs that can't be read."
+        )
+        blocks.append(Table("skipped", frame, columns, caption, words=("path", "why")))
     return blocks
 
 

@@ -1,85 +1,31 @@
-"""Pictures of groups of runs. Each function returns a matplotlib Figure; nothing global is touched.
-
-Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
-that a figure is at home in light and dark.
-"""
+"""Pictures of the tables of a group. Each function returns a matplotlib Figure."""
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from resnet_cifar import scores
+from resnet_cifar.report.canvas import (
+    COLORS,
+    FAINT,
+    INK,
+    STYLES,
+    Axes,
+    Figure,
+    epochs,
+    log_scale,
+    panels,
+)
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group, title
 from resnet_cifar.report.statistics import paired_differences
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.results import Predictions, records
-
-INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
-# After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
-# on light and on dark.
-COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
-STYLES = ("-", "--", ":", "-.")
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "legend.frameon": False,
-    "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
-    "svg.fonttype": "none",  # text stays text: smaller files, and words can be found
-}
-
-
-@contextmanager
-def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(**subplots)
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG document."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def appearance(group: Group) -> dict[str, tuple[str, str, str]]:
@@ -170,12 +116,12 @@ def learning_curves(tables: Tables) -> Figure:
                 axis.plot(line["epoch"], y, color=color, ls=style, lw=1.0, alpha=0.35)
                 line = view[view["cell"] == cell]
                 axis.plot(line["epoch"], scale * line["mean"], "x", ms=4, color=color)
-            axis.set_xlabel("epoch")
+            epochs(axis)
         axes[0].set_title("accuracy (%)")
         axes[1].set_title("loss (nats)")
         low, high = axes[1].dataLim.intervaly
         if low > 0 and high / low > 20:
-            axes[1].set_yscale("log")
+            log_scale(axes[1])
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
         )
@@ -195,7 +141,7 @@ def pick_by_epoch(tables: Tables) -> Figure:
         order = sorted(look, key=lambda cell: last[f"rank/{cell}"])
         axis.set_yticks(range(1, len(look) + 1))
         axis.set_ylim(len(look) + 0.5, 0.5)
-        axis.set_xlabel("epoch")
+        epochs(axis)
         axis.set_ylabel("rank (1 is best)")
         right = axis.secondary_yaxis("right")
         right.set_yticks(range(1, len(look) + 1), [look[cell][0] for cell in order])

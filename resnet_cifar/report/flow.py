@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from resnet_cifar.report.figures import FAINT, appearance, panels
+from resnet_cifar.report.canvas import FAINT, Axes, Figure, epochs, log_scale, panels
+from resnet_cifar.report.figures import appearance
 from resnet_cifar.report.groups import Group
 
 # (quantity, kind of layer, title, logarithmic): a panel each.
@@ -86,10 +84,9 @@ def figure(group: Group, found: pd.DataFrame) -> Figure:
                 x, y = part["epoch"], part[quantity]
                 axis.plot(x, y, color=color, ls=style, marker=".", label=label)
             axis.set_title(title)
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            epochs(axis)
             if log:
-                axis.set_yscale("log")
+                log_scale(axis)
             if quantity in IDENTITIES:
                 axis.axhline(HOLDS_BELOW, color=FAINT, lw=0.8, ls=":")
         legend(result, axes.flat[0], look)
@@ -110,9 +107,8 @@ def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
                     x, y = part["epoch"], part[name]
                     axis.plot(x, y, color=color, ls=style, marker=".", label=label)
             axis.set_title(f"{title} (nats)")
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.set_yscale("log")
+            epochs(axis)
+            log_scale(axis)
         legend(result, axes[1], look)  # every run has a validation loss
     return result
 
@@ -135,9 +131,9 @@ def rotation_figure(group: Group, probe: pd.DataFrame) -> Figure | None:
             x = ratios.index
             axis.plot(x, ratios["median"], color=color, ls=style, marker=".", label=label)
             axis.fill_between(x, ratios["min"], ratios["max"], color=color, alpha=0.12, lw=0)
-        axis.set_xlabel("epoch")
+        epochs(axis)
         axis.set_ylabel("measured / predicted")
-        axis.set_yscale("log")
+        log_scale(axis)
         legend(result, axis, look)
     return result
 

@@ -6,7 +6,10 @@ Runs are compared within one setting only. Only completed runs enter a mean.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from resnet_cifar.display import printable
 from resnet_cifar.identity import COORDINATES, USUAL, number
 from resnet_cifar.report.study import Question, Selector, matches
 from resnet_cifar.results import identity_keys, records
@@ -44,8 +48,11 @@ class Group:
     @property
     def name(self) -> str:
         """For file names: question and setting."""
-        words = "".join(c if c.isalnum() or c == "." else " " for c in self.setting.lower())
-        return "-".join([self.question.name, *words.split()])
+        words = re.findall(r"[a-z0-9.]+", self.setting.lower())
+        name = "-".join([self.question.name, *words])
+        if len(name) <= 150 and self.setting.isascii():
+            return name
+        return f"{name[:140]}-{hashlib.sha256(self.setting.encode()).hexdigest()[:8]}"
 
     @property
     def asked(self) -> bool:
@@ -68,7 +75,7 @@ class Group:
     def labels(self) -> dict[str, str]:
         """What each cell is called, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
         return {
-            cell: ", ".join(say(key, row.get(key)) for key in self.vary) or cell
+            cell: ", ".join(say(key, row.get(key)) for key in self.vary) or printable(cell)
             for cell, row in self.configurations.items()
         }
 
@@ -105,7 +112,19 @@ def groups(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
                 found.append(group)
                 asked |= set(group.everything["directory"])
     rest = runs[~runs["directory"].isin(asked)]
-    return found + [group for group in _settings(rest, OTHER, keys) if len(group.runs)]
+    found += [group for group in _settings(rest, OTHER, keys) if len(group.runs)]
+    return _told_apart(found)
+
+
+def _told_apart(found: list[Group]) -> list[Group]:
+    """The groups, numbered where two of a question are described in the same words."""
+    names: dict[str, int] = {}
+    result = []
+    for group in found:
+        count = names[group.name] = names.get(group.name, 0) + 1
+        setting = f"{group.setting} ({count})" if count > 1 else group.setting
+        result.append(dataclasses.replace(group, setting=setting))
+    return result
 
 
 def _settings(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
@@ -154,7 +173,7 @@ def _spans(group: Group) -> bool:
 def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     """`CIFAR-10, width 64, 300 epochs`, then the study's coordinates and what is unusual."""
     data = {"cifar10": "CIFAR-10", "synthetic": "drawn images"}.get(values["data"], values["data"])
-    parts = [str(data)]
+    parts = [printable(str(data))]
     for key in ("model.width", "trainer.epochs"):
         if key in values and key not in varied:
             parts.append(say(key, values[key]))
@@ -180,13 +199,13 @@ def say(key: str, value: object) -> str:
     if key == "trainer.epochs":
         return f"{value} epochs"
     if key in ("scheduler", "norm", "optimizer", "model", "data"):
-        return str(value)
-    return f"{title(key)} {number(value)}"
+        return printable(str(value))
+    return printable(f"{title(key)} {number(value)}")
 
 
 def title(key: str) -> str:
     """What a table calls a configuration key."""
-    return TITLES.get(key, key.rpartition(".")[2].replace("_", " "))
+    return TITLES.get(key, printable(key.rpartition(".")[2].replace("_", " ")))
 
 
 def _rank(value: object) -> tuple[int, float, str]:
