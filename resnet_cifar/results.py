@@ -345,12 +345,12 @@ def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
         "precision": _joined(s.precision for s in sessions),
         "threads": _joined(s.threads for s in sessions),
         "versions": _joined(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
-        "code": _joined(_code(s.git) for s in sessions),
+        "code": _joined(code(s.git) for s in sessions),
     }
     return row
 
 
-def _code(git: dict[str, str | None]) -> str:
+def code(git: dict[str, str | None]) -> str:
     if not git.get("commit"):
         return "unknown"
     changed = git.get("uncommitted")

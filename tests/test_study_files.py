@@ -220,7 +220,10 @@ CELL = WHOLE["cells"]["baseline"]
         ({"cells": {"x": CELL | {"published": CELL["published"] | {"loss/val": "x"}}}}, "nats"),
         ({"cells": {"x": CELL | {"published": CELL["published"] | {"lr": 1}}}}, "a metric is"),
         ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": 0.9}}}}, "a list"),
-        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None]}}}}, "0 to 1"),
+        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None, 1]}}}}, "to 1"),
+        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}}, "2 or more"),
+        ({"pooled_sd": ["baseline"]}, "a list [ ] of 2 or more cells"),
+        ({"pooled_sd": ["baseline", "cosin"]}, "cells, each once: baseline"),
         ({"cells": {"x": CELL | {"selector": {"optimizer.lr": "x"}}}}, "a number"),
     ],
 )

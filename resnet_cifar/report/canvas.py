@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,9 @@ with _no_backend():
     import matplotlib
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
-    from matplotlib.ticker import LogFormatter, MaxNLocator
+    from matplotlib.lines import Line2D as Line2D
+    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import MaxNLocator as MaxNLocator
 
 INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
 # After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
@@ -64,7 +67,8 @@ _STYLE: Any = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
     "savefig.facecolor": PAPER,
-    "legend.frameon": False,
+    "legend.framealpha": 0.75,
+    "legend.edgecolor": "none",
     "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
     "svg.fonttype": "none",  # text stays text: smaller files, and words can be found
 }
@@ -90,7 +94,7 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with _drawing():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", buffer.getvalue())  # a hundredth of a point is enough
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:

@@ -35,7 +35,29 @@ class Heading:
 @dataclass(frozen=True)
 class Text:
     text: str
-    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of one claim."""
+
+    verdict: str  # holds, does not hold, undecided
+    sentence: str  # the claim
+    detail: str  # the setting, and the differences behind the verdict
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The claims as sentences, each with its verdict as a mark."""
+
+    items: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What to know before believing a number: all warnings in one box."""
+
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,33 +92,62 @@ class Picture:
         return _html_block(self)
 
 
-Block = Heading | Text | Table | Picture
+@dataclass(frozen=True)
+class Columns:
+    """Blocks side by side where there is room: what the first screen shows."""
+
+    left: list[Block]
+    right: list[Block]
+
+
+Block = Heading | Text | Table | Picture | Verdicts | Notes | Columns
 
 
 @dataclass(frozen=True)
 class Document:
     title: str
+    subtitle: str  # of how many runs, when, and by which code
     blocks: list[Block]
 
+    def flat(self) -> list[Block]:
+        """The blocks one below the other."""
+        flat: list[Block] = []
+        for block in self.blocks:
+            flat += [*block.left, *block.right] if isinstance(block, Columns) else [block]
+        return flat
+
     def tables(self) -> list[Table]:
-        return [block for block in self.blocks if isinstance(block, Table)]
+        return [block for block in self.flat() if isinstance(block, Table)]
 
     def pictures(self) -> list[Picture]:
-        return [block for block in self.blocks if isinstance(block, Picture)]
+        return [block for block in self.flat() if isinstance(block, Picture)]
 
+
+_MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
 # Markdown ----------------------------------------------------------------------------------------
 
 
 def to_markdown(document: Document, figures_at: str = "figures", tables_at: str = "tables") -> str:
     """The document as Markdown; pictures and full-precision tables are linked files."""
-    parts = [f"# {_markdown(document.title)}"]
-    for block in document.blocks:
+    parts = [f"# {_markdown(document.title)}", _markdown(document.subtitle)]
+    for block in document.flat():
         match block:
             case Heading(text, level):
                 parts.append(f"{'#' * level} {_markdown(text)}")
-            case Text(text, warning):
-                parts.append(f"**Note:** {_markdown(text)}" if warning else _markdown(text))
+            case Text(text):
+                parts.append(_markdown(text))
+            case Verdicts(items):
+                lines = (
+                    f"- {_MARKS[v.verdict]} **{v.verdict}**: {_markdown(v.sentence)}. "
+                    f"{_markdown(v.detail)}"
+                    for v in items
+                )
+                parts.append("\n".join(lines))
+            case Notes(notes):
+                parts.append("\n".join(f"> - {_markdown(note)}" for note in notes))
+            case Columns():
+                pass
             case Picture(name, _, caption):
                 parts.append(f"![{_markdown(caption)}]({figures_at}/{name}.svg)")
                 parts.append(f"*{_markdown(caption)}*")
@@ -130,7 +181,7 @@ _CSS = Path(__file__).with_name("style.css")
 
 def to_html(document: Document) -> str:
     """The document as one page that needs no other file; light or dark as the reader's system."""
-    chapters = [b.text for b in document.blocks if isinstance(b, Heading) and b.level == 2]
+    chapters = [b.text for b in document.flat() if isinstance(b, Heading) and b.level == 2]
     nav = "".join(f'<a href="#{_anchor(text)}">{_inline(text)}</a>' for text in chapters)
     body = "\n".join(_html_block(block) for block in document.blocks)
     title = _inline(document.title)
@@ -138,7 +189,7 @@ def to_html(document: Document) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>\n{_CSS.read_text()}</style>\n</head>\n<body>\n"
-        f"<h1>{title}</h1>\n<nav>{nav}</nav>\n{body}\n</body>\n</html>\n"
+        f"<h1>{title}</h1>\n<p>{_inline(document.subtitle)}</p>\n<nav>{nav}</nav>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -146,8 +197,20 @@ def _html_block(block: Block) -> str:
     match block:
         case Heading(text, level):
             return f'<h{level} id="{_anchor(text)}">{_inline(text)}</h{level}>'
-        case Text(text, warning):
-            return f"<p{' class=warning' if warning else ''}>{_inline(text)}</p>"
+        case Text(text):
+            return f"<p>{_inline(text)}</p>"
+        case Verdicts(items):
+            lines = (
+                f'<li><span class="{v.verdict.replace(" ", "-")}">{_MARKS[v.verdict]} {v.verdict}'
+                f"</span> {_inline(v.sentence)}. <small>{_inline(v.detail)}</small></li>"
+                for v in items
+            )
+            return f'<ul class="verdicts">{"".join(lines)}</ul>'
+        case Notes(notes):
+            lines = (f"<li>{_inline(note)}</li>" for note in notes)
+            return f'<ul class="warning">{"".join(lines)}</ul>'
+        case Columns(left, right):
+            return "\n".join(_html_block(inner) for inner in [*left, *right])
         case Picture(_, _, caption):
             alt = _inline(caption)
             return (
@@ -201,14 +264,22 @@ def show(document: Document, console: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
-    for block in document.blocks:
+    console.print(RichText(printable(document.subtitle)))
+    for block in document.flat():
         match block:
             case Heading(text, 2):
                 console.print()
                 console.print(RichText(printable(text), style="bold underline"))
-            case Text(text, warning):
-                style = "yellow" if warning else ""
-                console.print(RichText(printable(text), style=style), soft_wrap=False)
+            case Text(text):
+                console.print(RichText(printable(text)), soft_wrap=False)
+            case Verdicts(items):
+                for v in items:
+                    mark = RichText(f"{_MARKS[v.verdict]} {v.verdict}", style=_STYLES[v.verdict])
+                    line = f"  {printable(v.sentence)}. {printable(v.detail)}"
+                    console.print(mark + RichText(line), soft_wrap=False)
+            case Notes(notes):
+                for note in notes:
+                    console.print(RichText(printable(note), style="yellow"), soft_wrap=False)
             case Table(detail=False):
                 table = RichTable(title=None)
                 for name in block.columns:

@@ -19,10 +19,11 @@ import pandas as pd
 
 from resnet_cifar.display import printable
 from resnet_cifar.identity import COORDINATES, USUAL, number
+from resnet_cifar.report.study import AUGMENTED as AUGMENTED
 from resnet_cifar.report.study import Question, Selector, matches
 from resnet_cifar.results import identity_keys, records
 
-VAL, AUGMENTED = "accuracy/val", "accuracy/val_augmented"
+VAL = "accuracy/val"
 TITLES = {
     "optimizer.lr": "lr",
     "scheduler": "schedule",
@@ -32,6 +33,7 @@ TITLES = {
     "trainer.epochs": "epochs",
 }
 OTHER = Question("other", "Runs no question asks about", {}, COORDINATES)
+BEST = Question("best", "Which is best?", {}, COORDINATES)
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
 
 
@@ -57,7 +59,7 @@ class Group:
     @property
     def asked(self) -> bool:
         """Whether a question asks about these runs, and one of them is completed."""
-        return self.question is not OTHER and len(self.runs) > 0
+        return self.question not in (OTHER, BEST) and len(self.runs) > 0
 
     @cached_property
     def everything(self) -> pd.DataFrame:
@@ -116,6 +118,11 @@ def groups(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
     return _told_apart(found)
 
 
+def settings(runs: pd.DataFrame) -> list[Group]:
+    """The runs by everything but the study's coordinates: cells in a group can be ranked."""
+    return _told_apart(_settings(runs, BEST, identity_keys(runs))) if len(runs) else []
+
+
 def _told_apart(found: list[Group]) -> list[Group]:
     """The groups, numbered where two of a question are described in the same words."""
     names: dict[str, int] = {}
@@ -172,7 +179,9 @@ def _spans(group: Group) -> bool:
 
 def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     """`CIFAR-10, width 64, 300 epochs`, then the study's coordinates and what is unusual."""
-    data = {"cifar10": "CIFAR-10", "synthetic": "drawn images"}.get(values["data"], values["data"])
+    data = {"cifar10": "CIFAR-10", "synthetic": "synthetic data"}.get(
+        values["data"], values["data"]
+    )
     parts = [printable(str(data))]
     for key in ("model.width", "trainer.epochs"):
         if key in values and key not in varied:
@@ -187,7 +196,7 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
             ):
                 continue
             if key.startswith("data.") and USUAL.get(key) is None:
-                continue  # the drawn images' own constants
+                continue  # the synthetic data's own constants
             parts.append(say(key, value))
     return ", ".join(parts)
 

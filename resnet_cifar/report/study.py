@@ -6,6 +6,7 @@ in it, the value and what is allowed there, so that a misspelt key never makes a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import yaml
 
 from resnet_cifar.display import printable
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.report.statistics import Spread, pooled
 from resnet_cifar.results import IdentityKey, known_identity_keys
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -36,6 +38,7 @@ class Published:
     selector: Selector  # the full setting included
     published: dict[str, float]
     replications: dict[str, list[float]]
+    spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
 
 
 @dataclass(frozen=True)
@@ -103,26 +106,41 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
         UserError: the file can't be read, or does not fit its schema.
     """
     keys = known_identity_keys()
-    top = _read(path).mapping(required=("setting", "cells"))
+    top = _read(path).mapping(required=("setting", "cells"), optional=("pooled_sd",))
     setting = _selector(top["setting"], keys)
-    found = []
-    for name, node in top["cells"].mapping().items():
-        node.check_name(name)
-        parts = node.mapping(required=("selector", "published", "replications"))
-        published = {
-            metric: value.measured(metric)
-            for metric, value in parts["published"].mapping(required=_NEEDED).items()
-        }
-        replications = {
-            metric: [value.measured(metric) for value in values.items("numbers")]
-            for metric, values in parts["replications"].mapping(required=_NEEDED).items()
-        }
-        selector = _selector(parts["selector"], keys) | setting
-        found.append(Published(name, selector, published, replications))
-    return found
+    cells = {
+        name: _cell(name, node, setting, keys) for name, node in top["cells"].mapping().items()
+    }
+    together: list[str] = []
+    for node in top["pooled_sd"].items("cells", 2) if "pooled_sd" in top else ():
+        if node.text() not in cells or node.value in together:
+            node.refuse(f"cells, each once: {', '.join(cells)}")
+        together.append(node.value)
+    samples = {name: cell.replications[AUGMENTED] for name, cell in cells.items()}
+    common = pooled([samples[name] for name in together]) if together else None
+    return [
+        dataclasses.replace(cell, spread=common) if common and name in together else cell
+        for name, cell in cells.items()
+    ]
 
 
-_NEEDED = ("accuracy/val_augmented",)
+def _cell(name: str, node: _Node, setting: Selector, keys: dict[str, IdentityKey]) -> Published:
+    node.check_name(name)
+    parts = node.mapping(required=("selector", "published", "replications"))
+    published = {
+        metric: value.measured(metric)
+        for metric, value in parts["published"].mapping(required=_NEEDED).items()
+    }
+    replications = {
+        metric: [value.measured(metric) for value in values.items("numbers", 2)]
+        for metric, values in parts["replications"].mapping(required=_NEEDED).items()
+    }
+    selector = _selector(parts["selector"], keys) | setting
+    return Published(name, selector, published, replications, pooled([replications[AUGMENTED]]))
+
+
+AUGMENTED = "accuracy/val_augmented"
+_NEEDED = (AUGMENTED,)
 
 
 @dataclass(frozen=True)
