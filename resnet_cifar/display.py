@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -20,6 +21,24 @@ def duration(seconds: float) -> str:
         if seconds >= size * (1.0 if unit != "min" else 1.5):
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def printable(text: str) -> str:
+    """`text` in one line, control characters written out: it may come from anybody's file.
+
+    An escape sequence would be obeyed by a terminal, and half a surrogate pair, a file name's
+    undecodable byte, can be written nowhere.
+    """
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c
+        for c in line
+    )
+
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private, unassigned
 
 
 def wide_console() -> Console:

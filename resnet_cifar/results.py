@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Iterable
+import re
+import typing
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record import run_files
 from resnet_cifar.record.run_files import RunRecord
 
@@ -55,7 +60,7 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     for root in map(Path, roots):
         if not root.is_dir():
             raise UserError(f"{root} is not a directory: give one that holds runs")
-        for directory in _run_directories(root):
+        for directory in _run_directories(root, skipped):
             record = run_files.record_or_reason(directory)
             if isinstance(record, str):
                 skipped[str(directory)] = record
@@ -80,7 +85,8 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     Returns:
         One row a run and epoch, in order: directory, cell, seed, epoch, step and every metric under
         its name; NaN where an epoch has no such metric (the augmented view is not measured every
-        epoch) or it was not finite.
+        epoch) or it was not finite. `.attrs["skipped"]` maps files that can't be read to the
+        reason; their runs have no rows.
 
     Raises:
         UserError: the directory does not exist.
@@ -89,8 +95,9 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
         runs = load_runs(runs)
     columns: dict[str, list[Any]] = {"epoch": []}
     lengths = []
+    skipped: dict[str, str] = {}
     for directory in runs["directory"] if len(runs) else ():
-        lines = run_files.read_metrics(Path(directory) / run_files.METRICS)
+        lines = _lines(run_files.read_metrics, Path(directory) / run_files.METRICS, skipped)
         epochs = {line["epoch"]: line for line in lines}  # a kill may leave an epoch twice
         before = len(columns["epoch"])
         for line in epochs.values():
@@ -102,7 +109,19 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     curves = pd.DataFrame({key: pd.to_numeric(pd.Series(v)) for key, v in columns.items()})
     for position, key in enumerate(("directory", "cell", "seed")):
         curves.insert(position, key, np.repeat(runs[key].to_numpy(), lengths) if len(runs) else [])
+    curves.attrs["skipped"] = skipped
     return curves
+
+
+def _lines(
+    read: Callable[[Path], list[dict[str, Any]]], path: Path, skipped: dict[str, str]
+) -> list[dict[str, Any]]:
+    """What `read` finds; nothing, and a line in `skipped`, where the file is damaged."""
+    try:
+        return read(path)
+    except UserError as error:
+        skipped[str(path)] = str(error)
+        return []
 
 
 def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
@@ -111,18 +130,22 @@ def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     Returns:
         One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and
         the numbers `gradient_flow` defines, NaN where they don't apply. Empty without a probe.
+        `.attrs["skipped"]` as of `load_metrics`.
     """
     if not isinstance(runs, pd.DataFrame):
         runs = load_runs(runs)
     parts = []
+    skipped: dict[str, str] = {}
     for run in records(runs):
-        lines = run_files.read_probe(Path(run["directory"]) / run_files.PROBE)
+        lines = _lines(run_files.read_probe, Path(run["directory"]) / run_files.PROBE, skipped)
         if lines:
             part = pd.DataFrame(lines).drop_duplicates(["epoch", "layer"], keep="last")
             for position, key in enumerate(("directory", "cell", "seed")):
                 part.insert(position, key, run[key])
             parts.append(part)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    found.attrs["skipped"] = skipped
+    return found
 
 
 class Predictions(NamedTuple):
@@ -133,15 +156,53 @@ class Predictions(NamedTuple):
     positions: np.ndarray  # int64 [n]: in the data set
 
 
+# What numpy's reader ends with on a file that is not whole.
+_DAMAGED_ARRAYS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def load_predictions(directory: str | Path) -> Predictions | None:
-    """What a completed run predicts for each validation image; None where it left nothing."""
-    try:
-        with np.load(Path(directory) / run_files.PREDICTIONS) as stored:
-            views = ("val", "val_augmented")
-            logits = {view: stored[f"logits_{view}"] for view in views}
-            return Predictions(logits, stored["labels"], stored["index"])
-    except (OSError, ValueError, KeyError, EOFError):
+    """What a completed run predicts for each validation image; None where it left nothing.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = Path(directory) / run_files.PREDICTIONS
+    if not os.path.lexists(path):
         return None
+    try:
+        if not path.is_file():
+            raise ValueError("not a file")
+        with open(path, "rb") as file, np.load(file) as stored:
+            logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
+            found = Predictions(logits, stored["labels"], stored["index"])
+        _check_predictions(found)
+        return found
+    except _DAMAGED_ARRAYS as error:
+        raise UserError(f"{path} can't be read: {describe(error)}") from error
+
+
+def _check_predictions(found: Predictions) -> None:
+    """Raise ValueError unless the arrays have the shapes and types that belong together."""
+    n, classes = len(found.labels), found.logits["val"].shape[-1]
+    for logits in found.logits.values():
+        if logits.dtype.kind != "f" or logits.shape != (n, classes):
+            raise ValueError(f"logits are {logits.dtype} {logits.shape} for {n} labels")
+        if not np.isfinite(logits).all():
+            raise ValueError("a logit is not finite")
+    for name, integers in (("labels", found.labels), ("index", found.positions)):
+        if integers.dtype.kind not in "iu" or integers.shape != (n,) or not n:
+            raise ValueError(f"{name} are {integers.dtype} {integers.shape}")
+    if found.labels.min() < 0 or found.labels.max() >= classes:
+        raise ValueError(f"a label is none of {classes} classes")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -149,39 +210,103 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def identity_keys(runs: pd.DataFrame) -> list[str]:
-    """The columns of `runs` that belong to a cell's identity: they change the result."""
+class IdentityKey(NamedTuple):
+    """What a configuration key that belongs to a cell's identity may hold."""
+
+    kind: str  # in words: text, a number, a whole number, true or false, or an option of a group
+    options: tuple[str, ...] = ()  # of a group
+
+    @property
+    def allowed(self) -> str:
+        return f"one of {', '.join(self.options)}" if self.options else self.kind
+
+    def takes(self, value: object) -> bool:
+        """Whether `value` is of this kind."""
+        if self.options:
+            return value in self.options
+        if isinstance(value, bool) or self.kind == "true or false":
+            return isinstance(value, bool) and self.kind == "true or false"
+        if isinstance(value, (int, float)):
+            return self.kind.endswith("number") and math.isfinite(value)
+        return isinstance(value, str) and self.kind == "text"
+
+
+_KINDS = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
+
+
+def known_identity_keys() -> dict[str, IdentityKey]:
+    """Every configuration key that belongs to a cell's identity, with what it may hold."""
+    return {key: known for key, (known, execution) in _known_keys().items() if not execution}
+
+
+def execution_keys() -> set[str]:
+    """The configuration keys that only say how a result is computed."""
+    return {key for key, (_, execution) in _known_keys().items() if execution}
+
+
+def _known_keys() -> dict[str, tuple[IdentityKey, bool]]:
+    """Every key of the configuration's groups, and whether it is of execution only."""
     from resnet_cifar.config import groups
 
-    execution = {
-        f"{group}.{field.name}"
-        for group, kinds in groups().items()
-        for kind in kinds
-        for field in dataclasses.fields(kind)
-        if field.metadata.get("execution")
-    }
-    parts = tuple(f"{group}." for group in groups())
+    keys: dict[str, tuple[IdentityKey, bool]] = {}
+    for group, options in groups().items():
+        names = tuple(option.NAME for option in options)
+        if names != (group,):
+            keys[group] = IdentityKey("an option", names), False
+        for option in options:
+            types = typing.get_type_hints(option)
+            for field in dataclasses.fields(option):
+                kind = _KINDS.get(types[field.name], "text")
+                execution = bool(field.metadata.get("execution"))
+                keys[f"{group}.{field.name}"] = IdentityKey(kind), execution
+    return keys
+
+
+def identity_keys(runs: pd.DataFrame) -> list[str]:
+    """The columns of `runs` that belong to a cell's identity: they change the result.
+
+    Also those of earlier or later versions of the program, which are not known here.
+    """
+    known = known_identity_keys()
+    groups = {key.partition(".")[0] for key in known}
+    execution = execution_keys()
     return [
         column
         for column in runs.columns
-        if (column in groups() or column.startswith(parts)) and column not in execution
+        if column in known
+        or ("." in column and column.partition(".")[0] in groups and column not in execution)
     ]
 
 
-def _run_directories(root: Path) -> Iterable[Path]:
+def _run_directories(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
     """`<cell>/seed=<n>` below `root`, or `root` itself where that is what was given.
 
     Runs set aside (`seed=0.2026-11-24T10-00-00`) are not among them.
     """
     if root.name.removeprefix("seed=").isdigit() and (root / run_files.RUN).exists():
-        return [root]
-    return [
-        Path(entry.path)
-        for cell in sorted(path for path in root.iterdir() if path.is_dir())
-        if not cell.name.startswith(".")
-        for entry in sorted(os.scandir(cell), key=lambda entry: entry.name)
-        if entry.name.startswith("seed=") and entry.name[5:].isdigit() and entry.is_dir()
-    ]
+        yield root
+        return
+    for cell in _entries(root, skipped):
+        if not cell.name.startswith(".") and _is_directory(cell, skipped):
+            for entry in _entries(cell, skipped):
+                if re.fullmatch(r"seed=[0-9]+", entry.name) and _is_directory(entry, skipped):
+                    yield entry
+
+
+def _is_directory(path: Path, skipped: dict[str, str]) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # it can't be looked at
+        skipped[str(path)] = describe(error)
+        return False
+
+
+def _entries(directory: Path, skipped: dict[str, str]) -> list[Path]:
+    try:
+        return sorted(directory.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        skipped[str(directory)] = describe(error)
+        return []
 
 
 def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
@@ -220,12 +345,12 @@ def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
         "precision": _joined(s.precision for s in sessions),
         "threads": _joined(s.threads for s in sessions),
         "versions": _joined(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
-        "code": _joined(_code(s.git) for s in sessions),
+        "code": _joined(code(s.git) for s in sessions),
     }
     return row
 
 
-def _code(git: dict[str, str | None]) -> str:
+def code(git: dict[str, str | None]) -> str:
     if not git.get("commit"):
         return "unknown"
     changed = git.get("uncommitted")

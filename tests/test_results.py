@@ -125,8 +125,26 @@ def test_predictions(runs: Path, tmp_path: Path) -> None:
     assert (found.logits["val"] == logits).all()
     assert (found.labels == labels).all()
     assert load_predictions(load_runs(runs)["directory"][0]) is None
-    (directory / "predictions.npz").write_bytes(b"PK")
-    assert load_predictions(directory) is None
+    whole = (directory / "predictions.npz").read_bytes()
+    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:200] + b"?" + whole[201:]):
+        (directory / "predictions.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"predictions\.npz can't be read"):
+            load_predictions(directory)
+    arrays = {"logits_val": logits, "logits_val_augmented": logits}
+    arrays |= {"labels": labels, "index": labels}
+    for wrong in (
+        {"labels": np.arange(3)},
+        {"labels": np.full(4, 9)},
+        {"index": np.eye(4)},
+        {"logits_val": np.full((4, 4), np.nan)},
+    ):
+        np.savez(directory / "predictions.npz", **(arrays | wrong))
+        with pytest.raises(UserError, match=r"predictions\.npz can't be read"):
+            load_predictions(directory)
+    (directory / "predictions.npz").unlink()
+    (directory / "predictions.npz").mkdir()
+    with pytest.raises(UserError, match="not a file"):
+        load_predictions(directory)
 
 
 def test_identity_is_told_from_execution(runs: Path) -> None:

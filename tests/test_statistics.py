@@ -132,3 +132,43 @@ def test_r_squared() -> None:
     assert s.r_squared(x**3, x) < 0.9  # a parabola unless told otherwise
     y = np.random.default_rng(0).normal(size=9)
     assert s.r_squared(y, x, degree=1) == close(stats.linregress(x, y).rvalue ** 2, abs=1e-12)
+
+
+def test_a_prediction_interval_holds_the_mean_of_n_more_in_95_of_100() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.9, 0.01, (20_000, 4 + 3))
+    inside = 0
+    for values in draws[:4000]:
+        low, high = s.prediction_interval(values[:4], 3, s.pooled([values[:4]]))
+        inside += low <= values[4:].mean() <= high
+    assert inside / 4000 == close(0.95, abs=0.012)
+    # of one more value from n the textbook's t · s · √(1 + 1/n)
+    low, high = s.prediction_interval([1.0, 2.0, 3.0], 1, s.pooled([[1.0, 2.0, 3.0]]))
+    assert high - low == close(2 * stats.t.ppf(0.975, 2) * math.sqrt(4 / 3))
+
+
+def test_pooled_is_the_deviation_within_samples() -> None:
+    assert s.pooled([[1.0, 2.0, 3.0]]) == (1.0, 2)
+    spread = s.pooled([[1.0, 2.0, 3.0], [10.0, 14.0]])
+    assert spread == (close(math.sqrt((2 + 8) / 3)), 3)
+
+
+def test_holm() -> None:
+    # Holm's own scheme by hand: smallest p times the number of tests, next times one fewer, …
+    assert s.holm([0.01, 0.04, 0.03]) == [close(0.03), close(0.06), close(0.06)]
+    corrected = s.holm([0.5, math.nan, 0.9])
+    assert corrected[0] == 1.0
+    assert math.isnan(corrected[1])
+    assert s.holm([]) == []
+
+
+@pytest.mark.parametrize("null", [0.0, 0.5, 2.0])
+def test_p_is_scipy_s_and_agrees_with_the_interval(null: float) -> None:
+    values = np.random.default_rng(3).normal(1, 0.5, 6)
+    e = s.estimate(values)
+    p = stats.ttest_1samp(values, null).pvalue
+    above, below = s.p_value(e, null, above=True), s.p_value(e, null, above=False)
+    assert sorted((above, below)) == [close(p), 1.0]
+    assert (above < 0.05) == (e.low > null)
+    assert (below < 0.05) == (e.high < null)
+    assert math.isnan(s.p_value(s.estimate([1.0]), null, above=True))

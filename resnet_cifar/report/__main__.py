@@ -45,13 +45,30 @@ def _report(options: argparse.Namespace) -> None:
             f"{roots}: no runs there; train some, or name the directory that holds them"
         )
     document = build(
-        runs, load_metrics(runs), questions, load_published(), options.title, load_probe(runs)
+        runs,
+        load_metrics(runs),
+        questions,
+        load_published(),
+        options.title,
+        load_probe(runs),
+        _made(),
     )
     write(document, options.to)
     console = wide_console()
     if not options.quiet:
         show(document, console)
     console.print(f"\n{options.to / 'report.html'}: the same with figures", markup=False)
+
+
+def _made() -> str:
+    """When and by which code the report is made."""
+    from datetime import date
+
+    from resnet_cifar.record.provenance import git_state
+    from resnet_cifar.results import code
+
+    today = date.today()
+    return f"Made on {today.day} {today:%B %Y} by code {code(git_state(Path(__file__).parent))}."
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ import numpy as np
 from resnet_cifar.identity import SHORT
 from resnet_cifar.report.groups import AUGMENTED, Group, say, title
 from resnet_cifar.report.statistics import (
+    CONFIDENCE,
     Estimate,
     estimate,
+    holm,
+    p_value,
     paired_differences,
     r_squared,
     seeds_to_resolve,
@@ -39,7 +43,15 @@ class Judgement:
     group: Group
     verdict: str  # HOLDS, FAILS or UNDECIDED
     comparisons: tuple[Comparison, ...]
+    p: float  # of the verdict: the smaller, the surer; 1 where it is undecided for want of pairs
     remark: str = ""
+    among: int = 1  # claims judged together
+    p_among: float = math.nan  # p corrected for their number
+
+    @property
+    def verdict_among(self) -> str:
+        """The verdict, corrected for the number of claims judged together (Holm)."""
+        return self.verdict if self.p_among < 1 - CONFIDENCE else UNDECIDED
 
     @property
     def n(self) -> int:
@@ -59,10 +71,18 @@ class Judgement:
 
 def judge_all(groups: Sequence[Group], published: Sequence[Published]) -> list[Judgement]:
     """Every claim of the groups' questions that there are runs for, in order."""
-    judgements = (
-        judge(claim, group, published) for group in groups for claim in group.question.claims
-    )
-    return [judgement for judgement in judgements if judgement is not None]
+    judgements = [
+        judgement
+        for group in groups
+        for claim in group.question.claims
+        if (judgement := judge(claim, group, published)) is not None
+    ]
+    corrected = holm([judgement.p for judgement in judgements])
+    among = sum(not math.isnan(p) for p in corrected)
+    return [
+        dataclasses.replace(judgement, among=among, p_among=p)
+        for judgement, p in zip(judgements, corrected, strict=True)
+    ]
 
 
 def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Judgement | None:
@@ -81,12 +101,15 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
             continue
         x, y = group.values(a[0], claim.metric), group.values(b[0], claim.metric)
         differences = paired_differences(x, y)
-        if not len(differences):
-            remarks.append(f"{name}: no seed completed in both")
-            verdicts.append(UNDECIDED)
-            continue
         if claim.relative:
             differences = differences / y.loc[differences.index]
+        differences = differences[np.isfinite(differences)]
+        if not len(differences):
+            missing = claim.metric not in group.runs
+            why = f"no run has {claim.metric}" if missing else "no seed completed in both"
+            remarks.append(f"{name}: {why}")
+            verdicts.append(UNDECIDED)
+            continue
         e = estimate(differences)
         known = _published_difference(claim, group, a[0], b[0], published)
         comparisons.append(Comparison(name, e, known))
@@ -96,18 +119,48 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
     verdict = _all(verdicts)
     if len(verdicts) < len(claim.pairs):
         remarks.append(f"{len(verdicts)} of its {len(claim.pairs)} comparisons are there")
-        verdict = UNDECIDED if verdict == HOLDS else verdict
-    return Judgement(claim, group, verdict, tuple(comparisons), "; ".join(remarks))
+    whole = len(comparisons) == len(claim.pairs)
+    verdict = UNDECIDED if verdict == HOLDS and not whole else verdict
+    p = _p_value(claim, [c.difference for c in comparisons], whole)
+    return Judgement(claim, group, verdict, tuple(comparisons), p, "; ".join(remarks))
+
+
+def _p_value(claim: Claim, seen: Sequence[Estimate], whole: bool) -> float:
+    """p of a claim: below 0.05 exactly where its verdict is not undecided; NaN without a test.
+
+    It holds where every comparison does, so the largest of theirs counts; it fails where one does.
+    """
+    tested = [e for e in seen if e.n > 1]
+    if not tested:
+        return math.nan
+    holds = max(_p_holds(claim, e) for e in tested) if whole and len(tested) == len(seen) else 1.0
+    return min(holds, *(_p_fails(claim, e) for e in tested))
+
+
+def _p_holds(claim: Claim, e: Estimate) -> float:
+    if claim.within is not None:
+        return max(p_value(e, -claim.within, above=True), p_value(e, claim.within, above=False))
+    return p_value(e, claim.sign * claim.margin, above=claim.sign > 0)
+
+
+def _p_fails(claim: Claim, e: Estimate) -> float:
+    if claim.within is not None:
+        return min(p_value(e, claim.within, above=True), p_value(e, -claim.within, above=False))
+    return p_value(e, claim.sign * claim.margin, above=claim.sign < 0)
 
 
 def _name(first: Selector, second: Selector) -> str:
     """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`."""
     parts = []
     for key in first | second:
-        a, b = say(key, first.get(key)), say(key, second.get(key))
+        a, b = _said(key, first), _said(key, second)
         shared = f"{title(key)} "
         parts.append(a if a == b else f"{a} − {b.removeprefix(shared)}")
     return ", ".join(sorted(parts, key=lambda part: "−" not in part))
+
+
+def _said(key: str, selector: Selector) -> str:
+    return " or ".join(say(key, value) for value in selector.get(key, [None]))
 
 
 def _verdict(claim: Claim, e: Estimate) -> str:
@@ -149,7 +202,9 @@ def _published_difference(
         value = known.published.get(metric or claim.metric) if known else None
         pair.append(math.nan if value is None else value)
     difference = pair[0] - pair[1]
-    return difference / pair[1] if claim.relative else difference
+    if not claim.relative:
+        return difference
+    return difference / pair[1] if pair[1] else math.nan
 
 
 def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
@@ -169,9 +224,10 @@ def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
         y = part[claim.metric].to_numpy(dtype=np.float64)
         single = max(r_squared(y, x) for x in logs.values())
         advantage.append(r_squared(y, np.sum(list(logs.values()), axis=0)) - single)
+    advantage = [value for value in advantage if math.isfinite(value)]  # NaN: all results equal
     if not advantage:
         return None
     e = estimate(advantage)
     product = "·".join(SHORT.get(key, title(key)) for key in keys)
     seen = Comparison(f"R² of {product} minus the best single one's", e, math.nan)
-    return Judgement(claim, group, _verdict(claim, e), (seen,))
+    return Judgement(claim, group, _verdict(claim, e), (seen,), _p_value(claim, [e], True))

@@ -13,14 +13,27 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar import scores
+from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number
 from resnet_cifar.report import claims, figures, flow
 from resnet_cifar.report import tables as t
 from resnet_cifar.report.claims import Judgement
-from resnet_cifar.report.document import Block, Document, Heading, Picture, Row, Table, Text
-from resnet_cifar.report.groups import AUGMENTED, VAL, Group, groups, title
-from resnet_cifar.report.statistics import Estimate, mcnemar
-from resnet_cifar.report.study import Published, Question
+from resnet_cifar.report.document import (
+    Block,
+    Columns,
+    Document,
+    Heading,
+    Notes,
+    Picture,
+    Row,
+    Table,
+    Text,
+    Verdict,
+    Verdicts,
+)
+from resnet_cifar.report.groups import AUGMENTED, VAL, Group, groups, settings, title
+from resnet_cifar.report.statistics import CONFIDENCE, Estimate, mcnemar, seeds_to_resolve
+from resnet_cifar.report.study import Claim, Published, Question
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.results import Predictions, load_predictions, records
 
@@ -30,13 +43,16 @@ READING = (
     "Accuracies and losses are the last epoch's, on the validation images, which a run was not "
     "trained on; the clean view unless the augmented one is named. a ± b is the mean over n runs "
     "(seeds) with its 95 % t-interval; one run has no interval. Differences are paired by seed, "
-    "which fixes initialisation, order and augmentation. Intervals are of single comparisons, not "
-    "corrected for their number. Only completed runs enter a mean."
+    "which fixes initialisation, order and augmentation. Intervals are of single comparisons; "
+    "where several are judged together, the verdict corrected for their number (Holm) stands "
+    "beside the plain one. Only completed runs enter a mean. Figures show an interval from three "
+    "runs on; below that, two values say next to nothing of a spread."
 )
 ROTATION = (
     "Rotation of the filters per update, measured over √(2·lr·wd/(1+m)), the prediction for scale-"
     "invariant weights in equilibrium: median and range over convolutions; grey, within 10 %."
 )
+FIRST_ROWS = 10  # of the ranked table on the first screen
 
 
 def build(
@@ -46,50 +62,232 @@ def build(
     published: Sequence[Published],
     title: str = "Report",
     probe: pd.DataFrame | None = None,
+    made: str = "",
 ) -> Document:
-    """The report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`."""
+    """The report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`.
+
+    Args:
+        made: when and by which code, for the line below the title.
+    """
     probe = pd.DataFrame() if probe is None else probe
+    skipped: dict[str, str] = {}
+    for table in (runs, curves, probe):
+        skipped |= table.attrs.get("skipped", {})
     found = groups(runs, questions)
     answers = [t.tabulate(group, curves, published) for group in found]
-    blocks = [
-        *opening(runs),
-        *claims_section(claims.judge_all(found, published)),
-        *published_section(runs, published),
-        *overview_section([answer for answer in answers if answer.group.asked]),
-    ]
+    rankings = [t.tabulate(group, curves, published) for group in settings(runs)]
+    judgements = claims.judge_all(found, published)
+    full: list[Block] = []
+    other: list[Block] = []
     for answer in answers:
-        group = answer.group
-        blocks += question_section(answer)
+        blocks = question_section(answer, skipped)
         # The same runs answer several questions; the one with most of them shows the probe.
-        if not any(set(group.runs["cell"]) < set(other.runs["cell"]) for other in found):
-            blocks += gradient_flow(group, curves, probe)
-    return Document(title, [*blocks, *bookkeeping(runs)])
+        if not any(set(answer.group.runs["cell"]) < set(group.runs["cell"]) for group in found):
+            blocks += gradient_flow(answer.group, curves, probe)
+        (full if answer.cells["verdict"].any() else other).extend(blocks)
+    blocks = [
+        first_screen(judgements, rankings),
+        *notes(runs, judgements, answers),
+        Heading("How to read this"),
+        Text(READING),
+        *rankings_section(rankings),
+        *claims_section(judgements),
+        Heading("Beside the published study"),
+        *published_section(runs, published),
+        *full,
+        *([Heading("Other settings: smaller nets, shorter runs, other data")] if other else []),
+        *other,
+        *bookkeeping(runs, skipped),
+    ]
+    subtitle = ". ".join(part for part in (counts(runs), made) if part)
+    return Document(title, subtitle, blocks)
 
 
-def opening(runs: pd.DataFrame) -> list[Block]:
-    """How many runs there are, and how to read what follows."""
-    counts = runs["status"].value_counts() if len(runs) else pd.Series(dtype=int)
-    states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    cells = runs["cell"].nunique() if len(runs) else 0
-    return [Text(f"{len(runs)} runs in {cells} cells: {states}."), Text(READING)]
+def counts(runs: pd.DataFrame) -> str:
+    """How many runs there are, by status."""
+    if runs.empty:
+        return "No runs"
+    states = ", ".join(
+        f"{count} {status}" for status, count in runs["status"].value_counts().items()
+    )
+    return f"{len(runs)} runs in {runs['cell'].nunique()} cells: {states}"
+
+
+# The first screen --------------------------------------------------------------------------------
+
+
+def first_screen(judgements: Sequence[Judgement], rankings: Sequence[Tables]) -> Columns:
+    """What the runs say of the claims; which cell is best, and whether that is real."""
+    left: list[Block] = [Heading("What the runs say")]
+    if judgements:
+        left.append(Verdicts(tuple(verdict(judgement) for judgement in judgements)))
+    else:
+        left.append(Text("No claim of the study is about these runs."))
+    right: list[Block] = [Heading("Which is best?")]
+    compared = [ranking for ranking in rankings if (ranking.cells["n"] > 0).sum() > 1]
+    if not compared:
+        right.append(Text("There are not yet two cells with a completed run in one setting."))
+        return Columns(left, right)
+    right += [Text(best_in_words(compared[0])), ranking_table(compared[0], FIRST_ROWS)]
+    caption = (
+        "Each setting's cells, best first. A dot is a run; bars are 95 % intervals, from three "
+        "runs on."
+    )
+    if any(len(ranking.cells) > figures.MOST_ROWS for ranking in compared):
+        caption += f" The best {figures.MOST_ROWS} of each are drawn."
+    right.append(Picture("overview", figures.overview(compared), caption))
+    return Columns(left, right)
+
+
+def verdict(judgement: Judgement) -> Verdict:
+    """A claim as a sentence: what it says, its verdict, where and on what grounds."""
+    claim = judgement.claim
+    grounds = "; ".join(
+        f"{comparison.name}: {difference_in_words(comparison.difference, claim)}"
+        for comparison in judgement.comparisons
+    )
+    detail = ". ".join(
+        part for part in (judgement.group.setting, grounds, judgement.remark) if part
+    )
+    if judgement.verdict != judgement.verdict_among:
+        detail += f". Undecided when corrected for the {judgement.among} claims judged here"
+    return Verdict(judgement.verdict, claim.claim, detail)
+
+
+def difference_in_words(e: Estimate, claim: Claim) -> str:
+    """`+1.20 ± 2.05 points (n = 3)`."""
+    unit = " points" if claim.metric.startswith("accuracy/") else " nats"
+    unit = "" if claim.relative or claim.predictor else unit
+    shown = _in_unit(e, claim.metric, claim.relative, bool(claim.predictor))
+    return f"{shown}{unit} (n = {e.n})"
+
+
+def best_in_words(ranking: Tables) -> str:
+    """Which cell of a setting is best, and whether its distance to the next means anything."""
+    group = ranking.group
+    best, second = records(t.rank_table(ranking))[:2]
+    mean = f"{percent(best[VAL])} % ({_runs(best['n'])})"
+    start = f"{group.setting}: best is {best['label']} with {mean}."
+    next_one = f"the next, {second['label']},"
+    pairs = second["pairs"]
+    if math.isnan(pairs):
+        return f"{start} It and {next_one} share no seed, so their difference is not judged."
+    e = Estimate(int(pairs), -second["difference"], math.nan, -second["high"], -second["low"])
+    ahead = f"{start} It is ahead of {next_one} by {interval(e).removeprefix('+')} points"
+    if pairs == 1:
+        return f"{ahead} at one seed: nothing says whether that is more than chance."
+    if second["p/holm"] < 1 - CONFIDENCE:
+        return f"{ahead} (n = {e.n}): more than chance."
+    difference = seeds_to_resolve(second["difference"], _sd(ranking, second["cell"]))
+    needed = f"; about {difference} seeds would tell" if difference else ""
+    return f"{ahead} (n = {e.n}): that may be chance{needed}."
+
+
+def _sd(ranking: Tables, cell: str) -> float:
+    table = ranking.differences
+    return float(table.loc[table["cell"] == cell, "sd"].iloc[0])
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def ranking_table(ranking: Tables, most: int | None = None) -> Table:
+    """The cells of a setting, best first, with their distance to the best; the first `most`."""
+    frame = t.rank_table(ranking)
+    columns: dict[str, Column] = {
+        "rank": plain("rank"),
+        "cell": plain("label"),
+        "n": plain("n"),
+        "val %": mean_of(VAL),
+        "behind the best": _behind,
+        "more than chance?": _more_than_chance,
+    }
+    caption = (
+        "Points of validation accuracy, paired by seed; corrected for the number of cells (Holm)."
+    )
+    if most is not None and len(frame) > most:
+        caption += f" The first {most} of {len(frame)} cells."
+        frame = frame.iloc[:most]
+    name = f"ranking-{ranking.group.name}" + ("-first" if most is not None else "")
+    return Table(name, frame, columns, caption, words=("cell", "more than chance?"))
+
+
+def _behind(row: Row) -> str:
+    if math.isnan(row["pairs"]):
+        return ""
+    e = Estimate(int(row["pairs"]), row["difference"], math.nan, row["low"], row["high"])
+    return interval(e)
+
+
+def _more_than_chance(row: Row) -> str:
+    if math.isnan(row["pairs"]):
+        return ""
+    if row["pairs"] == 1:
+        return "one pair"
+    return "yes" if row["p/holm"] < 1 - CONFIDENCE else "undecided"
+
+
+def rankings_section(rankings: Sequence[Tables]) -> list[Block]:
+    """What the first screen had no room for: further settings, and the rest of a long table."""
+    compared = [ranking for ranking in rankings if (ranking.cells["n"] > 0).sum() > 1]
+    blocks: list[Block] = []
+    for i, ranking in enumerate(compared):
+        if i > 0 or len(ranking.cells) > FIRST_ROWS:
+            blocks += [
+                Heading(ranking.group.setting, 3),
+                Text(best_in_words(ranking)),
+                ranking_table(ranking),
+            ]
+    return [Heading("Which is best, setting by setting?"), *blocks] if blocks else []
+
+
+def notes(
+    runs: pd.DataFrame, judgements: Sequence[Judgement], answers: Sequence[Tables]
+) -> list[Block]:
+    """What to know before believing a number, each thing said once."""
+    lines = []
+    single = sum(judgement.n == 1 for judgement in judgements)
+    if single:
+        lines.append(
+            f"{single} of {len(judgements)} verdicts rest on one pair of runs somewhere and stay "
+            "undecided: nothing is known of the spread between seeds."
+        )
+    edges = {
+        f"{title(key)} ({answer.group.setting})": None
+        for answer in answers
+        for key in t.keys_at_edge(answer)
+    }
+    if edges:
+        lines.append(
+            "The best value lies at the edge of those tried, so the optimum may lie beyond: "
+            + "; ".join(edges)
+            + "."
+        )
+    for key, cells in t.mixed(runs).items():
+        kinds = sorted({kind for found in cells.values() for kind in found})
+        which = f" ({', '.join(kinds)})" if key != "versions" else ""
+        count = (
+            f"{len(cells)} cells mix" if len(cells) > 1 else f"One cell, {next(iter(cells))}, mixes"
+        )
+        lines.append(f"{count} runs of several {_PLURAL[key]}{which}.")
+    return [Notes(tuple(lines))] if lines else []
+
+
+_PLURAL = {
+    "code": "states of the code",
+    "versions": "versions of the libraries",
+    "device": "devices",
+    "precision": "precisions",
+}
 
 
 # Claims ------------------------------------------------------------------------------------------
 
 
 def claims_section(judgements: Sequence[Judgement]) -> list[Block]:
-    """What becomes of every claim there are runs for."""
-    if not judgements:
-        return []
-    blocks: list[Block] = [Heading("Does the claim hold?"), claims_table(judgements)]
-    if any(judgement.n == 1 for judgement in judgements):
-        blocks.append(
-            Text(
-                "A claim with one pair of runs stays undecided: nothing is known of the spread "
-                "between seeds."
-            )
-        )
-    return blocks
+    """The differences behind every verdict."""
+    return [Heading("Does the claim hold?"), claims_table(judgements)] if judgements else []
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Table:
@@ -98,13 +296,16 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
     rows = []
     for judgement in judgements:
         claim = judgement.claim
-        for i, comparison in enumerate(judgement.comparisons or (nothing,)):
+        for comparison in judgement.comparisons or (nothing,):
             e = comparison.difference
             rows.append(
                 {
                     "claim": claim.claim,
                     "setting": judgement.group.setting,
                     "verdict": judgement.verdict,
+                    "p": judgement.p,
+                    "p/holm": judgement.p_among,
+                    "verdict/holm": judgement.verdict_among,
                     "comparison": comparison.name,
                     "n": e.n,
                     "difference": e.mean,
@@ -116,19 +317,14 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
                     "metric": claim.metric,
                     "relative": claim.relative,
                     "predictor": bool(claim.predictor),
-                    "first": i == 0,
                 }
             )
-
-    def once(show: Column) -> Column:
-        """In the first line of a claim."""
-        return lambda row: show(row) if row["first"] else ""
-
     frame = pd.DataFrame(rows)
     columns: dict[str, Column] = {
-        "claim": once(plain("claim")),
-        "setting": once(plain("setting")),
-        "verdict": once(plain("verdict")),
+        "claim": plain("claim"),
+        "setting": plain("setting"),
+        "verdict": plain("verdict"),
+        "Holm": plain("verdict/holm"),
         "comparison": plain("comparison"),
         "difference": _difference,
         "n": plain("n"),
@@ -136,34 +332,38 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
     if frame["published"].notna().any():
         columns["published"] = _published_difference
     if frame["seeds"].notna().any():
-        columns["seeds needed"] = once(lambda row: _count(row["seeds"]))
+        columns["seeds needed"] = lambda row: _count(row["seeds"])
     if frame["why"].any():
-        columns["remark"] = once(plain("why"))
+        columns["remark"] = plain("why")
     return Table(
         "claims",
         frame,
         columns,
         "Differences in points of accuracy (losses in nats, or per cent where relative), first "
-        "minus second, paired by seed. Seeds needed: pairs that would resolve differences of this "
-        "size and spread with probability 0.8.",
-        words=("claim", "setting", "verdict", "comparison", "remark"),
+        "minus second, paired by seed. Holm: the verdict corrected for the number of claims judged "
+        "here. Seeds needed: pairs that would resolve differences of this size and spread with "
+        "probability 0.8.",
+        words=("claim", "setting", "verdict", "Holm", "comparison", "remark"),
     )
 
 
 def _difference(row: Row) -> str:
     e = Estimate(row["n"], row["difference"], math.nan, row["low"], row["high"])
-    if row["predictor"]:
-        return interval(e, 1, 3)
-    if row["relative"]:
-        return interval(e, 100, 1) + (" %" if e.n else "")
-    return interval(e) if row["metric"].startswith("accuracy") else interval(e, 1, 4)
+    return _in_unit(e, row["metric"], row["relative"], row["predictor"])
 
 
 def _published_difference(row: Row) -> str:
-    if math.isnan(row["published"]):
-        return ""
-    nothing = {"low": math.nan, "high": math.nan}
-    return _difference(row | {"n": 1, "difference": row["published"]} | nothing)
+    e = Estimate(1, row["published"], math.nan, math.nan, math.nan)
+    return _in_unit(e, row["metric"], row["relative"], row["predictor"])
+
+
+def _in_unit(e: Estimate, metric: str, relative: bool, predictor: bool) -> str:
+    """A claim's difference: points of accuracy, nats, per cent, or R²."""
+    if predictor:
+        return interval(e, 1, 3)
+    if relative:
+        return interval(e, 100, 1) + (" %" if math.isfinite(e.mean) else "")
+    return interval(e) if metric.startswith("accuracy/") else interval(e, 1, 4)
 
 
 # Beside the published study, and all cells at a glance --------------------------------------------
@@ -171,63 +371,62 @@ def _published_difference(row: Row) -> str:
 
 def published_section(runs: pd.DataFrame, published: Sequence[Published]) -> list[Block]:
     """The runs at the published setting beside the published values and their replications."""
-    heading = Heading("Beside the published study")
     table = t.study_table(runs, published)
     if not table["n"].sum():
         sentence = (
             "No completed run is at the published setting (CIFAR-10, width 64, the full budget), "
             "so nothing here is judged against the published values."
         )
-        return [heading, Text(sentence)]
+        return [Text(sentence)]
     columns: dict[str, Column] = {
         "cell": plain("cell"),
         "published %": per_cent("published"),
-        "replications %": _replications,
+        "replications %": _range("replications"),
+        "predicted %": _range("prediction"),
         "ours, augmented %": mean_of(AUGMENTED),
-        "ours, clean %": mean_of(VAL),
         "n": plain("n"),
         "verdict": plain("verdict"),
+        "ours, clean %": mean_of(VAL),
         "published test %": per_cent("published/test"),
         "ours, test %": per_cent("accuracy/test"),
     }
     caption = (
-        "Published validation and its replications were measured in the augmented view; the "
-        "verdict compares our mean in that view with their range."
+        "Published validation and its replications were measured in the augmented view, so ours in "
+        "that view is judged. Replications: their range and number. Predicted: where the mean of n "
+        "runs should lie with 95 % if they were drawn like the replications (Student's t; the "
+        "standard deviation of the 300-epoch BatchNorm cells is pooled over them)."
     )
-    return [heading, Table("published", table, columns, caption, words=("cell", "verdict"))]
-
-
-def overview_section(answers: Sequence[Tables]) -> list[Block]:
-    """Every cell that a question asks about, in one figure."""
-    if not answers:
-        return []
-    caption = "Last-epoch validation accuracy. A dot is a run; bars are 95 % intervals."
-    return [Heading("Overview"), Picture("overview", figures.overview(answers), caption)]
+    return [Table("published", table, columns, caption, words=("cell", "verdict"))]
 
 
 # Questions ---------------------------------------------------------------------------------------
 
 
-def question_section(answer: Tables) -> list[Block]:
-    """One question in one setting: its cells, their differences, curves, what early says."""
+def question_section(answer: Tables, skipped: dict[str, str]) -> list[Block]:
+    """One question in one setting: its cells, their differences, curves, what early says.
+
+    Predictions that can't be read are added to `skipped`.
+    """
     group = answer.group
     blocks: list[Block] = [
-        Heading(f"{group.question.question} – {group.setting}"),
+        Heading(f"{group.question.question} – {group.setting}", 3),
         cells_table(answer),
-        *_edges(answer),
         *_differences(answer),
     ]
     if group.asked:
         caption = (
-            "Validation (strong), its 95 % band over seeds, training (faint: running mean in "
-            "training mode on augmented images) and the augmented validation view (crosses)."
+            "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
+            "training (faint: running mean in training mode on augmented images) and the augmented "
+            "validation view (crosses)."
         )
+        if len(group.labels) > figures.MOST_LINES:
+            caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
         blocks.append(Picture(f"curves-{group.name}", figures.learning_curves(answer), caption))
         blocks += _early(answer)
     if answer.grid is not None:
         caption = "Mean validation accuracy; dashed, lines of equal product."
         blocks.append(Picture(f"map-{group.name}", figures.product_map(answer.grid), caption))
-    return blocks + _predictions(group)
+    return blocks + _predictions(group, skipped)
 
 
 def cells_table(answer: Tables) -> Table:
@@ -239,7 +438,11 @@ def cells_table(answer: Tables) -> Table:
     known = frame["verdict"].any()
     columns["n"] = plain("n")
     if known:
-        columns |= {"published %": per_cent("published"), "replications %": _replications}
+        columns |= {
+            "published %": per_cent("published"),
+            "replications %": _range("replications"),
+            "predicted %": _range("prediction"),
+        }
     columns |= {
         "val %": mean_of(VAL),
         "val augmented %": mean_of(AUGMENTED),
@@ -250,18 +453,6 @@ def cells_table(answer: Tables) -> Table:
     if known:
         columns["verdict"] = plain("verdict")
     return Table(f"cells-{group.name}", frame, columns, words=words)
-
-
-def _edges(answer: Tables) -> list[Block]:
-    edges = t.keys_at_edge(answer)
-    if not edges:
-        return []
-    names = " and ".join(title(key) for key in edges)
-    sentence = (
-        f"The best cell lies on the edge of the values tried for {names}: the optimum may lie "
-        "beyond."
-    )
-    return [Text(sentence, warning=True)]
 
 
 def _differences(answer: Tables) -> list[Block]:
@@ -288,7 +479,10 @@ def _differences(answer: Tables) -> list[Block]:
     )
     if len(frame) == 1 and frame["n"].max() == 1:
         return [table]  # a single dot
-    caption = "Differences to the best cell, paired by seed; a dot is a pair."
+    caption = (
+        "Differences to the best cell, paired by seed; a dot is a pair, a bar a 95 % interval, "
+        "from three pairs on."
+    )
     return [table, Picture(f"differences-{group.name}", figures.differences(answer), caption)]
 
 
@@ -311,13 +505,17 @@ def _early(answer: Tables) -> list[Block]:
     return [Text(sentence), picture]
 
 
-def _predictions(group: Group) -> list[Block]:
+def _predictions(group: Group, skipped: dict[str, str]) -> list[Block]:
     """Calibration, and nets compared image by image, where runs left their predictions."""
     if not group.asked:
         return []
     found: dict[str, dict[int, Predictions]] = {}
     for run in records(group.runs):
-        stored = load_predictions(run["directory"])
+        try:
+            stored = load_predictions(run["directory"])
+        except UserError as error:
+            skipped[run["directory"]] = str(error)
+            continue
         if stored is not None:
             found.setdefault(run["cell"], {})[run["seed"]] = stored
     found = {cell: found[cell] for cell in group.labels if cell in found}
@@ -326,7 +524,7 @@ def _predictions(group: Group) -> list[Block]:
     nets = {cell: list(seeds.values()) for cell, seeds in found.items()}
     caption = "Accuracy by confidence. Below the diagonal: surer than right."
     picture = Picture(f"calibration-{group.name}", figures.calibration(group, nets), caption)
-    blocks: list[Block] = [Heading("Calibration", 3), _calibration_table(group, nets), picture]
+    blocks: list[Block] = [Heading("Calibration", 4), _calibration_table(group, nets), picture]
     tests = per_image(group, found)
     if len(tests):
         blocks.append(_images_table(group, tests))
@@ -436,7 +634,7 @@ def gradient_flow(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> li
         "where both do, the network itself is broken."
     )
     return [
-        Heading("Gradient flow", 3),
+        Heading("Gradient flow", 4),
         Text(_in_words(table)),
         Table(f"flow-{group.name}", table, columns, medians, words=("cell",)),
         Picture(f"flow-{group.name}", flow.figure(group, found), panels),
@@ -462,25 +660,61 @@ def _in_words(table: pd.DataFrame) -> str:
 # Bookkeeping -------------------------------------------------------------------------------------
 
 
-def bookkeeping(runs: pd.DataFrame) -> list[Block]:
-    """What the runs took, what they mix, and what is in no mean."""
+def bookkeeping(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Block]:
+    """All runs, what they took, and what is in no mean."""
     blocks: list[Block] = []
     cost = t.cost_table(runs)
     if len(cost):
         blocks += [Heading("Cost"), _cost_table(cost)]
-    blocks += [Text(line, warning=True) for line in t.mixed(runs)]
+    if len(runs):
+        blocks += [Heading("All runs"), runs_table(runs)]
     rest = runs[runs["status"] != "completed"] if len(runs) else runs
-    skipped: dict[str, str] = runs.attrs.get("skipped", {})
     if len(rest) or skipped:
         blocks.append(Heading("Left out of every mean"))
     if len(rest):
         blocks.append(_left_out_table(rest))
     if skipped:
-        frame = pd.DataFrame(sorted(skipped.items()), columns=["directory", "why"])
-        columns: dict[str, Column] = {"directory": plain("directory"), "why": plain("why")}
-        caption = "Not readable as runs, or there twice."
-        blocks.append(Table("skipped", frame, columns, caption, words=("directory", "why")))
+        frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
+        columns: dict[str, Column] = {"path": plain("path"), "why": plain("why")}
+        caption = (
+            "Runs that can't be read or are there twice, and files of runs that can't be read."
+        )
+        blocks.append(Table("skipped", frame, columns, caption, words=("path", "why")))
     return blocks
+
+
+def runs_table(runs: pd.DataFrame) -> Table:
+    """Every run with its outcome and whatever of the configuration differs between runs."""
+    frame, keys = t.run_table(runs)
+    columns: dict[str, Column] = {title(key): value_of(key) for key in keys}
+    columns["seed"] = plain("seed")
+    columns["status"] = plain("status")
+    columns["epochs"] = lambda row: f"{row['epochs_done']}/{row['epochs']}"
+    for name, metric in (
+        ("val %", VAL),
+        ("val augmented %", AUGMENTED),
+        ("train %", "accuracy/train"),
+    ):
+        if metric in frame:
+            columns[name] = per_cent(metric)
+    if "loss/val" in frame:
+        columns["val loss"] = lambda row: _decimals(row["loss/val"], 4)
+    columns["minutes"] = lambda row: _decimals(row["seconds"] / 60, 1)
+    columns["run"] = lambda row: f"{row['cell']}/seed={row['seed']}"
+    caption = (
+        "The best last epoch first. Of the configuration the columns that differ between these "
+        "runs; the CSV has more."
+    )
+    words = ("status", "run", *(title(key) for key in keys if not _is_number(frame[key])))
+    return Table("runs", frame, columns, caption, words=words, detail=True)
+
+
+def _is_number(values: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _decimals(value: Any, digits: int) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _cost_table(frame: pd.DataFrame) -> Table:
@@ -562,11 +796,16 @@ def interval(e: Estimate, scale: float = 100, digits: int = 2) -> str:
     return mean if e.n < 2 else f"{mean} ± {scale * e.half_width:.{digits}f}"
 
 
-def _replications(row: Row) -> str:
-    if math.isnan(row["replications/low"]):
-        return ""
-    count = f" ({row['replications/n']})" if "replications/n" in row else ""
-    return f"{percent(row['replications/low'])} to {percent(row['replications/high'])}{count}"
+def _range(of: str) -> Column:
+    """A column `92.19 to 92.54 (4)` of what the replications span or predict."""
+
+    def show(row: Row) -> str:
+        if math.isnan(row[f"{of}/low"]):
+            return ""
+        count = f" ({row[f'{of}/n']})" if f"{of}/n" in row else ""
+        return f"{percent(row[f'{of}/low'])} to {percent(row[f'{of}/high'])}{count}"
+
+    return show
 
 
 def _count(value: Any) -> str:

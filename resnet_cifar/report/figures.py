@@ -1,121 +1,85 @@
-"""Pictures of groups of runs. Each function returns a matplotlib Figure; nothing global is touched.
-
-Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
-that a figure is at home in light and dark.
-"""
+"""Pictures of the tables of a group. Each function returns a matplotlib Figure."""
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from resnet_cifar import scores
+from resnet_cifar.report.canvas import (
+    COLORS,
+    FAINT,
+    INK,
+    STYLES,
+    Axes,
+    Figure,
+    Line2D,
+    MaxNLocator,
+    epochs,
+    log_scale,
+    panels,
+)
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group, title
 from resnet_cifar.report.statistics import paired_differences
-from resnet_cifar.report.tables import Tables
+from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables, rank_table
 from resnet_cifar.results import Predictions, records
 
-INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
-# After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
-# on light and on dark.
-COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
-STYLES = ("-", "--", ":", "-.")
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "legend.frameon": False,
-    "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
-    "svg.fonttype": "none",  # text stays text: smaller files, and words can be found
-}
+MOST_LINES, MOST_ROWS = 12, 16  # cells in a figure of curves, and in one of dots
+MOST_RUNS = 24  # drawn one by one
+MOST_POINTS = 150  # of a line
 
 
-@contextmanager
-def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(**subplots)
+def shown(tables: Tables) -> list[str]:
+    """The cells that a figure of curves has room for: the best, in the group's order."""
+    means = tables.cells.set_index("cell")[VAL].dropna()
+    best = set(means.sort_values(ascending=False, kind="stable").index[:MOST_LINES])
+    return [cell for cell in tables.group.labels if cell in best]
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an SVG document."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def appearance(group: Group) -> dict[str, tuple[str, str, str]]:
+def appearance(group: Group, cells: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """(label, colour, line style) of a cell: colour by the first varied key, style by the rest."""
     first = group.vary[0] if group.vary else "cell"
-    runs = group.configurations.values()
+    runs = [group.configurations[cell] for cell in cells]
     values = [str(run[first]) for run in runs]
     rest = [str([run[key] for key in group.vary[1:]]) for run in runs]
     hues, kinds = list(dict.fromkeys(values)), list(dict.fromkeys(rest))
     if len(kinds) > len(STYLES) or len(hues) > len(COLORS):
         hues = kinds = []  # too many to tell apart by two codes: colours in turn
     look = {}
-    for i, (cell, label) in enumerate(group.labels.items()):
+    for i, cell in enumerate(cells):
         color = COLORS[(hues.index(values[i]) if hues else i) % len(COLORS)]
         style = STYLES[(kinds.index(rest[i]) if kinds else i // len(COLORS)) % len(STYLES)]
-        look[cell] = label, color, style
+        look[cell] = group.labels[cell], color, style
     return look
 
 
-def overview(answers: Sequence[Tables]) -> Figure:
-    """Every cell's last-epoch validation accuracy: a dot a run, the mean with its interval.
+def keys(look: dict[str, tuple[str, str, str]]) -> list[Line2D]:
+    """A legend's entries: the lines themselves are labelled with what they say when pointed at."""
+    return [
+        Line2D([], [], color=color, ls=style, label=label) for label, color, style in look.values()
+    ]
+
+
+def overview(rankings: Sequence[Tables]) -> Figure:
+    """The cells of every setting, best first: a dot a run, from three runs the mean's interval.
 
     At the full setting also the published value (diamond) and the replications' range (bar), which
     are in the augmented view, and ours in that view beside the clean one.
     """
-    heights = [len(tables.cells) + 1.2 for tables in answers]
-    count = len(answers)
+    ranked = [rank_table(tables).iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
+    heights = [len(table) + 1.6 for table in ranked]
     with panels(
-        7.2, 0.26 * sum(heights) + 0.7 * count, nrows=count, squeeze=False, height_ratios=heights
+        5.6, 0.19 * sum(heights) + 0.3, nrows=len(ranked), squeeze=False, height_ratios=heights
     ) as (figure, axes):
-        for tables, axis in zip(answers, axes[:, 0], strict=True):
-            group = tables.group
-            _dots(axis, group, tables.cells.iloc[::-1])
-            axis.set_title(f"{textwrap.fill(group.question.question, 48)}\n{group.setting}")
-        axes[-1, 0].set_xlabel("validation accuracy, last epoch (%)")
-        figure.align_ylabels()
+        for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
+            _dots(axis, tables.group, table)
+            axis.set_title(textwrap.shorten(tables.group.setting, 70, placeholder=" …"))
+            axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
     return figure
 
 
@@ -124,19 +88,16 @@ def _dots(axis: Axes, group: Group, table: pd.DataFrame) -> None:
     for y, row in enumerate(records(table)):
         values = 100 * group.values(row["cell"], VAL).to_numpy()
         axis.plot(values, np.full(len(values), float(y)), "o", ms=4, color=COLORS[0], alpha=0.8)
-        if row["n"] > 1:
-            low, high = 100 * row[f"{VAL}/low"], 100 * row[f"{VAL}/high"]
-            axis.plot([low, high], [y, y], color=COLORS[0], lw=1.6)
-            axis.plot(100 * row[VAL], y, "|", ms=11, color=COLORS[0])
+        _interval(axis, y, row[VAL], row[f"{VAL}/low"], row[f"{VAL}/high"], row["n"])
         if known:
             augmented = 100 * group.values(row["cell"], AUGMENTED).to_numpy()
             axis.plot(augmented, np.full(len(augmented), y - 0.22), "o", ms=3, color=COLORS[1])
             low, high = 100 * row["replications/low"], 100 * row["replications/high"]
             axis.plot([low, high], [y - 0.22] * 2, color=FAINT, lw=5, alpha=0.45)
             axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
-    axis.set_yticks(range(len(table)), [_with_n(row) for row in records(table)])
+    axis.set_yticks(range(len(table)), [_with_n(row) for row in records(table)], fontsize=8)
     axis.set_ylim(-0.7, len(table) - 0.3)
-    low, high = axis.get_xlim()  # with two runs an interval may reach beyond what there is
+    low, high = axis.get_xlim()
     axis.set_xlim(max(0, low), min(100, high))
     axis.grid(axis="y", visible=False)
     if known:
@@ -147,66 +108,125 @@ def _dots(axis: Axes, group: Group, table: pd.DataFrame) -> None:
         axis.legend(loc="best", fontsize=7)
 
 
+def _interval(axis: Axes, y: float, mean: float, low: float, high: float, n: int) -> None:
+    """A mean of fractions with its interval, in per cent, where there are enough runs for one."""
+    if n >= FEWEST_FOR_A_BAND:
+        axis.plot([100 * low, 100 * high], [y, y], color=COLORS[0], lw=1.6)
+        axis.plot(100 * mean, y, "|", ms=11, color=COLORS[0])
+
+
 def _with_n(row: dict[str, Any]) -> str:
-    return f"{row['label']}  (n = {row['n']})"
+    return f"{textwrap.shorten(row['label'], 60, placeholder=' …')}  (n = {row['n']})"
 
 
 def learning_curves(tables: Tables) -> Figure:
-    """Accuracy and loss by epoch: validation with seed bands, training faint, augmented marks."""
-    with panels(9.2, 3.5, ncols=2) as (figure, axes):
+    """Accuracy and loss by epoch: validation with seed bands, training faint, augmented marks.
+
+    A line's label says what it is where one points at it: the cell, and the seed or the mean.
+    """
+    look = appearance(tables.group, shown(tables))
+    with panels(8.4, 3.6, ncols=2, sharex=True) as (figure, axes):
         for axis, quantity, scale in zip(axes, ("accuracy", "loss"), (100, 1), strict=True):
-            val, train, view = (
-                tables.curves[f"{quantity}/{name}"] for name in ("val", "train", "val_augmented")
-            )
-            for cell, (label, color, style) in appearance(tables.group).items():
-                line = val[val["cell"] == cell]
-                x = line["epoch"]
-                axis.plot(x, scale * line["mean"], color=color, ls=style, lw=1.5, label=label)
-                if line["low"].notna().any():
-                    low, high = scale * line["low"], scale * line["high"]
-                    axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
-                line = train[train["cell"] == cell]
-                y = scale * line["mean"]
-                axis.plot(line["epoch"], y, color=color, ls=style, lw=1.0, alpha=0.35)
-                line = view[view["cell"] == cell]
-                axis.plot(line["epoch"], scale * line["mean"], "x", ms=4, color=color)
-            axis.set_xlabel("epoch")
+            for cell, view in look.items():
+                _cell_curves(axis, tables, cell, quantity, scale, view)
+            epochs(axis)
         axes[0].set_title("accuracy (%)")
         axes[1].set_title("loss (nats)")
-        low, high = axes[1].dataLim.intervaly
-        if low > 0 and high / low > 20:
-            axes[1].set_yscale("log")
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
-        )
+        _fit(axes[0], most=100)
+        _fit(axes[1])
+        axes[0].legend(handles=keys(look), loc="lower right", fontsize=7)
     return figure
+
+
+def _cell_curves(
+    axis: Axes, tables: Tables, cell: str, quantity: str, scale: float, view: tuple[str, str, str]
+) -> None:
+    label, color, style = view
+    val, train, augmented = (
+        _thinned(table[table["cell"] == cell])
+        for table in (tables.curves[f"{quantity}/{of}"] for of in ("val", "train", "val_augmented"))
+    )
+    n = int(val["n"].max()) if len(val) else 0
+    if n > 1:
+        if tables.group.runs["cell"].isin(shown(tables)).sum() <= MOST_RUNS:
+            for run in _runs(tables.runs, cell, f"{quantity}/val"):
+                name = f"{label}, seed {run['seed'].iloc[0]}"
+                y = scale * run[f"{quantity}/val"]
+                axis.plot(run["epoch"], y, color=color, ls=style, lw=0.7, alpha=0.6, label=name)
+        low, high = scale * val["low"], scale * val["high"]
+        axis.fill_between(val["epoch"], low, high, color=color, alpha=0.15, lw=0)
+    seeds = tables.group.runs.loc[tables.group.runs["cell"] == cell, "seed"]
+    of = f"mean of {n}" if n > 1 else f"seed {seeds.iloc[0]}" if len(seeds) else ""
+    lines = ((val, of, 1.6, 1.0), (train, f"{of}, training", 1.0, 0.35))
+    for table, name, width, alpha in lines:
+        x, y = table["epoch"], scale * table["mean"]
+        axis.plot(x, y, color=color, ls=style, lw=width, alpha=alpha, label=f"{label}, {name}")
+    x, y = augmented["epoch"], scale * augmented["mean"]
+    axis.plot(x, y, "x", ms=4, color=color, label=f"{label}, {of}, augmented view")
+
+
+def _runs(curves: pd.DataFrame, cell: str, metric: str) -> list[pd.DataFrame]:
+    """The curve of each of a cell's runs."""
+    if metric not in curves:
+        return []
+    mine = curves[curves["cell"] == cell].dropna(subset=[metric])
+    return [_thinned(run) for _, run in mine.groupby("directory")]
+
+
+def _thinned(table: pd.DataFrame) -> pd.DataFrame:
+    """At most about `MOST_POINTS` rows, the first and the last among them."""
+    step = -(-len(table) // MOST_POINTS)
+    if step < 2:
+        return table
+    kept = np.unique(np.append(np.arange(0, len(table), step), len(table) - 1))
+    return table.iloc[kept]
+
+
+def _fit(axis: Axes, most: float = math.inf) -> None:
+    """Limits by what was measured, not by how far a band reaches; logarithmic over 1 : 20."""
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for line in axis.lines]
+    values = np.concatenate([y[np.isfinite(y)] for y in drawn] or [np.empty(0)])
+    if not len(values):
+        return
+    low, high = float(values.min()), float(values.max())
+    if most == math.inf and low > 0 and high / low > 20:
+        log_scale(axis)
+        axis.set_ylim(low / 1.3, high * 1.3)
+    else:
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axis.set_ylim(max(0.0, low - room), min(most, high + room))
 
 
 def pick_by_epoch(tables: Tables) -> Figure:
     """The cells' ranks by epoch: what deciding early would have picked."""
-    picks = tables.picks
-    look = {
-        cell: view for cell, view in appearance(tables.group).items() if f"rank/{cell}" in picks
-    }
+    picks = _thinned(tables.picks)
+    cells = [cell for cell in shown(tables) if f"rank/{cell}" in picks]
+    look = appearance(tables.group, cells)
+    last = picks.iloc[-1]
     with panels(7.2, 0.8 + 0.26 * len(look)) as (figure, axis):
-        for cell, (_, color, style) in look.items():
-            axis.plot(picks["epoch"], picks[f"rank/{cell}"], color=color, ls=style, lw=1.6)
-        last = picks.iloc[-1]
-        order = sorted(look, key=lambda cell: last[f"rank/{cell}"])
-        axis.set_yticks(range(1, len(look) + 1))
-        axis.set_ylim(len(look) + 0.5, 0.5)
-        axis.set_xlabel("epoch")
+        for cell, (label, color, style) in look.items():
+            y = picks[f"rank/{cell}"]
+            axis.plot(picks["epoch"], y, color=color, ls=style, lw=1.6, label=label)
+        most = max(int(picks[f"rank/{cell}"].max()) for cell in look)
+        axis.set_ylim(most + 0.5, 0.5)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        epochs(axis)
         axis.set_ylabel("rank (1 is best)")
         right = axis.secondary_yaxis("right")
-        right.set_yticks(range(1, len(look) + 1), [look[cell][0] for cell in order])
+        names: dict[int, str] = {}  # cells may share a rank
+        for cell, (label, _, _) in look.items():
+            rank = int(last[f"rank/{cell}"])
+            names[rank] = f"{names[rank]} = {label}" if rank in names else label
+        right.set_yticks(list(names), list(names.values()))
         right.spines["right"].set_visible(False)
         right.tick_params(length=0)
     return figure
 
 
 def differences(tables: Tables) -> Figure:
-    """Every cell minus the best, paired by seed: a dot a seed, the mean with its interval."""
-    group, table = tables.group, tables.differences.iloc[::-1]
+    """Every cell minus the best, paired by seed: a dot a seed, from three the mean's interval."""
+    group = tables.group
+    table = tables.differences.iloc[: 2 * MOST_ROWS].iloc[::-1]
     against = table["against"].iloc[0]
     best = next(cell for cell, label in group.labels.items() if label == against)
     with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
@@ -214,9 +234,7 @@ def differences(tables: Tables) -> Figure:
             pairs = paired_differences(group.values(row["cell"], VAL), group.values(best, VAL))
             height = np.full(len(pairs), float(y))
             axis.plot(100 * pairs, height, "o", ms=4, color=COLORS[0], alpha=0.8)
-            if row["n"] > 1:
-                axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=COLORS[0], lw=1.6)
-                axis.plot(100 * row["difference"], y, "|", ms=11, color=COLORS[0])
+            _interval(axis, y, row["difference"], row["low"], row["high"], row["n"])
         axis.axvline(0, color=FAINT, lw=1)
         axis.set_yticks(range(len(table)), [_with_n(row) for row in records(table)])
         axis.set_ylim(-0.6, len(table) - 0.4)
@@ -269,7 +287,7 @@ def _iso_products(axis: Axes, x: list[float], y: list[float]) -> None:
 
 def calibration(group: Group, predictions: dict[str, list[Predictions]], bins: int = 15) -> Figure:
     """Reliability diagram: accuracy by confidence on clean validation images, all seeds pooled."""
-    look = appearance(group)
+    look = appearance(group, list(predictions))
     with panels(4.6, 3.8) as (figure, axis):
         axis.plot([0, 100], [0, 100], color=FAINT, lw=1)
         for cell, found in predictions.items():
@@ -282,5 +300,5 @@ def calibration(group: Group, predictions: dict[str, list[Predictions]], bins: i
             axis.plot(x, y, ls=style, marker=".", color=color, label=label)
         axis.set_xlabel("confidence (%)")
         axis.set_ylabel("accuracy (%)")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+        axis.legend(handles=keys(look), loc="upper left", fontsize=7)
     return figure

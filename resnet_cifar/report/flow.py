@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from resnet_cifar.report.figures import FAINT, appearance, panels
+from resnet_cifar.report.canvas import FAINT, Figure, epochs, log_scale, panels
+from resnet_cifar.report.figures import appearance, keys
 from resnet_cifar.report.groups import Group
 
 # (quantity, kind of layer, title, logarithmic): a panel each.
@@ -78,42 +76,43 @@ def holds(value: float) -> bool:
 
 def figure(group: Group, found: pd.DataFrame) -> Figure:
     """A panel a quantity of `PANELS` by epoch: `medians`, one line a run."""
-    look = appearance(group)
-    with panels(9.2, 5.4, nrows=2, ncols=3) as (result, axes):
+    look = _look(group, found)
+    with panels(9.2, 5.4, nrows=2, ncols=3, sharex=True) as (result, axes):
         for axis, (quantity, _, title, log) in zip(axes.flat, PANELS, strict=True):
-            for (cell, _), part in found.groupby(["cell", "directory"]):
+            for (cell, seed), part in found.groupby(["cell", "seed"]):
                 label, color, style = look[str(cell)]
+                name = f"{label}, seed {seed}"
                 x, y = part["epoch"], part[quantity]
-                axis.plot(x, y, color=color, ls=style, marker=".", label=label)
+                axis.plot(x, y, color=color, ls=style, marker=".", label=name)
             axis.set_title(title)
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            epochs(axis)
+            axis.tick_params(labelbottom=True)
             if log:
-                axis.set_yscale("log")
+                log_scale(axis)
             if quantity in IDENTITIES:
                 axis.axhline(HOLDS_BELOW, color=FAINT, lw=0.8, ls=":")
-        legend(result, axes.flat[0], look)
+        _legend(result, look)
     return result
 
 
 def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
     """Losses by epoch: training, validation, and validation with the batches' own statistics."""
-    look = appearance(group)
     mine = curves[curves["directory"].isin(group.runs["directory"])]
+    look = _look(group, mine)
     titles = ("training", "validation", "validation, own statistics")
-    with panels(9.2, 3.4, ncols=3, sharey=True) as (result, axes):
+    with panels(9.2, 3.4, ncols=3, sharex=True, sharey=True) as (result, axes):
         for axis, name, title in zip(axes, LOSSES, titles, strict=True):
-            for (cell, _), part in mine.groupby(["cell", "directory"]):
+            for (cell, seed), part in mine.groupby(["cell", "seed"]):
+                if name not in part or str(cell) not in look:
+                    continue
                 label, color, style = look[str(cell)]
-                if name in part:
-                    part = part.dropna(subset=[name])
-                    x, y = part["epoch"], part[name]
-                    axis.plot(x, y, color=color, ls=style, marker=".", label=label)
+                part = part.dropna(subset=[name])
+                x, y, label = part["epoch"], part[name], f"{label}, seed {seed}"
+                axis.plot(x, y, color=color, ls=style, marker=".", label=label)
             axis.set_title(f"{title} (nats)")
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.set_yscale("log")
-        legend(result, axes[1], look)  # every run has a validation loss
+            epochs(axis)
+            log_scale(axis)
+        _legend(result, look)
     return result
 
 
@@ -125,21 +124,32 @@ def rotation_figure(group: Group, probe: pd.DataFrame) -> Figure | None:
     mine = _rotations(_of(group, probe))
     if mine.empty:
         return None
-    look = appearance(group)
+    look = _look(group, mine)
     with panels(6.4, 3.2) as (result, axis):
         axis.axhline(1, color=FAINT, lw=1)
         axis.axhspan(0.9, 1.1, color=FAINT, alpha=0.12, lw=0)
-        for (cell, _), part in mine.groupby(["cell", "directory"]):
+        for (cell, seed), part in mine.groupby(["cell", "seed"]):
             label, color, style = look[str(cell)]
             ratios = part.groupby("epoch")["ratio"].agg(["median", "min", "max"])
-            x = ratios.index
-            axis.plot(x, ratios["median"], color=color, ls=style, marker=".", label=label)
+            x, name = ratios.index, f"{label}, seed {seed}"
+            axis.plot(x, ratios["median"], color=color, ls=style, marker=".", label=name)
             axis.fill_between(x, ratios["min"], ratios["max"], color=color, alpha=0.12, lw=0)
-        axis.set_xlabel("epoch")
+        epochs(axis)
         axis.set_ylabel("measured / predicted")
-        axis.set_yscale("log")
-        legend(result, axis, look)
+        log_scale(axis)
+        axis.legend(handles=keys(look), loc="best", fontsize=7)
     return result
+
+
+def _look(group: Group, found: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    """How the cells that are in `found` are drawn."""
+    there = set(found["cell"])
+    return appearance(group, [cell for cell in group.labels if cell in there])
+
+
+def _legend(result: Figure, look: dict[str, tuple[str, str, str]]) -> None:
+    """One for all panels, below them."""
+    result.legend(handles=keys(look), loc="outside lower center", ncols=4, fontsize=8)
 
 
 def _rotations(probe: pd.DataFrame) -> pd.DataFrame:
@@ -148,16 +158,6 @@ def _rotations(probe: pd.DataFrame) -> pd.DataFrame:
     mine = probe[(probe["kind"] == "conv") & (probe["angular_update_predicted"] > 0)]
     ratio = mine["angular_update"] / mine["angular_update_predicted"]
     return mine.assign(ratio=ratio).dropna(subset=["ratio"])
-
-
-def legend(result: Figure, axis: Axes, look: dict[str, tuple[str, str, str]]) -> None:
-    """One entry a cell that was drawn, in the cells' order, below the figure."""
-    handles, labels = axis.get_legend_handles_labels()
-    drawn = dict(zip(labels, handles, strict=True))
-    order = [label for label, _, _ in look.values() if label in drawn]
-    result.legend(
-        [drawn[label] for label in order], order, loc="outside lower center", ncols=4, fontsize=8
-    )
 
 
 def _of(group: Group, probe: pd.DataFrame) -> pd.DataFrame:

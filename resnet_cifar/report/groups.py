@@ -6,7 +6,10 @@ Runs are compared within one setting only. Only completed runs enter a mean.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +17,13 @@ from typing import Any
 
 import pandas as pd
 
+from resnet_cifar.display import printable
 from resnet_cifar.identity import COORDINATES, USUAL, number
+from resnet_cifar.report.study import AUGMENTED as AUGMENTED
 from resnet_cifar.report.study import Question, Selector, matches
 from resnet_cifar.results import identity_keys, records
 
-VAL, AUGMENTED = "accuracy/val", "accuracy/val_augmented"
+VAL = "accuracy/val"
 TITLES = {
     "optimizer.lr": "lr",
     "scheduler": "schedule",
@@ -28,6 +33,7 @@ TITLES = {
     "trainer.epochs": "epochs",
 }
 OTHER = Question("other", "Runs no question asks about", {}, COORDINATES)
+BEST = Question("best", "Which is best?", {}, COORDINATES)
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
 
 
@@ -44,13 +50,16 @@ class Group:
     @property
     def name(self) -> str:
         """For file names: question and setting."""
-        words = "".join(c if c.isalnum() or c == "." else " " for c in self.setting.lower())
-        return "-".join([self.question.name, *words.split()])
+        words = re.findall(r"[a-z0-9.]+", self.setting.lower())
+        name = "-".join([self.question.name, *words])
+        if len(name) <= 150 and self.setting.isascii():
+            return name
+        return f"{name[:140]}-{hashlib.sha256(self.setting.encode()).hexdigest()[:8]}"
 
     @property
     def asked(self) -> bool:
         """Whether a question asks about these runs, and one of them is completed."""
-        return self.question is not OTHER and len(self.runs) > 0
+        return self.question not in (OTHER, BEST) and len(self.runs) > 0
 
     @cached_property
     def everything(self) -> pd.DataFrame:
@@ -68,7 +77,7 @@ class Group:
     def labels(self) -> dict[str, str]:
         """What each cell is called, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
         return {
-            cell: ", ".join(say(key, row.get(key)) for key in self.vary) or cell
+            cell: ", ".join(say(key, row.get(key)) for key in self.vary) or printable(cell)
             for cell, row in self.configurations.items()
         }
 
@@ -105,7 +114,24 @@ def groups(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
                 found.append(group)
                 asked |= set(group.everything["directory"])
     rest = runs[~runs["directory"].isin(asked)]
-    return found + [group for group in _settings(rest, OTHER, keys) if len(group.runs)]
+    found += [group for group in _settings(rest, OTHER, keys) if len(group.runs)]
+    return _told_apart(found)
+
+
+def settings(runs: pd.DataFrame) -> list[Group]:
+    """The runs by everything but the study's coordinates: cells in a group can be ranked."""
+    return _told_apart(_settings(runs, BEST, identity_keys(runs))) if len(runs) else []
+
+
+def _told_apart(found: list[Group]) -> list[Group]:
+    """The groups, numbered where two of a question are described in the same words."""
+    names: dict[str, int] = {}
+    result = []
+    for group in found:
+        count = names[group.name] = names.get(group.name, 0) + 1
+        setting = f"{group.setting} ({count})" if count > 1 else group.setting
+        result.append(dataclasses.replace(group, setting=setting))
+    return result
 
 
 def _settings(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
@@ -153,8 +179,10 @@ def _spans(group: Group) -> bool:
 
 def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     """`CIFAR-10, width 64, 300 epochs`, then the study's coordinates and what is unusual."""
-    data = {"cifar10": "CIFAR-10", "synthetic": "drawn images"}.get(values["data"], values["data"])
-    parts = [str(data)]
+    data = {"cifar10": "CIFAR-10", "synthetic": "synthetic data"}.get(
+        values["data"], values["data"]
+    )
+    parts = [printable(str(data))]
     for key in ("model.width", "trainer.epochs"):
         if key in values and key not in varied:
             parts.append(say(key, values[key]))
@@ -168,7 +196,7 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
             ):
                 continue
             if key.startswith("data.") and USUAL.get(key) is None:
-                continue  # the drawn images' own constants
+                continue  # the synthetic data's own constants
             parts.append(say(key, value))
     return ", ".join(parts)
 
@@ -180,13 +208,13 @@ def say(key: str, value: object) -> str:
     if key == "trainer.epochs":
         return f"{value} epochs"
     if key in ("scheduler", "norm", "optimizer", "model", "data"):
-        return str(value)
-    return f"{title(key)} {number(value)}"
+        return printable(str(value))
+    return printable(f"{title(key)} {number(value)}")
 
 
 def title(key: str) -> str:
     """What a table calls a configuration key."""
-    return TITLES.get(key, key.rpartition(".")[2].replace("_", " "))
+    return TITLES.get(key, printable(key.rpartition(".")[2].replace("_", " ")))
 
 
 def _rank(value: object) -> tuple[int, float, str]:

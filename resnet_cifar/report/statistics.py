@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,3 +122,59 @@ def r_squared(y: NDArray[np.float64], x: NDArray[np.float64], degree: int = 2) -
         return math.nan
     fitted = np.polynomial.Polynomial.fit(x, y, degree)(x)
     return 1 - float(((y - fitted) ** 2).sum()) / total
+
+
+class Spread(NamedTuple):
+    """A sample standard deviation and its degrees of freedom."""
+
+    sd: float
+    freedom: int
+
+
+def pooled(samples: Sequence[Sequence[float]]) -> Spread:
+    """The standard deviation within samples that are taken to share it, each about its own mean.
+
+    Of a single sample it is the sample standard deviation. Each needs two values or more.
+    """
+    squares = sum(float(((np.asarray(x) - np.mean(x)) ** 2).sum()) for x in samples)
+    freedom = sum(len(x) - 1 for x in samples)
+    return Spread(math.sqrt(squares / freedom), freedom)
+
+
+def prediction_interval(
+    values: Sequence[float], n: int, spread: Spread, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Where the mean of n further values of the population that `values` come from will lie.
+
+    mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `spread`.
+    """
+    t = float(stats.t.ppf((1 + confidence) / 2, spread.freedom))
+    half = t * spread.sd * math.sqrt(1 / n + 1 / len(values))
+    mean = float(np.mean(values))
+    return mean - half, mean + half
+
+
+def p_value(e: Estimate, null: float, above: bool) -> float:
+    """Two-sided p of the t-test of the mean against `null`; 1 where it lies on the other side.
+
+    Below 1 − confidence exactly where the t-interval lies above (or below) `null`; NaN with n = 1.
+    """
+    distance = e.mean - null if above else null - e.mean
+    if e.n < 2:
+        return math.nan
+    if distance <= 0:
+        return 1.0
+    if e.sd == 0:
+        return 0.0
+    return float(2 * stats.t.sf(distance / (e.sd / math.sqrt(e.n)), e.n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979), in the same order; NaN is no test."""
+    adjusted = [math.nan] * len(p_values)
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    largest = 0.0
+    for position, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - position) * p))
+        adjusted[i] = largest
+    return adjusted

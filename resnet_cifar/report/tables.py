@@ -10,18 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from resnet_cifar.identity import COORDINATES
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group
 from resnet_cifar.report.statistics import (
     Estimate,
     estimate,
+    holm,
+    p_value,
     paired_differences,
+    prediction_interval,
     seeds_to_resolve,
     t_half_width,
 )
 from resnet_cifar.report.study import Published, agrees, matches
+from resnet_cifar.results import identity_keys
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
+
+FEWEST_FOR_A_BAND = 3  # runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +39,21 @@ class Tables:
     cells: pd.DataFrame  # `cell_table`
     differences: pd.DataFrame  # `difference_table`
     curves: dict[str, pd.DataFrame]  # `curve_table` of each of `METRICS`
+    runs: pd.DataFrame  # `load_metrics` of the completed runs
     picks: pd.DataFrame  # `pick_table`
     grid: pd.DataFrame | None  # `grid_table`
 
 
 def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] = ()) -> Tables:
     """The tables of a group; `curves` as from `load_metrics`."""
+    mine = curves[curves["directory"].isin(group.runs["directory"])]
     return Tables(
         group,
         cell_table(group, published),
         difference_table(group),
-        {metric: curve_table(group, curves, metric) for metric in METRICS},
-        pick_table(group, curves),
+        {metric: curve_table(group, mine, metric) for metric in METRICS},
+        mine,
+        pick_table(group, mine),
         grid_table(group),
     )
 
@@ -53,8 +63,9 @@ def cell_table(group: Group, published: Sequence[Published] = ()) -> pd.DataFram
 
     Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m of
     `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; published,
-    replications/low, replications/high (augmented view), and verdict, where the cell is one of the
-    published study at its full setting.
+    replications/low, replications/high (their range), prediction/low, prediction/high (where the
+    mean of n runs should lie with 95 %), all in the augmented view, and verdict, where the cell is
+    one of the published study at its full setting.
     """
     rows = []
     for cell, run in group.configurations.items():
@@ -73,31 +84,33 @@ def _spread(name: str, values: pd.Series[float]) -> dict[str, float]:
     return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
 
 
+_RANGES = tuple(f"{of}/{end}" for of in ("replications", "prediction") for end in ("low", "high"))
+
+
 def _beside(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
+    nothing = dict.fromkeys(("published", *_RANGES), math.nan)
     if known is None:
-        nothing = dict.fromkeys(("published", "replications/low", "replications/high"), math.nan)
         return {**nothing, "verdict": ""}
     others = known.replications[AUGMENTED]
-    low, high = min(others), max(others)
-    return {
+    found = {
         "published": known.published[AUGMENTED],
-        "replications/low": low,
-        "replications/high": high,
-        "verdict": reproduction(float(ours.mean()), low, high) if len(ours) else "not run",
+        "replications/low": min(others),
+        "replications/high": max(others),
     }
+    if not len(ours):
+        return {**nothing, **found, "verdict": "not run"}
+    low, high = prediction_interval(others, len(ours), known.spread)
+    verdict = reproduction(float(ours.mean()), low, high)
+    return {**found, "prediction/low": low, "prediction/high": high, "verdict": verdict}
 
 
 def reproduction(mean: float, low: float, high: float) -> str:
-    """Where a mean accuracy lies to the range of the published run and its replications.
-
-    The files give per cent with two decimals, so half a unit of the last one is within.
-    """
-    rounding = 5e-5
-    if low - rounding <= mean <= high + rounding:
-        return "within the replications' range"
+    """Where a mean accuracy lies to the prediction interval from the replications."""
+    if low <= mean <= high:
+        return "as predicted"
     distance = mean - high if mean > high else low - mean
-    return f"{100 * distance:.2f} points {'above' if mean > high else 'below'} the range"
+    return f"{100 * distance:.2f} points {'above' if mean > high else 'below'}"
 
 
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
@@ -126,8 +139,8 @@ def difference_table(group: Group) -> pd.DataFrame:
     """Every cell's `accuracy/val` against the best cell's, paired by seed.
 
     Columns: cell, label, against (the best cell's label), n (pairs), difference (cell − best),
-    low, high, sd, and seeds: how many pairs would resolve a difference of this size and spread
-    (power 0.8).
+    low, high, sd, seeds (how many pairs would resolve a difference of this size and spread, power
+    0.8), p (two-sided, NaN with one pair), and p/holm, corrected for the number of rows.
     """
     values = {cell: group.values(cell, VAL) for cell in group.labels}
     means = {cell: x.mean() for cell, x in values.items() if len(x)}
@@ -151,9 +164,49 @@ def difference_table(group: Group) -> pd.DataFrame:
                 "high": e.high,
                 "sd": e.sd,
                 "seeds": seeds_to_resolve(e.mean, e.sd),
+                "p": min(p_value(e, 0, above=True), p_value(e, 0, above=False)),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(**{"p/holm": holm(list(table["p"]))}) if rows else table
+
+
+def rank_table(tables: Tables) -> pd.DataFrame:
+    """The cells of a group by their mean `accuracy/val`, best first; those without a run last.
+
+    Columns: those of `cell_table`; rank; difference, low, high, pairs, p and p/holm against the
+    best, as in `difference_table`, NaN for the best itself and where no seed is in both.
+    """
+    order = tables.cells.sort_values(VAL, ascending=False, na_position="last", kind="stable")
+    order = order.reset_index(drop=True)
+    order["rank"] = order.index + 1
+    columns = ["difference", "low", "high", "pairs", "p", "p/holm"]
+    if tables.differences.empty:
+        return order.assign(**dict.fromkeys(columns, math.nan))
+    against = tables.differences.rename(columns={"n": "pairs"}).set_index("cell")[columns]
+    return order.join(against, on="cell")
+
+
+def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """All runs with their outcome and whatever of the configuration differs between them.
+
+    Returns:
+        The table, best `accuracy/val` first, and the columns of the configuration in it.
+    """
+    keys = [
+        key
+        for key in identity_keys(runs)
+        if runs[key].astype(object).where(runs[key].notna(), None).map(repr).nunique() > 1
+    ]
+    first = [key for key in (*COORDINATES, "model.width", "trainer.epochs") if key in keys]
+    keys = first + [key for key in keys if key not in first]
+    columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
+    measured = [name for name in (*METRICS, "best/accuracy/val", "best/epoch") if name in runs]
+    rest = ["seconds", "images_per_second", "device", "precision", "code", "started", "directory"]
+    table = runs[[*columns, *measured, *rest]]
+    if VAL in table:
+        table = table.sort_values(VAL, ascending=False, na_position="last", kind="stable")
+    return table.reset_index(drop=True), keys
 
 
 # Curves and maps ---------------------------------------------------------------------------------
@@ -162,7 +215,8 @@ def difference_table(group: Group) -> pd.DataFrame:
 def curve_table(group: Group, curves: pd.DataFrame, metric: str = VAL) -> pd.DataFrame:
     """Mean, low and high over a cell's completed seeds at every epoch they all have.
 
-    Columns: cell, epoch, n, mean, low, high (95 % t-interval; NaN with one run).
+    Columns: cell, epoch, n, mean, low, high (95 % t-interval clipped to what is possible; NaN
+    below three runs: two say next to nothing of a spread).
     """
     columns = ["cell", "epoch", "n", "mean", "low", "high"]
     if metric not in curves or group.runs.empty:
@@ -172,7 +226,10 @@ def curve_table(group: Group, curves: pd.DataFrame, metric: str = VAL) -> pd.Dat
     table["n"] = table["cell"].map(group.runs["cell"].value_counts())
     table = table[table["count"] == table["n"]]
     half = t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half)[columns]
+    half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
+    most = 1 if metric.startswith("accuracy/") else None
+    low, high = table["mean"] - half, table["mean"] + half
+    return table.assign(low=low.clip(lower=0), high=high.clip(upper=most))[columns]
 
 
 def pick_table(group: Group, curves: pd.DataFrame) -> pd.DataFrame:
@@ -273,21 +330,16 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("hours", ascending=False, ignore_index=True)
 
 
-def mixed(runs: pd.DataFrame) -> list[str]:
-    """Cells whose runs differ in code, versions, device or arithmetic, in words."""
-    lines = []
+def mixed(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """Where runs of one cell differ in code, versions, device or arithmetic.
+
+    Returns:
+        By what they differ in the cells, each with the kinds there are.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
     for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
         for key in ("code", "versions", "device", "precision"):
             kinds = sorted({kind for value in part[key] for kind in str(value).split(" | ")})
             if len(kinds) > 1:
-                shown = f": {', '.join(kinds)}" if key != "versions" else " of the libraries"
-                lines.append(f"{cell}: its runs mix {len(kinds)} {_PLURAL[key]}{shown}")
-    return lines
-
-
-_PLURAL = {
-    "code": "states of the code",
-    "versions": "versions",
-    "device": "devices",
-    "precision": "precisions",
-}
+                found.setdefault(key, {})[str(cell)] = kinds
+    return found

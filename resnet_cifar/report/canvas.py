@@ -1,0 +1,118 @@
+"""What all figures share: how they look, and how they become files. Nothing global is touched.
+
+Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
+that a figure is at home in light and dark. Whoever draws takes matplotlib from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def _no_backend() -> Iterator[None]:
+    """MPLBACKEND may name a backend that is not installed here, and then the import fails.
+
+    Figures need none; the pictures of the notebook they are shown in may.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    yield
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+with _no_backend():
+    import matplotlib
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+    from matplotlib.lines import Line2D as Line2D
+    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import MaxNLocator as MaxNLocator
+
+INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
+# After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
+# on light and on dark.
+COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
+STYLES = ("-", "--", ":", "-.")
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "text.parse_math": False,  # a $ in somebody's text is a $
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.framealpha": 0.75,
+    "legend.edgecolor": "none",
+    "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
+    "svg.fonttype": "none",  # text stays text: smaller files, and words can be found
+}
+
+
+@contextmanager
+def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(**subplots)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A label may be in any script; an SVG's text is drawn by the reader's fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document."""
+    buffer = io.StringIO()
+    with _drawing():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", buffer.getvalue())  # a hundredth of a point is enough
+
+
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    with _drawing():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def epochs(axis: Axes) -> None:
+    """The x axis counts epochs: whole ones."""
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def log_scale(axis: Axes) -> None:
+    """A logarithmic y axis, labelled 0.1 and 1e-07: without powers, which are formulas."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))

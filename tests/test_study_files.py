@@ -1,0 +1,239 @@
+"""questions.yaml and published.yaml have a schema: what does not fit is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from resnet_cifar.errors import UserError
+from resnet_cifar.report.study import load_published, load_questions
+
+LR = "optimizer.lr"
+PAIR = "[{optimizer.lr: 0.01}, {optimizer.lr: 0.1}]"
+
+
+def question(**parts: str) -> str:
+    """A question in YAML; a part that is None is left out."""
+    whole = {
+        "question": "Which?",
+        "where": "{norm: batchnorm}",
+        "vary": "[optimizer.lr]",
+        **parts,
+    }
+    return "mine:\n" + "".join(f"  {key}: {text}\n" for key, text in whole.items() if text)
+
+
+def claim(**parts: str) -> str:
+    """A question with one claim."""
+    whole = {"claim": "one is better", "pairs": f"[{PAIR}]", **parts}
+    inner = "".join(f"      {key}: {text}\n" for key, text in whole.items() if text)
+    return question() + "  claims:\n    -\n" + inner
+
+
+def test_the_parts_of_these_tests_fit_together(tmp_path: Path) -> None:
+    (tmp_path / "q.yaml").write_text(claim())
+    (found,) = load_questions(tmp_path / "q.yaml")
+    assert found.claims[0].pairs == (({LR: [0.01]}, {LR: [0.1]}),)
+    assert found.where == {"norm": ["batchnorm"]}
+
+
+BROKEN = {
+    # the file
+    "": "=None is not allowed: a mapping",
+    "[1, 2]": "a mapping",
+    "text": "a mapping",
+    "{}": "a mapping",
+    "a: [": "can't be read",
+    "\x00": "can't be read",
+    "1: {}": "a key is text",
+    "true: {}": "a key is text",
+    "? [a]\n: b": "a key is text",
+    question() + question(): "'mine' stands twice",
+    question(question="a\n  question: b"): "'question' stands twice",
+    "a: &x {b: 1}\nc: *x": "an alias",
+    "a: &x [*x]": "an alias",
+    "a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]": "an alias",
+    "a: &x {b: 1}\nc: {<<: *x}": "an alias",
+    "a: !!python/object/apply:os.getcwd []": "can't be read",
+    "[" * 3000: "can't be read",
+    # names
+    "../../x: {question: q}": "a name is up to 60",
+    "a/b: {question: q}": "a name is up to 60",
+    f"{'a' * 61}: {{question: q}}": "a name is up to 60",
+    "other: {question: q}": "not 'other'",
+    "'': {question: q}": "a name is up to 60",
+    # a question
+    "mine:": "mine=None is not allowed: a mapping with question, where, vary",
+    "mine: 3": "mine=3 is not allowed: a mapping",
+    "mine: [a]": "a mapping",
+    question(question=""): "question is missing",
+    question(question="3"): "mine: question=3 is not allowed: text",
+    question(question="null"): "text",
+    question(question="[a]"): "text",
+    question(question="''"): "text",
+    question(question='"a\\e[31m"'): "control characters",
+    question(where=""): "where is missing",
+    question(vary=""): "vary is missing",
+    question(querstion="b"): "mine: querstion='b' is not allowed: the keys here are question",
+    # where
+    question(where="norm"): "where='norm' is not allowed: a mapping",
+    question(where="[norm]"): "a mapping",
+    question(where="null"): "a mapping",
+    question(where="{norn: batchnorm}"): "did you mean norm",
+    question(where="{optimizer.lrr: 0.1}"): "did you mean optimizer.lr",
+    question(where="{seed: 0}"): "names a cell",
+    question(where="{trainer.threads: 1}"): "names a cell",
+    question(where="{accuracy/val: 1}"): "names a cell",
+    question(where="{norm: batchnorn}"): "norm='batchnorn' is not allowed: one of batchnorm",
+    question(where="{norm: null}"): "norm=None is not allowed: one of",
+    question(where="{norm: []}"): "a list [ ] of 1 or more values",
+    question(where="{norm: [batchnorm, 3]}"): "norm[2]=3 is not allowed: one of",
+    question(where="{norm: {a: 1}}"): "one of",
+    question(
+        where="{trainer.epochs: many}"
+    ): "trainer.epochs='many' is not allowed: a whole number",
+    question(where="{trainer.epochs: null}"): "a whole number",
+    question(where="{trainer.epochs: true}"): "a whole number",
+    question(where="{trainer.epochs: .nan}"): "a whole number",
+    question(
+        where="{regularization.weight_decay: none}"
+    ): "weight_decay='none' is not allowed: a number",
+    question(where="{regularization.weight_decay: [[1]]}"): "a number",
+    question(where="{regularization.weight_decay: 2026-01-01}"): "a number",
+    question(where="{optimizer.nesterov: 1}"): "true or false",
+    question(where="{norm.detach: 0}"): "text",
+    # vary
+    question(vary="optimizer.lr"): "vary='optimizer.lr' is not allowed: a list",
+    question(vary="[]"): "a list [ ] of 1 or more configuration keys",
+    question(vary="null"): "a list",
+    question(vary="{optimizer.lr: 1}"): "a list",
+    question(vary="[lr]"): "vary[1]='lr' is not allowed: a configuration key",
+    question(vary="[3]"): "text",
+    question(vary="[optimizer.lr, optimizer.lr]"): "each key once",
+    question(vary="[seed]"): "names a cell",
+    question(vary="[norm]"): "where fixes norm to one value",
+    # claims
+    question(claims="{}"): "claims={} is not allowed: a list",
+    question(claims="[]"): "a list [ ] of 1 or more claims",
+    question(claims="[a]"): "claims[1]='a' is not allowed: a mapping with claim",
+    claim(claim=""): "claim is missing",
+    claim(claim="3"): "text",
+    claim(margins="1"): "margins=1 is not allowed: the keys here are claim, metric",
+    claim(pairs=""): "give either pairs or predictor",
+    claim(predictor="[optimizer.lr]"): "give either pairs or predictor",
+    claim(metric="acc"): "accuracy/… or loss/…",
+    claim(metric="3"): "text",
+    claim(metric="lr"): "accuracy/… or loss/…",
+    claim(margin="20"): "claims[1]: margin=20 is not allowed: 0 or more, a fraction less than 1",
+    claim(margin="-0.1"): "0 or more",
+    claim(margin="big"): "0 or more",
+    claim(margin="null"): "0 or more",
+    claim(margin="[0.1]"): "0 or more",
+    claim(margin="true"): "0 or more",
+    claim(margin=".nan"): "0 or more",
+    claim(margin="80", metric="loss/val"): "less than 10 nats",
+    claim(within="0"): "above 0",
+    claim(within=".inf"): "above 0",
+    claim(within="0.1", margin="0.1"): "give either margin or within",
+    claim(relative="1"): "true or false",
+    claim(relative="text"): "true or false",
+    claim(pairs="{a: b}"): "a list [ ] of 1 or more pairs",
+    claim(pairs="[]"): "a list [ ] of 1 or more pairs",
+    claim(pairs=PAIR): "pairs[1]={'optimizer.lr': 0.01} is not allowed: a list [ ] of 2 selectors",
+    claim(pairs="[[{optimizer.lr: 0.1}]]"): "a list [ ] of 2 selectors",
+    claim(pairs="[[{}, {optimizer.lr: 0.1}]]"): "a mapping with at least one key",
+    claim(pairs="[[{optimizer.rl: 0.1}, {optimizer.lr: 0.1}]]"): "did you mean optimizer.lr",
+    claim(pairs="[[{scheduler: cosine}, {scheduler: constant}]]"): "the keys of vary: optimizer.lr",
+    claim(
+        pairs="[[{optimizer.lr: x}, {optimizer.lr: 0.1}]]"
+    ): "optimizer.lr='x' is not allowed: a number",
+    claim(pairs="[[{optimizer.lr: 0.1}, {optimizer.lr: 1e-1}]]"): "two different cells",
+    claim(pairs=f"[{PAIR}, {PAIR}]"): "each pair once",
+    claim(pairs="", predictor="optimizer.lr"): "a list",
+    claim(pairs="", predictor="[optimizer.lr]"): "2 or more configuration keys",
+    claim(
+        pairs="", predictor="[optimizer.lr, scheduler]"
+    ): "scheduler is not a numeric key of vary",
+    claim(pairs="", predictor="[optimizer.lr, model.width]"): "model.width is not a numeric key",
+    claim(
+        pairs="", predictor="[optimizer.lr, model.width]", relative="true"
+    ): "not beside predictor",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.items(), ids=range(len(BROKEN)))
+def test_a_broken_file_of_questions(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "q.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refusal:
+        load_questions(path)
+    line = str(refusal.value)
+    assert message in line
+    assert line.startswith(str(path))
+    assert "\n" not in line
+    assert len(line) < 500
+
+
+def test_a_selector_that_where_excludes(tmp_path: Path) -> None:
+    text = claim().replace("{norm: batchnorm}", "{optimizer.lr: [0.01, 1]}")
+    (tmp_path / "q.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"where has optimizer.lr in \[0.01, 1\] only"):
+        load_questions(tmp_path / "q.yaml")
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x80")
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "bytes"):
+        with pytest.raises(UserError, match="can't be read"):
+            load_questions(path)
+
+
+def test_numbers_as_people_write_them(tmp_path: Path) -> None:
+    (tmp_path / "q.yaml").write_text(
+        claim(pairs="[[{optimizer.lr: 1e-1}, {optimizer.lr: [1e-2, 5E-3]}]]", margin="1e-2")
+    )
+    (found,) = load_questions(tmp_path / "q.yaml")
+    assert found.claims[0].pairs == (({LR: [0.1]}, {LR: [0.01, 0.005]}),)
+    assert found.claims[0].margin == 0.01
+
+
+WHOLE = yaml.safe_load((ROOT / "experiments" / "published.yaml").read_text())
+CELL = WHOLE["cells"]["baseline"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"setting": None}, "setting=None is not allowed: a mapping"),
+        ({"settings": {}}, "the keys here are setting, cells"),
+        ({"setting": {"model.widht": 64}}, "did you mean model.width"),
+        ({"cells": {}}, "a mapping"),
+        ({"cells": {"a/b": CELL}}, "a name is up to 60"),
+        ({"cells": {"x": {}}}, "a mapping with selector, published, replications"),
+        ({"cells": {"x": CELL | {"published": {}}}}, "a mapping with accuracy/val_augmented"),
+        ({"cells": {"x": CELL | {"published": {"loss/train": 1}}}}, "val_augmented is missing"),
+        (
+            {"cells": {"x": CELL | {"published": CELL["published"] | {"accuracy/val": 95}}}},
+            "0 to 1",
+        ),
+        ({"cells": {"x": CELL | {"published": CELL["published"] | {"loss/val": "x"}}}}, "nats"),
+        ({"cells": {"x": CELL | {"published": CELL["published"] | {"lr": 1}}}}, "a metric is"),
+        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": 0.9}}}}, "a list"),
+        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None, 1]}}}}, "to 1"),
+        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}}, "2 or more"),
+        ({"pooled_sd": ["baseline"]}, "a list [ ] of 2 or more cells"),
+        ({"pooled_sd": ["baseline", "cosin"]}, "cells, each once: baseline"),
+        ({"cells": {"x": CELL | {"selector": {"optimizer.lr": "x"}}}}, "a number"),
+    ],
+)
+def test_a_broken_file_of_published_values(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(WHOLE | change))
+    with pytest.raises(UserError) as refusal:
+        load_published(path)
+    assert message in str(refusal.value)
+    assert str(refusal.value).startswith(str(path))
+    assert "\n" not in str(refusal.value)
