@@ -7,6 +7,8 @@ mps         the same, sharing the GPU by NVIDIA's MPS, as the launcher's mps=tru
 threads     one process, a thread for each network and on CUDA a stream
 stacked     one process, one set of kernels for all: torch.func.vmap over stacked weights
 
+Untried on a GPU so far: on CPUs it runs, but says nothing of streams and MPS.
+
 Bare training steps on random images, uncompiled, every way in turn; images/s are of all networks
 together.
 """

@@ -213,26 +213,26 @@ def train_handed() -> int:
 
 def _arguments(argv: list[str]) -> list[str]:
     """The command line as Hydra takes it."""
-    # argparse wants -m before or after all overrides; people write it between them.
-    first = [argument for argument in argv if argument in ("-m", "--multirun")][:1]
-    rest = [argument for argument in argv if argument not in ("-m", "--multirun", "--plan")]
+    rest = [argument for argument in argv if argument != "--plan"]
     if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
         rest += ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
     elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
         rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
-    return [*first, *rest]
+    return rest
 
 
 @contextlib.contextmanager
 def _argparse_as_it_should_be() -> Iterator[None]:
-    """For the parser Hydra makes: complaints as ConfigErrors, help texts as text.
+    """For the parser Hydra makes: complaints as ConfigErrors, options anywhere, help texts as text.
 
-    hydra-core 1.3.8 passes an object as a help text, which argparse of Python 3.14 refuses
+    Left alone, argparse wants -m and --config-dir before or after all overrides. hydra-core 1.3.8
+    passes an object as a help text, which argparse of Python 3.14 refuses
     (facebookresearch/hydra#3121).
     """
-    error, add_argument = argparse.ArgumentParser.error, argparse.ArgumentParser.add_argument
+    parser = argparse.ArgumentParser
+    error, add_argument, parse_args = parser.error, parser.add_argument, parser.parse_args
 
     def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
         raise ConfigError(f"{message}: see python {self.prog} --help")
@@ -242,13 +242,14 @@ def _argparse_as_it_should_be() -> Iterator[None]:
             settings["help"] = "see python train.py --help"
         return add_argument(self, *names, **settings)
 
-    argparse.ArgumentParser.error = refuse  # type: ignore[method-assign]
-    argparse.ArgumentParser.add_argument = add  # type: ignore[assignment,method-assign]
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.add_argument = add  # type: ignore[assignment,method-assign]
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     try:
         yield
     finally:
-        argparse.ArgumentParser.error = error  # type: ignore[method-assign]
-        argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign]
+        parser.error, parser.add_argument = error, add_argument  # type: ignore[method-assign]
+        parser.parse_args = parse_args  # type: ignore[method-assign]
 
 
 # Hydra's own page takes twice as long and lists schemas.

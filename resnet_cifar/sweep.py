@@ -1,4 +1,7 @@
-"""A run as the launcher's pool sees it, and the plan before the work. Imports no torch."""
+"""A run as the launcher's pool sees it, the plan before the work, the answer after it.
+
+Imports no torch; the plan does where it has to measure.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from hydra_plugins.local_pool import Job, Outcome, Progress
-from resnet_cifar.config import Config, from_dictconfig
+from resnet_cifar.config import Config, from_dictconfig, groups
 from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
-from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.identity import cell_name, items, number, run_directory
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record import run_files
 
@@ -65,7 +69,9 @@ class RunJob(Job):
         if isinstance(record, str) or not record.epochs_done:
             return None
         done, total = record.epochs_done, record.epochs
-        return Progress(done, total, f"epoch {done}/{total}{run_files.result(record)}")
+        reached = (record.final or {}).get(run_files.OBJECTIVE)
+        detail = "" if reached is None else f"val {100 * reached:.2f} %"
+        return Progress(done, total, f"epoch {done}/{total}", detail)
 
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""
@@ -92,8 +98,161 @@ class RunJob(Job):
         return describe(error)
 
     @classmethod
+    def labels(cls, jobs: Sequence[Job]) -> list[str]:
+        short = varying([job.run for job in jobs if isinstance(job, RunJob)])
+        names = [" ".join(parts) for parts in short]
+        return names if len(set(names)) == len(jobs) else [job.label for job in jobs]
+
+    @classmethod
+    def answer(cls, jobs: Sequence[Job]) -> None:
+        print_answer([job.run for job in jobs if isinstance(job, RunJob)])
+
+    @classmethod
     def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
         show_plan([job.run for job in jobs if isinstance(job, RunJob)], slots, threads)
+
+
+def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
+    """For each configuration what tells it from the others: "lr=0.1", "cosine", "seed=0".
+
+    Args:
+        but: keys that are left out.
+    """
+    flat = [{**dict(items(config)), "seed": config.seed} for config in configs]
+    keys = [key for key in dict.fromkeys(k for f in flat for k in f) if key not in but]
+    values = {key: [f.get(key) for f in flat] for key in keys}
+    chosen = [key for key in keys if len(set(values[key])) > 1]
+    # What only follows from the option of a group that varies says nothing more.
+    chosen = [
+        key
+        for key in chosen
+        if (group := key.partition(".")[0]) == key
+        or group not in chosen
+        or len(set(zip(values[group], values[key], strict=True))) > len(set(values[group]))
+    ]
+    tails = [key.rpartition(".")[2] for key in chosen]
+    names = [t if tails.count(t) == 1 else key for t, key in zip(tails, chosen, strict=True)]
+    return [
+        [
+            number(f[key]) if key in groups() else f"{name}={number(f[key])}"
+            for name, key in zip(names, chosen, strict=True)
+            if key in f
+        ]
+        for f in flat
+    ]
+
+
+# The answer --------------------------------------------------------------------------------------
+
+SHOWN = 10  # cells of the ranking; `runs` lists all
+
+
+@dataclasses.dataclass
+class RankedCell:
+    """A cell of a sweep with the accuracies its seeds have reached."""
+
+    label: str
+    configs: list[Config]
+    accuracies: dict[int, float]  # by seed: the last epoch's on validation, per cent
+    diverged: int  # seeds
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies.values()) if self.accuracies else -1.0
+
+    @property
+    def result(self) -> str:
+        """The mean with the half width of its 95 % t-interval, where there are seeds."""
+        if not self.accuracies:
+            return "diverged"
+        from resnet_cifar.report.statistics import estimate
+
+        found = estimate(self.accuracies.values())
+        return f"{found.mean:.2f}" + (f" ± {found.half_width:.2f}" if found.n > 1 else "")
+
+
+def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
+    """The cells of a sweep that have results, best first; one with a diverged seed after others."""
+    by_cell: dict[str, list[Config]] = {}
+    for config in configs:
+        by_cell.setdefault(str(run_directory(config).parent), []).append(config)
+    labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
+    ranked = []
+    for label, cell in zip(labels, by_cell.values(), strict=True):
+        accuracies, diverged = {}, 0
+        for config in cell:
+            record = run_files.record_or_reason(run_directory(config))
+            if isinstance(record, str) or not record.finished:
+                continue
+            if record.status == "diverged":
+                diverged += 1
+            else:
+                accuracies[config.seed] = 100 * run_files.objective(record)
+        if accuracies or diverged:
+            ranked.append(RankedCell(" ".join(label) or "this cell", cell, accuracies, diverged))
+    return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
+
+
+def verdict(best: RankedCell, other: RankedCell) -> str:
+    """How far `best` is ahead of `other`, and whether that means anything: paired by seed."""
+    import pandas as pd
+
+    from resnet_cifar.report.statistics import estimate, paired_differences, seeds_to_resolve
+
+    if not other.accuracies:
+        return f"{other.label} diverged."
+    ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
+    pairs = paired_differences(pd.Series(best.accuracies), pd.Series(other.accuracies))
+    if not len(pairs):
+        return f"{ahead}; they share no seed, so chance can't be told apart."
+    if len(pairs) == 1:
+        return f"{ahead}, with one seed: whether more than chance can't be said (try seed=0,1,2)."
+    found = estimate(pairs)
+    ahead = f"{found.mean:.2f} ± {found.half_width:.2f} points ahead of {other.label}"
+    paired = f"paired over {found.n} seeds, 95 % t-interval"
+    if found.low > 0:
+        return f"{ahead} ({paired}): more than chance between seeds."
+    needed = seeds_to_resolve(found.mean, found.sd) if found.mean > 0 else None
+    more = f"; {needed} seeds would tell, if it is as large as it looks" if needed else ""
+    return f"{ahead} ({paired}): undecided{more}."
+
+
+def print_answer(configs: Sequence[Config]) -> None:
+    """Print the sweep's runs ranked, the best in words, and the commands to look further."""
+    from resnet_cifar.display import wide_console
+
+    ranked = ranked_cells(configs)
+    if not ranked:
+        return
+    console = wide_console()
+    width = max(len(cell.label) for cell in ranked[:SHOWN])
+    seeds = len({config.seed for config in configs}) > 1
+    console.print()
+    console.print("accuracy on validation, last epoch, %" + ", mean ± 95 % t-interval" * seeds)
+    for place, cell in enumerate(ranked[:SHOWN], 1):
+        line = f"{place:>3}  {cell.label:<{width}}  {cell.result}"
+        if seeds and cell.accuracies:
+            line += f"  n = {len(cell.accuracies)}"
+        if cell.diverged and cell.accuracies:
+            line += f", {cell.diverged} diverged"
+        console.print(line, markup=False)
+    if len(ranked) > SHOWN:
+        console.print(f"     and {len(ranked) - SHOWN} more")
+    best = ranked[0]
+    root = run_directory(best.configs[0]).parents[1]
+    if len(ranked) > 1 and best.accuracies:
+        words = f"Best: {best.label}, {best.result} %; {verdict(best, ranked[1])}"
+        console.print(fill(words, min(console.width, 100)), markup=False)
+    console.print()
+    console.print("Look further")
+    best_run = run_directory(best.configs[0])
+    for line in (
+        f"python -m resnet_cifar.runs {root}",
+        f"python -m resnet_cifar.report {root}",
+        f"python -m resnet_cifar.evaluate {best_run}",
+        f"tensorboard --logdir {root}",
+    ):
+        console.print(f"  {line}", markup=False)
 
 
 # The plan ----------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ def test_a_killed_search_leaves_nothing_for_ever(
     ours = Path(config._scratch())
     expected = sorted([alive, "resnet-cifar-notes-c", ours.name])
     assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    config._scratch_directory.cleanup()
 
 
 def test_the_plan_is_this_machine_s_whatever_the_launcher(program: Program, tmp_path: Path) -> None:

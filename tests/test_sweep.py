@@ -92,6 +92,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     text = finish(folder, *GRID)
     assert f"{RUNS} runs: {RUNS} done" in text
+    assert "lr=0.1 seed=1: started" in text
+    assert " points ahead of lr=0." in text
+    assert "python -m resnet_cifar.report outputs\n" in text
     return folder
 
 
@@ -135,7 +138,7 @@ def test_a_failed_run_is_named_and_tried_again(
     assert process.wait(120) == 1
     text = (tmp_path / "log").read_text()
     assert "2 runs: 1 done, 1 failed" in text
-    assert f"failed: {cell}/seed=0: outputs/{cell}/seed=0 can't be written" in text
+    assert f"failed: seed=0: outputs/{cell}/seed=0 can't be written" in text
     assert text.splitlines()[-1] == "error: 1 of 2 runs failed; see above for each"
     obstacle.unlink()
     text = finish(tmp_path, *grid)

@@ -74,10 +74,11 @@ class ClusterLauncher(Launcher):
         distinct = list(dict.fromkeys(jobs))
         done = {job: outcome for job in distinct if (outcome := job.outcome())}
         left = [job for job in distinct if job not in done]
+        label = dict(zip(distinct, self.job.labels(distinct), strict=True))
         console = SweepConsole()
         console.say(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
         for job, outcome in done.items():
-            console.say(f"{job.label}: skipped, {outcome.text}")
+            console.say(f"{label[job]}: skipped, {outcome.text}")
         results: Sequence[JobReturn] = []
         cause = "see above for each"
         try:
@@ -92,9 +93,11 @@ class ClusterLauncher(Launcher):
             ended, text = self._ended(job, result)
             if ended:
                 done[job] = ended
-            console.say(f"{job.label}: {text}")
+            console.say(f"{label[job]}: {text}")
         missing = len(distinct) - len(done)
         console.say(f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing))
+        if "n_trials" not in self.config.hydra.sweeper:  # a search is not over yet
+            self.job.answer(distinct)
         failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")
         return [
             returned(job, JobStatus.COMPLETED, done[job].value)

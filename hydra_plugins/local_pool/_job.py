@@ -21,7 +21,8 @@ class Progress(NamedTuple):
 
     done: float
     total: float
-    text: str = ""  # for people: "epoch 3/15, 84.1 %"
+    text: str = ""  # for people: "epoch 3/15"
+    detail: str = ""  # shown where there is room: "val 84.1 %"
 
 
 class SweepFailed(Exception):
@@ -100,6 +101,15 @@ class Job:
         """An exception from a job's process, in one line for people."""
         text = " ".join(str(error).split())
         return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"
+
+    @classmethod
+    def labels(cls, jobs: Sequence[Job]) -> list[str]:
+        """The jobs of one sweep by short names: what tells them apart."""
+        return [job.label for job in jobs]
+
+    @classmethod
+    def answer(cls, jobs: Sequence[Job]) -> None:
+        """Print what those of a sweep's jobs that have their outcome say."""
 
     @classmethod
     def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:

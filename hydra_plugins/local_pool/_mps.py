@@ -2,7 +2,8 @@
 
 Without it the GPU takes turns between processes. With it a process that is killed in the middle of
 its work on the GPU can leave the others' in an undefined state (NVIDIA's documentation of MPS,
-"Client early termination"), and so it is used only where it is asked for.
+"Client early termination"), and so it is used only where it is asked for. Untried on a GPU so far:
+its tests have a stand-in for NVIDIA's tool.
 """
 
 from __future__ import annotations

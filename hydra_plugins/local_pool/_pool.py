@@ -62,8 +62,7 @@ class Pool:
         self._put_off: deque[PutOff] = deque()
         self._told_busy: set[str] = set()
         self._too_long: deque[Job] = deque()
-        self._numbers = {job.key: number for number, job in enumerate(jobs, 1)}
-        self._view = SweepView(view, len(jobs))
+        self._view = SweepView(view, jobs)
 
     def run(self) -> None:
         """Returns when every job has its outcome or has failed, when the time is up, or after an
@@ -72,14 +71,13 @@ class Pool:
         self._pending.extend(job for job in self._jobs if job.key not in self.outcomes)
         handlers = self._handle_signals()
         try:
-            with self._view as view:
-                while self._running or (self._waiting() and not self._ending()):
-                    self._look_at_the_clock()
-                    self._start()
-                    self._pass_on_signals()
-                    self._collect()
-                    view.refresh(self._running, self._waiting())
-                    time.sleep(TICK)
+            while self._running or (self._waiting() and not self._ending()):
+                self._look_at_the_clock()
+                self._start()
+                self._pass_on_signals()
+                self._collect()
+                self._view.refresh(self._running, self._waiting())
+                time.sleep(TICK)
         finally:
             for process in self._running:  # only after an error of our own
                 process.send(signal.SIGTERM)
@@ -115,9 +113,8 @@ class Pool:
                 return
             slot = self._slots.pop(0)
             env = {**self._env, **({"CUDA_VISIBLE_DEVICES": slot} if slot else {})}
-            number = self._numbers[job.key]
-            self._running.append(JobProcess(job, number, slot, env, self._view.output))
-            self._view.started(number, job, slot)
+            self._running.append(JobProcess(job, slot, env, self._view.output))
+            self._view.started(job, slot)
 
     def _next(self) -> Job | None:
         """A job that no other process is at and that can end in time; the others go where they
@@ -143,7 +140,7 @@ class Pool:
     def _wait_for_another(self, job: Job) -> None:
         if job.key not in self._told_busy:
             self._told_busy.add(job.key)
-            self._view.busy(self._numbers[job.key], job)
+            self._view.busy(job)
         self._put_off.append(PutOff(job, time.monotonic()))
 
     def _collect(self) -> None:
@@ -171,7 +168,7 @@ class Pool:
         if outcome and code == 0:
             self._ended(job, outcome)
         elif self._ending():
-            self._view.interrupted(process.number, job)
+            self._view.interrupted(job)
         elif code == 0 and job.busy():
             self._wait_for_another(job)
         elif code == 0 and (outcome := job.outcome()):  # the other one has just got it done
@@ -179,11 +176,11 @@ class Pool:
         else:
             nothing = "its process ended well and left no outcome"
             self.failures[job.key] = process.cause(code) if code else nothing
-            self._view.failed(process.number, job, self.failures[job.key])
+            self._view.failed(job, self.failures[job.key])
 
     def _ended(self, job: Job, outcome: Outcome, where: str = "") -> None:
         self.outcomes[job.key] = outcome
-        self._view.ended(self._numbers[job.key], job, outcome, where)
+        self._view.ended(job, outcome, where)
 
     def _waiting(self) -> list[Job]:
         """What may still be started."""

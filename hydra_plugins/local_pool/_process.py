@@ -18,23 +18,21 @@ class JobProcess:
     """A job that runs, its output line by line.
 
     Args:
-        number: the job's, as people count.
         slot: the device it sees; "" for none.
         env: its whole environment.
-        on_line: called from another thread with `number` and each line it prints.
+        on_line: called from another thread with the job and each line it prints.
     """
 
     def __init__(
         self,
         job: Job,
-        number: int,
         slot: str,
         env: Mapping[str, str],
-        on_line: Callable[[int, str], None],
+        on_line: Callable[[Job, str], None],
     ) -> None:
-        self.job, self.number, self.slot = job, number, slot
+        self.job, self.slot = job, slot
         self.started = time.monotonic()
-        self.at_start, self.cost = job.progress(), job.cost()
+        self.at_start = job.progress()
         self.signals = 0  # how many it has been sent
         self.tail: deque[str] = deque(maxlen=50)
         # A session of its own: the terminal's Ctrl-C reaches the pool alone, which passes it on.
@@ -63,7 +61,7 @@ class JobProcess:
             for line in map(str.rstrip, output):
                 if line:
                     self.tail.append(line)
-                    self._on_line(self.number, line)
+                    self._on_line(self.job, line)
 
     def poll(self) -> int | None:
         """The exit code (-n for signal n), or None while it runs."""

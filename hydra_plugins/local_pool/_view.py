@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple
 
-from rich.console import Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from hydra_plugins.local_pool._job import Job, Outcome
 from hydra_plugins.local_pool._process import JobProcess
-from hydra_plugins.local_pool._terminal import SweepConsole, duration
+from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration, fitted
 
 REFRESH = 0.5  # seconds; a job's progress is read from its files
+BAR = 10  # columns
+SHORTEST = 12  # columns of a label
+
+
+class Row(NamedTuple):
+    """A running job as the live view shows it, in order of importance but for the label."""
+
+    label: str
+    share: float
+    progress: str
+    left: str
+    slot: str
+    detail: str
 
 
 class SweepView:
-    """Events as lines; running jobs as a table below them where there is a terminal."""
+    """Events as lines; running jobs as a table below them where there is a terminal.
 
-    def __init__(self, mode: str, total: int) -> None:
+    Args:
+        mode: auto, live, plain or quiet.
+        jobs: those of the sweep, each once.
+    """
+
+    def __init__(self, mode: str, jobs: Sequence[Job]) -> None:
         self._mode = mode if mode != "auto" else "live" if sys.stdout.isatty() else "plain"
         self._console = SweepConsole()
-        self._live: Live | None = None
-        self._total = total
+        self._live = LiveLines(self._console) if self._mode == "live" else None
+        self._lock = threading.Lock()  # jobs' lines come from threads of their own
+        self._total = len(jobs)
+        self._labels = dict(zip(jobs, type(jobs[0]).labels(jobs), strict=True))
+        self._numbers = {job: number for number, job in enumerate(jobs, 1)}
+        self._costs: dict[Job, float] = {}  # of what is to do, at the beginning
         self._ended = 0
         self._refreshed = 0.0
         self._start = time.monotonic()
@@ -37,78 +55,93 @@ class SweepView:
         """What there is to do."""
         self._ended = len(done)
         left = len(jobs) - len(done)
+        if self._live:
+            self._costs = {job: job.cost() for job in jobs if job.key not in done}
         self._say(f"{len(jobs)} runs: {len(done)} done before, {left} to do, {slots} at once")
-        for number, job in enumerate(jobs, 1):
+        for job in jobs:
             if job.key in done:
-                self._say(f"{self._tag(number)} {job.label}: skipped, {done[job.key].text}")
+                self._of(job, f"skipped, {done[job.key].text}")
 
-    def started(self, number: int, job: Job, slot: str) -> None:
-        self._say(f"{self._tag(number)} {job.label}: started" + (f" on GPU {slot}" if slot else ""))
+    def started(self, job: Job, slot: str) -> None:
+        self._of(job, "started" + (f" on GPU {slot}" if slot else ""))
 
-    def ended(self, number: int, job: Job, outcome: Outcome, where: str) -> None:
+    def ended(self, job: Job, outcome: Outcome, where: str) -> None:
         self._ended += 1
-        where = f" ({where})" if where else ""
-        self._say(f"{self._tag(number)} {job.label}: {outcome.text}{where}")
+        self._of(job, outcome.text + (f" ({where})" if where else ""))
 
-    def failed(self, number: int, job: Job, cause: str) -> None:
+    def failed(self, job: Job, cause: str) -> None:
         self._ended += 1
-        self._say(f"{self._tag(number)} {job.label}: FAILED: {cause}")
+        self._of(job, f"FAILED: {cause}")
 
-    def interrupted(self, number: int, job: Job) -> None:
-        self._say(f"{self._tag(number)} {job.label}: interrupted")
+    def interrupted(self, job: Job) -> None:
+        self._of(job, "interrupted")
+
+    def busy(self, job: Job) -> None:
+        self._of(job, "another process is at it, later")
 
     def time_is_up(self) -> None:
         self._say("the time is up: what runs saves and ends")
 
-    def busy(self, number: int, job: Job) -> None:
-        self._say(f"{self._tag(number)} {job.label}: another process is at it, later")
-
-    def output(self, number: int, line: str) -> None:
+    def output(self, job: Job, line: str) -> None:
         """A line a job printed. The live view has its own way to show that."""
         if self._mode == "plain":
-            self._say(f"{self._tag(number)} {line}")
+            self._say(f"{self._tag(job)} {line}")
 
     def refresh(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> None:
         """Bring the live view up to date, now and then."""
         if self._live is None or time.monotonic() - self._refreshed < REFRESH:
             return
-        table = Table.grid(padding=(0, 2))
-        for _ in range(5):
-            table.add_column(no_wrap=True)
-        costs = [(process, process.job.cost()) for process in running]
-        for process, _ in costs:
-            table.add_row(*self._row(process))
-        text = f"{self._ended} of {self._total} ended, {len(running)} running"
-        if waiting:
-            text += f", {len(waiting)} to come"
-        if left := self._time_left(costs, waiting):
-            text += f"; about {duration(left)} left"
-        self._live.update(Group(table, Text(text)), refresh=True)
+        width = self._console.size.width
+        lines = self._table([self._row(process) for process in running], width)
+        share = self._ended / self._total
+        text = f" {self._ended} of {self._total} ended, {len(running)} running"
+        if left := self._time_left(running, waiting):
+            text += f", about {duration(left)} left"
+        with self._lock:
+            self._live.draw([*lines, self._console.bar(share, BAR) + Text(text)])
         self._refreshed = time.monotonic()
 
-    def _row(self, process: JobProcess) -> list[str | Text | ProgressBar]:
-        progress = process.job.progress()
-        name = f"{self._tag(process.number)} {process.job.label}"
-        if progress is None:
-            return [name, ProgressBar(pulse=True, width=20), "starting", "", ""]
-        bar = ProgressBar(total=progress.total, completed=progress.done, width=20)
-        before = process.at_start.done if process.at_start else 0.0
-        made = progress.done - before
-        passed = time.monotonic() - process.started
-        left = f"{duration(passed / made * (progress.total - progress.done))} left" if made else ""
+    def _row(self, process: JobProcess) -> Row:
+        job, progress = process.job, process.job.progress()
+        label = f"{self._tag(job)} {self._labels[job]}"
         slot = f"GPU {process.slot}" if process.slot else ""
-        return [name, bar, progress.text, left, slot]
+        if progress is None:
+            return Row(label, 0.0, "starting", "", slot, "")
+        before = process.at_start.done if process.at_start else 0.0
+        made, passed = progress.done - before, time.monotonic() - process.started
+        left = f"{duration(passed / made * (progress.total - progress.done))} left" if made else ""
+        share = progress.done / progress.total
+        return Row(label, share, progress.text, left, slot, progress.detail)
 
-    def _time_left(
-        self, running: Sequence[tuple[JobProcess, float]], waiting: Sequence[Job]
-    ) -> float | None:
-        """Seconds to the end at the speed of the jobs that run now."""
-        speed = 0.0
-        for process, cost in running:
-            speed += max(0.0, process.cost - cost) / (time.monotonic() - process.started)
-        if not speed:
-            return None
-        return (sum(cost for _, cost in running) + sum(job.cost() for job in waiting)) / speed
+    def _table(self, rows: Sequence[Row], width: int) -> list[Text]:
+        """A line for each row. What doesn't fit goes: the detail, then the end of the label."""
+        if not rows:
+            return []
+        texts = [[row.progress, row.left, row.slot, row.detail] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        longest = max(len(row.label) for row in rows)
+
+        def room() -> int:  # for the label, between gaps of two columns
+            return width - 1 - BAR - 2 - sum(w + 2 for w in widths if w)
+
+        if room() < longest:
+            widths[-1] = 0
+        label = min(longest, max(SHORTEST, room()))
+        lines = []
+        for row, cells in zip(rows, texts, strict=True):
+            cells = [fitted(text, w) for text, w in zip(cells, widths, strict=True) if w]
+            bar = self._console.bar(row.share, BAR)
+            line = Text(fitted(row.label, label) + "  ") + bar + Text("  " + "  ".join(cells))
+            line.rstrip()
+            lines.append(line)
+        return lines
+
+    def _time_left(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> float | None:
+        """Seconds to the end at the speed of the sweep so far; None before anything is known."""
+        left = sum(process.job.cost() for process in running)
+        left += sum(self._costs[job] for job in waiting)
+        made = sum(self._costs.values()) - left
+        return left * (time.monotonic() - self._start) / made if made > 0 else None
 
     def summary(
         self,
@@ -118,6 +151,9 @@ class SweepView:
         interrupted: bool,
     ) -> None:
         """The end: counts, every failure with its cause and its log, what there was no time for."""
+        if self._live:
+            with self._lock:
+                self._live.clear()
         parts = [f"{len(outcomes)} done"]
         if failures:
             parts.append(f"{len(failures)} failed")
@@ -127,9 +163,9 @@ class SweepView:
         self._say(f"{self._total} runs: {', '.join(parts)}; {passed}")
         for job, cause in failures:
             log = job.log()
-            self._say(f"failed: {job.label}: {cause}" + (f" (log: {log})" if log else ""))
+            self._say(f"failed: {self._labels[job]}: {cause}" + (f" (log: {log})" if log else ""))
         for job in left:
-            self._say(f"left: {job.label}")
+            self._say(f"left: {self._labels[job]}")
         if interrupted:
             self._say("interrupted; the same command goes on")
         elif failures:
@@ -137,26 +173,18 @@ class SweepView:
         elif left:
             self._say("there was no time for the rest; the same command goes on")
 
-    def _tag(self, number: int) -> str:
+    def _tag(self, job: Job) -> str:
         width = len(str(self._total))
-        return f"[{number:>{width}}/{self._total}]"
+        return f"[{self._numbers[job]:>{width}}/{self._total}]"
+
+    def _of(self, job: Job, text: str) -> None:
+        self._say(f"{self._tag(job)} {self._labels[job]}: {text}")
 
     def _say(self, text: str) -> None:
-        if self._mode != "quiet":
+        if self._mode == "quiet":
+            return
+        with self._lock:
+            if self._live:
+                self._live.clear()
+                self._refreshed = 0.0  # soon again
             self._console.say(text)
-
-    def __enter__(self) -> Self:
-        if self._mode == "live":
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live:
-            self._live.stop()
-            self._live = None

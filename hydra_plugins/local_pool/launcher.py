@@ -96,9 +96,10 @@ class LocalPool(Launcher):
         slots = visible_devices(self.options.devices) * self.options.jobs_per_device
         running_at_once = min(len(slots), len(distinct))
         threads = self.options.threads or max(1, _cpus() // running_at_once)
+        search = "n_trials" in self.config.hydra.sweeper
         if self.options.plan:
             type(distinct[0]).plan(distinct, running_at_once, threads)
-            if self.config.hydra.sweeper.get("n_trials"):
+            if search:
                 print("These are the first of a search, which chooses the next by what they reach.")
             raise SystemExit(0)
 
@@ -113,6 +114,8 @@ class LocalPool(Launcher):
             pool.run()
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
+        if self.options.progress != "quiet" and not search:  # which is not over yet
+            type(distinct[0]).answer(distinct)
         if pool.left and not pool.failures:
             raise SystemExit(0)
         failed = len(pool.failures)

@@ -1,0 +1,131 @@
+"""The end of a sweep: its runs ranked, the best in words, and the short names on the way there."""
+
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from resnet_cifar import sweep
+from resnet_cifar.config import compose
+from resnet_cifar.identity import cell_name, flatten, run_directory
+from resnet_cifar.record.run_files import VERSION, RunRecord, write_record
+
+
+def labels(*grid: list[str]) -> list[str]:
+    return [" ".join(parts) for parts in sweep.varying([compose(overrides) for overrides in grid])]
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ([["seed=0"], ["seed=1"]], ["seed=0", "seed=1"]),
+        ([["optimizer.lr=0.1"], ["optimizer.lr=0.01"]], ["lr=0.1", "lr=0.01"]),
+        # An option's own fields only follow from it, unless they vary too.
+        ([["scheduler=constant"], ["scheduler=step"]], ["constant", "step"]),
+        (
+            [["scheduler=cosine"], ["scheduler=step"], ["scheduler=step", "scheduler.gamma=0.5"]],
+            ["cosine", "step gamma=0.1", "step gamma=0.5"],
+        ),
+        ([["norm=batchnorm"], ["norm=detached_batchnorm"]], ["detach=none", "detach=both"]),
+        # Two of one name are told apart by their groups.
+        (
+            [["norm.momentum=0.2", "optimizer.momentum=0.8"], []],
+            [
+                "norm.momentum=0.2 optimizer.momentum=0.8",
+                "norm.momentum=0.1 optimizer.momentum=0.9",
+            ],
+        ),
+        ([[]], [""]),
+    ],
+)
+def test_a_label_is_what_varies(grid: list[list[str]], expected: list[str]) -> None:
+    found = labels(*grid)
+    assert [set(label.split()) for label in found] == [set(label.split()) for label in expected]
+
+
+def test_runs_that_only_lie_elsewhere_keep_their_names() -> None:
+    from resnet_cifar.config import compose_untyped
+
+    jobs = [sweep.RunJob(compose_untyped([*TINY, f"output_root={root}"]), []) for root in "ab"]
+    assert sweep.RunJob.labels(jobs) == [job.label for job in jobs]
+
+
+def words(lines: list[str]) -> str:
+    """The sentence about the best, unfolded."""
+    start = next(i for i, line in enumerate(lines) if line.startswith("Best: "))
+    return " ".join(lines[start : lines.index("", start)])
+
+
+Accuracies = dict[float, list[float | None]]
+
+
+@pytest.fixture
+def answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> object:
+    """`answer({0.1: [90.0, None]})`: what is printed where lr 0.1 reached 90 % and diverged."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(accuracies: Accuracies) -> list[str]:
+        configs = []
+        for lr, values in accuracies.items():
+            for seed, value in enumerate(values):
+                config = compose([*TINY, f"optimizer.lr={lr}", f"seed={seed}"])
+                directory = run_directory(config)
+                directory.mkdir(parents=True, exist_ok=True)
+                status = "diverged" if value is None else "completed"
+                record = RunRecord(status, cell_name(config), seed, 2, flatten(config), "CPU")
+                record.final = {"epoch": 2, "accuracy/val": None if value is None else value / 100}
+                record.epochs_done, record.version = 2, VERSION
+                write_record(directory, record)
+                configs.append(config)
+        sweep.print_answer(configs)
+        return capsys.readouterr().out.splitlines()
+
+    return call
+
+
+def test_the_ranking_has_means_intervals_and_divergence(answer) -> None:
+    lines = answer({0.5: [None, 99.0, 99.0], 0.01: [80.0, 81.0, 82.0], 0.1: [90.0, 91.0, 92.0]})
+    # 1 / sqrt(3) × the 97.5 % point of Student's t with 2 degrees of freedom
+    assert lines[2:5] == [
+        "  1  lr=0.1   91.00 ± 2.48  n = 3",
+        "  2  lr=0.01  81.00 ± 2.48  n = 3",
+        "  3  lr=0.5   99.00 ± 0.00  n = 2, 1 diverged",
+    ]
+    # Paired, the seeds' own spread goes.
+    assert words(lines) == (
+        "Best: lr=0.1, 91.00 ± 2.48 %; 10.00 ± 0.00 points ahead of lr=0.01 (paired over 3 seeds, "
+        "95 % t-interval): more than chance between seeds."
+    )
+    assert "  python -m resnet_cifar.runs outputs" in lines
+    assert max(map(len, lines[:7])) <= 100
+
+
+def test_what_the_seeds_do_not_settle_is_undecided(answer) -> None:
+    lines = answer({0.01: [80.0, 85.0, 82.0], 0.1: [83.0, 83.0, 84.0]})
+    # Differences 3, −2, 2: mean 1, sd 2.65, half width 6.57.
+    assert "1.00 ± 6.57 points ahead of lr=0.01 (paired over 3 seeds" in words(lines)
+    assert ": undecided; 57 seeds would tell, if it is as large as it looks." in words(lines)
+
+
+def test_one_seed_says_nothing_of_chance(answer) -> None:
+    lines = answer({0.01: [80.0], 0.1: [90.0]})
+    assert lines[1] == "accuracy on validation, last epoch, %"
+    assert lines[2] == "  1  lr=0.1   90.00"
+    assert "; 10.00 points ahead of lr=0.01, with one seed: " in words(lines)
+    assert "can't be said" in words(lines)
+
+
+def test_where_everything_diverged_nothing_is_best(answer) -> None:
+    lines = answer({0.01: [None], 0.1: [None]})
+    assert lines[2] == "  1  lr=0.01  diverged"
+    assert not any(line.startswith("Best") for line in lines)
+
+
+def test_seeds_of_one_cell(answer) -> None:
+    assert answer({0.1: [90.0, 92.0]})[2] == "  1  this cell  91.00 ± 12.71  n = 2"
+
+
+def test_a_sweep_without_results_says_nothing(answer) -> None:
+    assert answer({}) == []
