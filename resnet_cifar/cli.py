@@ -45,6 +45,7 @@ def job() -> Iterator[None]:
     try:
         if not is_sweep_job():
             check_launcher()
+            _require_no_directories(sys.argv[1:])
         yield
     except Interrupted as interrupted:
         if is_sweep_job():
@@ -54,6 +55,13 @@ def job() -> Iterator[None]:
         if is_sweep_job():
             raise
         raise _Failed(error) from error
+
+
+def _require_no_directories(arguments: list[str]) -> None:
+    """Refuse directories for Hydra, which owns none here."""
+    for argument in arguments:
+        if argument.lstrip("+~").startswith(("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")):
+            raise ConfigError(f"{argument} is not allowed: runs go to output_root=<directory>")
 
 
 def guard(main: Callable[[], Any]) -> int:
@@ -211,11 +219,21 @@ def train_handed() -> int:
     return guard(main)
 
 
+WITH_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")  # Hydra's
+
+
 def _arguments(argv: list[str]) -> list[str]:
     """The command line as Hydra takes it."""
-    # argparse wants -m before or after all overrides; people write it between them.
+    # argparse wants options before or after all overrides; people write them between.
     first = [argument for argument in argv if argument in ("-m", "--multirun")][:1]
-    rest = [argument for argument in argv if argument not in ("-m", "--multirun", "--plan")]
+    rest: list[str] = []
+    others = [argument for argument in argv if argument not in ("-m", "--multirun", "--plan")]
+    while others:
+        if others[0] in WITH_VALUE and len(others) > 1:
+            first += others[:2]
+            del others[:2]
+        else:
+            rest.append(others.pop(0))
     if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
