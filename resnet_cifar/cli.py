@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
@@ -124,7 +125,15 @@ def command(
 
     As `guard`'s; 141 where the reader of the output went away.
     """
-    return _exit_code(lambda: work(parser.parse_args(arguments)), os.environ.get(FULL_ERROR) == "1")
+
+    def parse_and_work() -> None:
+        options = parser.parse_args(arguments)
+        for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
+            if isinstance(value, Path):
+                setattr(options, name, value.expanduser())
+        work(options)
+
+    return _exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
 
 
 def _exit_code(
@@ -224,6 +233,8 @@ WITH_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-
 
 def _arguments(argv: list[str]) -> list[str]:
     """The command line as Hydra takes it."""
+    from resnet_cifar.config import with_quotes
+
     # argparse wants options before or after all overrides; people write them between.
     first = [argument for argument in argv if argument in ("-m", "--multirun")][:1]
     rest: list[str] = []
@@ -233,7 +244,7 @@ def _arguments(argv: list[str]) -> list[str]:
             first += others[:2]
             del others[:2]
         else:
-            rest.append(others.pop(0))
+            rest.append(with_quotes(others.pop(0)))
     if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
