@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
@@ -45,6 +46,7 @@ def job() -> Iterator[None]:
     try:
         if not is_sweep_job():
             check_launcher()
+            _require_no_directories(sys.argv[1:])
         yield
     except Interrupted as interrupted:
         if is_sweep_job():
@@ -54,6 +56,13 @@ def job() -> Iterator[None]:
         if is_sweep_job():
             raise
         raise _Failed(error) from error
+
+
+def _require_no_directories(arguments: list[str]) -> None:
+    """Refuse directories for Hydra, which owns none here."""
+    for argument in arguments:
+        if argument.lstrip("+~").startswith(("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")):
+            raise ConfigError(f"{argument} is not allowed: runs go to output_root=<directory>")
 
 
 def guard(main: Callable[[], Any]) -> int:
@@ -116,7 +125,15 @@ def command(
 
     As `guard`'s; 141 where the reader of the output went away.
     """
-    return _exit_code(lambda: work(parser.parse_args(arguments)), os.environ.get(FULL_ERROR) == "1")
+
+    def parse_and_work() -> None:
+        options = parser.parse_args(arguments)
+        for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
+            if isinstance(value, Path):
+                setattr(options, name, value.expanduser())
+        work(options)
+
+    return _exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
 
 
 def _exit_code(
@@ -213,7 +230,9 @@ def train_handed() -> int:
 
 def _arguments(argv: list[str]) -> list[str]:
     """The command line as Hydra takes it."""
-    rest = [argument for argument in argv if argument != "--plan"]
+    from resnet_cifar.config import with_quotes
+
+    rest = [with_quotes(argument) for argument in argv if argument != "--plan"]
     if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import re
 import sys
@@ -58,8 +59,11 @@ class Config:
     when_busy: str = execution()
 
     def __post_init__(self) -> None:
-        """Rules that concern more than one part."""
-        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number, 0 or more")
+        """Rules that concern every part, or more than one."""
+        for key, value in items(self, everything=True):
+            _require_sane(key, value)
+        self.output_root = os.path.expanduser(self.output_root)
+        require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
         require(self.when_busy in ("wait", "skip"), "when_busy", self.when_busy, "wait or skip")
         self.norm.check(self.model.width)
@@ -107,6 +111,18 @@ def groups() -> dict[str, tuple[type[Any], ...]]:
         name: tuple(o for o in sys.modules[part.__module__].OPTIONS if issubclass(o, part))
         for name, part in _parts().items()
     }
+
+
+SEEDS = ("seed", "data.split_seed")  # the numbers that count nothing
+
+
+def _require_sane(key: str, value: object) -> None:
+    """No number of any part is infinite, nor larger than what it is used in can hold."""
+    if isinstance(value, float):
+        require(math.isfinite(value), key, value, "a finite number")
+    elif isinstance(value, int):
+        most = 2**63 - 1 if key in SEEDS else 2**31 - 1
+        require(abs(value) <= most, key, value, f"at most {most}")
 
 
 def register() -> None:
@@ -216,9 +232,33 @@ def compose_untyped(overrides: list[str]) -> DictConfig:
     register()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=overrides)
+            return hydra_compose("config", overrides=[with_quotes(o) for o in overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error, known_keys(), overrides)) from error
+
+
+PATHS = ("output_root", "data.root")
+
+
+def with_quotes(override: str) -> str:
+    """A path as people type it, `~/my runs`, in the quotes that Hydra wants around it."""
+    key, _, value = override.partition("=")
+    if key not in PATHS or not value or value[0] in "'\"[{" or re.search(r"[,(]|\$\{", value):
+        return override  # quoted already, or something to compute or to sweep over
+    return f"{key}={quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """`text` as Hydra reads it on a command line: quoted and escaped where need be."""
+    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", text):
+        return text
+    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and "\\'"), _literally(text))
+    return f"'{text}'"
+
+
+def _literally(text: str) -> str:
+    """`text` with nothing in it that OmegaConf would interpolate."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def compose_yaml(overrides: list[str]) -> str:
@@ -248,8 +288,7 @@ def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
         error = error.__cause__  # what a launcher refuses, without the wrapping
-    foreign = isinstance(error, (HydraException, OmegaConfBaseException))
-    if not foreign and "Config group override" not in str(error):  # a ValueError, for data=3
+    if not isinstance(error, (HydraException, OmegaConfBaseException)) and not _raised_there(error):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
     if "Ambiguous value" in str(error):
@@ -262,6 +301,17 @@ def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
     return ConfigError(one_line(error, known_keys(), arguments))
 
 
+def _raised_there(error: BaseException) -> bool:
+    """Whether it is Hydra's own complaint, as some ValueErrors are, or its YAML reader's."""
+    if isinstance(error, (YAMLError, UnicodeDecodeError)):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return str(module).startswith(("hydra.", "omegaconf."))
+
+
 def to_yaml(config: Config) -> str:
     """`config` as YAML: the parts with their kind first, then the root's own values."""
     plain: dict[str, Any] = {}
@@ -269,7 +319,13 @@ def to_yaml(config: Config) -> str:
         value = getattr(config, field.name)
         is_part = field.name in groups()
         plain[field.name] = {"name": value.NAME, **dataclasses.asdict(value)} if is_part else value
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+    return OmegaConf.to_yaml(OmegaConf.create(_all_literally(plain)))
+
+
+def _all_literally(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _all_literally(inner) for key, inner in value.items()}
+    return _literally(value) if isinstance(value, str) else value
 
 
 def load(path: Path) -> Config:
@@ -348,6 +404,5 @@ def command(config: Config) -> str:
     for key, value in items(config, everything=True):
         if value != default[key]:
             text = str(value).lower() if isinstance(value, bool) else str(value)
-            plain = re.fullmatch(r"[\w.+/-]+", text)
-            overrides.append(f"{key}={text}" if plain else f"{key}='{text}'")
+            overrides.append(f"{key}={quoted(text)}")
     return " ".join(["python train.py", *map(shlex.quote, overrides)])

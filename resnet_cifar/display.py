@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -46,7 +47,12 @@ def wide_console() -> Console:
 
     rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
     """
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    return Console(highlight=False, soft_wrap=True, width=None if on_terminal() else 200)
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 class _Console(Console):
@@ -78,7 +84,7 @@ class Display:
     def __init__(self, mode: str) -> None:
         self._quiet = mode == "quiet"
         self.console = _Console(highlight=False, soft_wrap=True)
-        self._live = mode == "live" or (mode == "auto" and sys.stdout.isatty())
+        self._live = mode == "live" or (mode == "auto" and on_terminal())
         self._log: TextIO | None = None
         self._bar: Progress | None = None
 
@@ -96,10 +102,11 @@ class Display:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """A line for train.log alone."""
+        """A line for train.log alone. A log that can't be written stops no training."""
         if self._log:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            self._log.flush()
+            with contextlib.suppress(OSError):
+                self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                self._log.flush()
 
     def start(self, epochs: int, steps: int) -> None:
         """Show the live line, where there is one."""
@@ -142,4 +149,5 @@ class Display:
         if self._bar:
             self._bar.stop()
         if self._log:
-            self._log.close()
+            with contextlib.suppress(OSError):
+                self._log.close()

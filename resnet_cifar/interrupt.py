@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP as a flag that the training loop looks at after every step."""
+"""SIGINT, SIGTERM and SIGHUP as a flag that the training loop looks at after every step.
+
+Windows has no SIGHUP and no SIGUSR2; there the others do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from resnet_cifar.errors import Interrupted
 
 # A scheduler's warning that the job will be ended: where somebody handles it (submitit does, and
 # requeues the job), that has to wait for the checkpoint.
-WARNING = signal.SIGUSR2
+WARNING: int | None = getattr(signal, "SIGUSR2", None)
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
 # Set by a launcher that keeps this process's standard input open for as long as it lives.
 WATCH_PARENT = "RESNET_CIFAR_WATCH_PARENT"
 
@@ -35,12 +39,14 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # under nohup, the end of the terminal is not the end of the run
+            numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+            # Under nohup, the end of the terminal is not the end of the run.
+            if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+                numbers.append(HANGUP)
+            if WARNING is not None and callable(signal.getsignal(WARNING)):
+                numbers.append(WARNING)
+            for number in numbers:
                 self._old[number] = signal.signal(number, self._remember)
-            if callable(signal.getsignal(WARNING)):
-                self._old[WARNING] = signal.signal(WARNING, self._remember)
         return self
 
     def __exit__(
@@ -54,6 +60,7 @@ class Interrupt:
         handled = WARNING in self._old
         self._old = {}
         if handled and isinstance(error, Interrupted) and (self._warned or preempted()):
+            assert WARNING is not None
             signal.raise_signal(WARNING)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -91,6 +98,9 @@ def stop_with_parent() -> None:
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.name == "nt":  # where os.kill ends a process without asking its handlers
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -36,6 +36,7 @@ class Trainer:
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
         for name in ("threads", "histogram_epochs", "checkpoint_seconds"):
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "0 or more")
+        require(self.threads <= 1024, "trainer.threads", self.threads, "0 to 1024")
         # Batch statistics need two values a channel, and the last stage of a single image has 16;
         # but a batch of one is no batch.
         require(self.batch_size >= 2, "trainer.batch_size", self.batch_size, "2 or more")

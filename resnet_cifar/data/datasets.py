@@ -6,6 +6,7 @@ Images are uint8 [n, 32, 32, 3] (height, width, RGB), labels int64 [n].
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,7 @@ class Cifar(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.root = os.path.expanduser(self.root)
         most = self.ORIGINAL - 1000
         require(1 <= self.val_size <= most, "data.val_size", self.val_size, f"1 to {most}")
 
