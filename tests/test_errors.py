@@ -26,7 +26,7 @@ REFUSED = [
     ("cell=base", "cell=base", "baseline, cosine"),
     ("experiment=nothing", "experiment=nothing", "not an option"),
     ("model=resnet50", "model=resnet50", "resnet18"),
-    ("data=mnist", "data=mnist", "cifar10, synthetic"),
+    ("data=mnist", "data=mnist", "cifar10, cifar100, synthetic"),
     # of the wrong type
     ("optimizer.lr=fast", "optimizer.lr=fast", "a number"),
     ("optimizer.lr=", "optimizer.lr=", "a number"),
