@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -14,6 +15,8 @@ from typing import Any, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
+
+from resnet_cifar.files import append_regular
 
 
 def duration(seconds: float) -> str:
@@ -55,6 +58,20 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+@contextlib.contextmanager
+def no_backend() -> Iterator[None]:
+    """Around the import of matplotlib: MPLBACKEND may name a backend that is not installed here.
+
+    Figures need none; the pictures of the notebook they are shown in may.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    yield
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            sys.modules["matplotlib"].rcParams["backend"] = backend
+
+
 class _Console(Console):
     """A console whose reader may go away (a closed pipe, a dead launcher): the run goes on."""
 
@@ -90,7 +107,7 @@ class Display:
 
     def log_to(self, path: Path) -> None:
         """Append what is said from now on to `path` too."""
-        self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self._log = append_regular(path)  # closed by __exit__
 
     def say(self, text: str) -> None:
         """One line, unless quiet."""

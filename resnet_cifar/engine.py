@@ -113,6 +113,9 @@ class Engine:
         """
         epochs = self.options.epochs
         self.display.start(epochs, self.steps)
+        if self.state.epoch and (lost := checkpoint.keep_best(self.directory, self.state.dump())):
+            self.display.say(lost)
+        logits: dict[str, Tensor] | None = None
         while self.state.epoch < epochs:
             start = time.perf_counter()
             epoch = self.state.epoch + 1
@@ -126,16 +129,19 @@ class Engine:
                 self.recorder.epoch(metrics)
                 self.recorder.progress(epoch, self.state.best)
                 return "diverged"
-            if epoch == epochs:
-                val = self.val
-                self.recorder.predictions(
-                    logits, val.labels, val.positions, val.pixels(), self.classes
-                )
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
-        checkpoint.save(self.directory / checkpoint.LAST, self.state.dump_weights())
-        (self.directory / checkpoint.PREVIOUS).unlink(missing_ok=True)
+        self.finish(logits)
         return "completed"
+
+    def finish(self, logits: dict[str, Tensor] | None) -> None:
+        """What a finished run must have, also where a kill kept an earlier process from it."""
+        state, val = self.state, self.val
+        found = logits or self.validate(state.epoch)
+        self.recorder.predictions(found, val.labels, val.positions, val.pixels(), self.classes)
+        checkpoint.save(self.directory / checkpoint.LAST, state.dump_weights())
+        (self.directory / checkpoint.PREVIOUS).unlink(missing_ok=True)
+        self.recorder.progress(state.epoch, state.best)
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         """The remaining steps of an epoch; its training metrics. One host sync, at the end."""
@@ -161,7 +167,8 @@ class Engine:
             "accuracy/train": correct,
             "loss/train": loss,
             "lr": self.schedules[0](epoch * self.steps - 1),
-            "speed/images_per_second": images / seconds,
+            # None where only the validation of the epoch was left to do.
+            "speed/images_per_second": images / seconds if images else None,
         }
 
     def step(self, draws: Draws, step: int, of_run: int) -> None:
@@ -258,5 +265,6 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
         augmented = metrics["accuracy/val_augmented"], metrics["loss/val_augmented"]
         parts.append(f"augmented {100 * augmented[0]:6.2f} % {augmented[1]:7.4f}")
     parts.append(f"lr {metrics['lr']:.4g}")
-    parts.append(f"{metrics['speed/images_per_second']:,.0f} images/s")
+    if (speed := metrics["speed/images_per_second"]) is not None:
+        parts.append(f"{speed:,.0f} images/s")
     return "  ".join(parts)

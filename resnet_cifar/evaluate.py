@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cifar import cli
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import UserError, describe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,9 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    code = 0
     for run in options.run:
-        for split in ("validation", "test") if options.test else ("validation",):
-            show(evaluate(run, split, options.weights, options.device, options.data_root))
+        try:
+            for split in ("validation", "test") if options.test else ("validation",):
+                show(evaluate(run, split, options.weights, options.device, options.data_root))
+        except (UserError, OSError) as error:  # the others are evaluated all the same
+            if len(options.run) == 1:
+                raise
+            print(f"error: {describe(error)}", file=sys.stderr)
+            code = code or getattr(error, "exit_code", 1)
+    if code:
+        raise SystemExit(code)
 
 
 def evaluate(
@@ -70,13 +79,17 @@ def evaluate(
     from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.data.images import DeviceImages
     from resnet_cifar.files import Busy, Lock
+    from resnet_cifar.identity import cell_name
     from resnet_cifar.record import checkpoint, run_files
     from resnet_cifar.record.recorder import now, record_evaluation
 
     record = run_files.read_record(directory)
     if record is None:
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
-    config = load(directory / "config.yaml")
+    config = load(directory / run_files.CONFIG)
+    if (cell_name(config), config.seed) != (record.cell, record.seed):
+        path = directory / run_files.CONFIG
+        raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
     if data_root is not None:
         if not isinstance(config.data, Cifar):
             raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
@@ -86,10 +99,7 @@ def evaluate(
     try:
         with Lock(directory / run_files.LOCK, wait=False):
             name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
-            try:
-                saved = checkpoint.load(directory / name, compute.device)
-            except FileNotFoundError:
-                raise UserError(f"{directory} has no {name}: {record.status}") from None
+            saved = checkpoint.load_weights(directory, name, record, compute.device)
             model = config.build_model()
             model.load_state_dict(saved["model"])
             layout = devices.place(model, compute)
@@ -97,7 +107,7 @@ def evaluate(
                 images, config.data.NORMALISATION, config.augmentation, compute.device, layout
             )
             with devices.settings(compute, config.trainer.deterministic):
-                views = _views(config, model, on_device, saved["epoch"], split, compute)
+                views = _views(directory, config, model, on_device, saved["epoch"], split, compute)
             found = {
                 "split": split,
                 "weights": weights,
@@ -118,6 +128,7 @@ def evaluate(
 
 
 def _views(
+    directory: Path,
     config: Config,
     model: nn.Module,
     images: DeviceImages,
@@ -138,6 +149,11 @@ def _views(
     found = {}
     for view, draws in views.items():
         tensor = predict(model, images, draws, compute, config.trainer.eval_batch_size)
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{directory}: the network of epoch {epoch} answers with numbers that are not "
+                "finite: it diverged, and has no accuracy"
+            )
         logits = tensor.cpu().numpy()
         confusion = scores.confusion_matrix(logits, labels)
         per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)

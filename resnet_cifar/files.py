@@ -11,16 +11,13 @@ import errno
 import json
 import os
 import platform
-import re
-import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from resnet_cifar.errors import UserError
 
@@ -60,6 +57,13 @@ def _kind(path: Path) -> str:
     return "a special file"
 
 
+def append_regular(path: Path) -> TextIO:
+    """A regular file opened for appending text. Raises OSError as `open_regular`."""
+    return os.fdopen(
+        open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8"
+    )
+
+
 def read_regular(path: Path) -> bytes:
     """The content of a regular file. Raises OSError as `open_regular`."""
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
@@ -87,21 +91,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file of this name was being written when its writer was killed, or is right now."""
-    return re.fullmatch(r"\..+\.tmp|\.last\.pt\.new", name) is not None
-
-
-def remove_leftovers(directory: Path) -> list[Path]:
-    """Delete what killed writers left in a run directory whose lock the caller holds."""
-    gone = []
-    for path in directory.iterdir():
-        if is_leftover(path.name) and path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
-            gone.append(path)
-    return gone
 
 
 def write_json(path: Path, value: object) -> None:
@@ -298,31 +287,3 @@ class Watched:
             f"{self.path} was removed or replaced during training: another process may be at this "
             "run, so this one stops; the same command goes on from its last checkpoint"
         )
-
-
-# Scratch -----------------------------------------------------------------------------------------
-
-SCRATCH = "resnet-cifar-"
-
-
-class Scratch:
-    """A temporary directory that goes with its process; after a kill, when the next one is made."""
-
-    def __init__(self) -> None:
-        for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-            _remove_scratch(left)
-        self._directory = tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True)
-        self._lock = Lock(Path(self._directory.name) / ".lock")
-        self._lock.__enter__()
-
-    @property
-    def name(self) -> str:
-        return self._directory.name
-
-
-def _remove_scratch(directory: Path) -> None:
-    """Delete a dead process's scratch directory: one that has a lock nobody holds."""
-    if directory.is_symlink() or not (directory / ".lock").is_file():
-        return
-    with contextlib.suppress(OSError, Busy), Lock(directory / ".lock", wait=False):
-        shutil.rmtree(directory)  # another user's raises, and stays

@@ -11,14 +11,14 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
-import os
 import re
 import typing
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,10 +97,8 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     lengths = []
     skipped: dict[str, str] = {}
     for directory in runs["directory"] if len(runs) else ():
-        lines = _lines(run_files.read_metrics, Path(directory) / run_files.METRICS, skipped)
-        epochs = {line["epoch"]: line for line in lines}  # a kill may leave an epoch twice
         before = len(columns["epoch"])
-        for line in epochs.values():
+        for line in _lines(Path(directory), run_files.METRICS, skipped):
             for key in line.keys() - columns.keys():
                 columns[key] = [None] * len(columns["epoch"])
             for key, values in columns.items():
@@ -113,14 +111,12 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     return curves
 
 
-def _lines(
-    read: Callable[[Path], list[dict[str, Any]]], path: Path, skipped: dict[str, str]
-) -> list[dict[str, Any]]:
-    """What `read` finds; nothing, and a line in `skipped`, where the file is damaged."""
+def _lines(directory: Path, name: str, skipped: dict[str, str]) -> list[dict[str, Any]]:
+    """The lines of a run's file; nothing, and a line in `skipped`, where it is damaged."""
     try:
-        return read(path)
+        return run_files.read_run_lines(directory, name)
     except UserError as error:
-        skipped[str(path)] = str(error)
+        skipped[str(directory / name)] = str(error)
         return []
 
 
@@ -137,7 +133,7 @@ def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     parts = []
     skipped: dict[str, str] = {}
     for run in records(runs):
-        lines = _lines(run_files.read_probe, Path(run["directory"]) / run_files.PROBE, skipped)
+        lines = _lines(Path(run["directory"]), run_files.PROBE, skipped)
         if lines:
             part = pd.DataFrame(lines).drop_duplicates(["epoch", "layer"], keep="last")
             for position, key in enumerate(("directory", "cell", "seed")):
@@ -173,15 +169,15 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     """What a completed run predicts for each validation image; None where it left nothing.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or not the one that the run wrote.
     """
     path = Path(directory) / run_files.PREDICTIONS
-    if not os.path.lexists(path):
+    record = run_files.read_record(path.parent)
+    content = run_files.read_summed(path.parent, run_files.PREDICTIONS, record)
+    if content is None:
         return None
     try:
-        if not path.is_file():
-            raise ValueError("not a file")
-        with open(path, "rb") as file, np.load(file) as stored:
+        with np.load(io.BytesIO(content)) as stored:
             logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
             found = Predictions(logits, stored["labels"], stored["index"])
         _check_predictions(found)

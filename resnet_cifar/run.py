@@ -27,6 +27,7 @@ from resnet_cifar.probe import gradient_flow
 from resnet_cifar.probe.gradient_flow import GradientFlow
 from resnet_cifar.record import checkpoint, provenance, run_files
 from resnet_cifar.record.recorder import Recorder, now
+from resnet_cifar.record.upkeep import refuse_link
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
@@ -147,7 +148,8 @@ def assemble(
     totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
     rotations = gradient_flow.rotations(model, compute.device)
     state = State(model, optimizer, totals, rotations, labels={"cell": cell, "seed": config.seed})
-    saved, notes = checkpoint.load_last(directory, compute.device)
+    owner = checkpoint.Owner(cell, config.seed, trainer.epochs, steps)
+    saved, notes = checkpoint.load_last(directory, compute.device, owner)
     if saved is not None:
         state.restore(saved)
     forward, loss = device.compiled(model, compute), config.regularization.loss()
@@ -221,6 +223,7 @@ def expected_seconds(config: Config, engine: Engine) -> float:
 def set_aside(directory: Path) -> Path:
     """Rename a run directory to a dated name beside it, which is returned."""
     stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    refuse_link(directory)
     aside = directory.with_name(f"{directory.name}.{stamp}")
     count = 1
     while aside.exists():

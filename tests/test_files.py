@@ -5,12 +5,17 @@ import fcntl
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from made_up import make_run
 
 from resnet_cifar import files
 from resnet_cifar.errors import UserError
@@ -196,3 +201,49 @@ def test_a_line_that_json_cannot_hold_is_never_written(tmp_path: Path) -> None:
         opened.append({"epoch": 2, "a": [float("nan")]})
     opened.close()
     assert path.read_text() == '{"epoch": 1, "a": 1.0}\n'
+
+
+def test_results_are_read_without_posix(tmp_path: Path) -> None:
+    """Where there is no fcntl (Windows), reading needs no lock that is not there."""
+    make_run(tmp_path, ["data=synthetic", "model.width=8", "trainer.epochs=2"])
+    code = (
+        "import sys\n"
+        "sys.modules['fcntl'] = None\n"
+        "from resnet_cifar import runs\n"
+        "from resnet_cifar.results import load_metrics, load_runs\n"
+        f"assert len(load_metrics(load_runs({str(tmp_path)!r}))) == 2\n"
+        f"assert runs.main(['verify', {str(tmp_path)!r}]) == 0\n"
+        f"assert runs.main([{str(tmp_path)!r}]) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_locks_without_posix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: no fcntl, and msvcrt's locks of a byte, which a descriptor takes with it."""
+    held: dict[int, int] = {}  # by inode: the descriptor
+    original = os.close
+
+    def locking(file: int, mode: int, count: int) -> None:
+        assert (mode, count) == (2, 1)
+        assert os.lseek(file, 0, os.SEEK_CUR) > 10_000  # not where anything is read
+        if held.setdefault(os.fstat(file).st_ino, file) != file:
+            raise OSError(errno.EACCES, "Permission denied")
+
+    def close(file: int) -> None:
+        for inode, holder in list(held.items()):
+            if holder == file:
+                del held[inode]
+        original(file)
+
+    fake = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", fake)
+    monkeypatch.setattr(os, "close", close)
+    path = tmp_path / ".lock"
+    with Lock(path):
+        assert is_held(path)
+        with pytest.raises(Busy, match=f"process {os.getpid()}"), Lock(path, wait=False):
+            pass
+    assert not is_held(path)
+    with Lock(path, wait=False):
+        pass

@@ -1,5 +1,6 @@
 """SIGKILL at arbitrary moments, and two processes on one run. Real processes, real signals."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -8,13 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, TINY
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from resnet_cifar.config import compose
 from resnet_cifar.identity import run_directory
+from resnet_cifar.record import run_files
 
 # A forked copy of a process that has torch loaded already: a run costs half a second, not four.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -23,9 +30,24 @@ CONTEXT.set_forkserver_preload(["resnet_cifar.run", "tests.test_kill"])
 MANY = [*TINY, "trainer.epochs=4", "trainer.checkpoint_seconds=0.02"]
 
 
-def train_in(folder: str, overrides: list[str], log: str) -> None:
-    """What a process does: `python train.py <overrides>` in `folder`, its output in `log`."""
+def train_in(folder: str, overrides: list[str], log: str, die_at: int | None = None) -> None:
+    """What a process does: `python train.py <overrides>` in `folder`, its output in `log`.
+
+    Args:
+        die_at: it is killed before its n-th rename or fsync.
+    """
     os.chdir(folder)
+    calls = itertools.count()
+
+    def guarded(original: Any) -> Any:
+        def step(*args: Any) -> Any:
+            if next(calls) == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args)
+
+        return step
+
+    os.replace, os.fsync = guarded(os.replace), guarded(os.fsync)
     os.environ["HYDRA_MAIN_MODULE"] = "__main__"  # train.py is a script, not a module here
     with open(log, "w", buffering=1) as file:
         sys.stdout = sys.stderr = file
@@ -36,11 +58,12 @@ def train_in(folder: str, overrides: list[str], log: str) -> None:
         sys.argv = ["train.py", *overrides]
         train.register()
         code = cli.guard(train.main)
+    Path(f"{log}.calls").write_text(str(next(calls)))
     os._exit(code)
 
 
-def start(folder: Path, overrides: list[str], log: str = "log"):
-    process = CONTEXT.Process(target=train_in, args=(str(folder), overrides, log))
+def start(folder: Path, overrides: list[str], log: str = "log", die_at: int | None = None):
+    process = CONTEXT.Process(target=train_in, args=(str(folder), overrides, log, die_at))
     process.start()
     return process
 
@@ -94,6 +117,77 @@ def test_three_kills(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SOAK_CAMPAIGNS", "3"))))
 def test_twenty_kills(tmp_path: Path, seed: int) -> None:
     campaign(tmp_path, kills=20, seed=seed)
+
+
+PROBED = [*TINY, "probe=full", "trainer.checkpoint_epochs=1"]
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """What a finished run must have, in a form that two equal runs share."""
+    run = folder / run_directory(compose(PROBED))
+    record = run_files.read_record(run)
+    assert record is not None
+    assert record.status == "completed"
+    assert run_files.damage(run, record) == []
+    assert set(run_files.SUMMED) == set(record.files)
+    assert record.best is not None
+    assert run_files.leftovers(run) == []
+    assert not (run / "last.previous.pt").exists()
+    last, best = (torch.load(run / name, weights_only=True) for name in ("last.pt", "best.pt"))
+    assert "optimizer" not in last
+    assert (last["epoch"], best["epoch"]) == (record.epochs, record.best["epoch"])
+    events = EventAccumulator(str(run)).Reload()
+    heat = [event.step for event in events.Tensors("probe/layers_by_epochs")]
+    assert "_hparams_/session_end_info" in events.summary_metadata
+    with np.load(run / "predictions.npz") as stored:
+        predictions = {name: stored[name].tobytes() for name in stored.files}
+    return {
+        "metrics": metrics(folder, PROBED),
+        "probe": (run / "probe.jsonl").read_text(),
+        "predictions": predictions,
+        "last": {name: each.numpy().tobytes() for name, each in last["model"].items()},
+        "best": {name: each.numpy().tobytes() for name, each in best["model"].items()},
+        "the best": record.best,
+        "epochs in TensorBoard": [event.step for event in events.Tensors("accuracy/val")],
+        "pictures": [event.step for event in events.Tensors("confusion/val")],
+        "heat map": heat,
+    }
+
+
+def killed_at_every_write(tmp_path: Path, chosen: Callable[[int], Iterable[int]]) -> None:
+    """Killed before a rename or fsync, and started again: nothing is missing or different."""
+    (tmp_path / "undisturbed").mkdir()
+    process = start(tmp_path / "undisturbed", PROBED)
+    process.join(120)
+    assert process.exitcode == 0, (tmp_path / "undisturbed" / "log").read_text()
+    wanted = everything(tmp_path / "undisturbed")
+    count = int((tmp_path / "undisturbed" / "log.calls").read_text())
+    assert count > 20
+    for at in chosen(count):
+        folder = tmp_path / f"killed-{at}"
+        folder.mkdir()
+        process = start(folder, PROBED, die_at=at)
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, (at, (folder / "log").read_text())
+        process = start(folder, PROBED)
+        process.join(120)
+        assert process.exitcode == 0, (at, (folder / "log").read_text())
+        found = everything(folder)
+        for name in wanted:
+            assert found[name] == wanted[name], (at, name)
+
+
+def test_killed_at_some_writes(tmp_path: Path) -> None:
+    """One in the middle, and those at the end, where a run may look finished and is not."""
+    source = random.Random(0)
+    killed_at_every_write(
+        tmp_path, lambda n: [source.randrange(n // 2), *source.sample(range(n - 12, n), 3)]
+    )
+
+
+@pytest.mark.soak
+def test_killed_at_every_write(tmp_path: Path) -> None:
+    killed_at_every_write(tmp_path, range)
 
 
 def test_two_processes_on_one_run_one_trains(tmp_path: Path) -> None:

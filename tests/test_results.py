@@ -143,7 +143,7 @@ def test_predictions(runs: Path, tmp_path: Path) -> None:
             load_predictions(directory)
     (directory / "predictions.npz").unlink()
     (directory / "predictions.npz").mkdir()
-    with pytest.raises(UserError, match="not a file"):
+    with pytest.raises(UserError, match="not a regular file"):
         load_predictions(directory)
 
 

@@ -1,5 +1,6 @@
 """Looking after runs: list, archive, remove, and the command of a run."""
 
+import json
 import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,8 @@ def make(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Pa
         version=run_files.VERSION,
     )
     run_files.write_record(path, record)
+    lines = [{"epoch": epoch, "accuracy/val": 0.5} for epoch in range(1, done + 1)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path / "last.pt").write_bytes(b"0" * 1000)
     return path
 
@@ -65,18 +68,21 @@ def test_list(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--status", "failed"], 3),
         (["--status", "failed", "--status", "completed"], 2),
         (["--cell", "lr0.1"], 2),
-        (["--cell", "*-22222222"], 2),
-        (["--seed", "1"], 2),
+        (["--cell", "*-22222222"], 3),
+        (["--seed", "1"], 3),
         (["--older-than", "7"], 3),
         (["--cell", "lr0.1", "--seed", "0"], 3),
         (["--cell", "nothing"], 4),
-        (["--all"], 0),
+        (["--all"], 1),
     ],
 )
 @pytest.mark.parametrize("action", ["remove", "archive"])
 def test_selection(tree: Path, action: str, selection: list[str], left: int) -> None:
-    assert runs.main([action, "outputs", *selection, "--yes"]) == 0
+    unknown = tree / "lr0.01_b-22222222" / "seed=1"  # no record: never taken for a run
+    chosen = selection in (["--cell", "*-22222222"], ["--seed", "1"], ["--all"])
+    assert runs.main([action, "outputs", *selection, "--yes"]) == int(chosen)
     assert len(runs.find(tree)) == left
+    assert unknown.exists()
     archived = list(Path("outputs.archive").glob("*/seed=*"))
     assert len(archived) == (4 - left if action == "archive" else 0)
     assert (tree / "notes").exists()
@@ -104,16 +110,16 @@ def test_it_asks_first(
     assert runs.main(["remove", "outputs", "--all"]) == 0
     assert len(runs.find(tree)) == 4
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    assert runs.main(["remove", "outputs", "--all"]) == 0
-    assert runs.find(tree) == []
+    assert runs.main(["remove", "outputs", "--status", "completed"]) == 0
+    assert len(runs.find(tree)) == 3
 
 
 def test_a_run_that_is_being_trained_is_left_alone(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Lock(tree / "lr0.1_a-11111111" / "seed=0" / ".lock"):
-        assert runs.main(["remove", "outputs", "--all", "--yes"]) == 0
-    assert [run.path.parent.name for run in runs.find(tree)] == ["lr0.1_a-11111111"]
+        assert runs.main(["remove", "outputs", "--cell", "lr0.1", "--yes"]) == 0
+    assert [run.path.name for run in runs.find(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
     assert "left alone" in capsys.readouterr().out
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from resnet_cifar.display import no_backend
+
 Row = dict[str, Any]
 
 # Curves over epochs: median and worst layer of each.
@@ -82,9 +84,10 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
         rows: of one run, at least one. White is where there is no number, or one that is 0.
     """
     # Without pyplot: no window, no global state, and a third of the time to import.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
+    with no_backend():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
 
     epochs = sorted({row["epoch"] for row in rows})
     shown = range(0, len(epochs), math.ceil(len(epochs) / 8))

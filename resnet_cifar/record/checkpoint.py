@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.files import write_atomically
+from resnet_cifar.files import read_regular, write_atomically
+from resnet_cifar.record import run_files
+from resnet_cifar.record.run_files import START_AGAIN, RecordError, RunRecord, read_summed
 
-LAST, PREVIOUS, BEST = "last.pt", "last.previous.pt", "best.pt"
+LAST, PREVIOUS, BEST = run_files.LAST, run_files.PREVIOUS, run_files.BEST
+WEIGHTS = ("cell", "seed", "model", "epoch", "best")  # what is kept of a finished run
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -48,12 +52,15 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         UserError: it is damaged (the archive's checksums are verified first).
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(read_regular(path))
+        with zipfile.ZipFile(content) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
-        state = torch.load(path, map_location=device, weights_only=True)
-        if not isinstance(state, dict) or "model" not in state:
+        content.seek(0)
+        state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+        weights = state.get("model") if isinstance(state, dict) else None
+        if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise UserError(f"checkpoint {path} is not one of this program's")
         return state
     except (FileNotFoundError, UserError):
@@ -62,25 +69,112 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is damaged: {describe(error)}") from error
 
 
-def load_last(directory: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that can be read.
+@dataclass(frozen=True)
+class Owner:
+    """The run that a checkpoint has to be of."""
+
+    cell: str
+    seed: int
+    epochs: int
+    steps: int  # in an epoch
+
+    def check(self, state: dict[str, Any], path: Path) -> None:
+        """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
+        problem = self._problem(state)
+        if problem:
+            raise UserError(
+                f"checkpoint {path} is {problem}: not one that a run of {self.epochs} epochs of "
+                f"{self.steps} steps can go on from"
+            )
+
+    def _problem(self, state: dict[str, Any]) -> str | None:
+        epoch, step, best = state.get("epoch"), state.get("step", 0), state.get("best")
+        if (state.get("cell"), state.get("seed")) != (self.cell, self.seed):
+            return f"of another run, {state.get('cell')}/seed={state.get('seed')}"
+        if type(epoch) is not int or not 0 <= epoch <= self.epochs:
+            return f"at epoch {epoch}"
+        if type(step) is not int or not 0 <= step <= self.steps:
+            return f"at step {step}"
+        if epoch == self.epochs and step:
+            return f"at step {step} after the last epoch"
+        if epoch < self.epochs and "optimizer" not in state:
+            return "without its optimizer"
+        if best is None:
+            return "without its best epoch" if epoch else None
+        at = best.get("epoch") if isinstance(best, dict) else None
+        return None if type(at) is int and 1 <= at <= epoch else f"with best={best}"
+
+
+def load_last(
+    directory: Path, device: torch.device, owner: Owner | None = None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest checkpoint that can be read, and is of `owner`.
 
     Returns:
         The state, None where the run has no checkpoint yet; and what to tell the user.
 
     Raises:
-        UserError: there are checkpoints and all are damaged.
+        UserError: there are checkpoints and none can be gone on from.
     """
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            return load(directory / name, device), notes
+            state = load(directory / name, device)
+            if owner:
+                owner.check(state, directory / name)
+            return state, notes
         except FileNotFoundError:
             continue
         except UserError as error:
             notes.append(str(error))
     if notes:
-        raise UserError(
-            f"{'; '.join(notes)}; no other is left: rerun=true sets the run aside and starts again"
-        )
+        raise UserError(f"{'; '.join(notes)}; no other is left: {START_AGAIN}")
     return None, notes
+
+
+def load_weights(
+    directory: Path, name: str, record: RunRecord, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The weights of a run, LAST or BEST, checked to be the ones its record speaks of.
+
+    Returns:
+        A dict with "model", a state dict, and "epoch".
+
+    Raises:
+        UserError: there are none, or they are damaged, changed or another run's.
+    """
+    path = directory / name
+    if read_summed(directory, name, record) is None:
+        raise RecordError(f"{directory} has no {name}: {record.status}")
+    state = load(path, device)
+    if (state.get("cell"), state.get("seed")) != (record.cell, record.seed):
+        raise RecordError(f"{path} is of another run, {state.get('cell')}/seed={state.get('seed')}")
+    epoch = record.epochs_done if record.finished else state.get("epoch")
+    if name == BEST:
+        epoch = record.best["epoch"] if record.best else None
+    if state.get("epoch") != epoch:
+        raise RecordError(f"{path} is of epoch {state.get('epoch')}, not of epoch {epoch}")
+    return state
+
+
+def keep_best(directory: Path, state: dict[str, Any]) -> str | None:
+    """Make best.pt what `state`, a run's weights as it is taken up, says is best.
+
+    A process killed between last.pt and best.pt left the one before, or none.
+
+    Returns:
+        What to tell the user where its weights are lost.
+    """
+    best, path = state["best"], directory / BEST
+    try:
+        there = load(path)
+        fits = all(there.get(key) == state.get(key) for key in ("cell", "seed"))
+        found = there.get("epoch") if fits else None
+    except (FileNotFoundError, UserError):
+        found = None
+    if best is None or found == best["epoch"]:
+        return None
+    if state["epoch"] == best["epoch"] and not state.get("step"):
+        save(path, {key: value for key, value in state.items() if key in WEIGHTS})
+        return None
+    return f"{path} is not of epoch {best['epoch']}, the best so far: those weights are lost"

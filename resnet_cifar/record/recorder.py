@@ -61,9 +61,17 @@ class Recorder:
     ) -> None:
         self.directory, self.record, self.session, self._say = directory, record, session, say
         done = record.epochs_done
+        for path in run_files.leftovers(directory):  # of killed writers: the lock is held
+            path.unlink()
         before = run_files.read_record(directory)
         if before is not None:
+            if before.epochs_done and not (done or session.step):
+                raise RecordError(
+                    f"{directory} has no checkpoint, although {before.epochs_done} of its epochs "
+                    f"are done; {run_files.START_AGAIN}"
+                )
             record.sessions, record.evaluations = before.sessions, before.evaluations
+            record.files = {k: v for k, v in before.files.items() if k not in run_files.SUMMED}
         record.sessions.append(session)
         record.version = run_files.VERSION
         self._lock = Watched(directory / run_files.LOCK)
@@ -80,9 +88,17 @@ class Recorder:
         self._metrics = LinesFile(metrics, done, sha256=known.get(metrics.name))
         key = ("epoch", "layer")
         self._probe = LinesFile(probe, done, key, sha256=known.get(probe.name))
+        self._update()  # first, or a kill leaves a record that has more epochs than lines
         self._metrics.append()  # there from the start, for whoever follows it
-        self._update()
-        self._board = Board(directory, done, hparams)
+        self._probe.trim()
+        # Taken up at its very end, a run shows the last epoch again, and its pictures once.
+        again = self._metrics.lines[-1:] if done == record.epochs else []
+        self._board = Board(directory, done - len(again), hparams)
+        for line in again:
+            self._board.scalars(line)
+            rows = [row for row in self._probe.lines if row["epoch"] == done]
+            if rows:
+                self._board.scalars({"epoch": done, **views.curves(rows)})
 
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
@@ -174,6 +190,12 @@ class Recorder:
                 )
             if status in run_files.FINAL:
                 self._decorate(lambda: self._board.end(status))
+            self._lock.check()
+            for file in (self._metrics, self._probe):
+                if not file.intact():
+                    self._restore(file)
+            if status in run_files.FINAL:
+                self.record.files |= run_files.sums(self.directory, run_files.SUMMED)
             self.record.status = status
             self.record.error = error
             self._update()
@@ -191,10 +213,13 @@ class Recorder:
 
     def _append(self, file: LinesFile, *lines: Metrics) -> None:
         self._lock.check()
-        if file.missing():
-            self._say(f"{file.path} was removed or replaced: written again")
-            file.restore()
+        if not file.in_place():
+            self._restore(file)
         file.append(*lines)
+
+    def _restore(self, file: LinesFile) -> None:
+        self._say(f"{file.path} was changed or removed while the run was trained: written again")
+        file.restore()
 
     def _update(self) -> None:
         self._lock.check()
@@ -217,7 +242,9 @@ def record_evaluation(directory: Path, found: Mapping[str, Any]) -> None:
     if record is None:
         raise RecordError(f"{directory} has no {run_files.RUN}")
     suffix = "" if found["weights"] == "last" else f"-{found['weights']}"
-    write_json(directory / f"evaluation-{found['split']}{suffix}.json", dict(found))
+    name = f"evaluation-{found['split']}{suffix}.json"
+    write_json(directory / name, dict(found))
+    record.files |= run_files.sums(directory, [name])
     scores = {
         f"{quantity}/{view}": value[quantity]
         for quantity in ("accuracy", "loss")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
+import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,15 @@ from resnet_cifar.identity import MOVED
 
 RUN, METRICS, PROBE, LOCK = "run.json", "metrics.jsonl", "probe.jsonl", ".lock"
 PREDICTIONS, CONFIG, LOG = "predictions.npz", "config.yaml", "train.log"
+LAST, PREVIOUS, BEST = "last.pt", "last.previous.pt", "best.pt"
+# What answers are made of: run.json knows each by its checksum when a run has ended.
+SUMMED = (METRICS, PROBE, PREDICTIONS, CONFIG, LAST, BEST)
+_OURS = re.compile(
+    r"run\.json|metrics\.jsonl|probe\.jsonl|predictions\.npz|config\.yaml|train\.log|\.lock"
+    r"|(last|last\.previous|best)\.pt|evaluation-[\w-]+\.json|events\.out\.tfevents\..+"
+)
+# What `write_atomically` writes beside a file: .NAME.HOST.PROCESS.tmp
+_LEFTOVER = re.compile(rf"\.({_OURS.pattern}|\.last\.pt\.new)\..+\.\d+\.tmp|\.last\.pt\.new")
 FINAL = ("completed", "diverged")  # outcomes: never trained again
 STATUSES = (*FINAL, "running", "interrupted", "failed")
 OBJECTIVE = "accuracy/val"
@@ -331,7 +344,127 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+# Files -------------------------------------------------------------------------------------------
+
+
+def is_ours(name: str) -> bool:
+    """Whether this program writes files of this name into a run directory."""
+    return _OURS.fullmatch(name) is not None or is_leftover(name)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name was being written when its writer was killed, or is right now."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """What killed writers left in a run directory; those of a living one, unless it is locked."""
+    found = [path for path in directory.iterdir() if is_leftover(path.name)]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def sums(directory: Path, names: Iterable[str]) -> dict[str, FileSum]:
+    """The checksums of a run's files, those that are there."""
+    found = {}
+    for name in names:
+        if (directory / name).exists():
+            content = read_regular(directory / name)
+            found[name] = FileSum(hashlib.sha256(content).hexdigest(), len(content))
+    return found
+
+
+def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes | None:
+    """The content of a run's file, None where there is none.
+
+    Raises:
+        RecordError: it is not the file that the run wrote, as its record tells.
+    """
+    path = directory / name
+    try:
+        content = read_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {describe(error)}") from error
+    known = record.files.get(name) if record else None
+    if known and (len(content), hashlib.sha256(content).hexdigest()) != (known.bytes, known.sha256):
+        raise RecordError(f"{path} was changed after the run had ended: its checksum does not fit")
+    return content
+
+
+def damage(directory: Path, record: RunRecord, names: Iterable[str] | None = None) -> list[str]:
+    """What of a run's files (all, unless `names` are given) is not as the run left it, a line each.
+
+    Weights, predictions and configuration may be absent: a record is carried away without them.
+    A file whose checksum the record does not have is read through, as far as that can be.
+    """
+    found: list[str] = []
+    for name in dict.fromkeys((*SUMMED, *record.files)) if names is None else names:
+        try:
+            content = read_summed(directory, name, record)
+            if content is None:
+                if name == METRICS or (name == PROBE and name in record.files):
+                    _require(not record.epochs_done, f"{directory / name} is missing")
+            elif name in record.files:
+                continue  # what has its checksum needs no reading
+            elif name in (METRICS, PROBE):
+                lines = parse_lines(content, KEYS[name], directory / name)
+                if name == METRICS:
+                    _check_lines(lines, record, directory / name)
+            elif name.endswith((".pt", ".npz")):
+                with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                    bad = archive.testzip()
+                    _require(bad is None, f"{directory / name} is damaged: {bad}")
+        except (RecordError, ValueError) as error:
+            found.append(str(error))
+        except Exception as error:  # zipfile raises many kinds
+            found.append(f"{directory / name} is damaged: {describe(error)}")
+    return found
+
+
+def wrong_sizes(directory: Path, record: RunRecord) -> list[str]:
+    """What of `damage` can be seen without reading weights: quick enough for every list."""
+    small = damage(directory, record, (METRICS, PROBE, CONFIG))
+    for name, known in record.files.items():
+        with contextlib.suppress(OSError):
+            size = os.lstat(directory / name).st_size
+            if name not in (METRICS, PROBE, CONFIG) and size != known.bytes:
+                small.append(f"{directory / name} has {size} bytes, not {known.bytes}")
+    return small
+
+
+def read_run_lines(directory: Path, name: str) -> list[Metrics]:
+    """The lines of a run's METRICS or PROBE; [] where there is no file and none is needed.
+
+    Raises:
+        RecordError: the file was changed, is damaged, or lacks epochs that the run has behind it.
+    """
+    record = read_record(directory)
+    lines = parse_lines(read_summed(directory, name, record) or b"", KEYS[name], directory / name)
+    if record and name == METRICS:
+        try:
+            _check_lines(lines, record, directory / name)
+        except ValueError as error:
+            raise RecordError(str(error)) from error
+    return lines
+
+
+def _check_lines(lines: list[Metrics], record: RunRecord, path: Path) -> None:
+    """Every epoch that the record has behind it, and the last as the record has it."""
+    epochs = {line["epoch"]: line for line in lines}
+    lost = sorted(set(range(1, record.epochs_done + 1)) - epochs.keys())
+    some = ", ".join(map(str, lost[:5])) + ("…" if lost[5:] else "")
+    _require(not lost, f"{path} has no line of epoch {some} of {record.epochs_done}")
+    if record.finished and record.final is not None:
+        fits = max(epochs, default=0) == record.epochs_done
+        fits = fits and epochs[record.epochs_done] == record.final
+        _require(fits, f"{path} does not end with the epoch that {RUN} calls final")
+
+
 # Lines -------------------------------------------------------------------------------------------
+
+
+KEYS = {METRICS: ("epoch",), PROBE: ("epoch", "layer")}  # what tells the lines apart
 
 
 def read_metrics(path: Path) -> list[Metrics]:
@@ -342,7 +475,7 @@ def read_metrics(path: Path) -> list[Metrics]:
     Raises:
         RecordError: a line is damaged. Names the line.
     """
-    return _read_lines(path, ("epoch",))
+    return _read_lines(path, KEYS[METRICS])
 
 
 def read_probe(path: Path) -> list[Metrics]:
@@ -353,7 +486,7 @@ def read_probe(path: Path) -> list[Metrics]:
     Raises:
         RecordError: a line is damaged. Names the line.
     """
-    return _read_lines(path, ("epoch", "layer"))
+    return _read_lines(path, KEYS[PROBE])
 
 
 def _read_lines(path: Path, key: tuple[str, ...]) -> list[Metrics]:
@@ -397,11 +530,11 @@ def finite(metrics: Mapping[str, Any]) -> Metrics:
 
 
 class LinesFile:
-    """Appends lines that belong to epochs; opening it for a resume drops those to be trained again.
+    """Appends lines that belong to epochs; after a resume those to be trained again are dropped.
 
     Args:
         path: there is no file before the first line.
-        epochs_done: lines of later epochs are dropped.
+        epochs_done: lines of later epochs are dropped, with the first `append` or `trim`.
         key: what tells the lines of the file apart; the last one of a key stays.
         sha256: what `digest()` was after `epochs_done` epochs, where that is known.
 
@@ -423,8 +556,6 @@ class LinesFile:
                 f"{path} was changed: its lines to epoch {epochs_done} are not those that the "
                 f"checkpoint was written after; {START_AGAIN}"
             )
-        if path.exists():
-            write_atomically(path, _text(self.lines))
         self._file: AppendedFile | None = None
 
     def append(self, *lines: Metrics) -> None:
@@ -432,13 +563,25 @@ class LinesFile:
         lines = tuple(finite(line) for line in lines)
         text = _text(lines)
         if self._file is None:
+            self.trim()
             self._file = AppendedFile(self.path)
         self._file.append(text.encode())
         self.lines += lines
 
-    def missing(self) -> bool:
-        """Whether the file is gone, or another lies in its place, although lines were written."""
-        return self._file is not None and not self._file.in_place()
+    def trim(self) -> None:
+        """Drop from the file what `lines` has not; there stays none where there was none."""
+        if self.path.exists():
+            write_atomically(self.path, _text(self.lines))
+
+    def in_place(self) -> bool:
+        """Whether the file that was written to still lies at its path."""
+        return self._file is None or self._file.in_place()
+
+    def intact(self) -> bool:
+        """Whether the file says what was written to it."""
+        with contextlib.suppress(OSError):
+            return read_regular(self.path) == _text(self.lines).encode()
+        return not self.lines
 
     def restore(self) -> None:
         """Write every line again, to a new file."""
@@ -455,5 +598,5 @@ class LinesFile:
             self._file = None
 
 
-def _text(lines: typing.Iterable[Metrics]) -> str:
+def _text(lines: Iterable[Metrics]) -> str:
     return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)

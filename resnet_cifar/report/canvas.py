@@ -6,31 +6,16 @@ that a figure is at home in light and dark. Whoever draws takes matplotlib from 
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from resnet_cifar.display import no_backend
 
-@contextmanager
-def _no_backend() -> Iterator[None]:
-    """MPLBACKEND may name a backend that is not installed here, and then the import fails.
-
-    Figures need none; the pictures of the notebook they are shown in may.
-    """
-    backend = os.environ.pop("MPLBACKEND", None)
-    yield
-    if backend is not None:
-        os.environ["MPLBACKEND"] = backend
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = backend
-
-
-with _no_backend():
+with no_backend():
     import matplotlib
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure

@@ -1,0 +1,495 @@
+"""Damaged and foreign files in the place of a run's: noticed, said in a line, never a wrong number.
+
+Every file of a finished, an interrupted and a running run, damaged in every way that comes to mind;
+then everything that reads runs is asked, and the run is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, Program
+from test_run import interrupt_at
+
+from resnet_cifar import evaluate, runs
+from resnet_cifar.config import compose
+from resnet_cifar.engine import Engine
+from resnet_cifar.errors import UserError
+from resnet_cifar.files import Lock
+from resnet_cifar.identity import run_directory
+from resnet_cifar.record import run_files
+from resnet_cifar.results import load_metrics, load_predictions, load_probe, load_runs
+
+COMMON = [*TINY, "probe=full", "trainer.progress=quiet"]
+FINISHED, INTERRUPTED = [*COMMON, "seed=0"], [*COMMON, "seed=2"]
+OTHERS = {"seed": [*COMMON, "seed=1"], "cell": [*COMMON, "optimizer.lr=0.1"]}
+FILES = ("run.json", "metrics.jsonl", "probe.jsonl", "predictions.npz", "config.yaml", "last.pt",
+         "best.pt", ".lock", "train.log")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """outputs/ with a finished and an interrupted run; others to take files from; the whole one."""
+    import train
+    from resnet_cifar import cli
+
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HYDRA_MAIN_MODULE", "__main__")
+
+        def call(*arguments: str) -> int:
+            patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+            train.register()
+            return cli.guard(train.main)
+
+        assert call(*FINISHED) == 0
+        assert call(*INTERRUPTED, "output_root=whole") == 0
+        for name, overrides in OTHERS.items():
+            assert call(*overrides, f"output_root=other-{name}") == 0
+        with pytest.MonkeyPatch.context() as inner:
+            interrupt_at(inner, 2, 1, signal.SIGTERM)
+            assert call(*INTERRUPTED) == 128 + signal.SIGTERM
+        # Some bytes of a person's own, to be found unchanged.
+        (folder / "precious").write_text("precious")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def never_hangs() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+Damage = Callable[[Path, random.Random], object]
+
+
+def cut(share: float) -> Damage:
+    def damage(path: Path, source: random.Random) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return damage
+
+
+def flip(path: Path, source: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[source.randrange(len(content))] ^= 1 << source.randrange(8)
+    path.write_bytes(content)
+
+
+def zero(path: Path, source: random.Random) -> None:
+    """What a crashed file system leaves: the length is right, the content is not there."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def digit(path: Path, source: random.Random) -> None:
+    """A number that is another number: nothing but a checksum sees it."""
+    content = bytearray(path.read_bytes())
+    places = [i for i, byte in enumerate(content) if chr(byte) in "12345678"]
+    if places:
+        content[source.choice(places)] += 1
+        path.write_bytes(content)
+
+
+def other(name: str) -> Damage:
+    def damage(path: Path, source: random.Random) -> None:
+        run = Path(f"other-{name}") / run_directory(compose(OTHERS[name])).relative_to("outputs")
+        shutil.copyfile(run / path.name, path)
+
+    return damage
+
+
+def without(action: Callable[[Path], object]) -> Damage:
+    def damage(path: Path, source: random.Random) -> None:
+        path.unlink()
+        action(path)
+
+    return damage
+
+
+def with_value(key: str, value: Any) -> Damage:
+    """run.json with another value, its own checksum made to fit."""
+
+    def damage(path: Path, source: random.Random) -> None:
+        plain = json.loads(path.read_text())
+        plain.pop("sha256")
+        plain[key] = value
+        plain["sha256"] = run_files._own_sum(plain)
+        path.write_text(json.dumps(plain))
+
+    return damage
+
+
+DAMAGES: dict[str, Damage] = {
+    "deleted": without(lambda path: None),
+    "empty": cut(0),
+    "half": cut(0.5),
+    "cut short": cut(0.97),
+    "a bit": flip,
+    "another bit": flip,
+    "a digit": digit,
+    "zeros": zero,
+    "random": lambda path, source: path.write_bytes(source.randbytes(3000)),
+    "more": lambda path, source: path.write_bytes(path.read_bytes() + b"\xff\xfe{more"),
+    "a line more": lambda path, source: path.write_bytes(path.read_bytes() + b'{"epoch": 7}\n'),
+    "JSON": lambda path, source: path.write_text('{"epoch": {"a": [null]}}\n'),
+    "another seed's": other("seed"),
+    "another cell's": other("cell"),
+    "a link": without(lambda path: os.symlink(Path("precious").resolve(), path)),
+    "a circle": without(lambda path: os.symlink(path.name, path)),
+    "a pipe": without(lambda path: os.mkfifo(path)),
+    "a directory": without(lambda path: path.mkdir()),
+}
+RECORDS: dict[str, Damage] = {
+    f"{key}={value!r}": with_value(key, value)
+    for key, value in (
+        ("status", "fine"), ("seed", 1), ("seed", "0"), ("cell", "lr1-00000000"), ("epochs", 1),
+        ("epochs", None), ("epochs_done", 99), ("epochs_done", -1), ("final", [1]), ("best", {}),
+        ("final", {"epoch": 2, "accuracy/val": "high"}), ("sessions", None), ("sessions", [{}]),
+        ("sessions", {"start": 1}), ("evaluations", 3), ("evaluations", [{"split": 1}]),
+        ("config", []), ("config", {"seed": {}}), ("files", {"last.pt": 1}), ("version", "two"),
+        ("version", 99), ("surprise", True), ("device", 1), ("error", 1),
+    )
+}  # fmt: skip
+STATES = ("finished", "interrupted", "running")
+
+
+class Case(NamedTuple):
+    state: str
+    file: str
+    damage: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+CASES = [
+    Case(state, file, damage)
+    for state in STATES
+    for file in FILES
+    for damage in (*DAMAGES, *(RECORDS if file == "run.json" else ()))
+    if not (state != "finished" and file == "predictions.npz")
+]
+
+
+def answers(directory: Path) -> dict[str, Any]:
+    """What tables say of a run; of what is odd they say that it is, and nothing else."""
+    found: dict[str, Any] = {}
+    table = load_runs("outputs")
+    found["said"] = table.attrs["skipped"].get(str(directory), "")
+    rows = table[table["directory"] == str(directory)]
+    if len(rows):
+        row = rows.iloc[0]
+        found["row"] = [row["accuracy/val"], row["best/accuracy/val"], row["status"] == "completed"]
+        curves, probe = load_metrics(rows), load_probe(rows)
+        found["said"] += "".join([*curves.attrs["skipped"].values()])
+        found["said"] += "".join([*probe.attrs["skipped"].values()])
+        if len(curves):
+            found["curve"] = curves[["epoch", "accuracy/val", "loss/train"]].values.tolist()
+        if len(probe):
+            found["probe"] = float(probe["weight_norm"].sum())
+        try:
+            predictions = load_predictions(directory)
+            if predictions is not None:
+                found["predictions"] = predictions.logits["val"].tobytes()
+        except UserError as error:
+            found["said"] += str(error)
+    return found
+
+
+def weights(directory: Path) -> dict[str, bytes]:
+    state = torch.load(directory / "last.pt", weights_only=True)["model"]
+    return {name: each.numpy().tobytes() for name, each in state.items()}
+
+
+def try_case(case: Case, prepared: Path, tmp_path: Path, program: Program, capsys: Any) -> None:
+    shutil.rmtree("outputs", ignore_errors=True)
+    for name in ("outputs", "other-seed", "other-cell"):
+        shutil.copytree(prepared / name, tmp_path / name, dirs_exist_ok=True)
+    Path("precious").write_text("precious")
+    overrides = FINISHED if case.state == "finished" else INTERRUPTED
+    directory = run_directory(compose(overrides))
+    if case.state == "running":
+        record = run_files.read_record(directory)
+        assert record is not None
+        record.status = "running"
+        run_files.write_record(directory, record)
+    path = directory / case.file
+    before = answers(directory)
+    assert before["said"] == ""
+    whole = path.read_bytes()
+
+    damage = (RECORDS if case.damage in RECORDS else DAMAGES)[case.damage]
+    damage(path, random.Random(str(case)))
+    same = path.is_file() and not path.is_symlink() and path.read_bytes() == whole
+
+    def one_line(text: str) -> None:
+        assert "Traceback" not in text, text
+        assert all(line.startswith("error: ") for line in text.splitlines()), text
+
+    def look() -> bool:
+        """Ask everything that reads; whether the damage was noticed."""
+        capsys.readouterr()
+        noticed = False
+        for arguments in (["list"], ["verify"], ["list", "--status", "completed"]):
+            code = runs.main([*arguments, "outputs"])
+            out, err = capsys.readouterr()
+            one_line(err)
+            assert code in (0, 1)
+            assert arguments[0] != "list" or code == 0  # one odd run is one line of the list
+            noticed |= arguments == ["verify"] and code == 1 and str(directory) in out
+        assert runs.main(["command", str(directory)]) in (0, 1, 2)
+        one_line(capsys.readouterr().err)
+        found = answers(directory)
+        for key in found.keys() - {"said"}:
+            assert found[key] == before[key], key  # no other number than before
+        return noticed or bool(found["said"])
+
+    if case.state == "running":
+        if case.file == ".lock":
+            look()
+        else:
+            with Lock(directory / ".lock"):
+                look()
+    noticed = look()
+
+    if case.state == "finished":
+        capsys.readouterr()
+        code = evaluate.main([str(directory)])
+        err = capsys.readouterr().err
+        one_line(err)
+        assert (code == 0) == (not err)
+        if code == 0:
+            left = json.loads((directory / "evaluation-validation.json").read_text())
+            assert left["views"]["val"]["accuracy"] == before["row"][0]
+        noticed |= code != 0
+    trained = program(*overrides)
+    one_line(trained.err)
+    assert trained.code in (0, 1)
+    noticed |= trained.code != 0
+    if trained.code == 0 and case.state != "finished":
+        # Then what is there is all there is, and as it would have been without the damage.
+        completed = answers(directory)
+        wholly = Path("whole") / directory.relative_to("outputs")
+        lines = [
+            [line["epoch"], line["accuracy/val"], line["loss/train"]]
+            for line in run_files.read_metrics(prepared / wholly / "metrics.jsonl")
+        ]
+        assert completed["said"] == ""
+        assert completed["curve"] == lines
+        assert weights(directory) == weights(prepared / wholly)
+        state = run_files.read_record(directory)
+        assert state is not None
+        assert state.status == "completed"
+    assert Path("precious").read_text() == "precious"
+
+    # Absent is not damaged: weights and predictions may have been left out of what was carried.
+    absent = case.damage == "deleted" and case.file in (
+        "last.pt", "best.pt", "predictions.npz", "config.yaml", "train.log", ".lock",
+    )  # fmt: skip
+    matters = case.file not in (".lock", "train.log")
+    if case.state == "finished" and matters and not absent and not same:
+        assert noticed, "nobody noticed"
+
+
+def quick() -> list[Case]:
+    return random.Random(3).sample(CASES, 10)
+
+
+@pytest.mark.parametrize("case", quick(), ids=str)
+def test_some_damage(
+    case: Case, prepared: Path, tmp_path: Path, program: Program,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    try_case(case, prepared, tmp_path, program, capsys)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("case", random.Random(4).sample(CASES, 240), ids=str)
+def test_much_damage(
+    case: Case, prepared: Path, tmp_path: Path, program: Program,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    try_case(case, prepared, tmp_path, program, capsys)
+
+
+def test_there_are_enough() -> None:
+    assert len(CASES) >= 150
+
+
+# Checkpoints that do not belong here, files that go away while it trains -------------------------
+
+
+@pytest.fixture
+def interrupted(prepared: Path, program: Program) -> Path:
+    for name in ("outputs", "other-seed", "other-cell"):
+        shutil.copytree(prepared / name, name)
+    return run_directory(compose(INTERRUPTED))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "of another run"),
+        ({"cell": "lr1-00000000"}, "of another run"),
+        ({"epoch": 99}, "at epoch 99"),
+        ({"epoch": "1"}, "at epoch 1"),
+        ({"step": 999}, "at step 999"),
+        ({"step": -1}, "at step -1"),
+        ({"best": None}, "without its best epoch"),
+        ({"best": {"epoch": 2}}, "with best="),
+        ({"optimizer": ...}, "without its optimizer"),
+        ({"cell": ...}, "of another run"),
+        ({"digests": {"metrics.jsonl": "0"}}, "metrics.jsonl was changed"),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_run(
+    interrupted: Path, program: Program, change: dict[str, Any], said: str
+) -> None:
+    for path in interrupted.glob("last*.pt"):
+        state = torch.load(path, weights_only=True) | change
+        torch.save({key: value for key, value in state.items() if value is not ...}, path)
+    before = {path: path.read_bytes() for path in interrupted.iterdir() if path.name != ".lock"}
+    outcome = program(*INTERRUPTED)
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+    after = {path: path.read_bytes() for path in interrupted.iterdir() if path.name != ".lock"}
+    assert {p for p in before if before[p] != after.get(p)} <= {interrupted / "train.log"}
+    assert program(*INTERRUPTED, "rerun=true").code == 0  # what the line advises
+
+
+def during_training(patch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something to the files in the first step of the second epoch that is trained."""
+    original = Engine.step
+
+    def step(self: Engine, draws: Any, at: int, of_run: int) -> None:
+        if (self.state.epoch, at) == (1, 2):
+            action()
+        original(self, draws, at, of_run)
+
+    patch.setattr(Engine, "step", step)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "shortened"])
+def test_metrics_that_go_away_while_it_trains_are_written_again(program: Program, how: str) -> None:
+    directory = run_directory(compose(COMMON))
+    path = directory / "metrics.jsonl"
+
+    def act() -> None:
+        if how == "shortened":
+            path.write_text("")
+        else:
+            path.unlink()
+            if how == "replaced":
+                path.write_text("{}\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        during_training(patch, act)
+        outcome = program(*COMMON, "trainer.progress=plain")
+    assert outcome.code == 0
+    assert "metrics.jsonl was changed or removed" in outcome.out
+    assert [line["epoch"] for line in run_files.read_metrics(path)] == [1, 2]
+    assert runs.main(["verify", "outputs"]) == 0
+
+
+@pytest.mark.parametrize("then", ["nothing", "another file", "another process"])
+def test_a_lock_that_goes_away_while_it_trains_stops_the_run(program: Program, then: str) -> None:
+    directory = run_directory(compose(COMMON))
+    stack: list[Lock] = []
+
+    def act() -> None:
+        (directory / ".lock").unlink()
+        if then == "another file":
+            (directory / ".lock").write_text("")
+        elif then == "another process":
+            stack.append(Lock(directory / ".lock").__enter__())
+
+    with pytest.MonkeyPatch.context() as patch:
+        during_training(patch, act)
+        outcome = program(*COMMON)
+    assert outcome.code == 1
+    assert "was removed or replaced during training" in outcome.err
+    assert outcome.err.count("\n") == 1
+    for lock in stack:
+        lock.__exit__(None, None, None)
+    assert len(run_files.read_metrics(directory / "metrics.jsonl")) == 1  # it stopped writing
+    assert program(*COMMON).code == 0
+    record = run_files.read_record(directory)
+    assert record is not None
+    assert record.status == "completed"
+
+
+def test_decoration_never_ends_a_run(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures can't be drawn: the run is completed all the same, and says what is missing."""
+    from resnet_cifar.probe import views
+    from resnet_cifar.record import pictures
+
+    def broken(*args: object) -> np.ndarray:
+        raise RuntimeError("no colours")
+
+    monkeypatch.setattr(views, "heat_map", broken)
+    monkeypatch.setattr(pictures, "confusion", broken)
+    outcome = program(*COMMON, "trainer.progress=plain")
+    assert outcome.code == 0
+    assert outcome.out.count("a picture for TensorBoard is missing: RuntimeError: no colours") == 2
+    record = run_files.read_record(run_directory(compose(COMMON)))
+    assert record is not None
+    assert record.status == "completed"
+
+
+def test_leftovers_go_at_the_next_start(interrupted: Path, program: Program) -> None:
+    for name in (".run.json.host.1.tmp", "..last.pt.new.host.1.tmp", ".last.pt.new"):
+        (interrupted / name).write_text("half")
+    assert program(*INTERRUPTED).code == 0
+    assert run_files.leftovers(interrupted) == []
+
+
+def test_weights_of_nan_have_no_accuracy(
+    interrupted: Path, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in interrupted.glob("last*.pt"):
+        state = torch.load(path, weights_only=True)
+        for weight in state["model"].values():
+            if weight.is_floating_point():
+                weight.fill_(float("nan"))
+        torch.save(state, path)
+    assert evaluate.main([str(interrupted)]) == 1
+    said = capsys.readouterr().err
+    assert "it diverged, and has no accuracy" in said
+    assert said.count("\n") == 1
+
+
+def test_evaluation_goes_on_with_the_rest(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_directory(compose(FINISHED))
+    assert evaluate.main(["nowhere", str(whole)]) == 1
+    out, err = capsys.readouterr()
+    assert "nowhere is not a run" in err
+    assert str(whole) in out
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_directory(compose(FINISHED))
+    state = torch.load(whole / "best.pt", weights_only=True)
+    torch.save(state | {"epoch": 3 - state["epoch"]}, whole / "best.pt")
+    assert evaluate.main([str(whole), "--weights", "best"]) == 1
+    assert "best.pt was changed" in capsys.readouterr().err
