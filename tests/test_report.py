@@ -15,7 +15,7 @@ from made_up import FULL, add_probe, make_run
 from scipy import stats
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.report import claims, contents, document, figures, flow
+from resnet_cifar.report import claims, contents, document, figures, flow, folder
 from resnet_cifar.report import tables as t
 from resnet_cifar.report.__main__ import main
 from resnet_cifar.report.document import Text
@@ -560,7 +560,7 @@ def test_what_no_report_wrote_is_not_overwritten(tmp_path: Path, name: str, kind
         return  # that is where tables go
     before = read(to)
     with pytest.raises(UserError, match="another folder with --to") as refusal:
-        document.write(SMALL, to)
+        folder.write(SMALL, to)
     assert str(to / name) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert read(to) == before
@@ -574,10 +574,10 @@ def test_a_list_of_files_that_no_report_wrote(tmp_path: Path, text: str) -> None
     to = tmp_path / "paper"
     to.mkdir()
     (to / "notes.txt").write_text("mine")
-    (to / document.LIST).write_text(text)
+    (to / folder.LIST).write_text(text)
     with pytest.raises(UserError, match="is not the list of a report's files"):
-        document.write(SMALL, to)
-    assert sorted(read(to)) == ["notes.txt", document.LIST]
+        folder.write(SMALL, to)
+    assert sorted(read(to)) == ["notes.txt", folder.LIST]
 
 
 EVIL = "[red]<img src=x onerror=alert(1)>[/b] $x_{$ *a* `b` \x1b[31m | \u202eabc\n# top"

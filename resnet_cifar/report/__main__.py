@@ -33,7 +33,8 @@ def _report(options: argparse.Namespace) -> None:
     # Late: --help and a wrong path need no pandas.
     from resnet_cifar.display import wide_console
     from resnet_cifar.report.contents import build
-    from resnet_cifar.report.document import show, write
+    from resnet_cifar.report.document import show
+    from resnet_cifar.report.folder import write
     from resnet_cifar.report.study import EXPERIMENTS, load_published, load_questions
     from resnet_cifar.results import load_metrics, load_probe, load_runs
 

@@ -79,7 +79,12 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with _drawing():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", buffer.getvalue())  # a hundredth of a point is enough
+    return re.sub(r"<[^>]+>", _shortened, buffer.getvalue())
+
+
+def _shortened(tag: re.Match[str]) -> str:
+    """A tag with its places to a hundredth of a point. What people read stands between tags."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group())
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:
