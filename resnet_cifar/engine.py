@@ -258,12 +258,12 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     width = len(str(epochs))
     parts = [
         f"epoch {metrics['epoch']:>{width}}/{epochs}",
-        f"train {100 * metrics['accuracy/train']:6.2f} % {metrics['loss/train']:7.4f}",
-        f"val {100 * metrics['accuracy/val']:6.2f} % {metrics['loss/val']:7.4f}",
+        f"train {100 * metrics['accuracy/train']:6.2f} %, loss {metrics['loss/train']:.4f}",
+        f"val {100 * metrics['accuracy/val']:6.2f} %, loss {metrics['loss/val']:.4f}",
     ]
     if "accuracy/val_augmented" in metrics:
-        augmented = metrics["accuracy/val_augmented"], metrics["loss/val_augmented"]
-        parts.append(f"augmented {100 * augmented[0]:6.2f} % {augmented[1]:7.4f}")
+        accuracy, loss = metrics["accuracy/val_augmented"], metrics["loss/val_augmented"]
+        parts.append(f"augmented {100 * accuracy:6.2f} %, loss {loss:.4f}")
     parts.append(f"lr {metrics['lr']:.4g}")
     if (speed := metrics["speed/images_per_second"]) is not None:
         parts.append(f"{speed:,.0f} images/s")

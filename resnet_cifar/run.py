@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import traceback
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,6 +52,8 @@ def run(config: Config) -> float:
         if not rerun and (record := run_files.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{run_files.result(record)}")
             return run_files.objective(record)
+        if not directory.exists() and (note := shorter_run(directory, config.trainer.epochs)):
+            display.say(note)
         # What this machine can't do comes out before anything is written.
         compute = device.resolve(config.trainer)
         split = config.data.load()
@@ -102,6 +106,8 @@ def train(
             )
         status = engine.fit()
         display.say(f"{status}: {directory}{run_files.result(recorder.record)}")
+        if state.best is not None and status == "completed":
+            display.say(best_line(state.best, config.trainer.epochs))
     except Interrupted:
         status = "interrupted"
         display.say(
@@ -218,6 +224,36 @@ def expected_seconds(config: Config, engine: Engine) -> float:
     left = config.images(config.trainer.epochs - engine.state.epoch)
     rate = engine.recorder.session.matmul_flops_per_second or math.inf
     return flop * left / (ACHIEVED * rate)
+
+
+def best_line(best: dict[str, Any], epochs: int) -> str:
+    """The best epoch beside the last one, which is what counts: choosing it flatters."""
+    if best["epoch"] == epochs:
+        return "the last epoch was the best"
+    found = f"{100 * best[run_files.OBJECTIVE]:.2f} %"
+    return f"the best epoch was {best['epoch']} of {epochs} (val {found}): best.pt"
+
+
+def shorter_run(directory: Path, epochs: int) -> str | None:
+    """What becomes of the shorter run that somebody means to go on with by raising the epochs.
+
+    Args:
+        directory: of the run about to begin; one whose label differs in its epochs is looked for.
+    """
+    label, seed = directory.parent.name.rpartition("-")[0], directory.name
+    same = re.escape(label).replace(f"_{epochs}ep", r"_(\d+)ep") + "-[0-9a-f]{8}"
+    done = [
+        (int(found[1]), cell)
+        for cell in directory.parents[1].glob("*ep*")
+        if (found := re.fullmatch(same, cell.name)) and run_files.finished(cell / seed)
+    ]
+    shorter = max(((n, cell) for n, cell in done if n < epochs), default=None)
+    if shorter is None:
+        return None
+    return (
+        f"{shorter[1] / seed} stays as it is: {epochs} epochs are a run of their own, from the "
+        "start, since a schedule depends on its length"
+    )
 
 
 def set_aside(directory: Path) -> Path:

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from conftest import ROOT, TINY, Program
 from resnet_cifar import __main__ as package
 from resnet_cifar import __version__, evaluate, runs
 from resnet_cifar.benchmark import __main__ as benchmark
-from resnet_cifar.config import compose
+from resnet_cifar.config import command, compose, load, quoted, to_yaml
 from resnet_cifar.identity import run_directory
 from resnet_cifar.report import __main__ as report
 from resnet_cifar.results import load_runs
@@ -160,3 +162,72 @@ def test_help_texts_are_checked_when_they_are_added(
     assert program("-m", *TINY, "seed=0,1", "--plan").code == 0
     for module in COMMANDS.values():
         assert module.main(["--version"]) == 0
+
+
+def test_the_end_of_a_run_and_a_longer_one(program: Program) -> None:
+    """The last epoch, the best one; and raising the epochs begins a run of its own, said so."""
+    out = program(*TINY).out
+    lines = out.splitlines()
+    assert lines[-2].startswith("completed: ")
+    assert re.fullmatch(
+        r"the last epoch was the best|the best epoch was 1 of 2 \(val \d+\.\d+ %\): best\.pt",
+        lines[-1],
+    )
+    assert re.search(r"epoch 2/2  train +\d+\.\d+ %, loss \d\.\d{4}  val +\d+\.\d+ %, loss ", out)
+    assert "stays as it is" not in out
+    run = run_directory(compose(TINY))
+    before = (run / "run.json").read_bytes()
+    longer = program(*TINY, "trainer.epochs=3")
+    assert longer.out.splitlines()[0].startswith(f"{run} stays as it is: 3 epochs are a run of")
+    assert (run / "run.json").read_bytes() == before
+    assert "stays as it is" not in program(*TINY, "trainer.epochs=1").out
+
+
+ELSEWHERE = """
+import os, signal, sys
+for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGCHLD", "SIGPIPE"):
+    delattr(signal, name)
+for name in ("sched_getaffinity", "getloadavg", "killpg", "setsid", "fork", "geteuid", "getuid"):
+    delattr(os, name)
+for name in ("resource", "pwd", "grp", "termios", "pty"):
+    sys.modules[name] = None
+"""
+
+
+def test_results_are_read_where_posix_is_not(tmp_path: Path) -> None:
+    """Windows has none of these modules and signals: reading, listing and reporting need none."""
+    (tmp_path / "sitecustomize.py").write_text(ELSEWHERE)
+    (cell, *_) = (ROOT / "experiments" / "results" / "runs").iterdir()
+    shutil.copytree(cell, tmp_path / "outputs" / cell.name)
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    for line, said in (
+        ("$PYTHON -m resnet_cifar", "benchmark"),
+        ("$PYTHON -m resnet_cifar runs", " completed\n"),
+        ("$PYTHON -m resnet_cifar report --quiet", "report.html"),
+        (f"$PYTHON {ROOT}/train.py --help", "usage"),
+        ("$PYTHON -m resnet_cifar.benchmark --help", "usage"),
+        ("$PYTHON -c 'import signal; print(hasattr(signal, \"SIGHUP\"))'", "False"),
+        ("$PYTHON -c 'import resnet_cifar.interrupt as i; i.Interrupt().__enter__()'", ""),
+    ):
+        ended = shell(line, tmp_path, **path)
+        assert ended.returncode == 0, ended.stderr
+        assert said in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "text", ["~/x", "my ü", "it's", "a,b", "${oc.env:HOME}"]
+)
+def test_any_path_can_be_typed_and_comes_back(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`~` is the home directory; `runs command` prints what trains the run again."""
+    monkeypatch.setenv("HOME", "/home/it's me")
+    config = compose([f"output_root={quoted(text)}"])
+    expected = text.replace("~", "/home/it's me") if text[0] == "~" else text
+    assert config.output_root == expected
+    assert compose(shlex.split(command(config))[2:]).output_root == expected
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load(tmp_path / "config.yaml") == config
+    if not set(text) & set(",$\\"):  # these mean something to Hydra
+        assert compose([f"output_root={text}"]).output_root == expected
+        assert compose(["data=cifar10", f"data.root={text}"]).data.root == expected
