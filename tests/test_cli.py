@@ -214,9 +214,7 @@ def test_results_are_read_where_posix_is_not(tmp_path: Path) -> None:
         assert said in ended.stdout
 
 
-@pytest.mark.parametrize(
-    "text", ["~/x", "my ü", "it's", "a,b", "${oc.env:HOME}"]
-)
+@pytest.mark.parametrize("text", ["~/x", "my ü", "it's", "a,b", "${oc.env:HOME}"])
 def test_any_path_can_be_typed_and_comes_back(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
