@@ -1,5 +1,6 @@
 """The notebook is committed without outputs and runs on any tree of runs."""
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -21,16 +22,48 @@ def test_a_committed_notebook_holds_no_outputs(path: Path) -> None:
             assert cell.execution_count is None
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's libraries
-def test_compare_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for lr, seed in (("0.01", 0), ("0.01", 1), ("0.1", 0)):
-        make_run(tmp_path, ["model.width=8", f"optimizer.lr={lr}"], seed, 0.8, curve=[0.3, 0.8])
-    monkeypatch.setenv("OUTPUTS", str(tmp_path))
+def execute(monkeypatch: pytest.MonkeyPatch, outputs: str | None) -> str:
+    """What the notebook shows with `outputs` in OUTPUTS, all its cells together."""
+    if outputs is None:
+        monkeypatch.delenv("OUTPUTS", raising=False)
+    else:
+        monkeypatch.setenv("OUTPUTS", outputs)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "experiments" / "compare.ipynb", as_version=4)
     folder = {"metadata": {"path": str(ROOT / "experiments")}}
     NotebookClient(notebook, timeout=120, resources=folder).execute()
-    shown = "".join(str(cell.get("outputs", "")) for cell in notebook.cells)
-    assert "3 runs in" in shown
+    return "".join(str(cell.get("outputs", "")) for cell in notebook.cells)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's libraries
+def test_several_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for lr, seed in (("0.01", 0), ("0.01", 1), ("0.1", 0)):
+        overrides = ["model.width=8", "trainer.epochs=2", f"optimizer.lr={lr}"]
+        make_run(tmp_path / "a", overrides, seed, 0.8, curve=[0.3, 0.8])
+    make_run(tmp_path / "b", ["model.width=16", "optimizer.lr=0.1"], 0, 0.9, curve=[0.3, 0.9])
+    (tmp_path / "b" / "odd" / "seed=1").mkdir(parents=True)
+    shown = execute(monkeypatch, os.pathsep.join(str(tmp_path / name) for name in "ab"))
+    assert "4 runs in 3 cells" in shown
+    assert "passed over: " in shown
     assert "lr 0.01 − 0.1" in shown
-    assert "<svg" in shown
+    assert "Which is best?" in shown
+    assert "model.width" in shown  # in what the chosen runs differ
+    assert 'class="points"' in shown  # curves one can point at
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_empty_directory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = execute(monkeypatch, str(tmp_path))
+    assert f"There are no runs in {tmp_path}: train some" in shown
+    assert shown.count("output_type") == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_opens_on_the_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    if any((ROOT / "outputs").glob("*/seed=*/run.json")):
+        pytest.skip("something was trained here, and that is what it opens on")
+    shown = execute(monkeypatch, None)
+    assert "from results/runs" in shown
+    assert "more than chance?" in shown
