@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,25 @@ def _is_identity(field: dataclasses.Field[Any], value: object) -> bool:
 def flatten(config: Any) -> dict[str, Any]:
     """Every field of `config` under its dotted key."""
     return dict(items(config, everything=True))
+
+
+def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The keys in whose values flat configurations differ, each with its shortest plain name.
+
+    What only follows from the option of a group that varies says nothing more: it is left out.
+    """
+    keys = list(dict.fromkeys(key for each in flat for key in each))
+    values = {key: [each.get(key) for each in flat] for key in keys}
+    chosen = [key for key in keys if len(set(values[key])) > 1]
+    chosen = [
+        key
+        for key in chosen
+        if (group := key.partition(".")[0]) == key
+        or group not in chosen
+        or len(set(zip(values[group], values[key], strict=True))) > len(set(values[group]))
+    ]
+    tails = [key.rpartition(".")[2] for key in chosen]
+    return {k: t if tails.count(t) == 1 else k for t, k in zip(tails, chosen, strict=True)}
 
 
 def number(value: Any) -> str:

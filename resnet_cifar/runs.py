@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from resnet_cifar import cli
+from resnet_cifar import cli, difference, listing
+from resnet_cifar.display import printable
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Busy
 from resnet_cifar.record import run_files, upkeep
@@ -43,6 +44,11 @@ class Run:
     def seed(self) -> str:
         """`0`, or `0.2026-11-24T10-00-00` of a run that was set aside."""
         return self.path.name.removeprefix("seed=")
+
+    def row(self) -> listing.Row:
+        """What can be shown of it, sorted by and selected by."""
+        record = self.record or self.reason
+        return listing.row(self.path, self.status, record, bool(self.damaged), self.bytes, self.age)
 
 
 def find(root: Path) -> list[Run]:
@@ -82,8 +88,8 @@ def _age(when: str | None, path: Path) -> float:
 
 
 def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
-    """The runs that meet every condition given."""
-    return [
+    """The runs that meet every condition given. Raises UserError for a key that no run has."""
+    chosen = [
         run
         for run in runs
         if (not options.status or run.status in options.status)
@@ -91,53 +97,41 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
         and (not options.seed or run.seed in options.seed)
         and (options.older_than is None or run.age > options.older_than * DAY)
     ]
+    if options.where:
+        rows = [run.row() for run in runs]
+        met = {row["directory"] for row in listing.where(rows, options.where)}
+        chosen = [run for run in chosen if str(run.path) in met]
+    if getattr(options, "sort", None):
+        by_path = {str(run.path): run for run in chosen}
+        rows = listing.in_order([r.row() for r in chosen], options.sort, options.reverse)
+        chosen = [by_path[row["directory"]] for row in rows]
+    return chosen
 
 
-def show(runs: Sequence[Run]) -> None:
-    """Print a table of runs and what they add up to."""
-    from rich.table import Table
-
-    from resnet_cifar.display import duration, wide_console
-
-    console = wide_console()
-    table = Table("status", "cell", "seed", "epochs", "val %", "augmented %", "size", "age")
-    table.columns[1].overflow = "fold"
-    for column in table.columns[2:]:
-        column.justify, column.no_wrap = "right", True
-    for run in runs:
-        final = (run.record and run.record.final) or {}
-        epochs = f"{run.record.epochs_done}/{run.record.epochs}" if run.record else ""
-        views = [_percent(final.get(key)) for key in ("accuracy/val", "accuracy/val_augmented")]
-        status = run.status + (", damaged" if run.damaged else "")
-        table.add_row(
-            status, run.cell, run.seed, epochs, *views, _size(run.bytes),
-            duration(run.age),
-        )  # fmt: skip
-    console.print(table)
+def show(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None:
+    """Print the runs and what they add up to, or what the list's options ask for."""
+    rows = [run.row() for run in runs]
+    keys, shown = None, listing.columns(rows, [run.record.config for run in runs if run.record])
+    if options is not None:
+        if options.columns:
+            keys, shown = listing.chosen(rows, options.columns)
+        if options.json:
+            return listing.print_json(rows, keys)
+        if options.csv:
+            return listing.print_csv(rows, keys)
+    listing.show(rows, shown)
     counts = [(status, sum(run.status == status for run in runs)) for status in STATUSES]
     parts = [f"{count} {status}" for status, count in counts if count]
-    total = _size(sum(run.bytes for run in runs))
-    console.print(f"{len(runs)} runs, {total}" + (f": {', '.join(parts)}" if parts else ""))
+    total = listing.size(sum(run.bytes for run in runs))
+    print(f"{len(runs)} runs, {total}" + (f": {', '.join(parts)}" if parts else ""))
     for run in runs:
         if run.record is None:
-            console.print(run.reason, markup=False)
+            print(printable(run.reason))
         elif run.status == "failed" and run.record.error:
-            console.print(f"{run.path} failed: {run.record.error}", markup=False)
+            print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
-            console.print(line, markup=False)
-
-
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.2f}"
-
-
-def _size(count: float) -> str:
-    """Decimal units: 45 MB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+            print(printable(line))
+    return None
 
 
 def _agreed(question: str, yes: bool) -> bool:
@@ -149,18 +143,18 @@ def _agreed(question: str, yes: bool) -> bool:
 
 
 def _change(options: argparse.Namespace) -> None:
-    conditions = (options.status, options.cell, options.seed, options.older_than)
+    conditions = (options.status, options.cell, options.seed, options.older_than, options.where)
     if not options.all and not any(given is not None for given in conditions):
         raise UserError(
-            f"{options.action} what? Select runs by --status, --cell, --seed or --older-than, "
-            "or take --all"
+            f"{options.action} what? Select runs by --status, --cell, --seed, --older-than or "
+            "--where, or take --all"
         )
     chosen = select(find(options.root), options)
     if not chosen:
         print("no run meets that")
         return
     show(chosen)
-    size = _size(sum(run.bytes for run in chosen))
+    size = listing.size(sum(run.bytes for run in chosen))
     if not _agreed(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
         print("nothing done")
         return
@@ -228,6 +222,7 @@ ACTIONS = {
     "remove": "delete runs, after asking",
     "clean": "what killed processes left behind; --yes deletes it",
 }
+OTHERS = ("diff", "command")
 
 
 def _days(text: str) -> float:
@@ -240,13 +235,13 @@ def _days(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do it; the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in (*ACTIONS, "command", "-h", "--help", "--version"):
+    if not arguments or arguments[0] not in (*ACTIONS, *OTHERS, "-h", "--help", "--version"):
         arguments = ["list", *arguments]
     parser = cli.Parser(
         prog="python -m resnet_cifar.runs",
         description="List, check and tidy up runs, or print the command that trains one.",
     )
-    actions = parser.add_subparsers(dest="action", metavar=" | ".join((*ACTIONS, "command")))
+    actions = parser.add_subparsers(dest="action", metavar=" | ".join((*ACTIONS, *OTHERS)))
     for action, text in ACTIONS.items():
         sub = actions.add_parser(action, help=text, description=text)
         sub.add_argument("root", nargs="?", type=Path, default=Path("outputs"))
@@ -255,10 +250,23 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("--cell", action="append", help="how its name begins; * and ? match")
             sub.add_argument("--seed", action="append")
             sub.add_argument("--older-than", type=_days, metavar="DAYS")
+            text = "any key of a run: optimizer.lr=0.1, scheduler=cosine,step, 'device=*H100*'"
+            sub.add_argument("--where", action="append", metavar="KEY=VALUE", help=text)
+        if action == "list":
+            sub.add_argument("--sort", metavar="KEY", help="by any key, such as accuracy/val")
+            sub.add_argument("--reverse", action="store_true", help="the largest first")
+            sub.add_argument("--columns", metavar="KEY,KEY", help="these, instead of the usual")
+            form = sub.add_mutually_exclusive_group()
+            form.add_argument("--json", action="store_true", help="every key, for programs")
+            form.add_argument("--csv", action="store_true", help="every key, for spreadsheets")
         if action in ("archive", "remove"):
             sub.add_argument("--all", action="store_true", help="every run below the directory")
         if action in ("archive", "remove", "clean"):
             sub.add_argument("--yes", action="store_true", help="don't ask")
+    text = "in what two runs, or two cells, differ: configuration and outcome"
+    sub = actions.add_parser("diff", help=text, description=text)
+    sub.add_argument("first", type=Path, help="a run, <cell>/seed=<n>, or a cell, <cell>")
+    sub.add_argument("second", type=Path)
     text = "the command that trains the configuration of a run again"
     sub = actions.add_parser("command", help=text, description=text)
     sub.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
@@ -271,7 +279,9 @@ def _do(options: argparse.Namespace) -> None:
 
         print(command(load(options.run / run_files.CONFIG)))
     elif options.action == "list":
-        show(select(find(options.root), options))
+        show(select(find(options.root), options), options)
+    elif options.action == "diff":
+        difference.show(options.first, options.second)
     elif options.action == "verify":
         _verify(options.root)
     elif options.action == "clean":

@@ -19,7 +19,7 @@ from hydra_plugins.local_pool import Job, Outcome, Progress
 from resnet_cifar.config import Config, from_dictconfig, groups
 from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
-from resnet_cifar.identity import cell_name, items, number, run_directory
+from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record import run_files
 
@@ -119,23 +119,11 @@ def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str
         but: keys that are left out.
     """
     flat = [{**dict(items(config)), "seed": config.seed} for config in configs]
-    keys = [key for key in dict.fromkeys(k for f in flat for k in f) if key not in but]
-    values = {key: [f.get(key) for f in flat] for key in keys}
-    chosen = [key for key in keys if len(set(values[key])) > 1]
-    # What only follows from the option of a group that varies says nothing more.
-    chosen = [
-        key
-        for key in chosen
-        if (group := key.partition(".")[0]) == key
-        or group not in chosen
-        or len(set(zip(values[group], values[key], strict=True))) > len(set(values[group]))
-    ]
-    tails = [key.rpartition(".")[2] for key in chosen]
-    names = [t if tails.count(t) == 1 else key for t, key in zip(tails, chosen, strict=True)]
+    names = varying_keys([{k: v for k, v in f.items() if k not in but} for f in flat])
     return [
         [
             number(f[key]) if key in groups() else f"{name}={number(f[key])}"
-            for name, key in zip(names, chosen, strict=True)
+            for key, name in names.items()
             if key in f
         ]
         for f in flat

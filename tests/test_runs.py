@@ -73,6 +73,7 @@ def test_list(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--older-than", "7"], 3),
         (["--cell", "lr0.1", "--seed", "0"], 3),
         (["--cell", "nothing"], 4),
+        (["--where", "accuracy/val=0.5", "--where", "epochs_done=3"], 3),
         (["--all"], 1),
     ],
 )
@@ -126,7 +127,7 @@ def test_a_run_that_is_being_trained_is_left_alone(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["remove", "outputs"], "--status, --cell, --seed or --older-than"),
+        (["remove", "outputs"], "--status, --cell, --seed, --older-than or --where"),
         (["list", "nowhere"], "nowhere is not a directory"),
         (["command", "outputs/lr0.1_a-11111111/seed=0"], "config.yaml"),
     ],

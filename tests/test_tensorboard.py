@@ -17,7 +17,8 @@ from werkzeug.test import Client
 
 from resnet_cifar.config import compose
 from resnet_cifar.engine import Engine
-from resnet_cifar.identity import run_directory
+from resnet_cifar.identity import items, run_directory
+from resnet_cifar.record.tensorboard import columns
 
 Get = Callable[..., Any]
 
@@ -130,11 +131,23 @@ def test_a_reader_follows_a_resumed_run_and_sees_each_epoch_once(program: Progra
     assert found == pytest.approx(lines[1]["loss/train"])
 
 
-def test_the_hparams_tab_has_every_column_and_true_statuses(tensorboard: Get) -> None:
+def test_the_hparams_tab_has_the_columns_people_vary() -> None:
+    def shown(*overrides: str) -> list[str]:
+        return list(columns({**dict(items(compose(list(overrides)))), "seed": 0}))
+
+    usual = shown()
+    assert len(usual) == 10
+    assert shown("optimizer.lr=0.3", "scheduler=cosine", "norm=detached_batchnorm") == usual
+    assert shown("optimizer.momentum=0.8") == [*usual, "optimizer.momentum"]
+    assert "optimizer.beta2" in shown("optimizer=adamw")
+    assert "augmentation" in shown("augmentation=cutout")
+
+
+def test_the_hparams_tab_has_its_columns_and_true_statuses(tensorboard: Get) -> None:
     experiment = tensorboard("plugin/hparams/experiment", body={"experimentName": ""})
-    columns = {column["name"] for column in experiment["hparamInfos"]}
+    names = {column["name"] for column in experiment["hparamInfos"]}
     assert {"optimizer.lr", "scheduler", "regularization.weight_decay", "norm.detach", "seed",
-            "model.width", "trainer.epochs"} <= columns  # fmt: skip
+            "model.width", "trainer.epochs"} <= names  # fmt: skip
     metrics = {metric["name"]["tag"] for metric in experiment["metricInfos"]}
     assert {"accuracy/val", "loss/val", "accuracy/val_augmented"} <= metrics
     body = {

@@ -18,6 +18,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
+from resnet_cifar.identity import USUAL
+
 PLUGIN = "hparams"
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 EVENTS = "events.out.tfevents."
@@ -32,6 +34,19 @@ LAYOUT = {
         "images per second": ["Multiline", ["^speed/images_per_second$"]],
     },
 }
+# The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
+COLUMNS = (
+    "optimizer",
+    "optimizer.lr",
+    "scheduler",
+    "regularization.weight_decay",
+    "norm",
+    "norm.detach",
+    "model.width",
+    "trainer.batch_size",
+    "trainer.epochs",
+    "seed",
+)
 STATUS = {"completed": api_pb2.STATUS_SUCCESS}  # everything else that ends a run is a failure
 
 
@@ -42,7 +57,7 @@ class Board:
         directory: the run directory; the event files lie directly in it.
         epochs_done: earlier sessions' events of later epochs belong to epochs that are trained
             again: readers are told to forget them. No file is touched, since one may be reading it.
-        hparams: the columns of the HPARAMS tab.
+        hparams: the run's flat configuration, for the HPARAMS tab.
     """
 
     def __init__(self, directory: Path, epochs_done: int, hparams: dict[str, Any]) -> None:
@@ -54,7 +69,7 @@ class Board:
             start = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
             events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
             events.add_event(start)
-        self._session(START, session_start_info=_start(hparams))
+        self._session(START, session_start_info=_start(columns(hparams)))
         self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
 
@@ -94,6 +109,12 @@ class Board:
         metadata = SummaryMetadata(plugin_data=plugin)
         summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata)])
         self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+
+def columns(cell: dict[str, Any]) -> dict[str, Any]:
+    """What the HPARAMS tab shows of a configuration. An empty cell there means: as usual."""
+    unusual = [key for key in cell if key not in COLUMNS and cell[key] != USUAL.get(key)]
+    return {key: cell[key] for key in (*COLUMNS, *unusual) if key in cell}
 
 
 def _start(hparams: dict[str, Any]) -> plugin_data_pb2.SessionStartInfo:
