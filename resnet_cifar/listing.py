@@ -220,13 +220,38 @@ def size(count: float) -> str:
 # Output ------------------------------------------------------------------------------------------
 
 
+LESS = ("size", "age", "cell", "augm. %")  # what is left out where a terminal is narrow, in order
+NAME_WIDTH = 20  # characters, at least, for a cell's name to be folded into
+
+
 def show(rows: Sequence[Row], shown: Sequence[Column]) -> None:
-    """A line a run."""
+    """A line a run; on a narrow terminal without the columns that people miss least."""
+    lines = {column: [column.text(each) for each in rows] for column in shown}
+    left_out = _too_wide({column.head: texts for column, texts in lines.items()})
+    kept = [column for column in shown if column.head not in left_out]
     print_table(
-        [column.head for column in shown],
-        [[column.text(each) for column in shown] for each in rows],
-        [column.words for column in shown],
+        [column.head for column in kept],
+        list(zip(*(lines[column] for column in kept), strict=True)),
+        [column.words for column in kept],
     )
+    if left_out:
+        print(f"not at this width: {', '.join(left_out)}; --columns picks, a pipe has them all")
+
+
+def _too_wide(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """The heads of columns to leave out so that the others fit."""
+    from resnet_cifar.display import on_terminal, wide_console
+
+    widths = {head: max(map(len, (head, *column))) for head, column in texts.items()}
+    if "cell" in widths:
+        widths["cell"] = min(widths["cell"], NAME_WIDTH)
+    left_out: list[str] = []
+    for head in LESS if on_terminal() else ():
+        if sum(widths.values()) + 2 * len(widths) <= wide_console().width:
+            break
+        if widths.pop(head, None) is not None:
+            left_out.append(head)
+    return left_out
 
 
 def print_table(
@@ -247,13 +272,12 @@ def print_table(
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for position, (head, left) in enumerate(zip(heads, words, strict=True)):
-        folded = left and position == len(heads) - 1
+        name = left and position == len(heads) - 1
         table.add_column(
             Text(head),
             justify="left" if left else "right",
-            no_wrap=not folded,
-            overflow="fold" if folded else "ellipsis",
-            min_width=12 if folded else None,
+            no_wrap=not name,
+            overflow="fold" if name else "ellipsis",  # a number is never cut without a mark
         )
     for line in lines:
         table.add_row(*map(Text, line))

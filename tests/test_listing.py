@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from made_up import make_run
+from rich.console import Console
 
 from resnet_cifar import display, listing, runs
 
@@ -55,6 +56,24 @@ def test_what_varies_comes_first_and_the_name_last(call: Call) -> None:
     assert all("\x1b" not in line and "│" not in line for line in lines)  # plain in a pipe
     only = call("list", "outputs", "--where", "lr=0.1").splitlines()[0].split()
     assert only[0] == "seed"  # within one cell nothing else varies
+
+
+@pytest.mark.parametrize(
+    ("width", "gone"), [(60, ["size", "age", "cell"]), (80, ["size", "age"]), (140, [])]
+)
+def test_a_narrow_terminal_keeps_what_varies(
+    call: Call, monkeypatch: pytest.MonkeyPatch, width: int, gone: list[str]
+) -> None:
+    monkeypatch.setattr(display, "on_terminal", lambda: True)
+    monkeypatch.setattr(display, "wide_console", lambda: Console(width=width, highlight=False))
+    out = call("list", "outputs")
+    head = out.splitlines()[0].split()
+    assert head[:4] == ["lr", "scheduler", "seed", "status"]
+    assert [name for name in ("size", "age", "cell") if name not in head] == gone
+    assert "…" not in out
+    table = out.splitlines()[: -2 - bool(gone)]
+    assert all(len(line) <= width for line in table)
+    assert (f"not at this width: {', '.join(gone)}" in out) == bool(gone)
 
 
 def test_ages_come_from_the_record(call: Call) -> None:
