@@ -27,6 +27,10 @@ from resnet_cifar.record import run_files
 class RunJob(Job):
     """One run of a sweep. Raises ConfigError where its configuration is not allowed."""
 
+    entry = "resnet_cifar.cli:train_handed"
+    # torch comes with the first; torch's optimizers import the second when they are made.
+    preload = ("resnet_cifar.run", "torch._dynamo")
+
     def __init__(self, config: Any, overrides: Sequence[str]) -> None:
         super().__init__(config, overrides)
         self.run = from_dictconfig(config)
@@ -42,9 +46,10 @@ class RunJob(Job):
 
     def command(self) -> list[str]:
         # It imports from where this process does, however that was started; ps shows the label.
+        module, _, function = self.entry.partition(":")
         program = (
-            f"import sys; sys.path[:] = {sys.path}; from resnet_cifar.cli import train_handed; "
-            "sys.exit(train_handed())"
+            f"import sys; sys.path[:] = {sys.path}; from {module} import {function}; "
+            f"sys.exit({function}())"
         )
         return [sys.executable, "-c", program, self.label]
 

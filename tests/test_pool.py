@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,9 @@ from rich.text import Text
 
 from hydra_plugins.local_pool import Job, Outcome, Progress
 from hydra_plugins.local_pool._mps import TOOL, mps
+from hydra_plugins.local_pool._nursery import Nursery
 from hydra_plugins.local_pool._pool import Pool
+from hydra_plugins.local_pool._process import JobProcess
 from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole
 from hydra_plugins.local_pool._view import SweepView
 from hydra_plugins.local_pool.launcher import LocalPool, LocalPoolConf
@@ -449,3 +451,89 @@ def test_a_full_disk_behind_the_log_fails_nothing(tmp_path: Path) -> None:
     )
     with open("/dev/full", "w") as full:
         assert subprocess.run([sys.executable, "-c", program], stdout=full).returncode == 0
+
+
+class Forked(Script):
+    """A job with a way to be forked; `busy_work` below is what it does there."""
+
+    entry = "test_pool:busy_work"
+    preload = ("decimal",)
+
+
+def busy_work() -> int:
+    """Write what a child finds; end, or wait, as it is told."""
+    path, what = sys.stdin.readline().split()
+    seen = [os.getpgrp() == os.getpid(), sys.argv[1], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    forked = "hydra_plugins.local_pool._nursery" in sys.modules
+    print("a word", flush=True)
+    Path(path + ".seen").write_text(json.dumps([*seen, forked, "decimal" in sys.modules]))
+    if what == "stays":
+        sys.stdin.read()  # until the pool is gone
+        return 0
+    if what == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "raises":
+        raise SystemExit("error: no more paper")
+    Path(path).write_text("")
+    return 0
+
+
+@pytest.fixture
+def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    ours = Nursery(Forked.preload, Forked.entry, os.environ)
+    deadline = time.monotonic() + 60
+    while not ours.ready and time.monotonic() < deadline:
+        ours.listen()
+        time.sleep(0.02)
+    assert ours.ready
+    yield ours
+    ours.close()
+
+
+def forked(nursery: Nursery, path: Path, what: str, lines: list[str], slot: str = "") -> JobProcess:
+    job = Forked(path, "0")
+    job.handed = lambda: f"{path} {what}\n"  # type: ignore[method-assign]
+    return JobProcess(job, slot, os.environ, nursery, lambda job, line: lines.append(line))
+
+
+def ended(process: JobProcess) -> int:
+    deadline = time.monotonic() + 30
+    while (code := process.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return code
+
+
+def test_a_forked_job_is_like_a_started_one(nursery: Nursery, tmp_path: Path) -> None:
+    lines: list[str] = []
+    good = forked(nursery, tmp_path / "good", "ends", lines, "7")
+    assert ended(good) == 0
+    assert json.loads((tmp_path / "good.seen").read_text()) == [True, "good", "7", True, True]
+    assert lines == ["a word"]
+    killed = forked(nursery, tmp_path / "killed", "dies", lines)
+    assert killed.cause(ended(killed)) == "ended by signal 9 (SIGKILL)"
+    raises = forked(nursery, tmp_path / "raises", "raises", lines)
+    assert raises.cause(ended(raises)) == "no more paper"
+
+
+def test_forked_jobs_get_signals_and_notice_the_pool_s_end(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    first, second = (forked(nursery, tmp_path / f"job{i}", "stays", []) for i in range(2))
+    first.send(signal.SIGTERM)  # maybe before it is known by its number
+    assert ended(first) == -signal.SIGTERM
+    assert second.poll() is None
+    second._stdin.close()  # as when the pool is gone
+    assert ended(second) == 0
+
+
+def test_without_its_nursery_a_pool_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+    lines: list[str] = []
+    stays = forked(nursery, tmp_path / "stays", "stays", lines)
+    nursery._process.kill()
+    assert ended(stays) == -signal.SIGKILL
+    started = forked(nursery, tmp_path / "started", "0", lines)  # by its command
+    assert ended(started) == 0
+    assert not (tmp_path / "started.seen").exists()
+    assert (tmp_path / "started").exists()

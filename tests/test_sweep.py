@@ -16,6 +16,7 @@ from conftest import ROOT, TINY, Program
 
 from resnet_cifar.files import is_held
 from resnet_cifar.record import run_files
+from resnet_cifar.sweep import RunJob
 
 # Two cells × two seeds, 4 epochs of 4 updates each.
 GRID = [
@@ -66,12 +67,24 @@ def records(folder: Path) -> list[dict]:
 
 
 def children(parent: int) -> list[int]:
-    """The processes a process has started and that still are."""
+    """The processes a process has started and that still are, and theirs: the nursery's jobs."""
     with contextlib.suppress(OSError):
-        return [
+        own = [
             int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         ]
+        return [pid for child in own for pid in (child, *children(child))]
     return []
+
+
+def jobs_of(sweep: int) -> list[int]:
+    """The processes of a sweep that train: of those that share the nursery's program, its own
+    children; else the ones that the sweep has started."""
+    found = children(sweep)
+    with contextlib.suppress(OSError):
+        programs = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in found}
+        nursery = [pid for pid in found if "_nursery" in programs[pid]][:1]
+        return [pid for pid in found if pid not in nursery]
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -286,15 +299,15 @@ def campaign(undisturbed: Path, tmp_path: Path, kills: int, seed: int) -> None:
         try:
             code = process.wait(pause)
         except subprocess.TimeoutExpired:
-            jobs = children(process.pid)
+            jobs, trained = children(process.pid), jobs_of(process.pid)
             if victim != "job":
                 process.kill()
                 process.wait()
-            for pid in jobs[:1] if victim == "job" else jobs if victim == "both" else []:
+            for pid in trained[:1] if victim == "job" else jobs if victim == "both" else []:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if victim == "job":
-                assert process.wait(180) == (1 if jobs else 0)
+                assert process.wait(180) == (1 if trained else 0)
             wait_for(lambda pids=jobs: not any(map(alive, pids)), "a job outlived its sweep", 30)
             # A process is a zombie some moments before its last thread has let go of its files.
             locks = list((folder / "outputs").glob("*/*/.lock"))
@@ -316,3 +329,18 @@ def test_three_kills(undisturbed: Path, tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_twenty_kills(undisturbed: Path, tmp_path: Path) -> None:
     campaign(undisturbed, tmp_path, kills=20, seed=2)
+
+
+def test_what_jobs_are_forked_from_has_only_imported() -> None:
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
+        "import importlib, os, threading, torch\n"
+        "asked = []\n"
+        "torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0\n"
+        f"for name in {list(RunJob.preload)}: importlib.import_module(name)\n"
+        "print(len(os.listdir('/proc/self/task')), threading.active_count(), len(asked),"
+        " torch.cuda.is_initialized(), 'torch._inductor.async_compile' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1", "0", "False", "False"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -41,6 +41,12 @@ class Job:
     Raises:
         Exception: the configuration is not allowed. The sweep ends before any job has started.
     """
+
+    # What its process does as "module:function", which returns the exit code. Where that is said,
+    # jobs on a CPU after the first ones are forked from a process that has imported `preload`, in
+    # place of starting `command()`. Those modules may start no threads and touch no device.
+    entry: ClassVar[str] = ""
+    preload: ClassVar[Sequence[str]] = ()
 
     def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
         self.config, self.overrides = config, list(overrides)

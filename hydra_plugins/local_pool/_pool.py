@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from hydra_plugins.local_pool._job import Job, Outcome
+from hydra_plugins.local_pool._nursery import AVAILABLE, Nursery
 from hydra_plugins.local_pool._process import JobProcess
 from hydra_plugins.local_pool._view import SweepView
 
@@ -57,6 +58,7 @@ class Pool:
         self._jobs, self._slots, self._env = list(jobs), list(slots), {**os.environ, **env}
         self._deadline = deadline
         self._time_is_up = False
+        self._nursery: Nursery | None = None  # ready when the first jobs have ended, or before
         self._running: list[JobProcess] = []
         self._pending: deque[Job] = deque()
         self._put_off: deque[PutOff] = deque()
@@ -70,6 +72,10 @@ class Pool:
         self._skip_done()
         self._pending.extend(job for job in self._jobs if job.key not in self.outcomes)
         handlers = self._handle_signals()
+        entry = self._jobs[0].entry
+        # With GPUs as programs: that a fork is safe for CUDA has not been tried on one.
+        if AVAILABLE and entry and not any(self._slots) and len(self._pending) > len(self._slots):
+            self._nursery = Nursery(self._jobs[0].preload, entry, self._env)
         try:
             while self._running or (self._waiting() and not self._ending()):
                 self._look_at_the_clock()
@@ -81,6 +87,8 @@ class Pool:
         finally:
             for process in self._running:  # only after an error of our own
                 process.send(signal.SIGTERM)
+            if self._nursery:
+                self._nursery.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         ended = self.outcomes.keys() | self.failures.keys()
@@ -112,8 +120,8 @@ class Pool:
             if job is None:
                 return
             slot = self._slots.pop(0)
-            env = {**self._env, **({"CUDA_VISIBLE_DEVICES": slot} if slot else {})}
-            self._running.append(JobProcess(job, slot, env, self._view.output))
+            process = JobProcess(job, slot, self._env, self._nursery, self._view.output)
+            self._running.append(process)
             self._view.started(job, slot)
 
     def _next(self) -> Job | None:

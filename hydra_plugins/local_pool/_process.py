@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from hydra_plugins.local_pool._job import Job
+from hydra_plugins.local_pool._nursery import Nursery, NurseryChild
 
 
 class JobProcess:
@@ -19,7 +20,8 @@ class JobProcess:
 
     Args:
         slot: the device it sees; "" for none.
-        env: its whole environment.
+        env: its environment, all but the device.
+        nursery: where it is forked if that can be; else its command is started.
         on_line: called from another thread with the job and each line it prints.
     """
 
@@ -28,36 +30,44 @@ class JobProcess:
         job: Job,
         slot: str,
         env: Mapping[str, str],
+        nursery: Nursery | None,
         on_line: Callable[[Job, str], None],
     ) -> None:
         self.job, self.slot = job, slot
         self.started = time.monotonic()
         self.at_start = job.progress()
-        self.signals = 0  # how many it has been sent
         self.tail: deque[str] = deque(maxlen=50)
-        # A session of its own: the terminal's Ctrl-C reaches the pool alone, which passes it on.
+        self.signals = 0  # how many it has been sent
+        self._unsent: list[int] = []
         # Standard input is a pipe that closes when this process is gone, however it goes.
-        self._popen = subprocess.Popen(
-            job.command(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-            text=True,
-            errors="replace",
-        )
+        stdin, ours = os.pipe()
+        output, theirs = os.pipe()
+        device = {"CUDA_VISIBLE_DEVICES": slot} if slot else {}
+        try:
+            child = nursery.start(job.label, device, stdin, theirs) if nursery else None
+            # A session of its own: the terminal's Ctrl-C is the pool's, which passes it on.
+            self._child: subprocess.Popen[bytes] | NurseryChild = child or subprocess.Popen(
+                job.command(),
+                stdin=stdin,
+                stdout=theirs,
+                stderr=theirs,
+                env={**env, **device},
+                start_new_session=True,
+            )
+        finally:
+            os.close(stdin)
+            os.close(theirs)
+        self._stdin = open(ours, "w", encoding="utf-8")  # noqa: SIM115 (closed by poll)
+        self._output = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115 (by _read)
         self._on_line = on_line
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self._popen.stdin is not None
         with contextlib.suppress(OSError):  # it ended at once: its exit code says so
-            self._popen.stdin.write(job.handed())
-            self._popen.stdin.flush()
+            self._stdin.write(job.handed())
+            self._stdin.flush()
 
     def _read(self) -> None:
-        assert self._popen.stdout is not None
-        with self._popen.stdout as output:
+        with self._output as output:
             for line in map(str.rstrip, output):
                 if line:
                     self.tail.append(line)
@@ -65,20 +75,27 @@ class JobProcess:
 
     def poll(self) -> int | None:
         """The exit code (-n for signal n), or None while it runs."""
-        code = self._popen.poll()
-        if code is not None:
-            self._reader.join(1.0)  # a grandchild could hold the pipe open for longer
-            assert self._popen.stdin is not None
-            with contextlib.suppress(OSError):  # what it never read
-                self._popen.stdin.close()
+        code = self._child.poll()
+        if code is None:
+            self._deliver()
+            return None
+        with contextlib.suppress(OSError):  # what it never read
+            self._stdin.close()
+        self._reader.join(1.0)  # a grandchild could hold the pipe open for longer
         return code
 
     def send(self, number: int) -> None:
         """A signal for the job and what it started."""
-        try:
-            os.killpg(self._popen.pid, number)
-        except ProcessLookupError:
+        self._unsent.append(number)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._child.pid is None:  # it has not been forked yet
             return
+        for number in self._unsent:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, number)
+        self._unsent.clear()
 
     def cause(self, code: int) -> str:
         """Why it failed, in one line: its last word, or the signal that ended it."""
