@@ -401,12 +401,12 @@ def published_section(runs: pd.DataFrame, published: Sequence[Published]) -> lis
         "published %": per_cent("published"),
         "replications %": _range("replications"),
         "predicted %": _range("prediction"),
-        "ours, augmented %": mean_of(AUGMENTED),
+        "ours %": mean_of(AUGMENTED),
         "n": plain("n"),
         "verdict": plain("verdict"),
         "ours, clean %": mean_of(VAL),
-        "published test %": per_cent("published/test"),
-        "ours, test %": per_cent("accuracy/test"),
+        "test, published %": per_cent("published/test"),
+        "test, ours %": per_cent("accuracy/test"),
     }
     caption = (
         "Published validation and its replications were measured in the augmented view, so ours in "
