@@ -4,6 +4,7 @@ import html.parser
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -613,6 +614,67 @@ def test_text_of_the_runs_is_shown_as_it_is(
     assert r"\[red\]&lt;img src=x onerror=alert(1)&gt;" in markdown
     assert "\x1b" not in markdown
     assert "\n# top" not in markdown
+
+
+def test_odd_runs_are_named_and_the_others_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = lrs(tmp_path / "runs", {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84]})
+    seeds = iter(range(2, 100))
+
+    def odd() -> Path:
+        overrides = [*SHORT, f"{LR}=0.01"]
+        logits, labels = np.eye(10), np.arange(10)
+        return make_run(root, overrides, next(seeds), 0.1, logits=logits, labels=labels)
+
+    def rewrite(directory: Path, **changes: object) -> Path:
+        record = json.loads((directory / "run.json").read_text()) | changes
+        (directory / "run.json").write_text(json.dumps(record))
+        return directory
+
+    whole = json.loads((odd() / "run.json").read_text())
+    left_out = [
+        rewrite(odd(), final="high"),
+        rewrite(odd(), final=None),
+        rewrite(odd(), final=whole["final"] | {"accuracy/val": "high"}),
+        rewrite(odd(), sessions=3),
+        rewrite(odd(), sessions=[None]),
+        rewrite(odd(), epochs="5"),
+        rewrite(odd(), config=[1]),
+        rewrite(odd(), evaluations=[{"split": "test"}]),
+    ]
+    for content in (b"\xff\xfe", b"[]", b"", b"{" * 5000):
+        left_out.append(odd())
+        (left_out[-1] / "run.json").write_bytes(content)
+    for make in (Path.mkdir, lambda path: path.symlink_to(path), os.mkfifo):
+        left_out.append(odd())
+        (left_out[-1] / "run.json").unlink()
+        make(left_out[-1] / "run.json")
+    files = []
+    for name, content in (
+        ("metrics.jsonl", b'{"epoch": 1, "accuracy/val": \xff}\n'),
+        ("metrics.jsonl", b'{"epoch": 1, "accuracy/val": "high"}\n'),
+        ("probe.jsonl", b'{"epoch": 1, "kind": "conv"}\n'),
+        ("probe.jsonl", b"\x80\n"),
+        ("predictions.npz", b"PK\x03\x04"),
+    ):
+        files.append(odd() / name)
+        files[-1].write_bytes(content)
+    files.append(odd() / "metrics.jsonl")
+    files[-1].unlink()
+    files[-1].mkdir()
+    (root / "loop").symlink_to(root / "loop")
+
+    to = tmp_path / "report"
+    assert main([str(root), "--to", str(to)]) == 0
+    assert "lr 0.01 ends above 0.1" in capsys.readouterr().out
+    skipped = pd.read_csv(to / "tables" / "skipped.csv")
+    said = "\n".join(skipped["path"] + " " + skipped["why"])
+    for path in (*left_out, *files):
+        assert str(path) in said, said
+    runs = pd.read_csv(to / "tables" / "runs.csv")
+    assert len(runs) == 4 + 1 + len(files)
+    assert not set(map(str, left_out)) & set(runs["directory"])
 
 
 def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ ROTATION = (
     "invariant weights in equilibrium: median and range over convolutions; grey, within 10 %."
 )
 FIRST_ROWS = 10  # of the ranked table on the first screen
+MOST_DRAWN = 12  # questions and settings that get figures
 
 
 def build(
@@ -79,8 +80,9 @@ def build(
     judgements = claims.judge_all(found, published)
     full: list[Block] = []
     other: list[Block] = []
+    drawn = _largest(answers)
     for answer in answers:
-        blocks = question_section(answer, skipped)
+        blocks = question_section(answer, skipped, answer in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(answer.group.runs["cell"]) < set(group.runs["cell"]) for group in found):
             blocks += gradient_flow(answer.group, curves, probe)
@@ -92,6 +94,7 @@ def build(
         Text(READING),
         *rankings_section(rankings),
         *claims_section(judgements),
+        *_left_undrawn(answers, drawn),
         Heading("Beside the published study"),
         *published_section(runs, published),
         *full,
@@ -101,6 +104,21 @@ def build(
     ]
     subtitle = ". ".join(part for part in (counts(runs), made) if part)
     return Document(title, subtitle, blocks)
+
+
+def _largest(answers: Sequence[Tables]) -> list[Tables]:
+    """Those that get figures: of a thousand figures nobody would look at one."""
+    return sorted(answers, key=lambda answer: len(answer.group.runs), reverse=True)[:MOST_DRAWN]
+
+
+def _left_undrawn(answers: Sequence[Tables], drawn: Sequence[Tables]) -> list[Block]:
+    if len(answers) == len(drawn):
+        return []
+    sentence = (
+        f"The {len(drawn)} questions and settings with most runs have figures; the other "
+        f"{len(answers) - len(drawn)} have tables only. A report on fewer directories draws them."
+    )
+    return [Text(sentence)]
 
 
 def counts(runs: pd.DataFrame) -> str:
@@ -165,7 +183,7 @@ def difference_in_words(e: Estimate, claim: Claim) -> str:
 def best_in_words(ranking: Tables) -> str:
     """Which cell of a setting is best, and whether its distance to the next means anything."""
     group = ranking.group
-    best, second = records(t.rank_table(ranking))[:2]
+    best, second = records(ranking.ranks)[:2]
     mean = f"{percent(best[VAL])} % ({_runs(best['n'])})"
     start = f"{group.setting}: best is {best['label']} with {mean}."
     next_one = f"the next, {second['label']},"
@@ -194,7 +212,7 @@ def _runs(count: int) -> str:
 
 def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     """The cells of a setting, best first, with their distance to the best; the first `most`."""
-    frame = t.rank_table(ranking)
+    frame = ranking.ranks
     columns: dict[str, Column] = {
         "rank": plain("rank"),
         "cell": plain("label"),
@@ -383,12 +401,12 @@ def published_section(runs: pd.DataFrame, published: Sequence[Published]) -> lis
         "published %": per_cent("published"),
         "replications %": _range("replications"),
         "predicted %": _range("prediction"),
-        "ours, augmented %": mean_of(AUGMENTED),
+        "ours %": mean_of(AUGMENTED),
         "n": plain("n"),
         "verdict": plain("verdict"),
         "ours, clean %": mean_of(VAL),
-        "published test %": per_cent("published/test"),
-        "ours, test %": per_cent("accuracy/test"),
+        "test, published %": per_cent("published/test"),
+        "test, ours %": per_cent("accuracy/test"),
     }
     caption = (
         "Published validation and its replications were measured in the augmented view, so ours in "
@@ -402,17 +420,21 @@ def published_section(runs: pd.DataFrame, published: Sequence[Published]) -> lis
 # Questions ---------------------------------------------------------------------------------------
 
 
-def question_section(answer: Tables, skipped: dict[str, str]) -> list[Block]:
+def question_section(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Block]:
     """One question in one setting: its cells, their differences, curves, what early says.
 
-    Predictions that can't be read are added to `skipped`.
+    Args:
+        skipped: predictions that can't be read are added to it.
+        draw: with figures, not tables alone.
     """
     group = answer.group
     blocks: list[Block] = [
         Heading(f"{group.question.question} – {group.setting}", 3),
         cells_table(answer),
-        *_differences(answer),
+        *_differences(answer, draw),
     ]
+    if not draw:
+        return blocks
     if group.asked:
         caption = (
             "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
@@ -455,7 +477,7 @@ def cells_table(answer: Tables) -> Table:
     return Table(f"cells-{group.name}", frame, columns, words=words)
 
 
-def _differences(answer: Tables) -> list[Block]:
+def _differences(answer: Tables, draw: bool) -> list[Block]:
     group, frame = answer.group, answer.differences
     if frame.empty:
         return []
@@ -477,8 +499,8 @@ def _differences(answer: Tables) -> list[Block]:
         words=("cell", "against"),
         detail=True,
     )
-    if len(frame) == 1 and frame["n"].max() == 1:
-        return [table]  # a single dot
+    if not draw or (len(frame) == 1 and frame["n"].max() == 1):
+        return [table]  # a single dot tells nothing
     caption = (
         "Differences to the best cell, paired by seed; a dot is a pair, a bar a 95 % interval, "
         "from three pairs on."

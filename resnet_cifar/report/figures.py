@@ -26,7 +26,7 @@ from resnet_cifar.report.canvas import (
 )
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group, title
 from resnet_cifar.report.statistics import paired_differences
-from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables, rank_table
+from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
 from resnet_cifar.results import Predictions, records
 
 MOST_LINES, MOST_ROWS = 12, 16  # cells in a figure of curves, and in one of dots
@@ -71,7 +71,7 @@ def overview(rankings: Sequence[Tables]) -> Figure:
     At the full setting also the published value (diamond) and the replications' range (bar), which
     are in the augmented view, and ours in that view beside the clean one.
     """
-    ranked = [rank_table(tables).iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
+    ranked = [tables.ranks.iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
     heights = [len(table) + 1.6 for table in ranked]
     with panels(
         5.6, 0.19 * sum(heights) + 0.3, nrows=len(ranked), squeeze=False, height_ratios=heights

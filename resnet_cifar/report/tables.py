@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,29 +34,42 @@ FEWEST_FOR_A_BAND = 3  # runs
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Everything that is tabulated of a group, each table once."""
+    """Everything that is tabulated of a group, each table once, when it is first asked for."""
 
     group: Group
-    cells: pd.DataFrame  # `cell_table`
-    differences: pd.DataFrame  # `difference_table`
-    curves: dict[str, pd.DataFrame]  # `curve_table` of each of `METRICS`
     runs: pd.DataFrame  # `load_metrics` of the completed runs
-    picks: pd.DataFrame  # `pick_table`
-    grid: pd.DataFrame | None  # `grid_table`
+    published: Sequence[Published]
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        return cell_table(self.group, self.published)
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        return difference_table(self.group)
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame:
+        return rank_table(self)
+
+    @cached_property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """`curve_table` of each of `METRICS`."""
+        return {metric: curve_table(self.group, self.runs, metric) for metric in METRICS}
+
+    @cached_property
+    def picks(self) -> pd.DataFrame:
+        return pick_table(self.group, self.runs)
+
+    @cached_property
+    def grid(self) -> pd.DataFrame | None:
+        return grid_table(self.group)
 
 
 def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] = ()) -> Tables:
     """The tables of a group; `curves` as from `load_metrics`."""
     mine = curves[curves["directory"].isin(group.runs["directory"])]
-    return Tables(
-        group,
-        cell_table(group, published),
-        difference_table(group),
-        {metric: curve_table(group, mine, metric) for metric in METRICS},
-        mine,
-        pick_table(group, mine),
-        grid_table(group),
-    )
+    return Tables(group, mine, published)
 
 
 def cell_table(group: Group, published: Sequence[Published] = ()) -> pd.DataFrame:
