@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from conftest import ROOT
 
 from resnet_cifar import __version__
+from resnet_cifar.__main__ import COMMANDS
+from resnet_cifar.config import compose
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -123,6 +126,30 @@ def test_everything_can_be_pasted_where_nothing_is_installed(checkout: Path) -> 
     script = "\n".join(block for page in (README, *DOCS) for block in blocks(page))
     paste(f"export PYTHON={python}\n{smaller(script)}", checkout, timeout=3600)
     assert (checkout / "report" / "report.html").exists()
+
+
+def commands(page: Path) -> list[str]:
+    """Every command line of a page: in blocks, in tables, between the words."""
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```(?!bash)\w*\n.*?^```$|\$\(.*?\)", "", text, flags=re.M | re.S)
+    return re.findall(r"python (?:train\.py|-m resnet_cifar)[^`\n|#]*", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist_and_configurations_compose(page: Path) -> None:
+    """Of all commands, those too that no block pastes."""
+    for command in commands(page):
+        words = shlex.split(command.rstrip(" )\\"))
+        if words[1] == "-m":
+            name = words[2].partition(".")[2]
+            assert not name or name in COMMANDS, command
+        elif "experiment=label_smoothing" not in words:  # the README makes that one
+            overrides = [
+                word.partition(",")[0]
+                for word in words[2:]
+                if "=" in word and not word.startswith(("hydra.", "hydra/", "'hydra"))
+            ]
+            assert compose(overrides).trainer.epochs >= 1, command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
