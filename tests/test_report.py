@@ -344,6 +344,25 @@ def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> No
     assert table.loc[table["n"] == 2, ["low", "high"]].isna().all(axis=None)  # two are no spread
 
 
+def test_of_many_questions_and_settings_the_largest_have_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "MOST_DRAWN", 1)
+    for seed in (0, 1):
+        make_run(tmp_path, [*SHORT, f"{LR}=0.01"], seed, 0.5 + seed / 10)
+        make_run(tmp_path, [*SHORT, f"{LR}=0.1"], seed, 0.5)
+    for lr in ("0.01", "0.1"):
+        make_run(tmp_path, ["model.width=32", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
+    runs = load_runs(tmp_path)
+    report = contents.build(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
+    names = [picture.name for picture in report.pictures()]
+    curves = [name for name in names if name.startswith("curves")]
+    assert curves == ["curves-learning_rate-cifar-10-width-16-5-epochs"]
+    assert any("the other 1 tables only" in str(block) for block in report.blocks)
+    cells = [table.name for table in report.tables() if table.name.startswith("cells")]
+    assert len(cells) == 2
+
+
 def test_a_line_says_what_it_is(rates: Path) -> None:
     make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.2, loss=300.0)
     tables = t.tabulate(group(rates, "learning_rate"), load_metrics(rates))

@@ -53,7 +53,7 @@ ROTATION = (
     "invariant weights in equilibrium: median and range over convolutions; grey, within 10 %."
 )
 FIRST_ROWS = 10  # of the ranked table on the first screen
-MOST_DRAWN = 12  # questions and settings that get figures
+MOST_DRAWN = 8  # questions and settings that get figures
 
 
 def build(
@@ -108,15 +108,17 @@ def build(
 
 def _largest(answers: Sequence[Tables]) -> list[Tables]:
     """Those that get figures: of a thousand figures nobody would look at one."""
-    return sorted(answers, key=lambda answer: len(answer.group.runs), reverse=True)[:MOST_DRAWN]
+    asked = [answer for answer in answers if answer.group.asked]
+    return sorted(asked, key=lambda answer: len(answer.group.runs), reverse=True)[:MOST_DRAWN]
 
 
 def _left_undrawn(answers: Sequence[Tables], drawn: Sequence[Tables]) -> list[Block]:
-    if len(answers) == len(drawn):
+    rest = sum(answer.group.asked for answer in answers) - len(drawn)
+    if not rest:
         return []
     sentence = (
-        f"The {len(drawn)} questions and settings with most runs have figures; the other "
-        f"{len(answers) - len(drawn)} have tables only. A report on fewer directories draws them."
+        f"The {len(drawn)} questions and settings with most runs have figures, the other {rest} "
+        "tables only. A report on fewer directories draws them."
     )
     return [Text(sentence)]
 
@@ -435,16 +437,15 @@ def question_section(answer: Tables, skipped: dict[str, str], draw: bool = True)
     ]
     if not draw:
         return blocks
-    if group.asked:
-        caption = (
-            "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
-            "training (faint: running mean in training mode on augmented images) and the augmented "
-            "validation view (crosses)."
-        )
-        if len(group.labels) > figures.MOST_LINES:
-            caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
-        blocks.append(Picture(f"curves-{group.name}", figures.learning_curves(answer), caption))
-        blocks += _early(answer)
+    caption = (
+        "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
+        "training (faint: running mean in training mode on augmented images) and the augmented "
+        "validation view (crosses)."
+    )
+    if len(group.labels) > figures.MOST_LINES:
+        caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
+    blocks.append(Picture(f"curves-{group.name}", figures.learning_curves(answer), caption))
+    blocks += _early(answer)
     if answer.grid is not None:
         caption = "Mean validation accuracy; dashed, lines of equal product."
         blocks.append(Picture(f"map-{group.name}", figures.product_map(answer.grid), caption))
@@ -529,8 +530,6 @@ def _early(answer: Tables) -> list[Block]:
 
 def _predictions(group: Group, skipped: dict[str, str]) -> list[Block]:
     """Calibration, and nets compared image by image, where runs left their predictions."""
-    if not group.asked:
-        return []
     found: dict[str, dict[int, Predictions]] = {}
     for run in records(group.runs):
         try:
