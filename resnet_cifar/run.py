@@ -287,7 +287,9 @@ def opening(
     if compute.compile:
         on.append("compiled")
     lines = [f"{directory}", ", ".join(on)]
-    if state.epoch or state.step:
+    if state.epoch == config.trainer.epochs:
+        lines.append("every epoch was trained before; what else a finished run has is made now")
+    elif state.epoch or state.step:
         lines.append(
             f"resumed at epoch {state.epoch + 1} of {config.trainer.epochs}, "
             f"step {state.step} of {steps}"

@@ -78,7 +78,7 @@ def test_refusals_are_one_line(program: Program, capsys: pytest.CaptureFixture[s
     with Lock(RUN / ".lock"):
         assert "is being trained by process" in refused(str(RUN))
     (RUN / "last.pt").write_bytes(b"damaged")
-    assert "last.pt is damaged" in refused(str(RUN))
+    assert "last.pt was changed" in refused(str(RUN))
     (RUN / "last.pt").unlink()
     assert "has no last.pt" in refused(str(RUN))
     (RUN / "config.yaml").write_text("{")
