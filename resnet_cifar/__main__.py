@@ -14,7 +14,7 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 COMMANDS = {
     "train": "train one configuration, or a sweep with -m",
     "plan": "what a sweep consists of, what is done and how long the rest takes here",
-    "runs": "list runs; archive, remove, or say the command that trains one again",
+    "runs": "list and compare runs; verify, archive, remove; the command that trains one",
     "report": "put runs beside the published study: tables, intervals, verdicts, figures",
     "evaluate": "measure a trained network: both views of validation, the test set when asked",
     "benchmark": "time the training loop against the usual recipe on this machine",

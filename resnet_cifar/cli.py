@@ -10,6 +10,7 @@ import base64
 import contextlib
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"invalid _(\w+) value", r"invalid \1 value", message)  # a function's name
         raise ConfigError(f"{message}: see {self.prog} --help")
 
 
