@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONF = Path(__file__).parents[1] / "conf"
+OF_ONE_CALL = ("rerun", "when_busy")  # what to do about a run that is there, not what it is
 VALIDATION_COST = 1 / 3  # of a training image's arithmetic: no backward pass
 
 
@@ -402,7 +403,11 @@ def command(config: Config) -> str:
             overrides.append(f"{group}={kind}")
     default = dict(items(compose(overrides), everything=True))
     for key, value in items(config, everything=True):
-        if value != default[key]:
+        if value == default[key] or key in OF_ONE_CALL:
+            continue
+        if isinstance(value, list):
+            overrides.append(f"{key}=[{','.join(quoted(str(each)) for each in value)}]")
+        else:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             overrides.append(f"{key}={quoted(text)}")
     return " ".join(["python train.py", *map(shlex.quote, overrides)])

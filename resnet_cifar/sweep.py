@@ -106,7 +106,10 @@ class RunJob(Job):
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
         short = varying([job.run for job in jobs if isinstance(job, RunJob)])
         names = [" ".join(parts) for parts in short]
-        return names if len(set(names)) == len(jobs) else [job.label for job in jobs]
+        telling = all(names) and len(set(names)) == len(
+            jobs
+        )  # a single run has nothing that varies
+        return names if telling else [job.label for job in jobs]
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

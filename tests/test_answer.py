@@ -48,6 +48,7 @@ def test_runs_that_only_lie_elsewhere_keep_their_names() -> None:
 
     jobs = [sweep.RunJob(compose_untyped([*TINY, f"output_root={root}"]), []) for root in "ab"]
     assert sweep.RunJob.labels(jobs) == [job.label for job in jobs]
+    assert sweep.RunJob.labels(jobs[:1]) == [jobs[0].label]  # nothing varies in a single run
 
 
 def words(lines: list[str]) -> str:
