@@ -36,3 +36,13 @@ def test_a_net_without_mistakes() -> None:
     labels = np.array([0, 1])
     image = pictures.mistakes(np.zeros((2, 32, 32, 3), np.uint8), np.eye(3)[:2], labels, NAMES)
     assert (image == 255).all()
+
+
+def test_a_hundred_classes_fit_a_screen() -> None:
+    labels = np.arange(100)
+    names = [f"class {i}" for i in labels]
+    image = pictures.confusion(np.eye(100), labels, names)
+    assert max(image.shape[:2]) < 1200
+    blue = (image == pictures.BLUE).all(axis=2).sum()
+    side = pictures.SMALLEST - 1
+    assert blue == 100 * side**2  # the diagonal, without counts

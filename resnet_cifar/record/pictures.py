@@ -16,6 +16,7 @@ from resnet_cifar.scores import Floats, Integers, confusion_matrix, log_softmax
 
 Pixels = NDArray[np.uint8]
 CELL, ZOOM, CAPTION, GAP = 46, 3, 30, 8  # pixels
+SMALLEST, LARGEST = 10, 1000  # of a confusion matrix: a cell, all cells in a row
 INK, PAPER, BLUE = (20, 20, 20), (255, 255, 255), np.array([33, 102, 172])
 
 
@@ -31,26 +32,29 @@ def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixel
     """
     matrix = confusion_matrix(logits, labels)
     share = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
-    font = ImageFont.load_default(13)
+    # A hundred classes get small cells, shaded alone.
+    cell = min(CELL, max(SMALLEST, LARGEST // len(classes)))
+    font = ImageFont.load_default(min(13, cell))
     left = top = max(int(font.getlength(name)) for name in classes) + 3 * GAP
-    size = CELL * len(classes)
+    size = cell * len(classes)
     image = Image.new("RGB", (left + size + GAP, top + size + GAP), PAPER)
     draw = ImageDraw.Draw(image)
     for i, name in enumerate(classes):
-        middle = CELL * i + CELL // 2
+        middle = cell * i + cell // 2
         draw.text((left - GAP, top + middle), name, fill=INK, font=font, anchor="rm")
-        upright = Image.new("RGB", (top, CELL), PAPER)
-        ImageDraw.Draw(upright).text((GAP, CELL // 2), name, fill=INK, font=font, anchor="lm")
-        image.paste(upright.rotate(90, expand=True), (left + CELL * i, 0))
+        upright = Image.new("RGB", (top, cell), PAPER)
+        ImageDraw.Draw(upright).text((GAP, cell // 2), name, fill=INK, font=font, anchor="lm")
+        image.paste(upright.rotate(90, expand=True), (left + cell * i, 0))
         for j in range(len(classes)):
-            x, y = left + CELL * j, top + CELL * i
+            x, y = left + cell * j, top + cell * i
             shade = tuple(np.rint(255 + (BLUE - 255) * share[i, j]).astype(int).tolist())
-            draw.rectangle((x, y, x + CELL - 2, y + CELL - 2), fill=shade)
-            ink = PAPER if share[i, j] > 0.5 else INK
-            place = (x + CELL // 2 - 1, y + CELL // 2 - 1)
-            draw.text(place, str(matrix[i, j]), fill=ink, font=font, anchor="mm")
-    draw.text((GAP, top - GAP), "true \\ predicted", fill=INK, font=ImageFont.load_default(11),
-              anchor="lb")  # fmt: skip
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
+            if cell == CELL:
+                ink = PAPER if share[i, j] > 0.5 else INK
+                place = (x + cell // 2 - 1, y + cell // 2 - 1)
+                draw.text(place, str(matrix[i, j]), fill=ink, font=font, anchor="mm")
+    title = ImageFont.load_default(11)
+    draw.text((GAP, top - GAP), "true \\ predicted", fill=INK, font=title, anchor="lb")
     return np.asarray(image)
 
 
