@@ -476,8 +476,7 @@ def test_the_file_survives_a_kill(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"epoch": 3, "layer": "a", "x"')  # torn
     assert [row["x"] for row in run_files.read_probe(path)] == [1.0, 1.0, None, None]
-    again = run_files.LinesFile(path, 1, key=("epoch", "layer"))
-    again.close()
+    run_files.LinesFile(path, 1, key=("epoch", "layer")).trim()
     expected = [{"epoch": 1, "layer": layer, "kind": "conv", "x": 1.0} for layer in "ab"]
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
 
