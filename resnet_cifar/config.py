@@ -24,6 +24,7 @@ from yaml import YAMLError
 from resnet_cifar.data.augmentation import Augmentation, CropFlip
 from resnet_cifar.data.datasets import Dataset, steps_per_epoch
 from resnet_cifar.errors import ConfigError, require
+from resnet_cifar.files import read_regular
 from resnet_cifar.hydra_errors import one_line, unknown_key
 from resnet_cifar.identity import MOVED, execution, items
 from resnet_cifar.model.options import Model, Norm
@@ -336,7 +337,7 @@ def load(path: Path) -> Config:
         ConfigError: the file is missing, damaged, or holds what this version doesn't know.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode()  # a pipe in its place would hang
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ValueError("it refers to itself by aliases")  # a few lines can mean gigabytes
         plain = OmegaConf.to_container(OmegaConf.create(text))
