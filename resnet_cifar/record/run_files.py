@@ -129,6 +129,16 @@ class RecordError(UserError):
     """A run's files are not what this program writes: names the file and what is wrong with it."""
 
 
+def _content(path: Path) -> bytes | None:
+    """What a file of a run holds; None where there is none. RecordError where it can't be read."""
+    try:
+        return read_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {describe(error)}") from error
+
+
 def read_record(directory: Path) -> RunRecord | None:
     """run.json of a run directory; None where there is none.
 
@@ -139,12 +149,9 @@ def read_record(directory: Path) -> RunRecord | None:
         RecordError: it is damaged, another run's, or not one of this program's.
     """
     path = directory / RUN
-    try:
-        content = read_regular(path)
-    except (FileNotFoundError, NotADirectoryError):
+    content = _content(path)
+    if content is None:
         return None
-    except OSError as error:
-        raise RecordError(f"{path} can't be read: {describe(error)}") from error
     try:
         record = _parse(content)
         _check(record)
@@ -380,12 +387,9 @@ def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes |
         RecordError: it is not the file that the run wrote, as its record tells.
     """
     path = directory / name
-    try:
-        content = read_regular(path)
-    except (FileNotFoundError, NotADirectoryError):
+    content = _content(path)
+    if content is None:
         return None
-    except OSError as error:
-        raise RecordError(f"{path} can't be read: {describe(error)}") from error
     known = record.files.get(name) if record else None
     if known and (len(content), hashlib.sha256(content).hexdigest()) != (known.bytes, known.sha256):
         raise RecordError(f"{path} was changed after the run had ended: its checksum does not fit")
