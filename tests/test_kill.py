@@ -169,6 +169,9 @@ def killed_at_every_write(tmp_path: Path, chosen: Callable[[int], Iterable[int]]
         process = start(folder, PROBED, die_at=at)
         process.join(120)
         assert process.exitcode == -signal.SIGKILL, (at, (folder / "log").read_text())
+        run = folder / run_directory(compose(PROBED))
+        if (record := run_files.read_record(run)) is not None:
+            assert run_files.damage(run, record) == [], at  # what it left can be looked at
         process = start(folder, PROBED)
         process.join(120)
         assert process.exitcode == 0, (at, (folder / "log").read_text())

@@ -179,3 +179,66 @@ def test_a_torn_last_line_is_left_out(run: Path) -> None:
     path = run / "metrics.jsonl"
     path.write_text(path.read_text()[:-5])
     assert [line["epoch"] for line in run_files.read_metrics(path)] == [1, 2]
+
+
+# A run that has not ended: its record knows the lines so far -------------------------------------
+
+
+@pytest.fixture
+def going_on(run: Path) -> Path:
+    """A run with two of its three epochs behind it."""
+    path = run / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    record = read_record(run)
+    assert record is not None
+    record.status, record.epochs_done, record.version = "interrupted", 2, run_files.VERSION
+    record.files = {path.name: run_files.LinesFile(path, 2).sum()}
+    run_files.write_record(run, record)
+    return run
+
+
+def test_lines_may_follow_those_that_the_record_knows(going_on: Path) -> None:
+    record = read_record(going_on)
+    assert record is not None
+    with (going_on / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "accuracy/val": 0.5}\n{"epoch": 4, "accu')
+    lines = run_files.read_run_lines(going_on, "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert run_files.damage(going_on, record) == []
+
+
+@pytest.mark.parametrize("change", [("0.3", "0.4"), ('{"epoch": 1', '{"epoch": 9')])
+def test_other_lines_may_not(going_on: Path, change: tuple[str, str]) -> None:
+    record = read_record(going_on)
+    assert record is not None
+    path = going_on / "metrics.jsonl"
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change, 1))
+    with pytest.raises(RecordError, match=r"metrics.jsonl was changed"):
+        run_files.read_run_lines(going_on, "metrics.jsonl")
+    assert len(run_files.damage(going_on, record)) == 1
+
+
+def test_a_run_that_goes_on_between_two_looks_is_not_damaged(
+    going_on: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken up an epoch earlier after run.json was read and before its lines are."""
+    record = read_record(going_on)
+    assert record is not None
+    original, looks = run_files._content, []
+
+    def content(path: Path) -> bytes | None:
+        if path.name == "metrics.jsonl" and not looks:
+            looks.append(path)
+            path.write_text(path.read_text().splitlines(keepends=True)[0])
+            record.epochs_done = 1
+            record.files = {path.name: run_files.LinesFile(path, 1).sum()}
+            run_files.write_record(going_on, record)
+        return original(path)
+
+    monkeypatch.setattr(run_files, "_content", content)
+    found = run_files.read_summed(going_on, "metrics.jsonl", read_record(going_on))
+    assert looks
+    assert found is not None
+    assert found.count(b"\n") == 1

@@ -166,7 +166,7 @@ class Recorder:
 
     def digests(self) -> dict[str, str]:
         """What a checkpoint knows the lines by that belong to it."""
-        return {file.path.name: file.digest() for file in (self._metrics, self._probe)}
+        return {file.path.name: file.sum().sha256 for file in (self._metrics, self._probe)}
 
     def progress(self, epochs_done: int, best: Metrics | None) -> None:
         """Bring run.json up to date."""
@@ -229,6 +229,9 @@ class Recorder:
         if torch.cuda.is_available() and session.device_type == "cuda":
             session.peak_memory_bytes = torch.cuda.max_memory_allocated()
         self.record.final = self._metrics.lines[-1] if self._metrics.lines else None
+        for file in (self._metrics, self._probe):
+            if file.lines:
+                self.record.files[file.path.name] = file.sum()
         run_files.write_record(self.directory, self.record)
 
 

@@ -111,7 +111,7 @@ class RunRecord:
     best: Metrics | None = None  # of the best epoch so far
     sessions: list[Session] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    files: dict[str, FileSum] = field(default_factory=dict)  # of a run that has ended
+    files: dict[str, FileSum] = field(default_factory=dict)  # see `read_summed`
     version: int = 1
 
     @property
@@ -383,17 +383,30 @@ def sums(directory: Path, names: Iterable[str]) -> dict[str, FileSum]:
 def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes | None:
     """The content of a run's file, None where there is none.
 
+    The record knows the files of a run that has ended by their checksums. Of one that has not it
+    knows the lines so far: more may have been appended since, so the file has to begin with them.
+
     Raises:
         RecordError: it is not the file that the run wrote, as its record tells.
     """
     path = directory / name
     content = _content(path)
-    if content is None:
-        return None
-    known = record.files.get(name) if record else None
-    if known and (len(content), hashlib.sha256(content).hexdigest()) != (known.bytes, known.sha256):
-        raise RecordError(f"{path} was changed after the run had ended: its checksum does not fit")
-    return content
+    if content is None or record is None or _fits(content, name, record):
+        return content
+    if not record.finished and (newer := read_record(directory)) is not None:
+        content = _content(path)  # the run went on between the two looks: once more
+        if content is None or _fits(content, name, newer):
+            return content
+    raise RecordError(f"{path} was changed: its checksum in {RUN} does not fit")
+
+
+def _fits(content: bytes, name: str, record: RunRecord) -> bool:
+    known = record.files.get(name)
+    if known is None:
+        return True
+    if name in KEYS and not record.finished:
+        content = content[: known.bytes]
+    return (len(content), hashlib.sha256(content).hexdigest()) == (known.bytes, known.sha256)
 
 
 def damage(directory: Path, record: RunRecord, names: Iterable[str] | None = None) -> list[str]:
@@ -409,9 +422,9 @@ def damage(directory: Path, record: RunRecord, names: Iterable[str] | None = Non
             if content is None:
                 if name == METRICS or (name == PROBE and name in record.files):
                     _require(not record.epochs_done, f"{directory / name} is missing")
-            elif name in record.files:
+            elif name in record.files and (record.finished or name not in KEYS):
                 continue  # what has its checksum needs no reading
-            elif name in (METRICS, PROBE):
+            elif name in KEYS:
                 lines = parse_lines(content, KEYS[name], directory / name)
                 if name == METRICS:
                     _check_lines(lines, record, directory / name)
@@ -540,7 +553,7 @@ class LinesFile:
         path: there is no file before the first line.
         epochs_done: lines of later epochs are dropped, with the first `append` or `trim`.
         key: what tells the lines of the file apart; the last one of a key stays.
-        sha256: what `digest()` was after `epochs_done` epochs, where that is known.
+        sha256: what `sum()` was after `epochs_done` epochs, where that is known.
 
     Raises:
         RecordError: a line is damaged, or the lines are not those of `sha256`.
@@ -555,7 +568,9 @@ class LinesFile:
     ) -> None:
         self.lines = [line for line in _read_lines(path, key) if line["epoch"] <= epochs_done]
         self.path = path
-        if sha256 is not None and self.digest() != sha256:
+        self._sha256, self._bytes = hashlib.sha256(), 0
+        self._count(_text(self.lines).encode())
+        if sha256 is not None and self.sum().sha256 != sha256:
             raise RecordError(
                 f"{path} was changed: its lines to epoch {epochs_done} are not those that the "
                 f"checkpoint was written after; {START_AGAIN}"
@@ -565,12 +580,13 @@ class LinesFile:
     def append(self, *lines: Metrics) -> None:
         """Write and flush one epoch's lines. Raises OSError when the disk is full."""
         lines = tuple(finite(line) for line in lines)
-        text = _text(lines)
+        content = _text(lines).encode()
         if self._file is None:
             self.trim()
             self._file = AppendedFile(self.path)
-        self._file.append(text.encode())
+        self._file.append(content)
         self.lines += lines
+        self._count(content)
 
     def trim(self) -> None:
         """Drop from the file what `lines` has not; there stays none where there was none."""
@@ -592,9 +608,13 @@ class LinesFile:
         self.close()
         write_atomically(self.path, _text(self.lines))
 
-    def digest(self) -> str:
-        """SHA-256 of the lines so far: what a checkpoint knows its run's files by."""
-        return hashlib.sha256(_text(self.lines).encode()).hexdigest()
+    def sum(self) -> FileSum:
+        """The lines so far: what a checkpoint and the record know the file by."""
+        return FileSum(self._sha256.hexdigest(), self._bytes)
+
+    def _count(self, content: bytes) -> None:
+        self._sha256.update(content)
+        self._bytes += len(content)
 
     def close(self) -> None:
         if self._file is not None:
