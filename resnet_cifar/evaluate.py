@@ -7,8 +7,11 @@ one more selection on it. Each evaluation is counted in run.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +65,15 @@ def evaluate(
     device: str = "auto",
     data_root: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate one run and record it.
+    """Evaluate one run and record it; where the run can't be written, validation is not recorded.
 
     Args:
         split: "validation" (clean and augmented view) or "test" (clean).
         weights: "last" or "best" epoch.
 
     Returns:
-        What was written to evaluation-<split>.json (evaluation-<split>-best.json).
+        What was written to evaluation-<split>.json (evaluation-<split>-best.json), and under
+        "run" and "recorded" where, and whether it was.
 
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.
@@ -78,7 +82,7 @@ def evaluate(
     from resnet_cifar.config import load
     from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.data.images import DeviceImages
-    from resnet_cifar.files import Busy, Lock
+    from resnet_cifar.files import Busy
     from resnet_cifar.identity import cell_name
     from resnet_cifar.record import checkpoint, run_files
     from resnet_cifar.record.recorder import now, record_evaluation
@@ -95,9 +99,9 @@ def evaluate(
             raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
         config.data = dataclasses.replace(config.data, root=data_root)
     compute = devices.resolve(dataclasses.replace(config.trainer, device=device))
-    images = config.data.load_test() if split == "test" else config.data.load().val
     try:
-        with Lock(directory / run_files.LOCK, wait=False):
+        with _locked(directory, split) as recorded:
+            images = config.data.load_test() if split == "test" else config.data.load().val
             name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
             saved = checkpoint.load_weights(directory, name, record, compute.device)
             model = config.build_model()
@@ -121,10 +125,41 @@ def evaluate(
                 "classes": list(config.data.CLASSES),
                 "views": views,
             }
-            record_evaluation(directory, found)
+            if recorded:
+                record_evaluation(directory, found)
     except Busy as busy:
         raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
-    return {"run": str(directory), **found}
+    return {"run": str(directory), "recorded": recorded, **found}
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, split: str) -> Iterator[bool]:
+    """Hold the run's lock; whether the run can be written.
+
+    Raises:
+        Busy: it is being trained.
+        UserError: the split is "test" and the look at it couldn't be counted.
+    """
+    from resnet_cifar.files import Busy, Lock, is_held
+    from resnet_cifar.record import run_files
+
+    path = directory / run_files.LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Lock(path, wait=False))
+            writable = True
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            if split == "test":
+                raise UserError(
+                    f"{directory} can't be written ({describe(error)}), and every look at the "
+                    "test set is counted there"
+                ) from error
+            if is_held(path):
+                raise Busy("another process") from None
+            writable = False
+        yield writable
 
 
 def _views(
@@ -176,6 +211,8 @@ def show(found: dict[str, Any]) -> None:
 
     console = wide_console()
     console.print(f"{found['run']}  {found['weights']} weights, epoch {found['epoch']}")
+    if not found["recorded"]:
+        console.print("not recorded: the run can't be written")
     table = Table("view", "images", "accuracy %", "loss", "calibration error %")
     for view, value in found["views"].items():
         table.add_row(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import platform
 import stat
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -268,7 +268,7 @@ def is_held(path: Path) -> bool:
 
 
 def _can_share() -> bool:
-    return sys.platform != "win32"
+    return importlib.util.find_spec("fcntl") is not None
 
 
 class Watched:

@@ -31,8 +31,11 @@ from resnet_cifar.record.run_files import RunRecord
 
 # Of the configuration's own keys these say nothing about a run that its other columns don't.
 _REDUNDANT = ("seed", "output_root", "rerun", "when_busy")
+# Arrow's strings, which pandas takes where pyarrow is there, can't hold a path that is not UTF-8.
+any_text = pd.option_context("mode.string_storage", "python")
 
 
+@any_text
 def load_runs(*roots: str | Path) -> pd.DataFrame:
     """Every run below `roots`, one row each, ordered by cell and seed.
 
@@ -79,6 +82,7 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     return runs
 
 
+@any_text
 def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     """The metrics of every epoch of `runs` (as from `load_runs`, or a directory of runs).
 
@@ -120,6 +124,7 @@ def _lines(directory: Path, name: str, skipped: dict[str, str]) -> list[dict[str
         return []
 
 
+@any_text
 def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     """What the probe found in `runs` (as from `load_runs`, or a directory of runs).
 

@@ -184,13 +184,19 @@ def test_the_end_of_a_run_and_a_longer_one(program: Program) -> None:
 
 
 ELSEWHERE = """
-import os, signal, sys
+import os, signal, subprocess, sys  # subprocess first: it takes the stand-in below for Windows
 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGCHLD", "SIGPIPE"):
     delattr(signal, name)
 for name in ("sched_getaffinity", "getloadavg", "killpg", "setsid", "fork", "geteuid", "getuid"):
     delattr(os, name)
-for name in ("resource", "pwd", "grp", "termios", "pty"):
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
     sys.modules[name] = None
+
+class msvcrt:  # a stand-in: Windows locks bytes from where the file stands
+    LK_NBLCK = 2
+    locking = staticmethod(lambda file, mode, count: os.lockf(file, os.F_TLOCK, count))
+
+sys.modules["msvcrt"] = msvcrt
 """
 
 

@@ -1,6 +1,8 @@
 """Evaluation: agrees with training, reads the test set only when asked, is counted."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -103,3 +105,24 @@ def test_calibration_of_certain_and_right_is_zero() -> None:
     logits = np.eye(10, dtype=np.float16) * 60
     assert scores.expected_calibration_error(logits, np.arange(10)) == pytest.approx(0, abs=1e-9)
     assert scores.expected_calibration_error(logits, np.roll(np.arange(10), 1)) == pytest.approx(1)
+
+
+def test_a_run_that_cannot_be_written_is_validated_all_the_same(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a read-only disk, say. The test set is not looked at: the look can't be counted."""
+    program(*TINY)
+    before = {path.name: path.read_bytes() for path in RUN.iterdir()}
+
+    def read_only(self: Lock) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self.path))
+
+    monkeypatch.setattr(Lock, "__enter__", read_only)
+    assert evaluate.main([str(RUN)]) == 0
+    assert "not recorded: the run can't be written" in capsys.readouterr().out
+    monkeypatch.setattr(Synthetic, "load_test", lambda self: pytest.fail("the test set was read"))
+    assert evaluate.main([str(RUN), "--test"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "every look at the test set is counted there" in said
+    assert {path.name: path.read_bytes() for path in RUN.iterdir()} == before

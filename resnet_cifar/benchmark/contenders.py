@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import resource
 import signal
 import statistics
 import sys
@@ -284,9 +283,16 @@ class LoadedImages(DeviceImages):
 
 
 def peak_memory(compute: Compute) -> int:
-    """Bytes: of tensors on a CUDA device, else of this process (not of its DataLoader's)."""
+    """Bytes: of tensors on a CUDA device, else of this process (not of its DataLoader's).
+
+    0 where the system doesn't tell: Windows.
+    """
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device)
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

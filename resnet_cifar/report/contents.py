@@ -35,7 +35,7 @@ from resnet_cifar.report.groups import AUGMENTED, VAL, Group, groups, settings, 
 from resnet_cifar.report.statistics import CONFIDENCE, Estimate, mcnemar, seeds_to_resolve
 from resnet_cifar.report.study import Claim, Published, Question
 from resnet_cifar.report.tables import Tables
-from resnet_cifar.results import Predictions, load_predictions, records
+from resnet_cifar.results import Predictions, any_text, load_predictions, records
 
 Column = Callable[[Row], str]
 
@@ -56,6 +56,7 @@ FIRST_ROWS = 10  # of the ranked table on the first screen
 MOST_DRAWN = 8  # questions and settings that get figures
 
 
+@any_text
 def build(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
