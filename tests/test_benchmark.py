@@ -4,9 +4,11 @@ import copy
 import importlib
 import json
 import multiprocessing
+import re
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torch import nn
 
 from resnet_cifar import device
 from resnet_cifar.benchmark import __main__ as benchmark
-from resnet_cifar.benchmark import plain
+from resnet_cifar.benchmark import peers, plain
 from resnet_cifar.benchmark.contenders import Contender, Process
 from resnet_cifar.config import compose
 from resnet_cifar.data import datasets, synthetic
@@ -43,8 +45,16 @@ def test_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "SYNTHETIC", ("data.train_size=64", "data.val_size=32"))
+    timed: list[tuple[str, int]] = []
+    seconds = benchmark._seconds
+
+    def one_for_all(recipe: str, overrides: Any, runs: int, workers: int) -> float:
+        timed.append((recipe, runs))
+        return seconds(recipe, overrides, runs, workers) if len(timed) == 1 else 2.0
+
+    monkeypatch.setattr(benchmark, "_seconds", one_for_all)
     out = tmp_path / "new" / "benchmark.json"
-    options = ["--options", "layout", "cuda_graphs", "fused"]
+    options = ["--options", "layout", "cuda_graphs", "fused", "--peers", "--small-runs=5"]
     code = benchmark.main([*TINY_COMMAND, *options, f"--out={out}"])
     said = capsys.readouterr()
     assert code == 0, said.err
@@ -77,10 +87,44 @@ def test_command(
     assert whole["steps"] == pytest.approx(
         epoch["steps_seconds"] * 64 / epoch["train_images"], rel=1e-6
     )
-    assert len(found["startup_seconds"]) == 1
+    assert timed == [("engine", 1), ("engine", 5), ("plain", 1), ("plain", 5)]
+    assert found["startup_seconds"]["plain"] == [2.0]
+    assert found["small_runs"]["seconds"] == {"engine": [2.0], "plain": [2.0]}
+    assert "| plain | 2 (2 to 2) | 1.00 (1.00 to 1.00) |" in said.out
 
     assert f"**Ratio, engine over plain, 1 workers: {found['ratio']['median']:.2f}" in said.out
     assert "| fused | on | off |" in said.out
+
+
+@pytest.mark.filterwarnings("default")  # theirs
+@pytest.mark.parametrize("name", peers.RECIPES)
+def test_another_recipe_trains_the_same_network(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run from its command to its accuracy, and one step at a time."""
+    recipe = peers.RECIPES[name]
+    if not recipe.installed():
+        pytest.skip(f"{recipe.PACKAGE} is not installed")
+    small = ["data=synthetic", "data.train_size=200", "data.val_size=100", "model.width=8"]
+    settings = [
+        "trainer.batch_size=20",
+        "trainer.epochs=2",
+        "optimizer.lr=0.02",
+        "trainer.threads=1",
+    ]
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)  # the other tests' generator
+    assert peers.main([name, *small, *settings, "--workers=0"]) == 0
+    assert re.fullmatch(rf"{name}: seed 0, val \d+\.00 %\n", capsys.readouterr().out)
+
+    config = compose([*small, *settings])
+    one = recipe(config, config.data.load(), device.resolve(config.trainer), 0)
+    before = {key: value.clone() for key, value in one.model.state_dict().items()}
+    steps = one.steps(None)
+    assert [next(steps) for _ in range(11)] == [20] * 11  # more than an epoch
+    steps.close()
+    after = one.model.state_dict()
+    assert all(not torch.equal(before[key], after[key]) for key in before)
+    assert after["norm.num_batches_tracked"] == 11
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """How fast the engine is: `python -m resnet_cifar.benchmark`.
 
-The engine against the plain recipe (plain.py), the same network on the same data in one run,
-taking turns; what each of the engine's options is worth; and where an epoch's time goes.
-Prints Markdown and saves JSON.
+The engine against the plain recipe (plain.py) and what people would use instead (peers.py), the
+same network on the same data in one run, taking turns; what each of the engine's options is worth;
+where an epoch's time goes; and a sweep of small runs as a whole. Prints Markdown and saves JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
     from resnet_cifar.config import Config
     from resnet_cifar.device import Compute
 
+SMALL = (  # a run of seconds
+    "data=synthetic",
+    "data.train_size=4000",
+    "data.val_size=1000",
+    "model.width=8",
+    "trainer.epochs=4",
+    "trainer.progress=quiet",
+)
 SYNTHETIC = ("data.train_size=4000", "data.val_size=1000")  # CIFAR-10's proportion
+PEERS = ("timm", "lightning")  # peers.py, which imports torch
 OPTIONS = ("precision", "layout", "compile", "cuda_graphs", "data", "fused")
 KEYS = {  # options of the command line that are the configuration's
     "width": "model.width",
@@ -68,6 +78,20 @@ def main(arguments: list[str] | None = None) -> int:
         default=list(OPTIONS),
         help="those to switch, one at a time (all); none: --options",
     )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        default=list(PEERS),
+        help="other libraries' recipes, with the most workers; those not installed are left out "
+        "and that is said (all); none: --peers",
+    )
+    parser.add_argument(
+        "--small-runs",
+        type=int,
+        default=0,
+        help="time a sweep of so many small runs, too, by every recipe (0: none)",
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement (10)")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"))
@@ -78,6 +102,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     require(0 < options.seconds < math.inf, "--seconds", options.seconds, "above 0, finite")
     require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
     require(min(options.workers) >= 1, "--workers", min(options.workers), "1 or more")
+    require(options.small_runs >= 0, "--small-runs", options.small_runs, "0 or more")
     found = measure(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, found)
@@ -92,6 +117,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """
     from resnet_cifar import device
     from resnet_cifar.benchmark.contenders import Contender, Process
+    from resnet_cifar.benchmark.peers import RECIPES
     from resnet_cifar.config import compose
     from resnet_cifar.record.provenance import git_state, versions
     from resnet_cifar.record.recorder import now
@@ -109,9 +135,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     macs, layout = config.multiply_accumulates(), _layout(config, compute)
     engine = Contender("engine", overrides, compute)
     plain = [
-        Contender(f"plain, {n} workers", overrides, _plain(compute), plain=True, workers=n)
+        Contender(f"plain, {n} workers", overrides, _plain(compute), "plain", n)
         for n in options.workers
     ]
+    others = [name for name in options.peers if RECIPES[name].installed()]
+    missing = [name for name in options.peers if name not in others]
+    peers = [Contender(name, overrides, compute, name, max(options.workers)) for name in others]
     start = time.monotonic()
 
     def say(text: str) -> None:
@@ -123,7 +152,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             say(f"{contender.name}: starting")
             return stack.enter_context(contextlib.closing(Process(contender)))
 
-        processes = [begin(contender) for contender in (engine, *plain)]
+        processes = [begin(contender) for contender in (engine, *plain, *peers)]
         contenders = take_turns(processes, options.rounds, options.seconds, say)
         rates = {name: found["images_per_second"] for name, found in contenders.items()}
         for process in processes[1:]:
@@ -138,10 +167,26 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 switched.append(row)
         say("epochs of the engine")
         epochs = processes[0].epochs(options.seconds)
-    say("start-up")
+    recipes, workers = ("engine", "plain", *others), max(options.workers)
     repeats = (options.rounds + 1) // 2
-    startup = [_startup(overrides, config.trainer.batch_size) for _ in range(repeats)]
+    size = max(10, config.trainer.batch_size)
+    step = [o for o in overrides if not o.startswith("data")]
+    step += ["data=synthetic", f"data.train_size={size}", f"data.val_size={size}"]
+    step += ["trainer.epochs=1"]
+    startup: dict[str, list[float]] = {name: [] for name in recipes}
+    small: dict[str, list[float]] = {name: [] for name in recipes if options.small_runs}
+    for number in range(repeats):
+        for name in recipes if number % 2 == 0 else reversed(recipes):
+            say(f"{name}: start-up")
+            startup[name].append(_seconds(name, step, 1, workers))
+            if name in small:
+                say(f"{name}: {options.small_runs} small runs")
+                small[name].append(_seconds(name, SMALL, options.small_runs, workers))
     flops = [training_flop(macs) * rate for rate in rates["engine"]]
+
+    def ratio(other: str) -> dict[str, Any]:
+        return spread(a / b for a, b in zip(rates["engine"], rates[other], strict=True))
+
     return {
         "made": began,
         "seconds": round(time.monotonic() - start, 1),
@@ -150,7 +195,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "device_type": compute.device.type,
         "cores": device.available_cpus(),
         "load_before": round(load, 2),
-        "versions": versions(),
+        "versions": versions() | {name: version(name) for name in others},
         "git": git_state(Path(__file__).parents[1]),
         "setting": {
             "data": options.data,
@@ -165,7 +210,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         },
         "contenders": contenders,
         "fastest_plain": fastest,
-        "ratio": spread(a / b for a, b in zip(rates["engine"], rates[fastest], strict=True)),
+        "ratio": ratio(fastest),
+        "peers": {name: ratio(name) for name in others},
+        "peers_missing": missing,
         "options": switched,
         "multiply_accumulates": macs,
         "share_of_matmul_rate": spread(
@@ -176,6 +223,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ),
         "epoch": whole_epoch(epochs, config),
         "startup_seconds": startup,
+        "small_runs": {"runs": options.small_runs, "settings": list(SMALL), "seconds": small},
     }
 
 
@@ -309,22 +357,30 @@ def _plain(compute: Compute) -> Compute:
     return dataclasses.replace(compute, precision="fp32", compile=False)
 
 
-def _startup(overrides: Sequence[str], batch_size: int) -> float:
-    """Seconds from the command to the end of a run of one step on ten drawn classes."""
+def _seconds(recipe: str, overrides: Sequence[str], runs: int, workers: int) -> float:
+    """Seconds of `runs` runs of one cell, from the command to the end.
+
+    The engine's are a sweep; the others' are a loop over commands, which is what their users have.
+    """
     from tempfile import TemporaryDirectory
 
-    step = [o for o in overrides if not o.startswith("data")]
-    sizes = [f"data.{part}_size={max(10, batch_size)}" for part in ("train", "val")]
     with TemporaryDirectory() as folder:
-        command = [sys.executable, str(TRAIN), "data=synthetic", *sizes, *step, "trainer.epochs=1"]
+        if recipe == "engine":
+            seeds = f"seed={','.join(map(str, range(runs)))}"
+            sweep = ["-m"] if runs > 1 else []
+            commands = [[str(TRAIN), *sweep, *overrides, seeds, f"output_root={folder}"]]
+        else:
+            module = ["-m", "resnet_cifar.benchmark.peers", recipe, f"--workers={workers}"]
+            commands = [[*module, *overrides, f"seed={seed}"] for seed in range(runs)]
         start = time.perf_counter()
-        result = subprocess.run(
-            [*command, f"output_root={folder}"], capture_output=True, text=True, check=False
-        )
-        seconds = time.perf_counter() - start
-    if result.returncode:
-        raise UserError(f"the run that times the start-up failed: {result.stderr.strip()}")
-    return seconds
+        for command in commands:
+            result = subprocess.run(
+                [sys.executable, *command], capture_output=True, text=True, check=False
+            )
+            if result.returncode:
+                said = result.stderr.strip()
+                raise UserError(f"a run that times {recipe} failed: {said}")
+        return time.perf_counter() - start
 
 
 def _said(options: argparse.Namespace) -> list[str]:
@@ -361,23 +417,43 @@ def markdown(found: dict[str, Any]) -> str:
         f"Median (smallest to largest) of {setting['rounds']} rounds of {setting['seconds']:g} s, "
         "taking turns.",
         "",
-        "| | images/s | peak memory, MB | first step, s |",
-        "|---|---|---|---|",
+        "| | images/s | peak memory, MB | first step, s | a run of one step, s |",
+        "|---|---|---|---|---|",
     ]
     for name, values in found["contenders"].items():
         rate, memory = spread(values["images_per_second"]), max(values["peak_memory_bytes"])
         lines.append(
             f"| {name} | {_spread(rate, ',.0f')} | {memory / 1e6:,.0f} "
-            f"| {values['first_step_seconds']:.2f} |"
+            f"| {values['first_step_seconds']:.2f} "
+            f"| {_spread(spread(found['startup_seconds'][name.partition(',')[0]]), '.1f')} |"
         )
     lines += [
         "",
         f"**Ratio, engine over {found['fastest_plain']}: {_spread(found['ratio'], '.2f')}.** "
         f"The engine's model FLOP/s are {_spread(found['share_of_matmul_rate'], '.2f')} of the "
-        "matrix product's. From the command to the end of a run of one step: "
-        f"{_spread(spread(found['startup_seconds']), '.1f')} s.",
+        "matrix product's.",
         "",
     ]
+    for name, ratio in found["peers"].items():
+        lines += [f"Engine over {name} {versions[name]}: {_spread(ratio, '.2f')}.", ""]
+    if found["peers_missing"]:
+        lines += [f"Not installed, so not measured: {', '.join(found['peers_missing'])}.", ""]
+    small = found["small_runs"]
+    if small["seconds"]:
+        lines += [
+            f"{small['runs']} runs of `{' '.join(small['settings'])}`, from the command to the "
+            "end; the engine's a sweep, the others' a loop:",
+            "",
+            "| | s | over the engine's |",
+            "|---|---|---|",
+        ]
+        ours = small["seconds"]["engine"]
+        for name, seconds in small["seconds"].items():
+            times = spread(a / b for a, b in zip(seconds, ours, strict=True))
+            lines.append(
+                f"| {name} | {_spread(spread(seconds), '.0f')} | {_spread(times, '.2f')} |"
+            )
+        lines.append("")
     if found["options"]:
         lines += ["| option | engine | switched | engine over switched |", "|---|---|---|---|"]
     for row in found["options"]:

@@ -1,4 +1,4 @@
-"""What the benchmark times: the engine, its variants and the plain recipe, a process each.
+"""What the benchmark times: the engine, its variants and other recipes, a process each.
 
 A process of its own gives each its own peak memory and leaves the process-wide settings of one
 (threads, arithmetic, the allocator) out of the others' way. All stay idle but the one measured.
@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from resnet_cifar import device
-from resnet_cifar.benchmark import plain
+from resnet_cifar.benchmark import peers
 from resnet_cifar.config import Config, compose
-from resnet_cifar.data.augmentation import TRAINING, CropFlip, Draws
+from resnet_cifar.data.augmentation import TRAINING, Draws
 from resnet_cifar.data.datasets import Images, Split
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.device import Compute
@@ -50,7 +50,7 @@ class Contender:
     name: str
     overrides: tuple[str, ...]  # of the configuration
     compute: Compute
-    plain: bool = False
+    recipe: str | None = None  # another than the engine's: peers.RECIPES
     workers: int = 0  # of its DataLoader; the engine has none unless its data come from one
 
 
@@ -115,7 +115,10 @@ def _serve(connection: Connection, contender: Contender) -> None:
     torch.set_num_threads(compute.threads)
     ours = device.settings(compute, deterministic=False)
     try:
-        with contextlib.nullcontext() if contender.plain else ours, TemporaryDirectory() as folder:
+        with (
+            peers.quietly() if contender.recipe else ours,
+            TemporaryDirectory() as folder,
+        ):
             start = time.perf_counter()
             with contextlib.closing(Session(contender, Path(folder))) as session:
                 next(session.steps)
@@ -141,9 +144,16 @@ class Session:
         self._warm_up = max(1, PREFETCH * contender.workers)
         self._recorders: list[Recorder] = []
         self._loader: Iterator[tuple[Tensor, Tensor]] | None = None
+        if contender.recipe:
+            recipe = peers.RECIPES[contender.recipe]
+            self.steps = recipe(self.config, self.split, self.compute, contender.workers).steps(
+                None
+            )
+            return
         if contender.workers:
-            self._loader = _forever(self._data_loader(contender.workers))
-        self.steps = self._plain_steps() if contender.plain else self._engine_steps()
+            plain = peers.Plain(self.config, self.split, self.compute, contender.workers)
+            self._loader = _forever(plain.training_batches())
+        self.steps = self._engine_steps()
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Train for `seconds`, after emptying what the DataLoader read ahead in idle time."""
@@ -232,22 +242,6 @@ class Session:
             for step in range(engine.steps):
                 engine.step(draws, step, step)
                 yield min(size, count - step * size)
-
-    def _plain_steps(self) -> Generator[int, None, None]:
-        config, place = self.config, self.compute.device
-        model = config.build_model().to(place)
-        groups = config.regularization.parameter_groups(model)
-        optimizer = config.optimizer.build(groups, fused=False)
-        assert self._loader is not None
-        for step in plain.epoch(model, self._loader, optimizer, place):
-            yield step.images
-
-    def _data_loader(self, workers: int) -> DataLoader[tuple[Tensor, int]]:
-        batch, augmentation = self.config.trainer.batch_size, self.config.augmentation
-        assert isinstance(augmentation, CropFlip)  # the benchmark has no other
-        transform = plain.augmented(self.config.data.NORMALISATION, augmentation)
-        place = self.compute.device
-        return plain.loader(self.split.train, transform, batch, workers, shuffle=True, device=place)
 
     def _forward_rate(self, engine: Engine, seconds: float) -> float:
         size = min(engine.options.eval_batch_size, len(engine.val))
