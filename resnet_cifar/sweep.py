@@ -6,12 +6,15 @@ Imports no torch; the plan does where it has to measure.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
+import functools
 import pickle
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -353,18 +356,25 @@ def recorded_speed(
 ) -> RecordedSpeed | None:
     """The speed that the latest runs of this kind beside `config`'s had, in sessions that count."""
     found: list[tuple[str, float]] = []
-    for path in run_directory(config).parents[1].glob("*/seed=*"):
-        record = run_files.record_or_reason(path)
-        if isinstance(record, str) or _recorded_kind(record.config) != _kind(config):
-            continue
-        for session in record.sessions:
-            enough = session.images_trained >= 50 * config.trainer.batch_size
-            if enough and session.images_per_second and counts(session):
-                found.append((session.start, session.images_per_second))
+    wanted = _kind(config)
+    for path in run_directory(config).parents[1].glob(f"*/seed=*/{run_files.RUN}"):
+        with contextlib.suppress(OSError):
+            kind, sessions = _sessions(path.parent, path.lstat().st_mtime_ns)
+            for session in sessions if kind == wanted else ():
+                enough = session.images_trained >= 50 * config.trainer.batch_size
+                if enough and session.images_per_second and counts(session):
+                    found.append((session.start, session.images_per_second))
     if not found:
         return None
     latest = sorted(found)[-5:]  # the median, because one may have met a busy machine
     return RecordedSpeed(statistics.median(rate for _, rate in latest), len(latest))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sessions(directory: Path, changed: int) -> tuple[Any, list[run_files.Session]]:
+    """A run's kind and its sessions, read once as long as its record has not `changed`."""
+    record = run_files.record_or_reason(directory)
+    return (None, []) if isinstance(record, str) else (_kind_of(record.config), record.sessions)
 
 
 class Speeds:
@@ -443,10 +453,10 @@ SPEED_KEYS = ("model", "norm", "trainer.batch_size", "trainer.precision", "train
 def _kind(config: Config) -> Any:
     from resnet_cifar.identity import flatten
 
-    return _recorded_kind(flatten(config))
+    return _kind_of(flatten(config))
 
 
-def _recorded_kind(flat: dict[str, Any]) -> Any:
+def _kind_of(flat: dict[str, Any]) -> Any:
     """What of a flattened configuration decides the speed."""
     return tuple(sorted((k, str(v)) for k, v in flat.items() if k.startswith(SPEED_KEYS)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -324,8 +325,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         raise ValueError(f"{where}={_short(value)} is of no type that belongs there")
     if dataclasses.is_dataclass(kind):
         _require(isinstance(value, dict), f"{where or 'it'}={_short(value)} is not a mapping")
-        hints = typing.get_type_hints(kind)
-        fields = {each.name: each for each in dataclasses.fields(kind)}
+        hints, fields = _fields(typing.cast(type, kind))
         dot = f"{where}." if where else ""
         for name in value.keys() - fields.keys():
             raise ValueError(f"{dot}{name[:100]} is unknown here")
@@ -344,6 +344,12 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     _require(fits, f"{where}={_short(value)} is not {_NAMES.get(kind, kind)}")
     _require(kind is not float or math.isfinite(value), f"{where}={value} is not finite")
     return value
+
+
+@functools.cache
+def _fields(kind: type[Any]) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """The types of a dataclass's fields, and the fields, by name."""
+    return typing.get_type_hints(kind), {each.name: each for each in dataclasses.fields(kind)}
 
 
 def _short(value: Any) -> str:
