@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cifar import cli
+from resnet_cifar import cli, places
 from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.files import write_json
 from resnet_cifar.model.options import training_flop
@@ -41,13 +41,12 @@ KEYS = {  # options of the command line that are the configuration's
     "compile": "trainer.compile",
     "data-root": "data.root",
 }
-TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; the process's exit code."""
     parser = cli.Parser(
-        prog="python -m resnet_cifar.benchmark",
+        prog=places.command("benchmark"),
         description="The engine against the plain recipe, what each option is worth, and where "
         "an epoch's time goes. Prints Markdown, saves JSON.",
     )
@@ -151,7 +150,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "cores": device.available_cpus(),
         "load_before": round(load, 2),
         "versions": versions(),
-        "git": git_state(Path(__file__).parents[1]),
+        "git": git_state(places.checkout()),
         "setting": {
             "data": options.data,
             "width": config.model.width,
@@ -316,7 +315,12 @@ def _startup(overrides: Sequence[str], batch_size: int) -> float:
     step = [o for o in overrides if not o.startswith("data")]
     sizes = [f"data.{part}_size={max(10, batch_size)}" for part in ("train", "val")]
     with TemporaryDirectory() as folder:
-        command = [sys.executable, str(TRAIN), "data=synthetic", *sizes, *step, "trainer.epochs=1"]
+        program = (
+            f"import sys; sys.path[:] = {sys.path}; from resnet_cifar.training import main; "
+            "sys.exit(main())"
+        )
+        train = [sys.executable, "-c", program, "data=synthetic"]
+        command = [*train, *sizes, *step, "trainer.epochs=1"]
         start = time.perf_counter()
         result = subprocess.run(
             [*command, f"output_root={folder}"], capture_output=True, text=True, check=False
