@@ -1,16 +1,17 @@
-"""`python -m resnet_cifar` lists the commands, `python -m resnet_cifar COMMAND …` runs one."""
+"""`resnet-cifar` lists the commands, `resnet-cifar COMMAND …` runs one.
+
+`python -m resnet_cifar` is the same.
+"""
 
 from __future__ import annotations
 
 import difflib
 import sys
 from importlib import import_module
-from pathlib import Path
 
 from resnet_cifar import cli
 from resnet_cifar.errors import ConfigError
 
-TRAIN = Path(__file__).parents[1] / "train.py"
 COMMANDS = {
     "train": "train one configuration, or a sweep with -m",
     "plan": "what a sweep consists of, what is done and how long the rest takes here",
@@ -19,15 +20,16 @@ COMMANDS = {
     "evaluate": "measure a trained network: both views of validation, the test set when asked",
     "benchmark": "time the training loop against the usual recipe on this machine",
 }
+MODULES = {"train": "training"}  # resnet_cifar.train is the function
 PAGE = """\
 ResNet-18 on CIFAR-10: a controlled hyperparameter study, and what to ask the next question with.
 
-usage: python -m resnet_cifar COMMAND ...
+usage: resnet-cifar COMMAND ...
 
 {commands}
 
-python -m resnet_cifar COMMAND --help says more. `train` is python train.py, `plan` is
-python train.py --plan, and the others are modules: python -m resnet_cifar.runs, and so on.
+resnet-cifar COMMAND --help says more. Without the script: python -m resnet_cifar COMMAND. In a
+checkout `train` is also python train.py; `plan` is train --plan.
 """
 
 
@@ -35,16 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command that the first argument names; the process's exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     name, *rest = given or ["--help"]
-    if name == "train":
-        return train(rest)
     if name == "plan":
-        return train(["--plan", *rest])
+        name, rest = "train", ["--plan", *rest]
     if name in COMMANDS:
-        module = import_module(f"resnet_cifar.{name}")
+        module = import_module(f"resnet_cifar.{MODULES.get(name, name)}")
         if hasattr(module, "__path__"):
             module = import_module(f"resnet_cifar.{name}.__main__")
         return int(module.main(rest))
-    parser = cli.Parser(prog="python -m resnet_cifar", add_help=False)
+    parser = cli.Parser(prog="resnet-cifar", add_help=False)
     return cli.command(parser, lambda _: page(name), ["--version"] if name == "--version" else [])
 
 
@@ -56,18 +56,6 @@ def page(name: str) -> None:
         raise ConfigError(f"{name} is no command: {hint}")
     commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     print(PAGE.format(commands=commands), end="")
-
-
-def train(arguments: list[str]) -> int:
-    """What `python train.py` does with `arguments`."""
-    import runpy
-
-    sys.argv[:] = [str(TRAIN), *arguments]
-    try:
-        runpy.run_path(str(TRAIN), run_name="__main__")
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
-from resnet_cifar import __version__
+from resnet_cifar import __version__, places
 from resnet_cifar.errors import ConfigError, Interrupted, describe
 
 VERSION = f"resnet-cifar {__version__}"
@@ -75,20 +75,23 @@ def guard(main: Callable[[], Any]) -> int:
     from resnet_cifar.interrupt import stop_with_parent
 
     arguments = sys.argv[1:]
-    before = {name: os.environ.get(name) for name in (FULL_ERROR, ONE_LINE)}
+    before = {name: os.environ.get(name) for name in (FULL_ERROR, ONE_LINE, places.OWN)}
     traceback = before[FULL_ERROR] == "1" and before[ONE_LINE] is None
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
     if not traceback:
         os.environ[ONE_LINE] = "1"
     stop_with_parent()
+    own, rest = _without("--config-dir", "-cd", arguments)
+    if own:
+        places.use_own(own)
 
     def work() -> None:
         if "--version" in arguments:
             print(VERSION)
         elif {"-h", "--help"}.intersection(arguments):
-            print(help_page([a for a in arguments if not a.startswith("-")]), end="")
+            print(help_page([a for a in rest if not a.startswith("-")]), end="")
         else:
-            sys.argv[1:] = _arguments(arguments)
+            sys.argv[1:] = _arguments(rest)
             with _argparse_as_it_should_be():
                 main()
             with contextlib.suppress(OSError):  # the record is the result, not what was printed
@@ -230,18 +233,38 @@ def train_handed() -> int:
     return guard(main)
 
 
+def _without(name: str, short: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What an option of Hydra's says in `argv`, if it is there, and the rest of them."""
+    rest: list[str] = []
+    found, arguments = None, iter(argv)
+    for argument in arguments:
+        option, given, value = argument.partition("=")
+        following = None
+        if option in (name, short):
+            following = value if given else next(arguments, None)
+        if following:
+            found = following
+        else:  # Hydra says that the value is missing
+            rest.append(argument)
+    return found, rest
+
+
 def _arguments(argv: list[str]) -> list[str]:
     """The command line as Hydra takes it."""
     from resnet_cifar.config import with_quotes
 
+    path, argv = _without("--config-path", "-cp", argv)
     rest = [with_quotes(argument) for argument in argv if argument != "--plan"]
+    if path:  # as seen from here; Hydra looks for it in the package
+        rest.append(f"--config-path={Path(path).expanduser().absolute()}")
     if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
         rest += ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
     elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
         rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
-    return rest
+    own = places.own()
+    return [f"--config-dir={own}", *rest] if own else rest
 
 
 @contextlib.contextmanager
@@ -256,11 +279,11 @@ def _argparse_as_it_should_be() -> Iterator[None]:
     error, add_argument, parse_args = parser.error, parser.add_argument, parser.parse_args
 
     def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
-        raise ConfigError(f"{message}: see python {self.prog} --help")
+        raise ConfigError(f"{message}: see {places.command('train')} --help")
 
     def add(self: argparse.ArgumentParser, *names: Any, **settings: Any) -> argparse.Action:
         if not isinstance(settings.get("help"), str | None):
-            settings["help"] = "see python train.py --help"
+            settings["help"] = f"see {places.command('train')} --help"
         return add_argument(self, *names, **settings)
 
     parser.error = refuse  # type: ignore[method-assign]
@@ -277,21 +300,13 @@ def _argparse_as_it_should_be() -> Iterator[None]:
 PAGE = """\
 Train ResNet-18 on CIFAR-10: one configuration, or a sweep; every run recorded and resumable.
 
-usage: python train.py [-m] [group=option ...] [key=value ...]
+usage: {train} [-m] [--config-dir DIRECTORY] [group=option ...] [key=value ...]
 
 Examples
-  python train.py data=synthetic model.width=8 trainer.epochs=8     a few minutes, no download
-  python train.py trainer.epochs=15                                 one cell of the study
-  python train.py cell=cosine_wd_1e-2                               the study's best: 95 %
-  python train.py -m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15  a sweep: experiment 1
-  python train.py experiment=learning_rate                          the same, by its name
-  python train.py --plan experiment=study                           what it would take, here
-  python train.py cell=cosine seed=3 output_root=/scratch/runs      another seed, another place
+{examples}
 
 The same command again goes on where it stopped; finished runs are skipped. Afterwards
-  python -m resnet_cifar.runs outputs                               what there is
-  python -m resnet_cifar.evaluate outputs/<cell>/seed=<n>           what it reached; --test: on test
-  tensorboard --logdir outputs                                      curves
+{afterwards}
 
 Groups and their options
 {options}
@@ -299,9 +314,20 @@ Groups and their options
 The configuration: every key of the options chosen, with its value
   {configuration}
 
-conf/ says what each key means. Tab completion: eval "$(python train.py -sc install=bash)"
+{conf} says what each key means; --config-dir adds a directory of options of your own.
+{completion}\
 Every command of this project: python -m resnet_cifar. All that Hydra can do: --hydra-help
 """
+COMPLETION = 'Tab completion: eval "$(python train.py -sc install=bash)"\n'
+EXAMPLES = {
+    "data=synthetic model.width=8 trainer.epochs=8": "a few minutes, no download",
+    "trainer.epochs=15": "one cell of the study",
+    "cell=cosine_wd_1e-2": "the study's best: 95 %",
+    "-m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15": "a sweep: experiment 1",
+    "experiment=learning_rate": "the same, by its name",
+    "--plan experiment=study": "what it would take, here",
+    "cell=cosine seed=3 output_root=/scratch/runs": "another seed, another place",
+}
 
 
 def help_page(overrides: list[str]) -> str:
@@ -312,11 +338,29 @@ def help_page(overrides: list[str]) -> str:
     """
     from resnet_cifar.config import CONF, compose_yaml
 
-    options = []
-    for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
-        names = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-        hanging = " " * 18
-        first = f"  {group.name + ':':<16}"
-        options.append(fill(names, 98, initial_indent=first, subsequent_indent=hanging))
     configuration = compose_yaml(overrides).strip().splitlines()
-    return PAGE.format(options="\n".join(options), configuration="\n  ".join(configuration))
+    roots = [CONF, *([own] if (own := places.own()) else [])]
+    options = []
+    for group in sorted({path.parent.name for root in roots for path in root.glob("*/*.yaml")}):
+        names = {path.stem for root in roots for path in (root / group).glob("*.yaml")}
+        hanging = " " * 18
+        first = f"  {group + ':':<16}"
+        line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=hanging)
+        options.append(line)
+    train = places.command("train")
+    examples = {f"{train} {arguments}": text for arguments, text in EXAMPLES.items()}
+    afterwards = {
+        f"{places.command('runs')} outputs": "what there is",
+        f"{places.command('evaluate')} outputs/<cell>/seed=<n>": "what it reached; --test: on test",
+        "tensorboard --logdir outputs": "curves",
+    }
+    width = max(map(len, examples))
+    return PAGE.format(
+        train=train,
+        examples="\n".join(f"  {typed:<{width}}  {text}" for typed, text in examples.items()),
+        afterwards="\n".join(f"  {typed:<{width}}  {text}" for typed, text in afterwards.items()),
+        options="\n".join(options),
+        configuration="\n  ".join(configuration),
+        conf="conf/" if places.checkout() else CONF,
+        completion=COMPLETION if places.checkout() else "",
+    )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -23,7 +25,7 @@ from yaml import YAMLError
 
 from resnet_cifar.data.augmentation import Augmentation, CropFlip
 from resnet_cifar.data.datasets import Dataset, steps_per_epoch
-from resnet_cifar.errors import ConfigError, require
+from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.files import read_regular
 from resnet_cifar.hydra_errors import one_line, unknown_key
 from resnet_cifar.identity import MOVED, execution, items
@@ -31,13 +33,15 @@ from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Scheduler
+from resnet_cifar.places import OWN, own, place
+from resnet_cifar.places import command as command_of
 from resnet_cifar.probe.options import Probe
 from resnet_cifar.trainer import Trainer
 
 if TYPE_CHECKING:
     from torch import nn
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = place("conf")
 OF_ONE_CALL = ("rerun", "when_busy")  # what to do about a run that is there, not what it is
 VALIDATION_COST = 1 / 3  # of a training image's arithmetic: no backward pass
 
@@ -108,11 +112,44 @@ def _parts() -> dict[str, type[Any]]:
 
 
 def groups() -> dict[str, tuple[type[Any], ...]]:
-    """By group its options: the classes that the module of the group's type lists as OPTIONS."""
-    return {
-        name: tuple(o for o in sys.modules[part.__module__].OPTIONS if issubclass(o, part))
-        for name, part in _parts().items()
-    }
+    """By group its options: the classes that the module of the group's type lists as OPTIONS.
+
+    And those of a person's own directory.
+
+    Raises:
+        ConfigError: these can't be imported, or have the name of another.
+    """
+    theirs = own()
+    more = _options_in(str(theirs)) if theirs else ()
+    found = {}
+    for name, part in _parts().items():
+        kinds = [*sys.modules[part.__module__].OPTIONS, *more]
+        found[name] = tuple(kind for kind in kinds if issubclass(kind, part))
+        names = [kind.NAME for kind in found[name]]
+        for twice in {each for each in names if names.count(each) > 1}:
+            raise ConfigError(f"{theirs}: another option of {name} is called {twice} already")
+    return found
+
+
+@functools.cache
+def _options_in(directory: str) -> tuple[type[Any], ...]:
+    """The classes with a NAME that the Python files of a directory define."""
+    found: list[type[Any]] = []
+    if directory not in sys.path:  # for good: a sweep's jobs unpickle these classes
+        sys.path.append(directory)
+    for path in sorted(Path(directory).glob("*.py")):
+        try:
+            module = importlib.import_module(path.stem)
+        except Exception as error:
+            raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
+        if not path.samefile(module.__file__ or directory):
+            raise ConfigError(f"{path} can't be imported: another module has its name")
+        found += [
+            each
+            for each in vars(module).values()
+            if isinstance(each, type) and each.__module__ == path.stem and "NAME" in vars(each)
+        ]
+    return tuple(found)
 
 
 SEEDS = ("seed", "data.split_seed")  # the numbers that count nothing
@@ -128,7 +165,7 @@ def _require_sane(key: str, value: object) -> None:
 
 
 def register() -> None:
-    """Tell Hydra the schemas. Idempotent; `train.py` calls it before composing."""
+    """Tell Hydra the schemas. Idempotent; to be called before composing."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -216,8 +253,10 @@ def known_keys() -> list[str]:
     return sorted(set(keys))
 
 
-def compose(overrides: list[str]) -> Config:
-    """The configuration `python train.py <overrides>` would run (one run, no sweep).
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `resnet-cifar train <overrides>` would run (one run, no sweep).
+
+    Options of your own come from the directory in $RESNET_CIFAR_CONFIG_DIR.
 
     Raises:
         ConfigError: it can't be composed or is not allowed.
@@ -225,16 +264,20 @@ def compose(overrides: list[str]) -> Config:
     return from_dictconfig(compose_untyped(overrides))
 
 
-def compose_untyped(overrides: list[str]) -> DictConfig:
-    """As `compose`, before conversion: what Hydra hands to train.py's main."""
+def compose_untyped(overrides: Sequence[str]) -> DictConfig:
+    """As `compose`, before conversion: what Hydra hands to `training.train`."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
     register()
+    quoted_paths = [with_quotes(o) for o in overrides]
+    if theirs := own():
+        require(theirs.is_dir(), OWN, theirs, "a directory")
+        quoted_paths.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=[with_quotes(o) for o in overrides])
+            return hydra_compose("config", overrides=quoted_paths)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error, known_keys(), overrides)) from error
 
@@ -263,7 +306,7 @@ def _literally(text: str) -> str:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
-def compose_yaml(overrides: list[str]) -> str:
+def compose_yaml(overrides: Sequence[str]) -> str:
     """As `compose`, for people to read: every key with its value."""
     return OmegaConf.to_yaml(compose_untyped(overrides))
 
@@ -393,7 +436,7 @@ def _fill_in(values: dict[Any, Any], kind: type[Any], default: object) -> dict[A
 
 
 def command(config: Config) -> str:
-    """The command that trains `config`, from the repository: only what differs from conf/."""
+    """The command that trains `config`: only what differs from conf/."""
     import shlex
 
     default = dict(items(compose([]), everything=True))
@@ -411,4 +454,4 @@ def command(config: Config) -> str:
         else:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             overrides.append(f"{key}={quoted(text)}")
-    return " ".join(["python train.py", *map(shlex.quote, overrides)])
+    return " ".join([command_of("train"), *map(shlex.quote, overrides)])

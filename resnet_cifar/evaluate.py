@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cifar import cli
+from resnet_cifar import cli, places
 from resnet_cifar.errors import UserError, describe
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and evaluate; the process's exit code."""
     parser = cli.Parser(
-        prog="python -m resnet_cifar.evaluate",
+        prog=places.command("evaluate"),
         description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
         epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
     )

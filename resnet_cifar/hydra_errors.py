@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 
 from resnet_cifar.identity import MOVED
+from resnet_cifar.places import command, installing
 
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
 EXTRAS = {
@@ -58,7 +59,7 @@ def one_line(error: BaseException, known: Iterable[str] = (), argv: Iterable[str
     found = find(r"Could not (?:find|load) '([^']+)'")
     if found and found.group(1) in EXTRAS:
         option, extra = EXTRAS[found.group(1)]
-        return f'{option} needs more packages: pip install -c constraints.txt -e ".[{extra}]"'
+        return f"{option} needs more packages: {installing(extra)}"
     if found := find(r"Could not find '([^']+)'"):
         group, _, option = found.group(1).rpartition("/")
         for argument in argv:  # an option with a / in it
@@ -150,7 +151,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         close += [tail[t] for t in difflib.get_close_matches(key, tail, n=2, cutoff=0.8)]
         groups = {name.partition(".")[0] for name in known if "." in name}
         close = [name for name in dict.fromkeys(close) if "." not in key or name not in groups]
-    hint = f"did you mean {' or '.join(close)}?" if close else "python train.py --help lists them"
+    listed = f"{command('train')} --help lists them"
+    hint = f"did you mean {' or '.join(close)}?" if close else listed
     return f"{key} is no key of the configuration: {hint}"
 
 

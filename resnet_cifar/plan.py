@@ -1,4 +1,4 @@
-"""`python -m resnet_cifar.plan …` is `python train.py --plan …`."""
+"""`python -m resnet_cifar.plan …` is `resnet-cifar train --plan …`."""
 
 import sys
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from resnet_cifar import cli, difference, listing
+from resnet_cifar import cli, difference, listing, places
 from resnet_cifar.display import printable
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Busy
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] not in (*ACTIONS, *OTHERS, "-h", "--help", "--version"):
         arguments = ["list", *arguments]
     parser = cli.Parser(
-        prog="python -m resnet_cifar.runs",
+        prog=places.command("runs"),
         description="List, check and tidy up runs, or print the command that trains one.",
     )
     actions = parser.add_subparsers(dest="action", metavar=" | ".join((*ACTIONS, *OTHERS)))

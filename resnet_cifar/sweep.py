@@ -24,6 +24,7 @@ from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
 from resnet_cifar.model.options import training_flop
+from resnet_cifar.places import command
 from resnet_cifar.record import run_files
 
 
@@ -246,9 +247,9 @@ def print_answer(configs: Sequence[Config]) -> None:
     console.print("Look further")
     best_run = run_directory(best.configs[0])
     for line in (
-        f"python -m resnet_cifar.runs {root}",
-        f"python -m resnet_cifar.report {root}",
-        f"python -m resnet_cifar.evaluate {best_run}",
+        f"{command('runs')} {root}",
+        f"{command('report')} {root}",
+        f"{command('evaluate')} {best_run}",
         f"tensorboard --logdir {root}",
     ):
         console.print(f"  {line}", markup=False)

@@ -41,17 +41,14 @@ def program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Program:
     """`program("optimizer.lr=0.1")` is `python train.py optimizer.lr=0.1` in an empty folder."""
-    import train
-    from resnet_cifar import cli
+    from resnet_cifar import training
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # train.py is a script, not a module here
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
         capsys.readouterr()
-        train.register()
-        code = cli.guard(train.main)
+        code = training.main()
         return Outcome(code, *capsys.readouterr())
 
     return call

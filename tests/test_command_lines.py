@@ -144,7 +144,6 @@ def test_every_other_command(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")
     monkeypatch.setattr("sys.argv", ["python"])
     Path("folder").mkdir()
     Path("file").write_bytes(b"\xff")

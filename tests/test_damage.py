@@ -41,18 +41,15 @@ FILES = ("run.json", "metrics.jsonl", "probe.jsonl", "predictions.npz", "config.
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """outputs/ with a finished and an interrupted run; others to take files from; the whole one."""
-    import train
-    from resnet_cifar import cli
+    from resnet_cifar import training
 
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("HYDRA_MAIN_MODULE", "__main__")
 
         def call(*arguments: str) -> int:
             patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
-            train.register()
-            return cli.guard(train.main)
+            return training.main()
 
         assert call(*FINISHED) == 0
         assert call(*INTERRUPTED, "output_root=whole") == 0

@@ -48,16 +48,13 @@ def train_in(folder: str, overrides: list[str], log: str, die_at: int | None = N
         return step
 
     os.replace, os.fsync = guarded(os.replace), guarded(os.fsync)
-    os.environ["HYDRA_MAIN_MODULE"] = "__main__"  # train.py is a script, not a module here
     with open(log, "w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         sys.path.insert(0, str(ROOT))
-        import train
-        from resnet_cifar import cli
+        from resnet_cifar import training
 
         sys.argv = ["train.py", *overrides]
-        train.register()
-        code = cli.guard(train.main)
+        code = training.main()
     Path(f"{log}.calls").write_text(str(next(calls)))
     os._exit(code)
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from conftest import ROOT
 
-COMMANDS = ("runs", "evaluate", "plan", "__main__", "report.__main__", "benchmark.__main__")
+COMMANDS = (
+    *("training", "runs", "evaluate", "plan", "__main__"),
+    *("report.__main__", "benchmark.__main__"),
+)
 
 
 def modules() -> dict[str, Path]:

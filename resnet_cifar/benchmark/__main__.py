@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cifar import cli
+from resnet_cifar import cli, places
 from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.files import write_json
 from resnet_cifar.model.options import training_flop
@@ -51,13 +51,12 @@ KEYS = {  # options of the command line that are the configuration's
     "compile": "trainer.compile",
     "data-root": "data.root",
 }
-TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; the process's exit code."""
     parser = cli.Parser(
-        prog="python -m resnet_cifar.benchmark",
+        prog=places.command("benchmark"),
         description="The engine against the plain recipe, what each option is worth, and where "
         "an epoch's time goes. Prints Markdown, saves JSON.",
     )
@@ -196,7 +195,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "cores": device.available_cpus(),
         "load_before": round(load, 2),
         "versions": versions() | {name: version(name) for name in others},
-        "git": git_state(Path(__file__).parents[1]),
+        "git": git_state(places.checkout()),
         "setting": {
             "data": options.data,
             "width": config.model.width,
@@ -366,9 +365,13 @@ def _seconds(recipe: str, overrides: Sequence[str], runs: int, workers: int) -> 
 
     with TemporaryDirectory() as folder:
         if recipe == "engine":
+            program = (
+                f"import sys; sys.path[:] = {sys.path}; "
+                "from resnet_cifar.training import main; sys.exit(main())"
+            )
             seeds = f"seed={','.join(map(str, range(runs)))}"
             sweep = ["-m"] if runs > 1 else []
-            commands = [[str(TRAIN), *sweep, *overrides, seeds, f"output_root={folder}"]]
+            commands = [["-c", program, *sweep, *overrides, seeds, f"output_root={folder}"]]
         else:
             module = ["-m", "resnet_cifar.benchmark.peers", recipe, f"--workers={workers}"]
             commands = [[*module, *overrides, f"seed={seed}"] for seed in range(runs)]

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_cifar.places import checkout
+
 if TYPE_CHECKING:  # it imports torch, and a report asks for the commit alone
     from resnet_cifar.device import Compute
 
@@ -28,7 +30,7 @@ def session(compute: Compute) -> dict[str, Any]:
         "host": platform.node(),
         "pid": os.getpid(),
         "versions": versions(),
-        "git": git_state(Path(__file__).parents[1]),
+        "git": git_state(checkout()),
     }
 
 
@@ -40,14 +42,21 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    if checkout() is None:  # where a commit says more
+        found["resnet-cifar"] = version("resnet-cifar")
     return found
 
 
-def git_state(directory: Path) -> dict[str, str | None]:
+def git_state(directory: Path | None) -> dict[str, str | None]:
     """The commit checked out in `directory` and 16 hex digits for its uncommitted changes.
 
     Both None outside a repository or without git; the second None in a clean tree.
+
+    Args:
+        directory: None of an installation, which may lie inside somebody else's repository.
     """
+    if directory is None:
+        return {"commit": None, "uncommitted": None}
 
     def git(*arguments: str) -> bytes | None:
         try:

@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from resnet_cifar import cli
+from resnet_cifar import cli, places
 from resnet_cifar.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and report; the process's exit code."""
     parser = cli.Parser(
-        prog="python -m resnet_cifar.report",
+        prog=places.command("report"),
         description="Put runs beside the published study: tables, intervals, verdicts, figures.",
         epilog="Writes report.md, report.html (one file, opens anywhere), figures/ and tables/. "
         "Questions and claims: experiments/questions.yaml; published values: "
@@ -69,7 +69,7 @@ def _made() -> str:
     from resnet_cifar.results import code
 
     today = date.today()
-    return f"Made on {today.day} {today:%B %Y} by code {code(git_state(Path(__file__).parent))}."
+    return f"Made on {today.day} {today:%B %Y} by code {code(git_state(places.checkout()))}."
 
 
 if __name__ == "__main__":

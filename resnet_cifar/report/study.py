@@ -19,10 +19,11 @@ import yaml
 
 from resnet_cifar.display import printable
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.places import place
 from resnet_cifar.report.statistics import Spread, pooled
 from resnet_cifar.results import IdentityKey, known_identity_keys
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+EXPERIMENTS = place("experiments")
 Scalar = str | float | bool
 Selector = dict[str, list[Scalar]]  # configuration keys and the values they may have
 
