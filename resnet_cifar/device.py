@@ -41,6 +41,15 @@ class Compute:
         """Wait for the device's queue."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    @property
+    def caution(self) -> str | None:
+        """What whoever trains there ought to know."""
+        if self.device.type != "mps":
+            return None
+        return "no training on an Apple GPU has been tried so far: compare a short one with the CPU"
 
 
 def resolve(trainer: Trainer) -> Compute:
@@ -57,6 +66,8 @@ def resolve(trainer: Trainer) -> Compute:
     if device.type == "cuda" and (device.index or 0) >= count:
         seen = f"{count} CUDA device(s)" if count else "no CUDA device"
         raise ConfigError(f"trainer.device={trainer.device} is not here: PyTorch sees {seen}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("trainer.device=mps is not here: PyTorch sees no Apple GPU")
 
     bf16, tf32 = _has_bf16(device), device.type == "cuda"
     precision = trainer.precision
@@ -65,7 +76,8 @@ def resolve(trainer: Trainer) -> Compute:
     if precision == "tf32" and not tf32:
         raise ConfigError("trainer.precision=tf32 needs a CUDA device: use auto, fp32 or bf16")
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
+    name = names[device.type](device) if device.type in names else _cpu_name()
     threads = trainer.threads or min(torch.get_num_threads(), available_cpus())
     pays = device.type == "cuda" and _can_compile()
     use = pays if trainer.compile == "auto" else trainer.compile == "true"
@@ -86,6 +98,8 @@ def _has_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False  # possible, but nobody has measured it
     return "amx_bf16" in _cpu_flags()
 
 
@@ -129,10 +143,12 @@ def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
     """channels_last, which convolutions are fastest in, but for very narrow networks on the CPU.
 
     There oneDNN's backward pass corrupts the heap for convolutions of fewer than 8 channels (seen
-    with torch 2.14 on AVX2: "double free or corruption" within a few steps).
+    with torch 2.14 on AVX2: "double free or corruption" within a few steps). An Apple GPU gets the
+    layout that most programs use there, the contiguous one.
     """
     narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    if not compute.channels_last or (compute.device.type == "cpu" and narrowest < 8):
+    unfit = {"cpu": narrowest < 8, "mps": True}.get(compute.device.type, False)
+    if unfit or not compute.channels_last:
         return torch.contiguous_format
     return torch.channels_last
 
@@ -226,9 +242,9 @@ def _be_deterministic(wanted: bool, compiled: bool) -> None:
 def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
     """FLOP/s of a square matrix product in the run's arithmetic: what the device can do.
 
-    Takes about `seconds`. On the CPU a product of 1024 × 1024, on CUDA of 8192 × 8192.
+    Takes about `seconds`. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
     """
-    size = 8192 if compute.device.type == "cuda" else 1024
+    size = 1024 if compute.device.type == "cpu" else 8192
     dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
     a = torch.ones(size, size, device=compute.device, dtype=dtype)
     best = 0.0

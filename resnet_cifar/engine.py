@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
-from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Draws
-from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.data.augmentation import TRAINING, VALIDATION
+from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.device import Compute
 from resnet_cifar.display import Display
 from resnet_cifar.errors import Interrupted
@@ -23,6 +23,7 @@ from resnet_cifar.record import checkpoint
 from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.run_files import OBJECTIVE, finite
 from resnet_cifar.steps import predict, score_views, update
+from resnet_cifar.tally import Tally
 from resnet_cifar.trainer import Trainer
 
 
@@ -32,7 +33,7 @@ class State:
 
     model: nn.Module
     optimizer: optim.Optimizer
-    totals: Tensor  # float64 [2] on the device: this epoch's summed loss and correct images so far
+    tally: Tally  # this epoch's summed loss and correct images so far
     rotations: Tensor  # this epoch's measured rotations so far: gradient_flow.rotations
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
@@ -45,7 +46,7 @@ class State:
             **self.labels,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "totals": self.totals,
+            "totals": self.tally.totals(self.step),
             "rotations": self.rotations,
             "epoch": self.epoch,
             "step": self.step,
@@ -64,7 +65,7 @@ class State:
         self.model.load_state_dict(saved["model"])
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.totals.copy_(saved["totals"])
+            self.tally.restore(saved["totals"], saved["step"])
             if "rotations" in saved:  # not in the checkpoints of earlier versions
                 self.rotations.copy_(saved["rotations"])
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
@@ -72,7 +73,7 @@ class State:
     def end_epoch(self) -> None:
         """Move on to the next epoch."""
         self.epoch, self.step = self.epoch + 1, 0
-        self.totals.zero_()
+        self.tally.clear()
         self.rotations.zero_()
 
 
@@ -148,16 +149,16 @@ class Engine:
         state, size = self.state, self.options.batch_size
         start, first = time.perf_counter(), state.step
         draws = self.train.augmentation.draws(self.seed, TRAINING, epoch, len(self.train))
-        draws = draws.to(self.compute.device)
+        view = self.train.view(draws)
         state.model.train()
         try:
             for step in range(first, self.steps):
                 with self.probe.watch(epoch, step):
-                    self.step(draws, step, (epoch - 1) * self.steps + step)
+                    self.step(view, step, (epoch - 1) * self.steps + step)
                 state.step = step + 1
                 self._show(epoch, first, start)
                 self._stop_or_save()
-            loss, correct = (state.totals / len(self.train)).tolist()
+            loss, correct = (total / len(self.train) for total in state.tally.read(self.steps))
         finally:
             seconds = time.perf_counter() - start
             images = max(0, min(state.step * size, len(self.train)) - first * size)
@@ -171,15 +172,14 @@ class Engine:
             "speed/images_per_second": images / seconds if images else None,
         }
 
-    def step(self, draws: Draws, step: int, of_run: int) -> None:
+    def step(self, view: View, step: int, of_run: int) -> None:
         """Update `step` of an epoch, `of_run` of the run. Nothing in it waits for the device."""
         state, size = self.state, self.options.batch_size
         for group, schedule in zip(state.optimizer.param_groups, self.schedules, strict=True):
             group["lr"] = schedule(of_run)
-        x, y = self.train.batch(draws, step * size, (step + 1) * size)
+        x, y = self.train.batch(view, step * size, (step + 1) * size)
         loss, logits = update(x, y, self.forward, self.loss, state.optimizer, self.compute)
-        state.totals[0] += loss * len(y)
-        state.totals[1] += (logits.argmax(1) == y).sum()
+        state.tally.keep(step, loss, logits.argmax(1) == y)
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
         """Logits float32 [n, classes] of the clean view, and of the augmented one when due."""

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--weights", choices=("last", "best"), default="last", help="last epoch (default) or best"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
     return cli.command(parser, _evaluate, arguments)
 
@@ -103,7 +103,7 @@ def evaluate(
         with _locked(directory, split) as recorded:
             images = config.data.load_test() if split == "test" else config.data.load().val
             name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
-            saved = checkpoint.load_weights(directory, name, record, compute.device)
+            saved = checkpoint.load_weights(directory, name, record)
             model = config.build_model()
             model.load_state_dict(saved["model"])
             layout = devices.place(model, compute)
@@ -180,7 +180,7 @@ def _views(
     views = {"test" if split == "test" else "val": augmentation.clean(n)}
     if split == "validation":
         views["val_augmented"] = augmentation.draws(config.seed, VALIDATION, epoch, n)
-    labels = images.labels.cpu().numpy()
+    labels = images.labels.numpy()
     found = {}
     for view, draws in views.items():
         tensor = predict(model, images, draws, compute, config.trainer.eval_batch_size)
@@ -189,7 +189,7 @@ def _views(
                 f"{directory}: the network of epoch {epoch} answers with numbers that are not "
                 "finite: it diverged, and has no accuracy"
             )
-        logits = tensor.cpu().numpy()
+        logits = tensor.numpy()
         confusion = scores.confusion_matrix(logits, labels)
         per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
         found[view] = {

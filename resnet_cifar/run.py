@@ -31,6 +31,7 @@ from resnet_cifar.probe.gradient_flow import GradientFlow
 from resnet_cifar.record import checkpoint, provenance, run_files
 from resnet_cifar.record.recorder import Recorder, now
 from resnet_cifar.record.upkeep import refuse_link
+from resnet_cifar.tally import Tally
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
@@ -152,11 +153,11 @@ def assemble(
         config.scheduler.build(group["lr"], trainer.epochs, steps)
         for group in optimizer.param_groups
     ]
-    totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
-    rotations = gradient_flow.rotations(model, compute.device)
-    state = State(model, optimizer, totals, rotations, labels={"cell": cell, "seed": config.seed})
+    tally = Tally(steps, trainer.batch_size, compute.device)
+    rotations = gradient_flow.rotations(model)
+    state = State(model, optimizer, tally, rotations, labels={"cell": cell, "seed": config.seed})
     owner = checkpoint.Owner(cell, config.seed, trainer.epochs, steps)
-    saved, notes = checkpoint.load_last(directory, compute.device, owner)
+    saved, notes = checkpoint.load_last(directory, owner)
     if saved is not None:
         state.restore(saved)
     forward, loss = device.compiled(model, compute), config.regularization.loss()
@@ -288,6 +289,8 @@ def opening(
     if compute.compile:
         on.append("compiled")
     lines = [f"{directory}", ", ".join(on)]
+    if compute.caution:
+        lines.append(compute.caution)
     if state.epoch == config.trainer.epochs:
         lines.append("every epoch was trained before; what else a finished run has is made now")
     elif state.epoch or state.step:

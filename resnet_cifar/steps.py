@@ -48,25 +48,29 @@ def predict(
     between: Callable[[], None] = lambda: None,
     training: bool = False,
 ) -> Tensor:
-    """Logits float32 [n, classes] of a view, in evaluation mode.
+    """Logits float32 [n, classes] of a view, in evaluation mode; on the host, by one read.
 
     Args:
+        draws: of `images`, on the host.
         between: called after every batch; it may raise to stop.
         training: in training mode instead, which changes the model's running statistics.
     """
     model.train(training)
-    draws = draws.to(compute.device)
+    view = images.view(draws)
     parts = []
-    for start in range(0, len(draws.order), batch_size):
-        x, _ = images.batch(draws, start, start + batch_size)
+    for start in range(0, len(view), batch_size):
+        x, _ = images.batch(view, start, start + batch_size)
         with compute.autocast():
             parts.append(model(x).float())
         between()
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes]."""
+    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes] on the host.
+
+    In float64, which not every device has.
+    """
     loss = F.cross_entropy(logits.double(), labels)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return {"accuracy": accuracy.item(), "loss": loss.item()}

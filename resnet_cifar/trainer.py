@@ -47,8 +47,10 @@ class Trainer:
         ):
             value = getattr(self, name)
             require(value in allowed, f"trainer.{name}", value, "one of " + ", ".join(allowed))
-        device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-        require(device is not None, "trainer.device", self.device, "auto, cpu, cuda or cuda:<n>")
+        device = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
+        require(
+            device is not None, "trainer.device", self.device, "auto, cpu, mps, cuda or cuda:<n>"
+        )
 
 
 OPTIONS: tuple[type[Trainer], ...] = (Trainer,)

@@ -41,7 +41,7 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
     images = random_images(50)
     device_images = DeviceImages(images, THE_STUDYS, CropFlip(padding, 0.5), CPU)
     draws = CropFlip(padding, 0.5).draws(0, TRAINING, 3, 50)
-    x, y = device_images.batch(draws, 10, 42)
+    x, y = device_images.batch(device_images.view(draws), 10, 42)
     assert x.shape == (32, 3, 32, 32)
     assert x.is_contiguous(memory_format=torch.channels_last)
     for position in range(32):
@@ -56,9 +56,8 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
 
 def test_the_clean_view_is_the_images() -> None:
     images = random_images(5)
-    x, y = DeviceImages(images, THE_STUDYS, AUGMENTATION, CPU).batch(
-        CropFlip(4, 0.5).clean(5), 0, 5
-    )
+    device_images = DeviceImages(images, THE_STUDYS, AUGMENTATION, CPU)
+    x, y = device_images.batch(device_images.view(AUGMENTATION.clean(5)), 0, 5)
     for position in range(5):
         expected = plain(images.pixels[position], 4, 4, False, 4)
         torch.testing.assert_close(x[position], expected, rtol=1e-5, atol=1e-5)

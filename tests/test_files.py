@@ -57,7 +57,7 @@ def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -
     checkpoint.save_last(tmp_path, state(1))
     checkpoint.save_last(tmp_path, state(2))
     (tmp_path / "last.pt").rename(tmp_path / "last.previous.pt")  # the moment in between
-    found, notes = checkpoint.load_last(tmp_path, torch.device("cpu"))
+    found, notes = checkpoint.load_last(tmp_path)
     assert found is not None
     assert found["epoch"] == 2
     assert notes == []
@@ -123,7 +123,7 @@ def test_a_failed_save_leaves_the_last_checkpoint_and_nothing_else(
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
-    assert checkpoint.load_last(tmp_path, torch.device("cpu")) == (None, [])
+    assert checkpoint.load_last(tmp_path) == (None, [])
 
 
 def hold(path: str, seconds: float) -> None:

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Program
-from torch import nn
+from torch import Tensor, nn
 
 from resnet_cifar.config import compose
-from resnet_cifar.data.augmentation import TRAINING, CropFlip, Cutout, NoAugmentation
+from resnet_cifar.data.augmentation import (
+    TRAINING,
+    Augmentation,
+    CropFlip,
+    Cutout,
+    Draws,
+    NoAugmentation,
+)
 from resnet_cifar.data.datasets import THE_STUDYS, Images
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.model.options import ResNet18, ResNet34
@@ -41,11 +48,17 @@ def images(count: int) -> Images:
     return Images(pixels, source.integers(0, 10, count), np.arange(count))
 
 
+def batch(data: Images, augmentation: Augmentation, draws: Draws) -> tuple[Tensor, Tensor]:
+    """All that is drawn."""
+    on_device = DeviceImages(data, THE_STUDYS, augmentation, CPU)
+    return on_device.batch(on_device.view(draws), 0, len(draws))
+
+
 def test_no_augmentation_is_the_images_in_a_drawn_order() -> None:
     none, data = NoAugmentation(), images(40)
     draws = none.draws(3, TRAINING, 2, 40)
     assert torch.equal(draws.order, CropFlip(4, 0.5).draws(3, TRAINING, 2, 40).order)
-    x, y = DeviceImages(data, THE_STUDYS, none, CPU).batch(draws, 0, 40)
+    x, y = batch(data, none, draws)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in THE_STUDYS)
     for position, i in enumerate(draws.order.tolist()):
         plain = torch.from_numpy(data.pixels[i]).permute(2, 0, 1).float() / 255
@@ -59,8 +72,8 @@ def test_cutout_is_crop_and_flip_with_a_square_of_zeros(size: int) -> None:
     a, b = plain.draws(1, TRAINING, 1, 200), cut.draws(1, TRAINING, 1, 200)
     assert torch.equal(a.offset, b.offset)
     assert torch.equal(a.flip, b.flip)
-    x, _ = DeviceImages(data, THE_STUDYS, plain, CPU).batch(a, 0, 200)
-    z, _ = DeviceImages(data, THE_STUDYS, cut, CPU).batch(b, 0, 200)
+    x, _ = batch(data, plain, a)
+    z, _ = batch(data, cut, b)
     for position, (row, column) in enumerate(b.more["centre"].tolist()):
         expected = x[position].clone()
         top, left = row - size // 2, column - size // 2
@@ -69,10 +82,8 @@ def test_cutout_is_crop_and_flip_with_a_square_of_zeros(size: int) -> None:
     # The centre may lie anywhere: uniform over 32 rows within four standard deviations.
     rows = torch.bincount(cut.draws(0, TRAINING, 1, 32_000).more["centre"][:, 0], minlength=32)
     assert (rows - 1000).abs().max() < 4 * 1000**0.5
-    clean, _ = DeviceImages(data, THE_STUDYS, cut, CPU).batch(cut.clean(200), 0, 200)
-    assert torch.equal(
-        clean, DeviceImages(data, THE_STUDYS, plain, CPU).batch(plain.clean(200), 0, 200)[0]
-    )
+    clean = cut.clean(200)
+    assert torch.equal(batch(data, cut, clean)[0], batch(data, plain, clean)[0])
 
 
 def test_milestones_is_pytorchs() -> None:

@@ -254,7 +254,7 @@ def test_a_rotation_with_a_known_angle() -> None:
 def test_the_account_averages_squares_over_updates() -> None:
     net = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Flatten())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5, weight_decay=0.2)
-    account = flow.rotations(net, torch.device("cpu"))
+    account = flow.rotations(net)
     weight = net[0].weight
 
     def turn(to: float) -> None:
@@ -269,7 +269,7 @@ def test_the_account_averages_squares_over_updates() -> None:
     assert found["angular_update"] == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2), rel=1e-6)
     assert found["angular_update_predicted"] == pytest.approx(math.sqrt(2 * 0.1 * 0.2 / 1.5))
     assert found["effective_lr"] == pytest.approx(0.1 / 4)
-    nothing = flow.rotations(net, torch.device("cpu"))
+    nothing = flow.rotations(net)
     assert flow.angular_updates(net, optimizer, nothing, 0.1)["0"]["angular_update"] is None
 
 
@@ -285,7 +285,7 @@ def test_the_prediction_is_where_a_scale_invariant_weight_ends(momentum: float) 
         weight.normal_(generator=source).mul_(torch.logspace(-1, 1, 40)[:, None])
     lr, decay = 0.1 * (1 - momentum), 0.02
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
-    account = flow.rotations(net, torch.device("cpu"))
+    account = flow.rotations(net)
     for step in range(3000):
         noise = torch.randn(weight.shape, generator=source)
         direction = F.normalize(weight.detach())
@@ -449,7 +449,8 @@ def test_validation_with_batch_statistics_by_hand(program: Program) -> None:
     model.load_state_dict(saved)
     part = config.data.load().val
     val = DeviceImages(part, THE_STUDYS, AUGMENTATION, torch.device("cpu"), torch.contiguous_format)
-    batches = [val.batch(CropFlip(4, 0.5).clean(32), start, start + 15) for start in (0, 15)]
+    view = val.view(CropFlip(4, 0.5).clean(32))
+    batches = [val.batch(view, start, start + 15) for start in (0, 15)]
     with torch.no_grad():
         losses = [F.cross_entropy(model(x), y).item() for x, y in batches]
     last = lines(directory(*more))[-1]

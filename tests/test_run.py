@@ -122,12 +122,12 @@ def test_cells_share_their_draws(program: Program) -> None:
     seen: list[tuple[bytes, bytes]] = []
     original = Engine.step
 
-    def spy(self: Engine, draws, step: int, lr: float) -> None:
+    def spy(self: Engine, view, step: int, lr: float) -> None:
         if step == 0 and self.state.epoch == 0:
-            x, _ = self.train.batch(draws, 0, 16)
+            x, _ = self.train.batch(view, 0, 16)
             weight = self.state.model.stem.weight
             seen.append((x.numpy().tobytes(), weight.detach().numpy().tobytes()))
-        original(self, draws, step, lr)
+        original(self, view, step, lr)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "step", spy)

@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 from resnet_cifar import device
 from resnet_cifar.benchmark import peers
 from resnet_cifar.config import Config, compose
-from resnet_cifar.data.augmentation import TRAINING, Draws
+from resnet_cifar.data.augmentation import TRAINING
 from resnet_cifar.data.datasets import Images, Split
-from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.device import Compute
 from resnet_cifar.display import Display
 from resnet_cifar.engine import Engine
@@ -237,16 +237,16 @@ class Session:
         size, count = engine.options.batch_size, len(engine.train)
         for epoch in itertools.count(1):
             draws = engine.train.augmentation.draws(engine.seed, TRAINING, epoch, count)
-            draws = draws.to(self.compute.device)
+            view = engine.train.view(draws)
             engine.state.model.train()
             for step in range(engine.steps):
-                engine.step(draws, step, step)
+                engine.step(view, step, step)
                 yield min(size, count - step * size)
 
     def _forward_rate(self, engine: Engine, seconds: float) -> float:
         size = min(engine.options.eval_batch_size, len(engine.val))
-        draws = engine.val.augmentation.clean(len(engine.val)).to(self.compute.device)
-        x, _ = engine.val.batch(draws, 0, size)
+        view = engine.val.view(engine.val.augmentation.clean(len(engine.val)))
+        x, _ = engine.val.batch(view, 0, size)
         model = engine.state.model.eval()
         with torch.inference_mode(), self.compute.autocast():
             model(x)
@@ -269,7 +269,7 @@ class LoadedImages(DeviceImages):
         vars(self).update(vars(images))
         self.batches = batches
 
-    def batch(self, draws: Draws, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def batch(self, view: View, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The next batch, sent to the device."""
         x, y = next(self.batches)
         x = x.to(self.device, non_blocking=True, memory_format=self.memory_format)

@@ -69,7 +69,7 @@ class GradientFlow:
         """
         start = time.perf_counter()
         draws = self.train.augmentation.draws(self.seed, PROBE, 0, len(self.train))
-        x, y = self.train.batch(draws.to(self.compute.device), 0, self.options.images)
+        x, y = self.train.batch(self.train.view(draws), 0, self.options.images)
         with full_float32():
             rows = inspect(self.model, x, y, self.loss)
         measured = self.options.measured_steps(self.steps)
@@ -245,21 +245,34 @@ def _rms(values: Tensor) -> Tensor:
     return values.square().mean().sqrt()
 
 
-def rotations(model: nn.Module, device: torch.device) -> Tensor:
-    """An empty account for `rotating`: float64 [1 + layers], updates counted and then, for each of
-    `weighted_layers`, the sum over these updates of the filters' mean square rotation (rad²).
+def rotations(model: nn.Module) -> Tensor:
+    """An empty account for `rotating`: float64 [1 + layers] on the host, updates counted and then,
+    for each of `weighted_layers`, the sum over these updates of the filters' mean square rotation
+    (rad²).
     """
-    return torch.zeros(1 + len(weighted_layers(model)), dtype=torch.float64, device=device)
+    return torch.zeros(1 + len(weighted_layers(model)), dtype=torch.float64)
 
 
 @contextlib.contextmanager
 def rotating(model: nn.Module, account: Tensor) -> Iterator[None]:
-    """Enter in `account` by what angles the update made inside turns the weights. No host sync."""
-    weights = [layer.weight.detach() for layer in weighted_layers(model).values()]
-    before = [weight.clone() for weight in weights]
+    """Enter in `account` by what angles the update made inside turns the weights.
+
+    They are read before it and after, to be compared in float64, which not every device has.
+    """
+    layers = list(weighted_layers(model).values())
+    before = _read(layers)
     yield
     account[0] += 1
-    account[1:] += torch.stack([rotation(*pair) for pair in zip(before, weights, strict=True)])
+    pairs = zip(before, _read(layers), strict=True)
+    account[1:] += torch.stack([rotation(*pair) for pair in pairs])
+
+
+def _read(layers: list[Weighted]) -> list[Tensor]:
+    """Copies of the layers' weights on the host, by one read."""
+    weights = [layer.weight.detach() for layer in layers]
+    flat = torch.cat([weight.flatten() for weight in weights]).cpu()
+    parts = torch.split(flat, [weight.numel() for weight in weights])
+    return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
 
 def rotation(before: Tensor, after: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ def save_last(directory: Path, state: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint.
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, its tensors on the host.
 
     Raises:
         FileNotFoundError: there is none.
@@ -58,7 +58,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         if damaged is not None:
             raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
         content.seek(0)
-        state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
         weights = state.get("model") if isinstance(state, dict) else None
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise UserError(f"checkpoint {path} is not one of this program's")
@@ -106,7 +106,7 @@ class Owner:
 
 
 def load_last(
-    directory: Path, device: torch.device, owner: Owner | None = None
+    directory: Path, owner: Owner | None = None
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest checkpoint that can be read, and is of `owner`.
 
@@ -119,7 +119,7 @@ def load_last(
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(directory / name, device)
+            state = load(directory / name)
             if owner:
                 owner.check(state, directory / name)
             return state, notes
@@ -132,9 +132,7 @@ def load_last(
     return None, notes
 
 
-def load_weights(
-    directory: Path, name: str, record: RunRecord, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
+def load_weights(directory: Path, name: str, record: RunRecord) -> dict[str, Any]:
     """The weights of a run, LAST or BEST, checked to be the ones its record speaks of.
 
     Returns:
@@ -146,7 +144,7 @@ def load_weights(
     path = directory / name
     if read_summed(directory, name, record) is None:
         raise RecordError(f"{directory} has no {name}: {record.status}")
-    state = load(path, device)
+    state = load(path)
     if (state.get("cell"), state.get("seed")) != (record.cell, record.seed):
         raise RecordError(f"{path} is of another run, {state.get('cell')}/seed={state.get('seed')}")
     epoch = record.epochs_done if record.finished else state.get("epoch")

@@ -1,0 +1,50 @@
+"""What the updates of an epoch were worth: kept on the device, read and added up on the host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Tally:
+    """Summed loss and correct images of the updates made so far in an epoch.
+
+    The device keeps a row for each update: its batch's summed loss, then 1 for each image it got
+    right. The host reads the rows in one piece and adds the losses in the order of the updates, in
+    float64, which not every device has.
+    """
+
+    def __init__(self, steps: int, batch_size: int, device: torch.device) -> None:
+        self._rows = torch.zeros(steps, 1 + batch_size, device=device)  # float32
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin an epoch."""
+        self._loss, self._correct, self._read = 0.0, 0.0, 0
+
+    def keep(self, step: int, loss: Tensor, hits: Tensor) -> None:
+        """Note update `step`, in two kernels and without waiting for the device.
+
+        Args:
+            loss: [], the batch's mean.
+            hits: [n], which of its images were right.
+        """
+        row, count = self._rows[step], len(hits)
+        torch.mul(loss, count, out=row[0])
+        row[1 : 1 + count].copy_(hits)
+
+    def read(self, steps: int) -> tuple[float, float]:
+        """Summed loss (nats) and correct images of the first `steps` updates; one host sync."""
+        for loss, *correct in self._rows[self._read : steps].tolist():
+            self._loss += loss
+            self._correct += sum(correct)
+        self._read = steps
+        return self._loss, self._correct
+
+    def totals(self, steps: int) -> Tensor:
+        """The same as a checkpoint holds it: float64 [2] on the host."""
+        return torch.tensor(self.read(steps), dtype=torch.float64)
+
+    def restore(self, totals: Tensor, steps: int) -> None:
+        """Go on from `totals` of the first `steps` updates."""
+        (self._loss, self._correct), self._read = totals.tolist(), steps
