@@ -142,11 +142,19 @@ def assemble(
         model = config.build_model()
     layout = device.place(model, compute)
     train, val = (
-        DeviceImages(part, config.data.NORMALISATION, config.augmentation, compute.device, layout)
+        DeviceImages(
+            part,
+            config.data.NORMALISATION,
+            config.augmentation,
+            compute.device,
+            layout,
+            len(config.data.CLASSES),
+        )
         for part in split
     )
     groups = config.regularization.parameter_groups(model)
     optimizer = config.optimizer.build(groups, fused=compute.fused)
+    descent = config.regularization.descent(model, optimizer)
     steps = steps_per_epoch(len(train), trainer.batch_size)
     schedules = [
         config.scheduler.build(group["lr"], trainer.epochs, steps)
@@ -154,7 +162,7 @@ def assemble(
     ]
     totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
     rotations = gradient_flow.rotations(model, compute.device)
-    state = State(model, optimizer, totals, rotations, labels={"cell": cell, "seed": config.seed})
+    state = State(model, descent, totals, rotations, labels={"cell": cell, "seed": config.seed})
     owner = checkpoint.Owner(cell, config.seed, trainer.epochs, steps)
     saved, notes = checkpoint.load_last(directory, compute.device, owner)
     if saved is not None:

@@ -16,6 +16,9 @@ class DeviceImages:
 
     The padding is black in raw pixels, i.e. applied before normalising, as torchvision's
     RandomCrop(32, padding=4) ahead of ToTensor does it.
+
+    Args:
+        classes: how many labels there are; as many as `images` show, unless given.
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class DeviceImages:
         augmentation: Augmentation,
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
+        classes: int | None = None,
     ) -> None:
         pixels, padding = torch.from_numpy(images.pixels), augmentation.padding
         count, height, width, channels = pixels.shape
@@ -36,6 +40,7 @@ class DeviceImages:
         self.padded[:, padding : padding + height, padding : padding + width] = pixels.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
         self.positions = images.positions
+        self.classes = classes or int(images.labels.max()) + 1
         self.augmentation = augmentation
         self.device = device
         self.memory_format = memory_format
@@ -60,8 +65,8 @@ class DeviceImages:
             draws: the view, on this device.
 
         Returns:
-            float32 [n, 3, 32, 32], normalised; labels int64 [n], or what the augmentation makes
-            of them.
+            float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where
+            the augmentation mixes them.
         """
         part = draws.part(start, stop)
         span = torch.arange(SIZE, device=self.device)
@@ -71,4 +76,4 @@ class DeviceImages:
         pixels = self.padded[part.order[:, None, None], rows[:, :, None], columns[:, None, :]]
         x = pixels.permute(0, 3, 1, 2).float().mul_(self.scale).add_(self.shift)
         x = x.contiguous(memory_format=self.memory_format)
-        return self.augmentation.apply(x, self.labels[part.order], part)
+        return self.augmentation.apply(x, self.labels[part.order], part, self.classes)
