@@ -27,7 +27,7 @@ class Tally:
 
         Args:
             loss: [], the batch's mean.
-            hits: [n], which of its images were right.
+            hits: [n], what each image adds to the correct ones: `steps.hits`.
         """
         row, count = self._rows[step], len(hits)
         torch.mul(loss, count, out=row[0])
