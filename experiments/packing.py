@@ -72,6 +72,7 @@ def one_of_many(setting: Setting, barrier: Any) -> float:
     (model,) = models(config, compute, 1)
     loss = config.regularization.loss()
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
+    descent = config.regularization.descent(model, optimizer)
     x, y = batch(config, compute)
     x = x.contiguous(memory_format=device.memory_format(compute, model))
     compute.synchronize()
@@ -80,7 +81,7 @@ def one_of_many(setting: Setting, barrier: Any) -> float:
     with torch.cuda.stream(stream):  # None: does nothing
 
         def step() -> None:
-            update(x, y, model, loss, optimizer, compute)
+            update(x, y, model, loss, descent, compute)
 
         return rate(step, len(y), setting.seconds, compute, functools.partial(barrier.wait, WAIT))
 

@@ -435,6 +435,17 @@ def _fill_in(values: dict[Any, Any], kind: type[Any], default: object) -> dict[A
     return values
 
 
+def with_absent(flat: dict[str, Any]) -> dict[str, Any]:
+    """A flat configuration of an earlier version, with what its missing keys stood for."""
+    found = dict(flat)
+    for group, kinds in groups().items():
+        kind = next((k for k in kinds if flat.get(group, group) == k.NAME), None)
+        for field in dataclasses.fields(kind) if kind else ():
+            if "absent" in field.metadata:
+                found.setdefault(f"{group}.{field.name}", field.metadata["absent"])
+    return found
+
+
 def command(config: Config) -> str:
     """The command that trains `config`: only what differs from conf/."""
     import shlex

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from resnet_cifar.data.augmentation import TRAINING, VALIDATION
 from resnet_cifar.data.images import DeviceImages, View
@@ -17,12 +17,13 @@ from resnet_cifar.device import Compute
 from resnet_cifar.display import Display
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.interrupt import Interrupt
+from resnet_cifar.optim.descent import Descent
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe.gradient_flow import GradientFlow
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.run_files import OBJECTIVE, finite
-from resnet_cifar.steps import predict, score_views, update
+from resnet_cifar.steps import hits, predict, score_views, update
 from resnet_cifar.tally import Tally
 from resnet_cifar.trainer import Trainer
 
@@ -32,7 +33,7 @@ class State:
     """What training changes, and what a checkpoint holds."""
 
     model: nn.Module
-    optimizer: optim.Optimizer
+    descent: Descent
     tally: Tally  # this epoch's summed loss and correct images so far
     rotations: Tensor  # this epoch's measured rotations so far: gradient_flow.rotations
     epoch: int = 0  # epochs completed
@@ -45,7 +46,7 @@ class State:
         return {
             **self.labels,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.descent.dump(),
             "totals": self.tally.totals(self.step),
             "rotations": self.rotations,
             "epoch": self.epoch,
@@ -57,14 +58,15 @@ class State:
         return {
             **self.labels,
             "model": self.model.state_dict(),
+            **self.descent.dump_weights(),
             "epoch": self.epoch,
             "best": self.best,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
+        self.descent.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
-            self.optimizer.load_state_dict(saved["optimizer"])
             self.tally.restore(saved["totals"], saved["step"])
             if "rotations" in saved:  # not in the checkpoints of earlier versions
                 self.rotations.copy_(saved["rotations"])
@@ -175,27 +177,35 @@ class Engine:
     def step(self, view: View, step: int, of_run: int) -> None:
         """Update `step` of an epoch, `of_run` of the run. Nothing in it waits for the device."""
         state, size = self.state, self.options.batch_size
-        for group, schedule in zip(state.optimizer.param_groups, self.schedules, strict=True):
+        groups = state.descent.optimizer.param_groups
+        for group, schedule in zip(groups, self.schedules, strict=True):
             group["lr"] = schedule(of_run)
         x, y = self.train.batch(view, step * size, (step + 1) * size)
-        loss, logits = update(x, y, self.forward, self.loss, state.optimizer, self.compute)
-        state.tally.keep(step, loss, logits.argmax(1) == y)
+        loss, logits = update(x, y, self.forward, self.loss, state.descent, self.compute)
+        state.tally.keep(step, loss, hits(logits, y))
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
-        """Logits float32 [n, classes] of the clean view, and of the augmented one when due."""
+        """Logits float32 [n, classes] of the clean view, and of the augmented one when due.
+
+        Where weights are averaged, those of the averaged network as well, in the clean view.
+        """
         n, augmentation = len(self.val), self.val.augmentation
         views = {"val": augmentation.clean(n)}
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
             views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
         size = self.options.eval_batch_size
-        return {
-            view: predict(self.state.model, self.val, draws, self.compute, size, self._stop)
-            for view, draws in views.items()
-        }
+
+        def logits(network: nn.Module, draws: Draws) -> Tensor:
+            return predict(network, self.val, draws, self.compute, size, self._stop)
+
+        found = {view: logits(self.state.model, draws) for view, draws in views.items()}
+        if (average := self.state.descent.average) is not None:
+            found["val_ema"] = logits(average.network, views["val"])
+        return found
 
     def examine(self, epoch: int) -> dict[str, Any]:
         """Probe the network as the epoch left it: rows to the record, metrics returned."""
-        rows, metrics = self.probe.examine(epoch, self.state.optimizer, self._stop)
+        rows, metrics = self.probe.examine(epoch, self.state.descent.optimizer, self._stop)
         self.recorder.probe(rows)
         return metrics
 
@@ -261,9 +271,10 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
         f"train {100 * metrics['accuracy/train']:6.2f} %, loss {metrics['loss/train']:.4f}",
         f"val {100 * metrics['accuracy/val']:6.2f} %, loss {metrics['loss/val']:.4f}",
     ]
-    if "accuracy/val_augmented" in metrics:
-        accuracy, loss = metrics["accuracy/val_augmented"], metrics["loss/val_augmented"]
-        parts.append(f"augmented {100 * accuracy:6.2f} %, loss {loss:.4f}")
+    for view, name in (("val_augmented", "augmented"), ("val_ema", "averaged")):
+        if f"accuracy/{view}" in metrics:
+            accuracy, loss = metrics[f"accuracy/{view}"], metrics[f"loss/{view}"]
+            parts.append(f"{name} {100 * accuracy:6.2f} %, loss {loss:.4f}")
     parts.append(f"lr {metrics['lr']:.4g}")
     if (speed := metrics["speed/images_per_second"]) is not None:
         parts.append(f"{speed:,.0f} images/s")

@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", nargs="+", type=Path, help="a run directory, <cell>/seed=<n>")
     parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
     parser.add_argument(
-        "--weights", choices=("last", "best"), default="last", help="last epoch (default) or best"
+        "--weights",
+        choices=("last", "best", "ema"),
+        default="last",
+        help="last epoch (default), best epoch, or the averaged ones of the last",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
@@ -69,11 +72,11 @@ def evaluate(
 
     Args:
         split: "validation" (clean and augmented view) or "test" (clean).
-        weights: "last" or "best" epoch.
+        weights: of the "last" or the "best" epoch; "ema": the averaged ones of the last.
 
     Returns:
-        What was written to evaluation-<split>.json (evaluation-<split>-best.json), and under
-        "run" and "recorded" where, and whether it was.
+        What was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json), and
+        under "run" and "recorded" where, and whether it was.
 
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.
@@ -102,13 +105,24 @@ def evaluate(
     try:
         with _locked(directory, split) as recorded:
             images = config.data.load_test() if split == "test" else config.data.load().val
-            name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
+            name = checkpoint.BEST if weights == "best" else checkpoint.LAST
             saved = checkpoint.load_weights(directory, name, record)
+            key = "ema" if weights == "ema" else "model"
+            if key not in saved:
+                decay = config.regularization.ema_decay
+                raise UserError(
+                    f"{directory} has no averaged weights: regularization.ema_decay={decay}"
+                )
             model = config.build_model()
-            model.load_state_dict(saved["model"])
+            model.load_state_dict(saved[key])
             layout = devices.place(model, compute)
             on_device = DeviceImages(
-                images, config.data.NORMALISATION, config.augmentation, compute.device, layout
+                images,
+                config.data.NORMALISATION,
+                config.augmentation,
+                compute.device,
+                layout,
+                len(config.data.CLASSES),
             )
             with devices.settings(compute, config.trainer.deterministic):
                 views = _views(directory, config, model, on_device, saved["epoch"], split, compute)

@@ -42,6 +42,7 @@ USUAL: dict[str, Any] = {
     "scheduler.warmup_epochs": 0.0,
     "regularization.decay_norm_and_bias": True,
     "regularization.label_smoothing": 0.0,
+    "regularization.ema_decay": 0.0,
     "trainer.epochs": 300,
     "trainer.batch_size": 128,
     "trainer.precision": "auto",
@@ -62,6 +63,7 @@ SHORT = {
     "trainer.deterministic": "deterministic",
     "trainer.precision": "",
     "regularization.label_smoothing": "ls",
+    "regularization.ema_decay": "ema",
     "optimizer.momentum": "m",
 }
 LABEL_LENGTH = 100  # characters; what does not fit is told apart by the hash alone

@@ -143,11 +143,19 @@ def assemble(
         model = config.build_model()
     layout = device.place(model, compute)
     train, val = (
-        DeviceImages(part, config.data.NORMALISATION, config.augmentation, compute.device, layout)
+        DeviceImages(
+            part,
+            config.data.NORMALISATION,
+            config.augmentation,
+            compute.device,
+            layout,
+            len(config.data.CLASSES),
+        )
         for part in split
     )
     groups = config.regularization.parameter_groups(model)
     optimizer = config.optimizer.build(groups, fused=compute.fused)
+    descent = config.regularization.descent(model, optimizer)
     steps = steps_per_epoch(len(train), trainer.batch_size)
     schedules = [
         config.scheduler.build(group["lr"], trainer.epochs, steps)
@@ -155,7 +163,7 @@ def assemble(
     ]
     tally = Tally(steps, trainer.batch_size, compute.device)
     rotations = gradient_flow.rotations(model)
-    state = State(model, optimizer, tally, rotations, labels={"cell": cell, "seed": config.seed})
+    state = State(model, descent, tally, rotations, labels={"cell": cell, "seed": config.seed})
     owner = checkpoint.Owner(cell, config.seed, trainer.epochs, steps)
     saved, notes = checkpoint.load_last(directory, owner)
     if saved is not None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from resnet_cifar.data.augmentation import Draws
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.device import Compute
+from resnet_cifar.optim.descent import Descent
 
 
 def update(
@@ -21,10 +22,10 @@ def update(
     y: Tensor,
     forward: Callable[[Tensor], Tensor],
     loss_function: Callable[[Tensor, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
+    descent: Descent,
     compute: Compute,
 ) -> tuple[Tensor, Tensor]:
-    """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n].
+    """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n] or [n, classes].
 
     Returns:
         The batch's loss [] and logits [n, classes], without a graph, still on their way.
@@ -32,10 +33,17 @@ def update(
     with compute.autocast():
         logits = forward(x)
         loss = loss_function(logits, y)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    descent.step(loss)
     return loss.detach(), logits.detach()
+
+
+def hits(logits: Tensor, y: Tensor) -> Tensor:
+    """What each image adds to the correct ones [n]: whether its largest logit is its label's.
+
+    Of a label with shares of several classes, the share of the one the image is taken for.
+    """
+    predicted = logits.argmax(1)
+    return predicted == y if y.ndim == 1 else y.gather(1, predicted[:, None])[:, 0]
 
 
 @torch.inference_mode()

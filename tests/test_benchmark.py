@@ -29,6 +29,7 @@ from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.display import Display
 from resnet_cifar.errors import UserError
 from resnet_cifar.interrupt import Interrupt
+from resnet_cifar.optim.descent import Descent
 from resnet_cifar.run import assemble
 from resnet_cifar.steps import score_views, update
 
@@ -190,7 +191,7 @@ def after_steps(
         model.to(memory_format=layout)
         for x, y in batches:
             x = x.contiguous(memory_format=layout)
-            update(x, y, model, config.regularization.loss(), optimizer, compute)
+            update(x, y, model, config.regularization.loss(), Descent(optimizer), compute)
     else:
         assert len(list(plain.epoch(model, batches, optimizer, CPU))) == steps
     momentum = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
@@ -272,9 +273,9 @@ def test_stacked_networks_train_as_single_ones(packing: ModuleType) -> None:
     losses = [together.update(x.double(), y) for _ in range(3)][-1]
     for number, model in enumerate(alone):
         groups = config.regularization.parameter_groups(model)
-        optimizer, criterion = config.optimizer.build(groups), config.regularization.loss()
+        descent, criterion = Descent(config.optimizer.build(groups)), config.regularization.loss()
         for _ in range(3):
-            loss, _ = update(x[number].double(), y[number], model, criterion, optimizer, compute)
+            loss, _ = update(x[number].double(), y[number], model, criterion, descent, compute)
         torch.testing.assert_close(losses[number], loss, rtol=1e-9, atol=0)
         for name, weight in model.named_parameters():
             torch.testing.assert_close(

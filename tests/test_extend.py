@@ -62,7 +62,7 @@ class Noise(CropFlip):
         noise = self.strength * torch.rand(count, generator=source)
         return Draws(plain.order, plain.offset, plain.flip, {"noise": noise})
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
         if "noise" in draws.more:
             x = x + draws.more["noise"][:, None, None, None] * torch.sign(x)
         return x, y

@@ -87,13 +87,17 @@ class Augmentation(ABC):
         offset = torch.full((count, 2), self.padding)
         return Draws(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
         """What is left to do to a batch that has been cropped, flipped and normalised.
 
         Args:
             x: float32 [n, 3, 32, 32].
-            y: labels int64 [n].
+            y: labels int64 [n], below `classes`.
             draws: of these n positions; a clean view's have no `more`.
+
+        Returns:
+            The images, and their labels: int64 [n], or float32 [n, classes] where an image has
+            shares of several.
         """
         return x, y
 
@@ -165,7 +169,7 @@ class Cutout(CropFlip):
         plain = super().draws(seed, stream, epoch, count)
         return dataclasses.replace(plain, more={"centre": centre})
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
         import torch
 
         if "centre" not in draws.more:
@@ -179,4 +183,49 @@ class Cutout(CropFlip):
         return x.masked_fill(hole, 0.0), y
 
 
-OPTIONS: tuple[type[Augmentation], ...] = (CropFlip, NoAugmentation, Cutout)
+@dataclass
+class Mixup(CropFlip):
+    """Crop and flip, then each image mixed with another of its batch (Zhang et al. 2018):
+
+    x̃ = λx + (1 − λ)x′, and its label likewise a share λ of its own class and 1 − λ of the other's.
+    λ ~ Beta(alpha, alpha) for each image, as the paper's equation has it; its code draws one for a
+    batch. The expected loss is the same, and one batch differs less from the next.
+
+    In training alone: what is looked at, by validation or by the probe, has one label an image.
+    """
+
+    NAME: ClassVar[str] = "mixup"
+    alpha: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.alpha <= 1000, "augmentation.alpha", self.alpha, "above 0, at most 1000")
+
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+        plain = super().draws(seed, stream, epoch, count)
+        if stream != TRAINING:
+            return plain
+        import torch
+        from scipy.special import betaincinv
+
+        # A generator of its own: crops and flips are those of crop_flip at the same seed.
+        source = generator(seed, f"{stream.augmentation}/mixup", epoch)
+        # The order of the ranks within a batch is a random permutation of it, whatever its size.
+        rank = torch.randperm(count, generator=source)
+        # By the inverse of the distribution function: one number an image, the same for any alpha.
+        quantile = torch.rand(count, generator=source, dtype=torch.float64)
+        share = torch.from_numpy(betaincinv(self.alpha, self.alpha, quantile.numpy())).float()
+        return dataclasses.replace(plain, more={"rank": rank, "share": share})
+
+    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
+        import torch
+
+        if "share" not in draws.more:
+            return x, y
+        partner, share = draws.more["rank"].argsort(), draws.more["share"]
+        own = (y[:, None] == torch.arange(classes, device=y.device)).float()
+        mixed = torch.lerp(x[partner], x, share[:, None, None, None])
+        return mixed, torch.lerp(own[partner], own, share[:, None])
+
+
+OPTIONS: tuple[type[Augmentation], ...] = (CropFlip, NoAugmentation, Cutout, Mixup)

@@ -31,6 +31,9 @@ class DeviceImages:
 
     The padding is black in raw pixels, i.e. applied before normalising, as torchvision's
     RandomCrop(32, padding=4) ahead of ToTensor does it.
+
+    Args:
+        classes: how many labels there are; as many as `images` show, unless given.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class DeviceImages:
         augmentation: Augmentation,
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
+        classes: int | None = None,
     ) -> None:
         pixels, padding = torch.from_numpy(images.pixels), augmentation.padding
         count, height, width, channels = pixels.shape
@@ -51,6 +55,7 @@ class DeviceImages:
         self.padded[:, padding : padding + height, padding : padding + width] = pixels.to(device)
         self.labels = torch.from_numpy(images.labels)  # on the host, int64 [n]
         self.positions = images.positions
+        self.classes = classes or int(images.labels.max()) + 1
         self.augmentation = augmentation
         self.device = device
         self.memory_format = memory_format
@@ -87,8 +92,8 @@ class DeviceImages:
         """Positions start…stop of a view of these images, in four kernels.
 
         Returns:
-            float32 [n, 3, 32, 32], normalised; labels int64 [n], or what the augmentation makes
-            of them.
+            float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where
+            the augmentation mixes them.
         """
         here = slice(start, stop)
         # One gather crops and flips; its result is [n, 32, 32, 3], which is channels_last.
@@ -97,4 +102,5 @@ class DeviceImages:
         # Two roundings, not the one of a fused multiplication and addition: the same bits anywhere.
         x = torch.mul(pixels.permute(0, 3, 1, 2), self.scale).add_(self.shift)
         x = x.contiguous(memory_format=self.memory_format)
-        return self.augmentation.apply(x, view.labels[here], view.draws.part(start, stop))
+        part = view.draws.part(start, stop)
+        return self.augmentation.apply(x, view.labels[here], part, self.classes)

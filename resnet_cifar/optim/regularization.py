@@ -1,4 +1,4 @@
-"""Weight decay and label smoothing: what the optimizer and the loss are told."""
+"""Weight decay, label smoothing, averaged weights."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from resnet_cifar.errors import require
+from resnet_cifar.identity import added
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, nn, optim
+
+    from resnet_cifar.optim.descent import Descent
 
 
 @dataclass
 class Regularization:
-    """Weight decay on all parameters, or on those with more than one dimension; label smoothing."""
+    """Weight decay on all parameters, or on those with more than one dimension; label smoothing;
+    weights averaged over the updates (`Average`), which training itself does not notice.
+    """
 
     NAME: ClassVar[str] = "regularization"
     weight_decay: float
     decay_norm_and_bias: bool
     label_smoothing: float
+    ema_decay: float = added(0.0)
 
     def __post_init__(self) -> None:
         decay, smoothing = self.weight_decay, self.label_smoothing
@@ -28,6 +34,8 @@ class Regularization:
         require(0 <= decay < math.inf, key, decay, "a finite number, 0 or more")
         key = "regularization.label_smoothing"
         require(0 <= smoothing < 1, key, smoothing, "at least 0, below 1")
+        key, average = "regularization.ema_decay", self.ema_decay
+        require(0 <= average < 1, key, average, "0 (no averaged weights) or more, below 1")
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The model's parameters as optimizer groups, each with its weight_decay."""
@@ -42,10 +50,18 @@ class Regularization:
         ]
 
     def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Mean cross-entropy of logits [N, classes] and labels int64 [N], in nats."""
+        """Mean cross-entropy of logits [N, classes] and labels int64 [N], or float [N, classes]
+        with a share for each class; in nats.
+        """
         from torch import nn
 
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+    def descent(self, model: nn.Module, optimizer: optim.Optimizer) -> Descent:
+        """What an update of `model` by `optimizer` does with a loss."""
+        from resnet_cifar.optim.descent import Average, Descent
+
+        return Descent(optimizer, Average(model, self.ema_decay) if self.ema_decay else None)
 
 
 OPTIONS: tuple[type[Regularization], ...] = (Regularization,)

@@ -17,7 +17,7 @@ from resnet_cifar.record import run_files
 from resnet_cifar.record.run_files import START_AGAIN, RecordError, RunRecord, read_summed
 
 LAST, PREVIOUS, BEST = run_files.LAST, run_files.PREVIOUS, run_files.BEST
-WEIGHTS = ("cell", "seed", "model", "epoch", "best")  # what is kept of a finished run
+WEIGHTS = ("cell", "seed", "model", "ema", "epoch", "best")  # what is kept of a finished run
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ class Recorder:
         """The last epoch's predictions: predictions.npz, and for TensorBoard what is wrong in them.
 
         Args:
-            logits: [n, classes] by view, "val" and "val_augmented".
+            logits: [n, classes] by view, "val", "val_augmented" and, averaged, "val_ema".
             labels: int64 [n].
             index: int64 [n], the images' positions in the data set.
             pixels: uint8 [n, height, width, 3].

@@ -232,6 +232,10 @@ def _parse(content: bytes) -> RunRecord:
         now = {before: key for key, before in MOVED.items()}
         config = {now.get(key, key): value for key, value in config.items()}
         plain["config"] = {"augmentation": "crop_flip", **config}
+    if isinstance(config, dict):
+        from resnet_cifar.config import with_absent  # which reads YAML: only where it is needed
+
+        plain["config"] = with_absent(plain["config"])
     record: RunRecord = _typed(plain, RunRecord, "")
     lost = record.final is not None and record.final.get("loss/val", 0.0) is None
     if record.status == "completed" and lost:

@@ -26,7 +26,7 @@ EVENTS = "events.out.tfevents."
 # The CUSTOM SCALARS tab: what belongs together in one chart. Tags are regular expressions.
 LAYOUT = {
     "training and validation": {
-        quantity: ["Multiline", [f"^{quantity}/(train|val|val_augmented)$"]]
+        quantity: ["Multiline", [f"^{quantity}/(train|val|val_augmented|val_ema)$"]]
         for quantity in ("accuracy", "loss")
     },
     "schedule and speed": {

@@ -1,0 +1,218 @@
+"""Mixed labels and averaged weights: their formulas, and that runs with them resume exactly."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Program
+from scipy import stats
+from test_options import CPU, images
+from test_run import directory, interrupt_at, lines, record
+from torch import nn
+from torch.nn import functional as F
+
+from resnet_cifar import evaluate
+from resnet_cifar.config import compose
+from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip, Mixup
+from resnet_cifar.data.datasets import THE_STUDYS
+from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.errors import UserError
+from resnet_cifar.optim.descent import Average, Descent
+from resnet_cifar.results import load_runs
+from resnet_cifar.steps import hits
+
+EMA = "regularization.ema_decay=0.7"
+MIXUP = ["augmentation=mixup", "trainer.batch_size=24"]  # the last batch is of 16
+
+
+@pytest.mark.parametrize(
+    ("options", "epoch", "step"),
+    [([*MIXUP, EMA, "probe=full", "regularization.label_smoothing=0.1"], 2, 1)],
+)
+def test_interrupted_and_resumed_equals_undisturbed(
+    program: Program, options: list[str], epoch: int, step: int
+) -> None:
+    assert program(*TINY, *options, "output_root=undisturbed").code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, epoch, step, signal.SIGTERM)
+        assert program(*TINY, *options).code == 128 + signal.SIGTERM
+    outcome = program(*TINY, *options)
+    assert "resumed at epoch" in outcome.out
+    run, undisturbed = directory(*options), directory(*options, "output_root=undisturbed")
+    assert lines(run) == lines(undisturbed)
+    ours, theirs = weights(run / "last.pt"), weights(undisturbed / "last.pt")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Everything a finished run keeps: by `model.…` and, where there is one, `ema.…`."""
+    saved = torch.load(path, weights_only=True)
+    kept = [kind for kind in ("model", "ema") if kind in saved]
+    return {f"{kind}.{key}": value for kind in kept for key, value in saved[kind].items()}
+
+
+# Mixup -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 64), (64, 128), (128, 150)])
+def test_mixup_mixes_each_image_with_one_of_its_batch(start: int, stop: int) -> None:
+    data, plain, mixup = images(150), CropFlip(4, 0.5), Mixup(4, 0.5, 0.5)
+    a, b = plain.draws(1, TRAINING, 1, 150), mixup.draws(1, TRAINING, 1, 150)
+    for name in ("order", "offset", "flip"):  # pairs by seed with crop_flip
+        assert torch.equal(getattr(a, name), getattr(b, name))
+    x, labels = DeviceImages(data, THE_STUDYS, plain, CPU).batch(a, start, stop)
+    z, shares = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=12).batch(b, start, stop)
+    assert z.is_contiguous(memory_format=torch.channels_last)
+    assert shares.shape == (stop - start, 12)
+    ranks = b.more["rank"][start:stop].tolist()
+    partners = sorted(range(stop - start), key=ranks.__getitem__)
+    for i, j in enumerate(partners):
+        share = b.more["share"][start + i].double()
+        mixed = share * x[i].double() + (1 - share) * x[j].double()
+        torch.testing.assert_close(z[i].double(), mixed, rtol=1e-5, atol=1e-6)
+        expected = np.zeros(12)
+        expected[labels[i]] += share
+        expected[labels[j]] += 1 - share
+        np.testing.assert_allclose(shares[i], expected, atol=1e-6)
+    assert sum(i == j for i, j in enumerate(partners)) < 8  # one is expected
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_mixup_s_shares_are_beta_distributed(alpha: float) -> None:
+    draws = Mixup(4, 0.5, alpha).draws(0, TRAINING, 3, 5000)
+    share = draws.more["share"].double().numpy()
+    assert stats.kstest(share, stats.beta(alpha, alpha).cdf).pvalue > 0.001
+    assert sorted(draws.more["rank"].tolist()) == list(range(5000))
+    again = Mixup(4, 0.5, alpha).draws(0, TRAINING, 3, 5000)
+    assert torch.equal(again.more["share"], draws.more["share"])
+    assert torch.equal(again.more["rank"], draws.more["rank"])
+    other = Mixup(4, 0.5, alpha).draws(0, TRAINING, 4, 5000)
+    assert not torch.equal(other.more["share"], draws.more["share"])
+
+
+def test_mixup_is_for_training_alone() -> None:
+    mixup = Mixup(4, 0.5, 1.0)
+    assert not mixup.clean(8).more
+    for stream in (VALIDATION, PROBE):
+        draws = mixup.draws(0, stream, 1, 8)
+        assert not draws.more
+        assert torch.equal(draws.offset, CropFlip(4, 0.5).draws(0, stream, 1, 8).offset)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_mixed_label_is_the_mixed_loss(smoothing: float) -> None:
+    """As the paper writes it: λ ℓ(f(x̃), y) + (1 − λ) ℓ(f(x̃), y′)."""
+    data, mixup = images(40), Mixup(0, 0.5, 1.0)
+    draws = mixup.draws(0, TRAINING, 1, 40)
+    _, shares = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=10).batch(draws, 0, 40)
+    labels = torch.from_numpy(data.labels)[draws.order]
+    other, share = labels[draws.more["rank"].argsort()], draws.more["share"]
+    logits = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
+    one, two = (
+        F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+        for y in (labels, other)
+    )
+    loss = compose([f"regularization.label_smoothing={smoothing}"]).regularization.loss()
+    torch.testing.assert_close(loss(logits, shares), (share * one + (1 - share) * two).mean())
+    predicted = logits.argmax(1)
+    expected = share * (predicted == labels) + (1 - share) * (predicted == other)
+    torch.testing.assert_close(hits(logits, shares), expected)
+    assert torch.equal(hits(logits, labels), predicted == labels)
+
+
+def test_mixup_trains_in_bfloat16_too(program: Program) -> None:
+    options = [*MIXUP, "trainer.precision=bf16", "trainer.epochs=1"]
+    assert program(*TINY, *options).code == 0
+    (line,) = lines(directory(*options))
+    assert line["loss/train"] == pytest.approx(np.log(10), rel=0.2)
+    assert line["accuracy/train"] * 64 % 1 > 0  # shares, not images
+
+
+@pytest.mark.parametrize("alpha", ["0", "-1", "inf", "1001"])
+def test_mixup_refuses(program: Program, alpha: str) -> None:
+    outcome = program("augmentation=mixup", f"augmentation.alpha={alpha}")
+    assert outcome.code == 2
+    assert "augmentation.alpha" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+# Averaged weights --------------------------------------------------------------------------------
+
+
+def test_an_average_is_the_weighted_mean_of_what_was() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    descent = Descent(torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9))
+    descent.average = Average(network, 0.8)
+    seen: list[dict[str, torch.Tensor]] = []
+    for _ in range(6):
+        descent.step(network(torch.randn(5, 3, 4, 4)).square().sum())
+        seen.append({key: value.double() for key, value in network.state_dict().items()})
+        averaged = descent.average.network.state_dict()
+        heavy = [0.8**age for age in reversed(range(len(seen)))]
+        for key, value in averaged.items():
+            expected = sum(w * each[key] for w, each in zip(heavy, seen, strict=True)) / sum(heavy)
+            if key.endswith("num_batches_tracked"):
+                expected = seen[-1][key]
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_averaging_is_not_noticed_by_training(program: Program) -> None:
+    for options in ([], [EMA]):
+        program(*TINY, *options)
+    plain, averaged = lines(directory()), lines(directory(EMA))
+    beside = {"accuracy/val_ema", "loss/val_ema"}
+    for a, b in zip(plain, averaged, strict=True):
+        assert b.keys() - a.keys() == beside
+        assert {k: v for k, v in b.items() if k not in beside} == a
+        assert b["loss/val_ema"] != b["loss/val"]
+    assert not any(key.startswith("ema.") for key in weights(directory() / "last.pt"))
+    assert "_ema0.7_" in directory(EMA).parent.name
+
+
+def test_the_averaged_weights_are_evaluated_when_asked(program: Program, tmp_path: Path) -> None:
+    program(*TINY, EMA)
+    run = directory(EMA)
+    final = record(run)["final"]
+    with np.load(run / "predictions.npz") as stored:
+        right = (stored["logits_val_ema"].argmax(1) == stored["labels"]).mean()
+    found: dict[str, Any] = evaluate.evaluate(run, "validation", "ema")
+    assert found["views"]["val"]["accuracy"] == final["accuracy/val_ema"] == pytest.approx(right)
+    assert found["views"]["val"]["loss"] == pytest.approx(final["loss/val_ema"], rel=1e-5)
+    assert json.loads((run / "evaluation-validation-ema.json").read_text())["weights"] == "ema"
+    assert record(run)["evaluations"][0]["weights"] == "ema"
+    evaluate.evaluate(run, "test", "ema")
+    runs = load_runs(tmp_path / "outputs")
+    assert "accuracy/test" not in runs or runs["accuracy/test"].isna().all()  # of the raw weights
+    program(*TINY)
+    with pytest.raises(UserError, match=r"no averaged weights: regularization.ema_decay=0.0"):
+        evaluate.evaluate(directory(), "validation", "ema")
+
+
+def test_records_of_earlier_versions_say_what_they_lacked(program: Program, tmp_path: Path) -> None:
+    from resnet_cifar.record import run_files
+
+    program(*TINY)
+    path = directory() / "run.json"
+    plain = json.loads(path.read_text())
+    del plain["config"]["regularization.ema_decay"], plain["sha256"]
+    plain["version"] = 1
+    path.write_text(json.dumps(plain))
+    read = run_files.read_record(directory())
+    assert read is not None
+    assert read.config["regularization.ema_decay"] == 0.0
+
+
+@pytest.mark.parametrize("decay", ["-0.1", "1", "nan"])
+def test_a_decay_is_below_one(program: Program, decay: str) -> None:
+    outcome = program(f"regularization.ema_decay={decay}")
+    assert outcome.code == 2
+    assert "regularization.ema_decay" in outcome.err
+    assert outcome.err.count("\n") == 1
