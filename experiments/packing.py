@@ -72,7 +72,7 @@ def one_of_many(setting: Setting, barrier: Any) -> float:
     (model,) = models(config, compute, 1)
     loss = config.regularization.loss()
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
-    descent = config.regularization.descent(model, optimizer)
+    descent = config.regularization.descent(model, optimizer, compute.scaler())
     x, y = batch(config, compute)
     x = x.contiguous(memory_format=device.memory_format(compute, model))
     compute.synchronize()

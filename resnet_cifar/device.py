@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.trainer import Trainer
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Compute:
 
     device: torch.device
     name: str
-    precision: str  # fp32, tf32 or bf16
+    precision: str  # fp32, tf32, bf16 or fp16
     threads: int
     compile: bool
     # On in every run; the benchmark switches them off to see what they are worth.
@@ -33,9 +36,14 @@ class Compute:
     fused: bool = True  # the optimizer's update of all parameters in one kernel
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where that is the precision, otherwise a context that does nothing."""
-        enabled = self.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        """16 bits where that is the precision, otherwise a context that does nothing."""
+        half = HALF.get(self.precision)
+        kind = self.device.type
+        return torch.autocast(kind, dtype=half or torch.bfloat16, enabled=half is not None)
+
+    def scaler(self) -> GradScaler:
+        """Of the loss, so that gradients fit float16; one that does nothing elsewhere."""
+        return GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def synchronize(self) -> None:
         """Wait for the device's queue."""
@@ -69,12 +77,12 @@ def resolve(trainer: Trainer) -> Compute:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not here: PyTorch sees no Apple GPU")
 
-    bf16, tf32 = _has_bf16(device), device.type == "cuda"
     precision = trainer.precision
     if precision == "auto":
-        precision = "bf16" if bf16 else "tf32" if tf32 else "fp32"
-    if precision == "tf32" and not tf32:
-        raise ConfigError("trainer.precision=tf32 needs a CUDA device: use auto, fp32 or bf16")
+        precision = "bf16" if _has_bf16(device) else "fp16" if _has_fast_fp16(device) else "fp32"
+    if precision == "tf32" and not (device.type == "cuda" and _has_bf16(device)):
+        rule = "a CUDA device from Ampere on: use auto, fp32, bf16 or fp16"
+        raise ConfigError(f"trainer.precision=tf32 needs {rule}")
 
     names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
     name = names[device.type](device) if device.type in names else _cpu_name()
@@ -101,6 +109,11 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "mps":
         return False  # possible, but nobody has measured it
     return "amx_bf16" in _cpu_flags()
+
+
+def _has_fast_fp16(device: torch.device) -> bool:
+    """Whether float16 has matrix units there: Volta and what came after it."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def _can_compile() -> bool:
@@ -245,7 +258,7 @@ def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
     Takes about `seconds`. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
     """
     size = 1024 if compute.device.type == "cpu" else 8192
-    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
+    dtype = HALF.get(compute.precision, torch.float32)
     a = torch.ones(size, size, device=compute.device, dtype=dtype)
     best = 0.0
     end = time.perf_counter() + seconds

@@ -77,6 +77,7 @@ class State:
         self.epoch, self.step = self.epoch + 1, 0
         self.tally.clear()
         self.rotations.zero_()
+        self.descent.end_epoch()
 
 
 @dataclass
@@ -169,6 +170,7 @@ class Engine:
             "step": epoch * self.steps,
             "accuracy/train": correct,
             "loss/train": loss,
+            **state.descent.metrics(),
             "lr": self.schedules[0](epoch * self.steps - 1),
             # None where only the validation of the epoch was left to do.
             "speed/images_per_second": images / seconds if images else None,

@@ -43,6 +43,7 @@ USUAL: dict[str, Any] = {
     "regularization.decay_norm_and_bias": True,
     "regularization.label_smoothing": 0.0,
     "regularization.ema_decay": 0.0,
+    "regularization.clip_norm": 0.0,
     "trainer.epochs": 300,
     "trainer.batch_size": 128,
     "trainer.precision": "auto",
@@ -64,6 +65,7 @@ SHORT = {
     "trainer.precision": "",
     "regularization.label_smoothing": "ls",
     "regularization.ema_decay": "ema",
+    "regularization.clip_norm": "clip",
     "optimizer.momentum": "m",
 }
 LABEL_LENGTH = 100  # characters; what does not fit is told apart by the hash alone

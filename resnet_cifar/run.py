@@ -155,7 +155,7 @@ def assemble(
     )
     groups = config.regularization.parameter_groups(model)
     optimizer = config.optimizer.build(groups, fused=compute.fused)
-    descent = config.regularization.descent(model, optimizer)
+    descent = config.regularization.descent(model, optimizer, compute.scaler())
     steps = steps_per_epoch(len(train), trainer.batch_size)
     schedules = [
         config.scheduler.build(group["lr"], trainer.epochs, steps)

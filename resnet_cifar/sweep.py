@@ -430,7 +430,7 @@ def measure(config: Config, threads: int) -> float:
     model = config.build_model()
     layout = device.place(model, compute)
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
-    descent = config.regularization.descent(model, optimizer)
+    descent = config.regularization.descent(model, optimizer, compute.scaler())
     loss = config.regularization.loss()
     batch = config.trainer.batch_size
     x = torch.randn(batch, 3, 32, 32, device=compute.device).contiguous(memory_format=layout)

@@ -41,7 +41,7 @@ class Trainer:
         # but a batch of one is no batch.
         require(self.batch_size >= 2, "trainer.batch_size", self.batch_size, "2 or more")
         for name, allowed in (
-            ("precision", ("auto", "fp32", "tf32", "bf16")),
+            ("precision", ("auto", "fp32", "tf32", "bf16", "fp16")),
             ("compile", ("auto", "true", "false")),
             ("progress", ("auto", "live", "plain", "quiet")),
         ):

@@ -8,7 +8,7 @@ import torch
 
 from resnet_cifar import device
 from resnet_cifar.config import compose
-from resnet_cifar.errors import describe
+from resnet_cifar.errors import ConfigError, describe
 
 
 def resolved(*overrides: str) -> device.Compute:
@@ -51,6 +51,29 @@ def test_compiled_on_a_gpu_where_it_can_be(monkeypatch: pytest.MonkeyPatch, here
     assert device.resolve(compose(["trainer.compile=true"]).trainer).compile
     assert not device.resolve(compose(["trainer.compile=false"]).trainer).compile
     assert not resolved().compile  # on a CPU its start-up outweighs most runs
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")],
+)
+def test_a_gpu_without_bfloat16_gets_float16(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(device, "_can_compile", lambda: False)
+    found = device.resolve(compose([]).trainer)
+    assert found.precision == precision
+    assert found.scaler().is_enabled() == (precision == "fp16")
+    tf32 = compose(["trainer.precision=tf32"]).trainer
+    if capability >= (8, 0):
+        assert device.resolve(tf32).precision == "tf32"
+    else:
+        with pytest.raises(ConfigError, match="Ampere"):
+            device.resolve(tf32)
 
 
 def test_settings_are_put_back() -> None:

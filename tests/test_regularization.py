@@ -1,4 +1,4 @@
-"""Mixed labels and averaged weights: their formulas, and that runs with them resume exactly."""
+"""Mixed labels, clipped gradients, averaged weights, scaled losses: formulas, and exact resumes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from scipy import stats
 from test_options import CPU, images
 from test_run import directory, interrupt_at, lines, record
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
 from resnet_cifar import evaluate
@@ -28,12 +29,16 @@ from resnet_cifar.results import load_runs
 from resnet_cifar.steps import hits
 
 EMA = "regularization.ema_decay=0.7"
+CLIP = "regularization.clip_norm=1.5"
 MIXUP = ["augmentation=mixup", "trainer.batch_size=24"]  # the last batch is of 16
 
 
 @pytest.mark.parametrize(
     ("options", "epoch", "step"),
-    [([*MIXUP, EMA, "probe=full", "regularization.label_smoothing=0.1"], 2, 1)],
+    [
+        ([*MIXUP, EMA, "probe=full", "regularization.label_smoothing=0.1"], 2, 1),
+        (["trainer.precision=fp16", CLIP, EMA], 2, 2),
+    ],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
     program: Program, options: list[str], epoch: int, step: int
@@ -210,9 +215,119 @@ def test_records_of_earlier_versions_say_what_they_lacked(program: Program, tmp_
     assert read.config["regularization.ema_decay"] == 0.0
 
 
-@pytest.mark.parametrize("decay", ["-0.1", "1", "nan"])
-def test_a_decay_is_below_one(program: Program, decay: str) -> None:
-    outcome = program(f"regularization.ema_decay={decay}")
+@pytest.mark.parametrize(
+    ("key", "value"), [("ema_decay", "-0.1"), ("ema_decay", "1"), ("clip_norm", "-1")]
+)
+def test_values_out_of_range(program: Program, key: str, value: str) -> None:
+    outcome = program(f"regularization.{key}={value}")
     assert outcome.code == 2
-    assert "regularization.ema_decay" in outcome.err
+    assert f"regularization.{key}" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+# Clipped gradients, scaled losses ----------------------------------------------------------------
+
+
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+
+
+def loss_of(network: nn.Module, step: int, factor: float = 1.0) -> torch.Tensor:
+    source = torch.Generator().manual_seed(step)
+    x = torch.randn(12, 3, 8, 8, generator=source)
+    y = torch.randint(5, (12,), generator=source)
+    return F.cross_entropy(factor * network(x).float(), y)
+
+
+def test_a_gradient_is_shortened_to_the_norm_and_its_norm_recorded() -> None:
+    network, theirs = small(), small()
+    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    ours = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    descent = Descent(ours, clip_norm=1.5)
+    norms = []
+    for step in range(8):
+        factor = 0.2 if step % 2 else 3.0  # short gradients and long ones
+        descent.step(loss_of(network, step, factor))
+        gradients = torch.autograd.grad(loss_of(theirs, step, factor), list(theirs.parameters()))
+        flat = np.concatenate([g.double().numpy().ravel() for g in gradients])
+        norms.append(float(np.sqrt((flat**2).sum())))
+        for parameter, gradient in zip(theirs.parameters(), gradients, strict=True):
+            parameter.grad = gradient * min(1.0, 1.5 / norms[-1])
+        reference.step()
+        for a, b in zip(network.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    found = descent.metrics()
+    assert found["gradient_norm/train"] == pytest.approx(np.mean(norms), rel=1e-4)
+    share = np.mean([norm > 1.5 for norm in norms])
+    assert 0 < share < 1
+    assert found["clipped/train"] == share
+    assert descent.dump()["gradient_norms"].tolist()[2] == 8
+    descent.end_epoch()
+    assert descent.metrics()["gradient_norm/train"] == 0
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.5])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_step_whose_gradients_overflow_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, kind: str, clip: float
+) -> None:
+    """Also the very first one, and without asking the device."""
+
+    def build(network: nn.Module, fused: bool) -> torch.optim.Optimizer:
+        optimizer = compose([f"optimizer={kind}", "optimizer.lr=0.02"]).optimizer
+        return optimizer.build([{"params": list(network.parameters())}], fused=fused)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the scaler reads from the device")
+
+    monkeypatch.setattr(GradScaler, "_maybe_opt_step", refuse)
+    network, theirs = small(), small()
+    reference = build(theirs, fused=False)
+    scale, skipped = 2.0**24, []
+    scaler = GradScaler("cpu", init_scale=scale, growth_interval=3)
+    descent = Descent(build(network, fused=True), clip, None, scaler)
+    count = 0
+    for step in range(20):
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss, their_loss = loss_of(network, step), loss_of(theirs, step)
+        descent.step(loss)
+        scaled = torch.autograd.grad(their_loss * scale, list(theirs.parameters()))
+        gradients = [gradient / scale for gradient in scaled]
+        finite = all(gradient.isfinite().all() for gradient in gradients)
+        skipped.append(not finite)
+        if finite:
+            for parameter, gradient in zip(theirs.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            if clip:
+                nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+            reference.step()
+        count = count + 1 if finite else 0
+        scale *= (2.0 if count == 3 else 1.0) if finite else 0.5
+        count %= 3
+        for a, b in zip(network.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert scaler.get_scale() == scale
+    assert skipped[0]
+    assert 2 <= sum(skipped) <= 15
+    if clip:
+        assert descent.dump()["gradient_norms"][2] == 20 - sum(skipped)
+        assert np.isfinite(list(descent.metrics().values())).all()
+
+
+def test_fp16_is_recorded_and_its_scale_kept(program: Program) -> None:
+    options = ["trainer.precision=fp16", CLIP]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 1, 1, signal.SIGTERM)
+        program(*TINY, *options)
+    run = directory(*options)
+    assert record(run)["sessions"][0]["precision"] == "fp16"
+    saved = torch.load(run / "last.pt", weights_only=True)
+    assert saved["scaler"]["scale"] <= 65536
+    saved["scaler"] |= {"scale": 8.0}
+    torch.save(saved, run / "last.pt")
+    assert program(*TINY, *options).code == 0
+    first, last = lines(run)
+    assert first["loss_scale/train"] == last["loss_scale/train"] == 8.0
+    assert last["gradient_norm/train"] > 0
+    assert 0 <= last["clipped/train"] <= 1

@@ -1,13 +1,13 @@
-"""What an update does with a loss: backward pass, the optimizer's step, averaged weights."""
+"""What an update does with a loss: backward pass, clipping, the step, averaged weights."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.amp.grad_scaler import GradScaler
 
 
 class Average:
@@ -42,25 +42,79 @@ def _weights(network: nn.Module) -> list[Tensor]:
     return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
 
 
-@dataclass
 class Descent:
-    """The optimizer, and what surrounds its step."""
+    """The optimizer, and what surrounds its step; whatever is switched off does nothing.
 
-    optimizer: optim.Optimizer
-    average: Average | None = None
+    Args:
+        clip_norm: to what norm, of all parameters together, larger gradients are shortened (Pascanu
+            et al. 2013); 0: none is.
+        average: follows the weights. A step that the scaler leaves out counts as an update, as it
+            does for the schedule: whether it was, only the device knows.
+        scaler: of the loss, in fp16. Its step reads from the device unless the optimizer is fused.
+    """
+
+    def __init__(
+        self,
+        optimizer: optim.Optimizer,
+        clip_norm: float = 0.0,
+        average: Average | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        self.optimizer, self.clip_norm, self.average = optimizer, clip_norm, average
+        self.scaler = scaler or GradScaler("cpu", enabled=False)
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # Of this epoch's updates: the sum of their gradients' norms, how many were clipped, how
+        # many there were.
+        self._norms = torch.zeros(3, device=self._parameters[0].device)
+        if self.scaler.is_enabled():
+            _zero_momentum(optimizer)
 
     def step(self, loss: Tensor) -> None:
         """One update from a batch's loss []. Nothing in it waits for the device."""
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+        torch.autograd.backward(self.scaler.scale(loss))
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
 
+    def _clip(self) -> None:
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+        taken = norm.isfinite()  # what the scaler leaves out is no update
+        clipped = taken & (norm > self.clip_norm)
+        self._norms += torch.stack([norm.where(taken, 0.0), clipped, taken])
+
+    def metrics(self) -> dict[str, float]:
+        """Of the epoch so far, where they mean something: `gradient_norm/train`, the mean over its
+        updates before clipping; `clipped/train`, the share of updates clipped; `loss_scale/train`,
+        as it is now. Waits for the device.
+        """
+        found = {}
+        if self.clip_norm:
+            total, clipped, count = self._norms.tolist()
+            found["gradient_norm/train"] = total / max(count, 1)
+            found["clipped/train"] = clipped / max(count, 1)
+        if self.scaler.is_enabled():
+            found["loss_scale/train"] = self.scaler.get_scale()
+        return found
+
+    def end_epoch(self) -> None:
+        """Begin the next epoch's metrics."""
+        self._norms.zero_()
+
     def dump(self) -> dict[str, Any]:
         """What a run is resumed from."""
-        averaging = {"ema_updates": self.average.updates} if self.average is not None else {}
-        return {"optimizer": self.optimizer.state_dict(), **averaging, **self.dump_weights()}
+        state = {"optimizer": self.optimizer.state_dict(), **self.dump_weights()}
+        if self.clip_norm:
+            state["gradient_norms"] = self._norms
+        if self.average is not None:
+            state["ema_updates"] = self.average.updates
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
+        return state
 
     def dump_weights(self) -> dict[str, Any]:
         """What is kept of a finished run: the averaged weights, a state dict of the network."""
@@ -70,6 +124,23 @@ class Descent:
         """Go on from a `dump`, or show what a `dump_weights` holds."""
         if "optimizer" in saved:
             self.optimizer.load_state_dict(saved["optimizer"])
+        if self.clip_norm and "gradient_norms" in saved:
+            self._norms.copy_(saved["gradient_norms"])
         if self.average is not None:
             self.average.network.load_state_dict(saved["ema"])
             self.average.updates = saved.get("ema_updates", 0)
+        # None where `auto` was another precision before: on another machine.
+        if self.scaler.is_enabled() and "scaler" in saved:
+            self.scaler.load_state_dict(saved["scaler"])
+
+
+def _zero_momentum(optimizer: optim.Optimizer) -> None:
+    """Momentum buffers before the first step.
+
+    PyTorch's fused SGD allocates them there and takes them for filled at the second, also if the
+    scaler had the first left out: what lay in memory is then the momentum (seen with torch 2.14).
+    """
+    for group in optimizer.param_groups:
+        if group.get("momentum"):
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""Weight decay, label smoothing, averaged weights."""
+"""Weight decay, label smoothing, clipped gradients, averaged weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from resnet_cifar.identity import added
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
+    from torch.amp.grad_scaler import GradScaler
 
     from resnet_cifar.optim.descent import Descent
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass
 class Regularization:
     """Weight decay on all parameters, or on those with more than one dimension; label smoothing;
-    weights averaged over the updates (`Average`), which training itself does not notice.
+    gradients clipped by their norm; weights averaged over the updates (`Average`), which training
+    itself does not notice.
     """
 
     NAME: ClassVar[str] = "regularization"
@@ -27,6 +29,7 @@ class Regularization:
     decay_norm_and_bias: bool
     label_smoothing: float
     ema_decay: float = added(0.0)
+    clip_norm: float = added(0.0)
 
     def __post_init__(self) -> None:
         decay, smoothing = self.weight_decay, self.label_smoothing
@@ -36,6 +39,8 @@ class Regularization:
         require(0 <= smoothing < 1, key, smoothing, "at least 0, below 1")
         key, average = "regularization.ema_decay", self.ema_decay
         require(0 <= average < 1, key, average, "0 (no averaged weights) or more, below 1")
+        key, norm = "regularization.clip_norm", self.clip_norm
+        require(0 <= norm < math.inf, key, norm, "0 (no clipping) or a finite number above")
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The model's parameters as optimizer groups, each with its weight_decay."""
@@ -57,11 +62,14 @@ class Regularization:
 
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
-    def descent(self, model: nn.Module, optimizer: optim.Optimizer) -> Descent:
+    def descent(
+        self, model: nn.Module, optimizer: optim.Optimizer, scaler: GradScaler | None = None
+    ) -> Descent:
         """What an update of `model` by `optimizer` does with a loss."""
         from resnet_cifar.optim.descent import Average, Descent
 
-        return Descent(optimizer, Average(model, self.ema_decay) if self.ema_decay else None)
+        average = Average(model, self.ema_decay) if self.ema_decay else None
+        return Descent(optimizer, self.clip_norm, average, scaler)
 
 
 OPTIONS: tuple[type[Regularization], ...] = (Regularization,)
