@@ -31,6 +31,7 @@ def make_run(
     accuracy: float = 0.5,
     *,
     augmented: float | None = None,
+    averaged: float | None = None,
     loss: float = 1.0,
     curve: Sequence[float] | None = None,
     status: str = "completed",
@@ -41,7 +42,8 @@ def make_run(
     """A run directory as `train.py <overrides> seed=<seed>` would leave it.
 
     Args:
-        accuracy: of the last epoch's clean view; `augmented` is the same unless given.
+        accuracy: of the last epoch's clean view; `augmented` is the same unless given, and
+            `averaged`, of averaged weights, is there if given.
         loss: of both views and of training.
         curve: clean accuracy by epoch; flat unless given, and before what is given.
         logits, labels: predictions of both views.
@@ -63,6 +65,8 @@ def make_run(
     clean = lines[-1]["accuracy/val"]
     lines[-1]["accuracy/val_augmented"] = clean if augmented is None else augmented
     lines[-1]["loss/val_augmented"] = loss
+    if averaged is not None:
+        lines[-1] |= {"accuracy/val_ema": averaged, "loss/val_ema": loss}
     record: dict[str, Any] = {
         "status": status, "error": "OSError: no space" if status == "failed" else None,
         "cell": cell, "seed": seed, "epochs": config.trainer.epochs,

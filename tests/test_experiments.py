@@ -90,6 +90,18 @@ def test_an_experiment_carries_its_seeds(sweep: Sweep) -> None:
             ("norm.detach", "regularization.weight_decay"),
             (("none", "mean", "var", "both"), (0.0, 1e-2)),
         ),
+        (
+            "detach_x_lr",
+            ("norm.detach", "optimizer.lr", "regularization.weight_decay"),
+            (("none", "mean", "var", "both"), (0.001, 0.01, 0.1), (0.0, 1e-2)),
+        ),
+        ("augmentation", ("augmentation",), (("none", "crop_flip", "cutout", "mixup"),)),
+        (
+            "averaging",
+            ("scheduler", "regularization.ema_decay"),
+            (("constant", "cosine"), (0.99, 0.999)),
+        ),
+        ("depth", ("model",), (("resnet18", "resnet34"),)),
     ],
 )
 def test_grids(

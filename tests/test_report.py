@@ -733,6 +733,36 @@ def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:
     assert row["why"] == "lr 0.01 − 0.1: no run has loss/never"
 
 
+def test_averaged_weights_are_judged_against_the_last_ones_of_their_run(tmp_path: Path) -> None:
+    for decay, gain in (("0.99", 0.0), ("0.999", 0.01)):
+        for seed in range(3):
+            last = 0.8 + 0.02 * seed
+            averaged = last + gain + 0.001 * seed
+            decayed = [*SHORT, f"regularization.ema_decay={decay}"]
+            make_run(tmp_path, decayed, seed, last, averaged=averaged)
+    found = judge(tmp_path, "averaging")
+    assert found.verdict == "holds"
+    (comparison,) = found.comparisons
+    assert comparison.name == "ema decay 0.999, val_ema − val"
+    assert comparison.difference.mean == pytest.approx(0.011)
+    assert judge(tmp_path, "averaging", 1).verdict == "undecided"  # no difference
+    table, _ = t.run_table(load_runs(tmp_path))
+    assert table["accuracy/val_ema"].notna().all()
+
+
+def test_what_every_kind_has_does_not_come_with_the_kind(tmp_path: Path) -> None:
+    for width in (8, 16):
+        for model in ("resnet18", "resnet34"):
+            shape = ["trainer.epochs=5", f"model={model}", f"model.width={width}"]
+            for seed in range(2):
+                make_run(tmp_path, shape, seed, 0.8 + 0.01 * (model == "resnet34"))
+    found = groups(load_runs(tmp_path), [QUESTIONS["depth"]])
+    assert [g.setting for g in found] == [
+        f"CIFAR-10, width {w}, 5 epochs, lr 0.01, constant, weight decay 0" for w in (16, 8)
+    ]
+    assert all(list(g.labels.values()) == ["resnet18", "resnet34"] for g in found)
+
+
 # The study's own questions -----------------------------------------------------------------------
 
 

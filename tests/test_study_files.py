@@ -125,6 +125,14 @@ BROKEN = {
     claim(metric="acc"): "accuracy/… or loss/…",
     claim(metric="3"): "text",
     claim(metric="lr"): "accuracy/… or loss/…",
+    claim(against="loss/val"): "against='loss/val' is not allowed: accuracy/…",
+    claim(against="lr"): "accuracy/…",
+    claim(
+        pairs="", predictor="[optimizer.lr, trainer.epochs]", against="accuracy/train"
+    ): "not beside predictor",
+    claim(
+        against="accuracy/val", pairs="[[{optimizer.lr: 1}, {optimizer.lr: 1}]]"
+    ): "two different cells",
     claim(margin="20"): "claims[1]: margin=20 is not allowed: 0 or more, a fraction less than 1",
     claim(margin="-0.1"): "0 or more",
     claim(margin="big"): "0 or more",

@@ -94,19 +94,21 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
         a, b = group.find(first), group.find(second)
         if not a or not b:
             continue  # a setting may hold some of a claim's pairs: those are judged
-        name = _name(first, second)
+        name, against = _name(first, second), claim.against or claim.metric
+        if against != claim.metric:
+            name += f", {claim.metric.partition('/')[2]} − {against.partition('/')[2]}"
         if len(a) > 1 or len(b) > 1:
             remarks.append(f"{name}: several cells match")
             verdicts.append(UNDECIDED)
             continue
-        x, y = group.values(a[0], claim.metric), group.values(b[0], claim.metric)
+        x, y = group.values(a[0], claim.metric), group.values(b[0], against)
         differences = paired_differences(x, y)
         if claim.relative:
             differences = differences / y.loc[differences.index]
         differences = differences[np.isfinite(differences)]
         if not len(differences):
-            missing = claim.metric not in group.runs
-            why = f"no run has {claim.metric}" if missing else "no seed completed in both"
+            missing = [m for m in (claim.metric, against) if m not in group.runs]
+            why = f"no run has {missing[0]}" if missing else "no seed completed in both"
             remarks.append(f"{name}: {why}")
             verdicts.append(UNDECIDED)
             continue
@@ -194,6 +196,8 @@ def _published_difference(
 
     Published validation is in the augmented view.
     """
+    if claim.against:
+        return math.nan  # nothing of that kind was published
     metric = {"accuracy/val": AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric)
     pair = []
     for cell in (a, b):

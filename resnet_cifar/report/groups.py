@@ -137,14 +137,17 @@ def _told_apart(found: list[Group]) -> list[Group]:
 def _settings(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
     # A varied kind (scheduler=…) brings fields of its own, which vary with it.
     free = tuple(f"{key}." for key in question.vary if "." not in key)
-    fixed = [
-        key
-        for key in keys
-        if key not in question.vary and key not in question.where and not key.startswith(free)
-    ]
     found: list[Group] = []
     if runs.empty:
         return found
+    fixed = [
+        key
+        for key in keys
+        if key not in question.vary
+        and key not in question.where
+        # What every kind has, as every model its width, does not come with the kind.
+        and not (key.startswith(free) and runs[key].isna().any())
+    ]
     stand_in = runs[fixed].astype(object).where(runs[fixed].notna(), _MISSING)
     for values, part in runs.groupby([stand_in[key] for key in fixed], sort=False):
         done = part["status"] == "completed"

@@ -53,6 +53,7 @@ class Claim:
     within: float | None = None
     relative: bool = False
     predictor: tuple[str, ...] = ()
+    against: str | None = None  # the metric of a pair's second cell, where it is another one
 
     @property
     def sign(self) -> int:
@@ -250,7 +251,7 @@ def _question(name: str, node: _Node, keys: dict[str, IdentityKey]) -> Question:
 def _claim(
     node: _Node, where: Selector, vary: tuple[str, ...], keys: dict[str, IdentityKey]
 ) -> Claim:
-    optional = ("metric", "pairs", "margin", "within", "relative", "predictor")
+    optional = ("metric", "against", "pairs", "margin", "within", "relative", "predictor")
     parts = node.mapping(required=("claim",), optional=optional)
     if ("pairs" in parts) == ("predictor" in parts):
         node.refuse("give either pairs or predictor")
@@ -259,6 +260,12 @@ def _claim(
     metric = parts["metric"].text() if "metric" in parts else Claim.metric
     if not _METRIC.fullmatch(metric):
         parts["metric"].refuse("accuracy/… or loss/…, as metrics.jsonl names it")
+    against = parts["against"].text() if "against" in parts else None
+    quantity = metric.partition("/")[0]
+    if against and not (_METRIC.fullmatch(against) and against.startswith(f"{quantity}/")):
+        parts["against"].refuse(f"{quantity}/…, as metrics.jsonl names it")
+    if against and "predictor" in parts:
+        parts["against"].refuse("not beside predictor, which has no second cell")
     relative = parts["relative"].yes_or_no() if "relative" in parts else False
     if relative and "predictor" in parts:
         parts["relative"].refuse("not beside predictor, whose differences are of R²")
@@ -282,10 +289,12 @@ def _claim(
         first, second = (
             _selector(side, keys, where, vary) for side in pair.items("selectors", 2, 2)
         )
-        if first == second or (first, second) in pairs:
+        same = first == second and against in (None, metric)
+        if same or (first, second) in pairs:
             pair.refuse("two different cells, each pair once")
         pairs.append((first, second))
-    return Claim(parts["claim"].text(), metric, tuple(pairs), margin, within, relative, predictor)
+    text = parts["claim"].text()
+    return Claim(text, metric, tuple(pairs), margin, within, relative, predictor, against)
 
 
 def _keys(node: _Node, keys: dict[str, IdentityKey], least: int = 1) -> tuple[str, ...]:

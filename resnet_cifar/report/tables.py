@@ -215,7 +215,8 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     first = [key for key in (*COORDINATES, "model.width", "trainer.epochs") if key in keys]
     keys = first + [key for key in keys if key not in first]
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
-    measured = [name for name in (*METRICS, "best/accuracy/val", "best/epoch") if name in runs]
+    more = ("accuracy/val_ema", "loss/val_ema", "best/accuracy/val", "best/epoch")
+    measured = [name for name in (*METRICS, *more) if name in runs]
     rest = ["seconds", "images_per_second", "device", "precision", "code", "started", "directory"]
     table = runs[[*columns, *measured, *rest]]
     if VAL in table:
