@@ -123,6 +123,14 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}: see {self.prog} --help")
 
 
+def ask_for_weights(parser: Parser) -> None:
+    """Add `--weights` to a command that uses a trained network."""
+    from resnet_cifar.record.run_files import WEIGHTS
+
+    text = "of the last epoch (default), of the best on validation, or the last's averaged ones"
+    parser.add_argument("--weights", choices=WEIGHTS, default="last", help=text)
+
+
 def command(
     parser: Parser, work: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None
 ) -> int:

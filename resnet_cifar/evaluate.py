@@ -35,12 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", nargs="+", type=Path, help="a run directory, <cell>/seed=<n>")
     parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
-    parser.add_argument(
-        "--weights",
-        choices=("last", "best", "ema"),
-        default="last",
-        help="last epoch (default), best epoch, or the averaged ones of the last",
-    )
+    cli.ask_for_weights(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
     return cli.command(parser, _evaluate, arguments)
@@ -82,21 +77,14 @@ def evaluate(
         UserError: no such run, no weights, being trained, or its data are missing.
     """
     from resnet_cifar import device as devices
-    from resnet_cifar.config import load
     from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.data.images import DeviceImages
     from resnet_cifar.files import Busy
-    from resnet_cifar.identity import cell_name
-    from resnet_cifar.record import checkpoint, run_files
+    from resnet_cifar.record import checkpoint
     from resnet_cifar.record.recorder import now, record_evaluation
+    from resnet_cifar.trained import open_run
 
-    record = run_files.read_record(directory)
-    if record is None:
-        raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
-    config = load(directory / run_files.CONFIG)
-    if (cell_name(config), config.seed) != (record.cell, record.seed):
-        path = directory / run_files.CONFIG
-        raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
+    record, config = open_run(directory)
     if data_root is not None:
         if not isinstance(config.data, Cifar):
             raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
@@ -105,16 +93,9 @@ def evaluate(
     try:
         with _locked(directory, split) as recorded:
             images = config.data.load_test() if split == "test" else config.data.load().val
-            name = checkpoint.BEST if weights == "best" else checkpoint.LAST
-            saved = checkpoint.load_weights(directory, name, record)
-            key = "ema" if weights == "ema" else "model"
-            if key not in saved:
-                decay = config.regularization.ema_decay
-                raise UserError(
-                    f"{directory} has no averaged weights: regularization.ema_decay={decay}"
-                )
+            saved = checkpoint.load_weights(directory, weights, record)
             model = config.build_model()
-            model.load_state_dict(saved[key])
+            model.load_state_dict(saved["model"])
             layout = devices.place(model, compute)
             on_device = DeviceImages(
                 images,

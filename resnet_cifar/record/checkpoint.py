@@ -14,10 +14,16 @@ import torch
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular, write_atomically
 from resnet_cifar.record import run_files
-from resnet_cifar.record.run_files import START_AGAIN, RecordError, RunRecord, read_summed
+from resnet_cifar.record.run_files import (
+    START_AGAIN,
+    WEIGHTS,
+    RecordError,
+    RunRecord,
+    read_summed,
+)
 
 LAST, PREVIOUS, BEST = run_files.LAST, run_files.PREVIOUS, run_files.BEST
-WEIGHTS = ("cell", "seed", "model", "ema", "epoch", "best")  # what is kept of a finished run
+KEPT = ("cell", "seed", "model", "ema", "epoch", "best")  # what is kept of a finished run
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -132,8 +138,8 @@ def load_last(
     return None, notes
 
 
-def load_weights(directory: Path, name: str, record: RunRecord) -> dict[str, Any]:
-    """The weights of a run, LAST or BEST, checked to be the ones its record speaks of.
+def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, Any]:
+    """Weights of a run, one of `WEIGHTS`, checked to be the ones its record speaks of.
 
     Returns:
         A dict with "model", a state dict, and "epoch".
@@ -141,6 +147,7 @@ def load_weights(directory: Path, name: str, record: RunRecord) -> dict[str, Any
     Raises:
         UserError: there are none, or they are damaged, changed or another run's.
     """
+    name = WEIGHTS[weights]
     path = directory / name
     if read_summed(directory, name, record) is None:
         raise RecordError(f"{directory} has no {name}: {record.status}")
@@ -152,6 +159,10 @@ def load_weights(directory: Path, name: str, record: RunRecord) -> dict[str, Any
         epoch = record.best["epoch"] if record.best else None
     if state.get("epoch") != epoch:
         raise RecordError(f"{path} is of epoch {state.get('epoch')}, not of epoch {epoch}")
+    if weights == "ema":
+        if "ema" not in state:
+            raise RecordError(f"{directory} has no averaged weights: regularization.ema_decay=0")
+        state["model"] = state.pop("ema")
     return state
 
 
@@ -173,6 +184,6 @@ def keep_best(directory: Path, state: dict[str, Any]) -> str | None:
     if best is None or found == best["epoch"]:
         return None
     if state["epoch"] == best["epoch"] and not state.get("step"):
-        save(path, {key: value for key, value in state.items() if key in WEIGHTS})
+        save(path, {key: value for key, value in state.items() if key in KEPT})
         return None
     return f"{path} is not of epoch {best['epoch']}, the best so far: those weights are lost"

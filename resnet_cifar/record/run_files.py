@@ -26,6 +26,8 @@ from resnet_cifar.identity import MOVED
 RUN, METRICS, PROBE, LOCK = "run.json", "metrics.jsonl", "probe.jsonl", ".lock"
 PREDICTIONS, CONFIG, LOG = "predictions.npz", "config.yaml", "train.log"
 LAST, PREVIOUS, BEST = "last.pt", "last.previous.pt", "best.pt"
+# What can be asked for: of the last epoch, of the best one, the averaged ones of the last.
+WEIGHTS = {"last": LAST, "best": BEST, "ema": LAST}
 # What answers are made of: run.json knows each by its checksum when a run has ended.
 SUMMED = (METRICS, PROBE, PREDICTIONS, CONFIG, LAST, BEST)
 _OURS = re.compile(
