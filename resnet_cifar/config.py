@@ -174,7 +174,6 @@ def register() -> None:
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
     _make_room(store)
-    OmegaConf.register_new_resolver("scratch_directory", _scratch, replace=True)
 
 
 def _make_room(store: Any) -> None:
@@ -188,37 +187,6 @@ def _make_room(store: Any) -> None:
             options = options.get(group, {})
         if path.name in options:
             options[f"{path.stem}_plugin.yaml"] = options.pop(path.name)
-
-
-def _scratch() -> str:
-    """Optuna insists on writing a file somewhere: a directory that ends with the process.
-
-    One whose process was killed goes when the next one is made.
-    """
-    global _scratch_directory
-    if _scratch_directory is None:
-        import shutil
-        import tempfile
-
-        for left in Path(tempfile.gettempdir()).glob("resnet-cifar-*-*"):
-            pid = left.name.split("-")[2]
-            if pid.isdigit() and not _alive(int(pid)):
-                shutil.rmtree(left, ignore_errors=True)
-        _scratch_directory = tempfile.TemporaryDirectory(prefix=f"resnet-cifar-{os.getpid()}-")
-    return str(_scratch_directory.name)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        pass
-    return True
-
-
-_scratch_directory: Any = None
 
 
 def from_dictconfig(composed: DictConfig) -> Config:

@@ -18,7 +18,7 @@ EXTRAS = {
     "hydra/launcher/cluster_slurm": ("hydra/launcher=slurm", "slurm"),
     "hydra/launcher/cluster_slurm_local": ("hydra/launcher=slurm_local", "slurm"),
     "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
-    "hydra/sweeper/optuna_plugin": ("hydra/sweeper=optuna", "search"),
+    "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
 }
 PRESETS = ("cell", "experiment")
 # What people type for a key, from papers and other programs.

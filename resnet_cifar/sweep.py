@@ -82,6 +82,17 @@ class RunJob(Job):
         detail = "" if reached is None else f"val {100 * reached:.2f} %"
         return Progress(done, total, f"epoch {done}/{total}", detail)
 
+    def curve(self) -> Sequence[tuple[int, float]]:
+        try:
+            lines = run_files.read_metrics(self.directory / run_files.METRICS)
+        except run_files.RecordError:  # the job that meets it says what is wrong
+            return []
+        return [
+            (line["epoch"], line[run_files.OBJECTIVE])
+            for line in lines
+            if line["epoch"] < self.run.trainer.epochs and line.get(run_files.OBJECTIVE) is not None
+        ]
+
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""
         return self.run.multiply_accumulates() * self.run.images(self._epochs_left())

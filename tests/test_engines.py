@@ -1,4 +1,4 @@
-"""Beyond one machine: submitit, Ray and Optuna for real, where their extras are installed.
+"""Beyond one machine: submitit and Ray for real, where their extras are installed.
 
 Every job imports torch anew, which takes seconds: hence few tests, each of much.
 """
@@ -7,15 +7,13 @@ import contextlib
 import importlib.util
 import os
 import signal
-import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Program
 from test_sweep import finish, records, results, start, wait_for
 
-from resnet_cifar import config, interrupt, runs
+from resnet_cifar import interrupt, runs
 from resnet_cifar.config import compose
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.identity import run_directory
@@ -29,7 +27,6 @@ def needs(module: str, extra: str) -> pytest.MarkDecorator:
 
 needs_submitit = needs("submitit", "slurm")
 needs_ray = needs("ray", "ray")
-needs_optuna = needs("optuna", "search")
 
 
 def undisturbed(program: Program, tmp_path: Path, *overrides: str) -> dict[str, list[dict]]:
@@ -97,58 +94,6 @@ def test_ray_trains_a_grid(program: Program, tmp_path: Path) -> None:
     assert "2 done before, 0 to do" in finish(tmp_path, *grid)
 
 
-@needs_optuna
-def test_a_search_goes_on_by_the_same_command(tmp_path: Path) -> None:
-    search = [
-        *TINY,
-        "experiment=search",
-        "data=synthetic",
-        "trainer.epochs=1",
-        "output_root=outputs",
-    ]
-    finish(tmp_path, *search, "hydra.sweeper.n_trials=1")
-    before = results(tmp_path)
-    text = finish(tmp_path, *search, "hydra.sweeper.n_trials=2")
-    assert text.count("skipped, completed") == 1
-    assert "Best value: " in text
-    after = results(tmp_path)
-    assert len(after) == 2
-    assert before.items() <= after.items()
-
-
-def test_the_plan_of_a_search_is_its_first_run(program: Program, tmp_path: Path) -> None:
-    # Imported here, it warns of nothing: its own import meets SQLAlchemy's deprecations.
-    pytest.importorskip("optuna", reason='needs pip install -e ".[search]"')
-    outcome = program("--plan", *TINY, "experiment=search", "data=synthetic")
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.count("the first of a search") == 1
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "nsgaii", "motpe", "short_tpe"])
-@pytest.mark.parametrize("preset", ["experiment=search", "hydra/sweeper=optuna"])
-def test_a_search_takes_every_sampler(program: Program, preset: str, sampler: str) -> None:
-    pytest.importorskip("optuna", reason='needs pip install -e ".[search]"')
-    outcome = program("--cfg", "hydra", preset, f"hydra/sweeper/sampler={sampler}")
-    assert outcome.code == 0, outcome.err
-    assert "      seed: 0\n" in outcome.out
-
-
-def test_a_killed_search_leaves_nothing_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(config, "_scratch_directory", None)
-    alive, dead = f"resnet-cifar-{os.getppid()}-a", f"resnet-cifar-{ended.pid}-b"
-    for name in (alive, dead, "resnet-cifar-notes-c"):
-        (tmp_path / name).mkdir()
-    ours = Path(config._scratch())
-    expected = sorted([alive, "resnet-cifar-notes-c", ours.name])
-    assert sorted(path.name for path in tmp_path.iterdir()) == expected
-    config._scratch_directory.cleanup()
-
-
 def test_the_plan_is_this_machine_s_whatever_the_launcher(program: Program, tmp_path: Path) -> None:
     outcome = program("--plan", *TINY, "hydra/launcher=slurm", "hydra.launcher.partition=gpu")
     assert (outcome.code, outcome.err) == (0, "")
@@ -160,7 +105,7 @@ def test_the_plan_is_this_machine_s_whatever_the_launcher(program: Program, tmp_
     [
         ("hydra/launcher=slurm", ("launcher", "cluster_slurm.yaml"), "slurm"),
         ("hydra/launcher=ray", ("launcher", "cluster_ray.yaml"), "ray"),
-        ("hydra/sweeper=optuna", ("sweeper", "optuna_plugin.yaml"), "search"),
+        ("hydra/sweeper=optuna", ("sweeper", "search_schema.yaml"), "search"),
     ],
 )
 def test_a_missing_extra_is_named(

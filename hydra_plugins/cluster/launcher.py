@@ -1,6 +1,7 @@
 """The launchers Hydra finds. The engines are imported when one is used."""
 
 import importlib
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, make_dataclass
@@ -21,6 +22,7 @@ from hydra_plugins.local_pool._returned import returned
 from hydra_plugins.local_pool._terminal import SweepConsole
 from hydra_plugins.local_pool.launcher import visible_devices
 
+SWEEPER = re.compile(r"\W*hydra[./]sweeper")  # an override of it
 # ${where_gpu:x} is x where this machine has a GPU, else 0.
 OmegaConf.register_new_resolver(
     "where_gpu", lambda share: share if any(visible_devices("auto")) else 0, replace=True
@@ -109,13 +111,20 @@ class ClusterLauncher(Launcher):
     def _engine_launch(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
         assert self.context is not None
         assert self.task_function is not None
-        # The engines make hydra.sweep.dir in every job, wherever that runs: not the scratch
-        # directory of this process.
+        # The engines make hydra.sweep.dir in every job, and compose there what is not used: with
+        # no sweeper but the default, since a preset that has chosen another one is not among it.
         theirs = deepcopy(self.config)
         assert theirs is not None
         with read_write(theirs), open_dict(theirs):
             theirs.hydra.sweep.dir = "."
-            theirs.hydra.overrides.hydra += ["hydra.sweep.dir=.", "hydra.mode=MULTIRUN"]
+            theirs.hydra.overrides.hydra = [
+                *(
+                    o
+                    for o in theirs.hydra.overrides.hydra
+                    if not re.match(r"\W*hydra[./]sweeper", o)
+                ),
+                *("hydra.sweep.dir=.", "hydra.mode=MULTIRUN"),
+            ]
         handed = HandedConfigurations(self.task_function, [job.config for job in jobs])
         self.engine.setup(hydra_context=self.context, task_function=handed, config=theirs)
         # Without overrides: what they would compose there is not used.

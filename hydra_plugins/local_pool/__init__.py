@@ -22,5 +22,6 @@ Nothing in this package knows the project it lies in.
 """
 
 from hydra_plugins.local_pool._job import Job, Outcome, Progress, SweepFailed
+from hydra_plugins.local_pool._source import JobSource
 
-__all__ = ["Job", "Outcome", "Progress", "SweepFailed"]
+__all__ = ["Job", "JobSource", "Outcome", "Progress", "SweepFailed"]

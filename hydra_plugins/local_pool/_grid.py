@@ -25,22 +25,25 @@ def jobs_of(
     config: DictConfig,
     context: HydraContext,
     job_overrides: Sequence[Sequence[str]],
+    composer: Composer | None = None,
 ) -> list[Job]:
     """A job for each list of overrides. Those that are the same work are the same object.
+
+    Args:
+        composer: of the sweep, if it is composed bit by bit.
 
     Raises:
         Exception: a configuration can't be composed or is not allowed.
     """
     setup_globals()
-    composer = Composer(config, context.config_loader)
+    composer = composer or Composer(config, context.config_loader)
     distinct: dict[str, Job] = {}
     jobs = []
-    now: dict[str, Any] = {}  # ${now:…} is one moment for the whole sweep
     for number, overrides in enumerate(job_overrides):
         composed = composer.compose(overrides)
-        OmegaConf.set_cache(composed, {"now": now})
+        OmegaConf.set_cache(composed, {"now": composer.now})
         plain = _resolved(composed, number)
-        now = {**now, **OmegaConf.get_cache(composed).get("now", {})}
+        composer.now = {**composer.now, **OmegaConf.get_cache(composed).get("now", {})}
         job = make(plain, [o for o in overrides if not o.startswith("hydra.")])
         jobs.append(distinct.setdefault(job.key, job))
     return jobs
@@ -60,6 +63,7 @@ class Composer:
 
     def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
         self._config, self._loader = config, loader
+        self.now: dict[str, Any] = {}  # ${now:…} is one moment for the whole sweep
         self._parser = OverridesParser.create()
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}

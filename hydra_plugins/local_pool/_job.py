@@ -90,6 +90,10 @@ class Job:
         """How far it is, as far as anybody can tell."""
         return None
 
+    def curve(self) -> Sequence[tuple[int, float]]:
+        """What a search compares before the end: (step, objective), of all steps but the last."""
+        return []
+
     def cost(self) -> float:
         """What is left to do of it, in a unit that jobs of one sweep share."""
         return 1.0

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 from hydra_plugins.local_pool._job import Job, Outcome
 from hydra_plugins.local_pool._nursery import AVAILABLE, Nursery
 from hydra_plugins.local_pool._process import JobProcess
+from hydra_plugins.local_pool._source import JobSource
 from hydra_plugins.local_pool._view import SweepView
 
 LOOK_AGAIN = 1.0  # seconds between two looks at a job that another process is at
 TICK = 0.05  # seconds between two looks at our own
+WATCH = 0.5  # seconds between two looks at how far our own are
 
 
 class PutOff(NamedTuple):
@@ -32,6 +34,7 @@ class Pool:
 
     outcomes: by key, how a job ended for good. failures: by key, why it failed. interrupted: the
     signal's number, or 0. left: what was not finished because the time was up, or would have been.
+    stopped: by key, why its source had it stopped.
 
     Args:
         jobs: with different keys, in the order they are to be started.
@@ -40,6 +43,7 @@ class Pool:
         view: auto, live, plain or quiet.
         deadline: time.monotonic() when jobs are told to save and end; none is started that is
             known to take longer.
+        source: where more jobs come from when those have been started; `jobs` may then be none.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class Pool:
         env: Mapping[str, str],
         view: str,
         deadline: float | None = None,
+        source: JobSource | None = None,
     ) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.failures: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
         self.interrupted = 0
         self.left: list[Job] = []
         self._signals = 0  # that jobs are to get
@@ -64,7 +70,8 @@ class Pool:
         self._put_off: deque[PutOff] = deque()
         self._told_busy: set[str] = set()
         self._too_long: deque[Job] = deque()
-        self._view = SweepView(view, jobs)
+        self._source, self._watched = source, 0.0
+        self._view = SweepView(view, jobs, source)
 
     def run(self) -> None:
         """Returns when every job has its outcome or has failed, when the time is up, or after an
@@ -72,16 +79,18 @@ class Pool:
         self._skip_done()
         self._pending.extend(job for job in self._jobs if job.key not in self.outcomes)
         handlers = self._handle_signals()
-        entry = self._jobs[0].entry
+        kind = self._source.kind if self._source else type(self._jobs[0])
+        to_do = self._source.total if self._source else len(self._pending)
         # With GPUs as programs: that a fork is safe for CUDA has not been tried on one.
-        if AVAILABLE and entry and not any(self._slots) and len(self._pending) > len(self._slots):
-            self._nursery = Nursery(self._jobs[0].preload, entry, self._env)
+        if AVAILABLE and kind.entry and not any(self._slots) and to_do > len(self._slots):
+            self._nursery = Nursery(kind.preload, kind.entry, self._env)
         try:
-            while self._running or (self._waiting() and not self._ending()):
+            while self._running or (not self._ending() and (self._waiting() or self._ask())):
                 self._look_at_the_clock()
                 self._start()
                 self._pass_on_signals()
                 self._collect()
+                self._watch()
                 self._view.refresh(self._running, self._waiting())
                 time.sleep(TICK)
         finally:
@@ -91,11 +100,11 @@ class Pool:
                 self._nursery.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        ended = self.outcomes.keys() | self.failures.keys()
+        ended = self.outcomes.keys() | self.failures.keys() | self.stopped.keys()
         if self._deadline is not None and not self.interrupted:
             self.left = [job for job in self._jobs if job.key not in ended]
         failed = [(job, self.failures[job.key]) for job in self._jobs if job.key in self.failures]
-        self._view.summary(self.outcomes, failed, self.left, bool(self.interrupted))
+        self._view.summary(self.outcomes, failed, self.left, bool(self.interrupted), self.stopped)
 
     def _ending(self) -> bool:
         return bool(self.interrupted) or self._time_is_up
@@ -115,7 +124,7 @@ class Pool:
             self._view.time_is_up()
 
     def _start(self) -> None:
-        while self._pending and self._slots and not self._ending():
+        while self._slots and not self._ending() and (self._pending or self._ask()):
             job = self._next()
             if job is None:
                 return
@@ -127,17 +136,45 @@ class Pool:
     def _next(self) -> Job | None:
         """A job that no other process is at and that can end in time; the others go where they
         belong."""
-        while self._pending:
+        while self._pending or self._ask():
             job = self._pending.popleft()
             if job.busy():
                 self._wait_for_another(job)
             elif outcome := job.outcome():  # by another sweep, since this one began
                 self._ended(job, outcome, "elsewhere")
+            elif self._source and (why := self._source.stop(job)):  # by what it reached before
+                self._stopped(job, why)
             elif not self._fits(job):
                 self._too_long.append(job)
             else:
                 return job
         return None
+
+    def _ask(self) -> bool:
+        """Take a job from the source, if it has one now."""
+        if self._source is None or self._ending() or self._too_long:
+            return False
+        job = self._source.next()
+        if job is None:
+            return False
+        self._jobs.append(job)
+        self._view.add(job, self._source.label(job))
+        if outcome := job.outcome():
+            self._ended(job, outcome, "before")
+        else:
+            self._pending.append(job)
+        return True
+
+    def _watch(self) -> None:
+        """Stop what the source wants stopped."""
+        if self._source is None or time.monotonic() - self._watched < WATCH:
+            return
+        self._watched = time.monotonic()
+        for process in self._running:
+            if not process.signals and (why := self._source.stop(process.job)):
+                process.stopped = why
+                process.send(signal.SIGTERM)
+                process.signals += 1
 
     def _fits(self, job: Job) -> bool:
         if self._deadline is None:
@@ -175,6 +212,8 @@ class Pool:
         outcome = job.outcome()
         if outcome and code == 0:
             self._ended(job, outcome)
+        elif process.stopped and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            self._stopped(job, process.stopped)
         elif self._ending():
             self._view.interrupted(job)
         elif code == 0 and job.busy():
@@ -189,6 +228,14 @@ class Pool:
     def _ended(self, job: Job, outcome: Outcome, where: str = "") -> None:
         self.outcomes[job.key] = outcome
         self._view.ended(job, outcome, where)
+        if self._source:
+            self._source.ended(job, outcome)
+
+    def _stopped(self, job: Job, why: str) -> None:
+        self.stopped[job.key] = why
+        self._view.ended(job, Outcome(None, why), "")
+        if self._source:
+            self._source.stopped(job)
 
     def _waiting(self) -> list[Job]:
         """What may still be started."""

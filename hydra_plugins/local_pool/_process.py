@@ -38,6 +38,7 @@ class JobProcess:
         self.at_start = job.progress()
         self.tail: deque[str] = deque(maxlen=50)
         self.signals = 0  # how many it has been sent
+        self.stopped = ""  # why it was told to end before the others
         self._unsent: list[int] = []
         # Standard input is a pipe that closes when this process is gone, however it goes.
         stdin, ours = os.pipe()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hydra_plugins.local_pool._job import Job, Outcome
 from hydra_plugins.local_pool._process import JobProcess
+from hydra_plugins.local_pool._source import JobSource
 from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration, fitted
 
 REFRESH = 0.5  # seconds; a job's progress is read from its files
@@ -36,15 +37,19 @@ class SweepView:
     Args:
         mode: auto, live, plain or quiet.
         jobs: those of the sweep, each once.
+        source: where more come from.
     """
 
-    def __init__(self, mode: str, jobs: Sequence[Job]) -> None:
+    def __init__(self, mode: str, jobs: Sequence[Job], source: JobSource | None = None) -> None:
         self._mode = mode if mode != "auto" else "live" if sys.stdout.isatty() else "plain"
         self._console = SweepConsole()
         self._live = LiveLines(self._console) if self._mode == "live" else None
         self._lock = threading.Lock()  # jobs' lines come from threads of their own
-        self._total = len(jobs)
-        self._labels = dict(zip(jobs, type(jobs[0]).labels(jobs), strict=True))
+        self._source = source
+        self._total = source.total if source else len(jobs)
+        self._before = source.before if source else 0  # done by earlier processes, not among `jobs`
+        labels = type(jobs[0]).labels(jobs) if jobs else []
+        self._labels = dict(zip(jobs, labels, strict=True))
         self._numbers = {job: number for number, job in enumerate(jobs, 1)}
         self._costs: dict[Job, float] = {}  # of what is to do, at the beginning
         self._ended = 0
@@ -53,14 +58,19 @@ class SweepView:
 
     def begin(self, jobs: Sequence[Job], done: Mapping[str, Outcome], slots: int) -> None:
         """What there is to do."""
-        self._ended = len(done)
-        left = len(jobs) - len(done)
+        self._ended = self._before + len(done)
+        left = self._total - self._ended
         if self._live:
             self._costs = {job: job.cost() for job in jobs if job.key not in done}
-        self._say(f"{len(jobs)} runs: {len(done)} done before, {left} to do, {slots} at once")
+        self._say(f"{self._total} runs: {self._ended} done before, {left} to do, {slots} at once")
         for job in jobs:
             if job.key in done:
                 self._of(job, f"skipped, {done[job.key].text}")
+
+    def add(self, job: Job, label: str) -> None:
+        """A job that the source came up with."""
+        self._labels[job] = label
+        self._numbers[job] = self._before + len(self._numbers) + 1
 
     def started(self, job: Job, slot: str) -> None:
         self._of(job, "started" + (f" on GPU {slot}" if slot else ""))
@@ -138,6 +148,8 @@ class SweepView:
 
     def _time_left(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> float | None:
         """Seconds to the end at the speed of the sweep so far; None before anything is known."""
+        if self._source:  # nobody knows what it will come up with
+            return None
         left = sum(process.job.cost() for process in running)
         left += sum(self._costs[job] for job in waiting)
         made = sum(self._costs.values()) - left
@@ -149,15 +161,20 @@ class SweepView:
         failures: Sequence[tuple[Job, str]],
         left: Sequence[Job],
         interrupted: bool,
+        stopped: Mapping[str, str],
     ) -> None:
         """The end: counts, every failure with its cause and its log, what there was no time for."""
         if self._live:
             with self._lock:
                 self._live.clear()
-        parts = [f"{len(outcomes)} done"]
+        parts = [f"{self._before} before"] if self._before else []
+        parts.append(f"{len(outcomes)} done")
+        if stopped:
+            parts.append(f"{len(stopped)} stopped early")
         if failures:
             parts.append(f"{len(failures)} failed")
-        if unfinished := self._total - len(outcomes) - len(failures):
+        ended = self._before + len(outcomes) + len(stopped) + len(failures)
+        if unfinished := self._total - ended:
             parts.append(f"{unfinished} not finished")
         passed = duration(time.monotonic() - self._start)
         self._say(f"{self._total} runs: {', '.join(parts)}; {passed}")

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
@@ -21,9 +21,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from hydra_plugins.local_pool._grid import jobs_of
-from hydra_plugins.local_pool._job import SweepFailed
+from hydra_plugins.local_pool._job import Job, SweepFailed
 from hydra_plugins.local_pool._mps import TOOL, available, mps
 from hydra_plugins.local_pool._returned import returned
+from hydra_plugins.local_pool._source import JobSource
+
+if TYPE_CHECKING:
+    from hydra_plugins.local_pool._pool import Pool
 
 VIEWS = ("auto", "live", "plain", "quiet")
 
@@ -93,28 +97,12 @@ class LocalPool(Launcher):
         assert self.context is not None
         jobs = jobs_of(get_class(self.options.job), self.config, self.context, job_overrides)
         distinct = list(dict.fromkeys(jobs))
-        slots = visible_devices(self.options.devices) * self.options.jobs_per_device
-        running_at_once = min(len(slots), len(distinct))
-        threads = self.options.threads or max(1, _cpus() // running_at_once)
-        search = "n_trials" in self.config.hydra.sweeper
         if self.options.plan:
-            type(distinct[0]).plan(distinct, running_at_once, threads)
-            if search:
-                print("These are the first of a search, which chooses the next by what they reach.")
-            raise SystemExit(0)
-
-        from hydra_plugins.local_pool._pool import Pool
-
-        sharing: contextlib.AbstractContextManager[dict[str, str]]
-        sharing = mps() if self.options.mps else contextlib.nullcontext({})
-        with sharing as shared:
-            env = {"OMP_NUM_THREADS": str(threads), **shared, **self.options.env}
-            env |= self.config.hydra.job.env_set
-            pool = Pool(distinct, slots, env, self.options.progress, self._deadline)
-            pool.run()
+            self._plan(distinct)
+        pool = self._run(distinct, len(distinct))
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
-        if self.options.progress != "quiet" and not search:  # which is not over yet
+        if self.options.progress != "quiet":
             type(distinct[0]).answer(distinct)
         if pool.left and not pool.failures:
             raise SystemExit(0)
@@ -126,6 +114,52 @@ class LocalPool(Launcher):
             else returned(job, JobStatus.FAILED, error)
             for job in jobs
         ]
+
+    def search(self, source: JobSource) -> None:
+        """Run what `source` comes up with, every slot busy as long as there is something.
+
+        Raises:
+            SystemExit: a signal came, the time is up, or only the plan was asked for.
+            SweepFailed: jobs failed.
+        """
+        if self.options.plan:
+            print("These are the first of a search, which chooses the next by what they reach.")
+            self._plan([job for _ in self._slots() if (job := source.next())])
+        pool = self._run([], source.total, source)
+        if pool.interrupted:
+            raise SystemExit(128 + pool.interrupted)
+        if pool.failures:
+            raise SweepFailed(f"{len(pool.failures)} runs failed; see above for each")
+        if pool.left:
+            raise SystemExit(0)
+
+    def _slots(self) -> list[str]:
+        return visible_devices(self.options.devices) * self.options.jobs_per_device
+
+    def _threads(self, at_once: int) -> int:
+        return self.options.threads or max(1, _cpus() // at_once)
+
+    def _plan(self, jobs: Sequence[Job]) -> None:
+        at_once = max(1, min(len(self._slots()), len(jobs)))
+        if jobs:
+            type(jobs[0]).plan(jobs, at_once, self._threads(at_once))
+        raise SystemExit(0)
+
+    def _run(self, jobs: Sequence[Job], count: int, source: JobSource | None = None) -> "Pool":
+        """The pool, when it has run `jobs` and what the source had, `count` in all."""
+        from hydra_plugins.local_pool._pool import Pool
+
+        assert self.config is not None
+        slots = self._slots()
+        threads = self._threads(min(len(slots), count))
+        sharing: contextlib.AbstractContextManager[dict[str, str]]
+        sharing = mps() if self.options.mps else contextlib.nullcontext({})
+        with sharing as shared:
+            env = {"OMP_NUM_THREADS": str(threads), **shared, **self.options.env}
+            env |= self.config.hydra.job.env_set
+            pool = Pool(jobs, slots, env, self.options.progress, self._deadline, source)
+            pool.run()
+        return pool
 
 
 def visible_devices(wanted: Any) -> list[str]:

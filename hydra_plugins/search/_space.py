@@ -1,0 +1,99 @@
+"""A search space from Hydra's sweep syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle, islice
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import ConfigCompositionException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+Space = Mapping[str, BaseDistribution]
+Point = Mapping[str, Any]
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """What a sweep over one key means.
+
+    Raises:
+        ConfigCompositionException: nothing that can be searched.
+    """
+
+    def require(condition: bool, allowed: str) -> None:
+        if not condition:
+            raise ConfigCompositionException(f"{override.input_line} is not allowed: {allowed}")
+
+    value = override.value()
+    tags: set[str] = getattr(value, "tags", set())
+    require(tags <= {"log"}, f"the only tag a search knows is log, not {', '.join(sorted(tags))}")
+    log = "log" in tags
+    if isinstance(value, IntervalSweep):
+        low, high = value.start, value.end
+        assert low is not None
+        assert high is not None
+        require(low < high, "an interval goes from the smaller to the larger value")
+        require(not log or low > 0, "on a log scale an interval begins above 0")
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=log)
+        return FloatDistribution(low, high, log=log)
+    require(not log, "only an interval has a log scale")
+    if isinstance(value, RangeSweep):
+        numbers = sorted(value.range()) if value.step else []
+        require(bool(numbers), "no value")
+        low, high, step = numbers[0], numbers[-1], abs(value.step)
+        if all(isinstance(number, int) for number in numbers):
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(low, high, step=step)
+    choices = list(dict.fromkeys(override.sweep_string_iterator()))
+    require(bool(choices), "no value")
+    return CategoricalDistribution(choices)
+
+
+def values(of: BaseDistribution) -> list[Any] | None:
+    """Every value, where they can be counted."""
+    if isinstance(of, CategoricalDistribution):
+        return list(of.choices)
+    if isinstance(of, (IntDistribution, FloatDistribution)) and of.step and not of.log:
+        count = round((of.high - of.low) / of.step) + 1
+        return [of.low + number * of.step for number in range(count)]
+    return None
+
+
+def ends(of: BaseDistribution) -> list[Any]:
+    """The values to try first whether they are allowed: both ends, every choice."""
+    if isinstance(of, CategoricalDistribution):
+        return list(of.choices)
+    assert isinstance(of, (IntDistribution, FloatDistribution))
+    return [of.low, of.high]
+
+
+def corners(space: Space) -> list[Point]:
+    """Few points in which every end of every key comes."""
+    columns = {key: ends(of) for key, of in space.items()}
+    count = max(map(len, columns.values()))
+    rows = zip(*(islice(cycle(column), count) for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def overrides(point: Point) -> list[str]:
+    """A point of the space as it stands on a command line."""
+    return [f"{key}={value}" for key, value in point.items()]
+
+
+def label(point: Point) -> str:
+    """A point for people: "lr=0.0125 weight_decay=0.0014"."""
+    tails = [key.rpartition(".")[2] for key in point]
+    names = [
+        tail if tails.count(tail) == 1 else key for key, tail in zip(point, tails, strict=True)
+    ]
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in zip(names, point.values(), strict=True)
+    )

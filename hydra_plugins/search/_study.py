@@ -1,0 +1,256 @@
+"""Optuna's study in a file: ask, report, tell."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import optuna
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import distribution_to_json
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, GridSampler
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hydra_plugins.search import _space
+from hydra_plugins.search._space import Point, Space
+
+T = TypeVar("T")
+STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+class Trial(NamedTuple):
+    """A point of the space under its number, from 0."""
+
+    number: int
+    point: Point
+
+
+class Options(NamedTuple):
+    """How a search proposes and prunes."""
+
+    direction: str
+    seed: int
+    sampler: DictConfig
+    pruner: DictConfig
+
+
+class Grid(GridSampler):
+    """Optuna's, which ends `Study.optimize` when the grid is done; here there is none to end."""
+
+    def after_trial(self, *arguments: Any) -> None:
+        pass
+
+
+class SearchStudy:
+    """A study of one question.
+
+    Args:
+        storage: from `opened`.
+        question: what the command sets beside the space and the options, in words: with those it
+            makes the study's name.
+
+    Raises:
+        ConfigCompositionException: the options are not Optuna's, or don't go with the space.
+    """
+
+    def __init__(self, storage: BaseStorage, space: Space, options: Options, question: str) -> None:
+        self.space, self.options = space, options
+        self._storage = storage
+        self.name = _name(space, options, question)
+        with quiet():
+            self._study = optuna.create_study(
+                storage=storage,
+                sampler=self._sampler(0),
+                pruner=_made("pruner", lambda: cast(BasePruner, instantiate(options.pruner))),
+                study_name=self.name,
+                direction=StudyDirection[options.direction.upper()],
+                load_if_exists=True,
+            )
+            self._id = storage.get_study_id_from_name(self.name)
+            for trial in self._study.get_trials(deepcopy=False):
+                if trial.params.keys() != space.keys() and not trial.state.is_finished():
+                    self._study.tell(trial.number, state=TrialState.FAIL)  # killed while it asked
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Those that have their point."""
+        found = self._study.get_trials(deepcopy=False)
+        return [trial for trial in found if trial.params.keys() == self.space.keys()]
+
+    def open(self) -> list[Trial]:
+        """The trials that were asked for and have not been told."""
+        return [self._trial(t) for t in self.trials if t.state not in STATES]
+
+    def completed(self) -> list[Point]:
+        """The points of the trials that ran to their end."""
+        return [self._trial(t).point for t in self.trials if t.state == TrialState.COMPLETE]
+
+    @property
+    def most(self) -> float:
+        """How many trials there can be."""
+        if not issubclass(get_class(self.options.sampler._target_), GridSampler):
+            return math.inf
+        return math.prod(len(_space.values(of) or ()) for of in self.space.values())
+
+    def ask(self) -> Trial:
+        """A new trial."""
+        with quiet():
+            self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+            trial = self._study.ask(dict(self.space))
+        return self._trial(trial)
+
+    def _trial(self, trial: FrozenTrial | optuna.Trial) -> Trial:
+        """In the order of the space: Optuna's is another after reading its journal."""
+        return Trial(trial.number, {key: trial.params[key] for key in self.space})
+
+    def report(self, number: int, curve: list[tuple[int, float]]) -> bool:
+        """Tell what a trial has reached by step; whether it should be pruned at one of them."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        known = self._storage.get_trial(trial_id).intermediate_values
+        for step, value in curve:
+            if step in known:
+                continue
+            self._storage.set_trial_intermediate_value(trial_id, step, value)
+            with quiet():
+                trial = self._storage.get_trial(trial_id)
+                if self._study.pruner.prune(self._study, trial):
+                    return True
+        return False
+
+    def tell(self, number: int, value: float | None, state: TrialState | None = None) -> None:
+        """The outcome of a trial, or the `state` it is left in."""
+        with quiet():
+            self._study.tell(number, value, state=state, skip_if_finished=True)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """For trial `number`: made anew, so that nothing it knows is lost with a process."""
+        options, seed = self.options.sampler, self.options.seed
+
+        def make() -> BaseSampler:
+            if not issubclass(get_class(options._target_), GridSampler):
+                of_trial = np.random.SeedSequence([seed, number]).generate_state(1)
+                return cast(BaseSampler, instantiate(options, seed=int(of_trial[0])))
+            columns = {key: _space.values(of) for key, of in self.space.items()}
+            for key, column in columns.items():
+                if column is None:
+                    message = f"{key} is an interval, which has no grid: choice(…) or range(…)"
+                    raise ConfigCompositionException(f"hydra/sweeper/sampler=grid: {message}")
+            return Grid({key: column or [] for key, column in columns.items()}, seed)
+
+        return _made("sampler", make)
+
+
+def _made(what: str, make: Callable[[], T]) -> T:
+    """What Optuna makes of its options; its complaint in one line."""
+    try:
+        return make()
+    except ConfigCompositionException:
+        raise
+    except Exception as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise ConfigCompositionException(f"hydra.sweeper.{what}: {cause}") from None
+
+
+def _name(space: Space, options: Options, question: str) -> str:
+    """The study's name: the keys for people, then a hash of the question."""
+    asked = {
+        "space": {key: distribution_to_json(of) for key, of in space.items()},
+        "direction": options.direction,
+        "seed": options.seed,
+        "sampler": OmegaConf.to_container(options.sampler, resolve=True),
+        "pruner": OmegaConf.to_container(options.pruner, resolve=True),
+        "question": question,
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join([*(key.rpartition(".")[2] for key in space), digest])
+
+
+class _Held(JournalFileOpenLock):
+    """The journal's lock where the whole search holds the file."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def opened(path: Path | None) -> Iterator[BaseStorage]:
+    """The file of studies, held by this process; None: nothing that stays.
+
+    Raises:
+        ConfigCompositionException: another search has it, or it is not one of Optuna's.
+    """
+    if path is None:
+        yield InMemoryStorage()
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe would hang
+            raise ConfigCompositionException(_not_one(path))
+        file = open(path, "ab+")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        message = f"{path} can't be written: {error.strerror}"
+        raise ConfigCompositionException(message) from None
+    with file:
+        _hold(file, path)
+        _drop_torn_line(file, path)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path), _Held(str(path))))
+        except Exception:
+            raise ConfigCompositionException(_not_one(path)) from None
+        yield storage
+
+
+def _not_one(path: Path) -> str:
+    return f"{path} is not a journal of Optuna's: hydra.sweeper.storage=<another file>"
+
+
+def _hold(file: Any, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing tells two searches on one file apart
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        message = f"another search has {path}: wait for it, or hydra.sweeper.storage=<another file>"
+        raise ConfigCompositionException(message) from None
+
+
+def _drop_torn_line(file: Any, path: Path) -> None:
+    """What a full disk or a crash left of the last line; Optuna would write on in it."""
+    file.seek(0)
+    content = file.read()
+    if content and not content.startswith(b'{"op_code":'):
+        raise ConfigCompositionException(_not_one(path))  # and is left alone
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        file.truncate(whole)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's log and its warnings that parts of it are new."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
