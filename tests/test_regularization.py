@@ -197,7 +197,7 @@ def test_the_averaged_weights_are_evaluated_when_asked(program: Program, tmp_pat
     runs = load_runs(tmp_path / "outputs")
     assert "accuracy/test" not in runs or runs["accuracy/test"].isna().all()  # of the raw weights
     program(*TINY)
-    with pytest.raises(UserError, match=r"no averaged weights: regularization.ema_decay=0.0"):
+    with pytest.raises(UserError, match=r"no averaged weights: regularization.ema_decay=0"):
         evaluate.evaluate(directory(), "validation", "ema")
 
 
