@@ -105,7 +105,7 @@ def test_what_is_no_network_is_refused(copy: Path) -> None:
         load_model("nowhere")
     content = (copy / "last.pt").read_bytes()
     (copy / "last.pt").write_bytes(content[:-100] + bytes(100))
-    assert "last.pt was changed after the run had ended" in refused()
+    assert "last.pt was changed: its checksum in run.json does not fit" in refused()
     (copy / "last.pt").unlink()
     assert "has no last.pt" in refused()
 
