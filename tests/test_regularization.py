@@ -72,8 +72,10 @@ def test_mixup_mixes_each_image_with_one_of_its_batch(start: int, stop: int) -> 
     a, b = plain.draws(1, TRAINING, 1, 150), mixup.draws(1, TRAINING, 1, 150)
     for name in ("order", "offset", "flip"):  # pairs by seed with crop_flip
         assert torch.equal(getattr(a, name), getattr(b, name))
-    x, labels = DeviceImages(data, THE_STUDYS, plain, CPU).batch(a, start, stop)
-    z, shares = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=12).batch(b, start, stop)
+    plainly = DeviceImages(data, THE_STUDYS, plain, CPU)
+    x, labels = plainly.batch(plainly.view(a), start, stop)
+    mixing = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=12)
+    z, shares = mixing.batch(mixing.view(b), start, stop)
     assert z.is_contiguous(memory_format=torch.channels_last)
     assert shares.shape == (stop - start, 12)
     ranks = b.more["rank"][start:stop].tolist()
@@ -116,7 +118,8 @@ def test_the_loss_of_a_mixed_label_is_the_mixed_loss(smoothing: float) -> None:
     """As the paper writes it: λ ℓ(f(x̃), y) + (1 − λ) ℓ(f(x̃), y′)."""
     data, mixup = images(40), Mixup(0, 0.5, 1.0)
     draws = mixup.draws(0, TRAINING, 1, 40)
-    _, shares = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=10).batch(draws, 0, 40)
+    mixing = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=10)
+    _, shares = mixing.batch(mixing.view(draws), 0, 40)
     labels = torch.from_numpy(data.labels)[draws.order]
     other, share = labels[draws.more["rank"].argsort()], draws.more["share"]
     logits = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
