@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_run import directory, interrupt_at, lines, record
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnet_cifar import evaluate
 from resnet_cifar.config import compose
@@ -72,8 +74,10 @@ def test_mixup_mixes_each_image_with_one_of_its_batch(start: int, stop: int) -> 
     a, b = plain.draws(1, TRAINING, 1, 150), mixup.draws(1, TRAINING, 1, 150)
     for name in ("order", "offset", "flip"):  # pairs by seed with crop_flip
         assert torch.equal(getattr(a, name), getattr(b, name))
-    x, labels = DeviceImages(data, THE_STUDYS, plain, CPU).batch(a, start, stop)
-    z, shares = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=12).batch(b, start, stop)
+    plainly = DeviceImages(data, THE_STUDYS, plain, CPU)
+    x, labels = plainly.batch(plainly.view(a), start, stop)
+    mixing = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=12)
+    z, shares = mixing.batch(mixing.view(b), start, stop)
     assert z.is_contiguous(memory_format=torch.channels_last)
     assert shares.shape == (stop - start, 12)
     ranks = b.more["rank"][start:stop].tolist()
@@ -116,7 +120,8 @@ def test_the_loss_of_a_mixed_label_is_the_mixed_loss(smoothing: float) -> None:
     """As the paper writes it: λ ℓ(f(x̃), y) + (1 − λ) ℓ(f(x̃), y′)."""
     data, mixup = images(40), Mixup(0, 0.5, 1.0)
     draws = mixup.draws(0, TRAINING, 1, 40)
-    _, shares = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=10).batch(draws, 0, 40)
+    mixing = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=10)
+    _, shares = mixing.batch(mixing.view(draws), 0, 40)
     labels = torch.from_numpy(data.labels)[draws.order]
     other, share = labels[draws.more["rank"].argsort()], draws.more["share"]
     logits = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
@@ -197,7 +202,7 @@ def test_the_averaged_weights_are_evaluated_when_asked(program: Program, tmp_pat
     runs = load_runs(tmp_path / "outputs")
     assert "accuracy/test" not in runs or runs["accuracy/test"].isna().all()  # of the raw weights
     program(*TINY)
-    with pytest.raises(UserError, match=r"no averaged weights: regularization.ema_decay=0"):
+    with pytest.raises(UserError, match=r"no averaged weights: regularization.ema_decay=0$"):
         evaluate.evaluate(directory(), "validation", "ema")
 
 
@@ -313,6 +318,48 @@ def test_a_step_whose_gradients_overflow_is_left_out(
     if clip:
         assert descent.dump()["gradient_norms"][2] == 20 - sum(skipped)
         assert np.isfinite(list(descent.metrics().values())).all()
+
+
+class NoReads(TorchDispatchMode):
+    """Refuses what makes the host wait for the device; every tensor here is on the CPU."""
+
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.__name__.partition(".")[0]
+        self.called.append(name)
+        assert name not in self.READS, f"{name} reads from the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_update_reads_nothing_from_the_device(fused: bool) -> None:
+    network = small()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, fused=fused)
+    scaler = GradScaler("cpu", growth_interval=2)
+    descent = Descent(optimizer, 1.5, Average(network, 0.9), scaler)
+    mixup = Mixup(0, 0.5, 1.0)
+    data = DeviceImages(images(24), THE_STUDYS, mixup, CPU, classes=10)
+    view = data.view(mixup.draws(0, TRAINING, 1, 24))
+    scaler.scale(torch.zeros(()))  # makes the scale, from a number
+    with (
+        NoReads() as seen,
+        contextlib.nullcontext() if fused else pytest.raises(AssertionError, match="_local_scalar"),
+    ):
+        _, shares = data.batch(view, 0, 16)
+        with torch.autocast("cpu", dtype=torch.float16):
+            logits = network(torch.ones(16, 3, 8, 8))
+            loss = F.cross_entropy(logits, shares[:, :5])
+        hits(logits, shares)
+        descent.step(loss)
+    if fused:
+        assert {"_foreach_lerp_", "_fused_sgd_"} <= set(seen.called)
 
 
 def test_fp16_is_recorded_and_its_scale_kept(program: Program) -> None:
