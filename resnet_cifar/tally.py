@@ -35,7 +35,7 @@ class Tally:
 
     def read(self, steps: int) -> tuple[float, float]:
         """Summed loss (nats) and correct images of the first `steps` updates; one host sync."""
-        for loss, *correct in self._rows[self._read : steps].tolist():
+        for loss, *correct in self._rows[self._read : steps].cpu().tolist():
             self._loss += loss
             self._correct += sum(correct)
         self._read = steps

@@ -9,6 +9,8 @@ from typing import ClassVar
 from resnet_cifar.errors import require
 from resnet_cifar.identity import execution
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # and auto, which chooses among them
+
 
 @dataclass
 class Trainer:
@@ -41,7 +43,7 @@ class Trainer:
         # but a batch of one is no batch.
         require(self.batch_size >= 2, "trainer.batch_size", self.batch_size, "2 or more")
         for name, allowed in (
-            ("precision", ("auto", "fp32", "tf32", "bf16", "fp16")),
+            ("precision", ("auto", *PRECISIONS)),
             ("compile", ("auto", "true", "false")),
             ("progress", ("auto", "live", "plain", "quiet")),
         ):

@@ -76,6 +76,21 @@ def test_a_gpu_without_bfloat16_gets_float16(
             device.resolve(tf32)
 
 
+def test_an_apple_gpu_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = compose(["trainer.device=mps", "trainer.threads=1"])
+    with pytest.raises(ConfigError, match="=mps is not here"):
+        device.resolve(asked.trainer)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    gpu = device.resolve(asked.trainer)
+    assert (gpu.device.type, gpu.precision, gpu.compile) == ("mps", "fp32", False)
+    assert "tried" in str(gpu.caution)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3))
+    assert device.memory_format(gpu, network) is torch.contiguous_format
+    chosen = device.resolve(compose([]).trainer)
+    assert chosen.device.type != "mps"
+    assert chosen.caution is None
+
+
 def test_settings_are_put_back() -> None:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with device.settings(resolved("trainer.threads=1"), deterministic=True):

@@ -167,20 +167,16 @@ class Cutout(CropFlip):
         source = generator(seed, f"{stream.augmentation}/cutout", epoch)
         centre = torch.randint(0, 32, (count, 2), generator=source)
         plain = super().draws(seed, stream, epoch, count)
-        return dataclasses.replace(plain, more={"centre": centre})
+        # Which rows and columns it covers, bool [count, 2, 32]: worked out here, not at each step.
+        distance = torch.arange(32) - (centre - self.size // 2)[:, :, None]
+        covered = (distance >= 0) & (distance < self.size)
+        return dataclasses.replace(plain, more={"covered": covered})
 
     def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
-        import torch
-
-        if "centre" not in draws.more:
+        if "covered" not in draws.more:
             return x, y
-        first = draws.more["centre"] - self.size // 2
-        pixel = torch.arange(x.shape[-1], device=x.device)
-        row, column = (
-            (pixel >= first[:, i, None]) & (pixel < first[:, i, None] + self.size) for i in (0, 1)
-        )
-        hole = row[:, None, :, None] & column[:, None, None, :]
-        return x.masked_fill(hole, 0.0), y
+        rows, columns = draws.more["covered"].unbind(1)
+        return x.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0.0), y
 
 
 @dataclass

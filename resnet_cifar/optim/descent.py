@@ -94,7 +94,7 @@ class Descent:
         """
         found = {}
         if self.clip_norm:
-            total, clipped, count = self._norms.tolist()
+            total, clipped, count = self._norms.cpu().tolist()
             found["gradient_norm/train"] = total / max(count, 1)
             found["clipped/train"] = clipped / max(count, 1)
         if self.scaler.is_enabled():

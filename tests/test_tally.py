@@ -1,0 +1,67 @@
+"""An epoch's sums: added up as they have been since the first recorded run, to the last bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from resnet_cifar.tally import Tally
+
+CPU = torch.device("cpu")
+COUNTS = [7] * 40 + [3]  # images in each batch
+
+
+def drawn() -> list[tuple[Tensor, Tensor]]:
+    """A mean loss float32 [] and hits bool [n] for each batch; sums that float32 would round."""
+    source = torch.Generator().manual_seed(0)
+    return [
+        (10 ** (8 * torch.rand((), generator=source) - 4), torch.rand(n, generator=source) < 0.3)
+        for n in COUNTS
+    ]
+
+
+def by_step(batches: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """Summed in float64 at every step, which is how a device did it that has float64."""
+    totals = torch.zeros(2, dtype=torch.float64)
+    for loss, hits in batches:
+        totals[0] += loss * len(hits)
+        totals[1] += hits.sum()
+    return totals.tolist()
+
+
+def test_read_once_or_at_every_step_the_same_bits() -> None:
+    batches = drawn()
+    once, often = Tally(len(COUNTS), 7, CPU), Tally(len(COUNTS), 7, CPU)
+    for step, batch in enumerate(batches):
+        once.keep(step, *batch)
+        often.keep(step, *batch)
+        assert list(often.read(step + 1)) == by_step(batches[: step + 1])
+    assert list(once.read(len(COUNTS))) == by_step(batches)
+    in_float32 = torch.stack([loss * len(hits) for loss, hits in batches]).sum()
+    assert in_float32.item() != by_step(batches)[0]
+
+
+@pytest.mark.parametrize("at", [0, 1, 17, len(COUNTS)])
+def test_a_checkpoint_s_totals_are_gone_on_from(at: int) -> None:
+    """Checkpoints hold float64 [2], from the first version on: summed loss, correct images."""
+    batches = drawn()
+    saved = torch.tensor(by_step(batches[:at]), dtype=torch.float64)
+    tally = Tally(len(COUNTS), 7, CPU)
+    tally.restore(saved, at)
+    assert torch.equal(tally.totals(at), saved)
+    assert tally.totals(at).dtype == torch.float64
+    for step, batch in enumerate(batches[at:], at):
+        tally.keep(step, *batch)
+    assert tally.totals(len(COUNTS)).tolist() == by_step(batches)
+
+
+def test_the_next_epoch_begins_with_nothing() -> None:
+    batches = drawn()
+    tally = Tally(len(COUNTS), 7, CPU)
+    for epoch in (batches, batches[::-1][1:] + batches[-1:]):
+        for step, batch in enumerate(epoch):
+            tally.keep(step, *batch)
+        assert list(tally.read(len(COUNTS))) == by_step(epoch)
+        tally.clear()
+        assert tally.read(0) == (0.0, 0.0)
