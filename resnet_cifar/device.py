@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from resnet_cifar.errors import ConfigError
+from resnet_cifar.machine import available_cpus, cpu_name, has_bf16, measured
 from resnet_cifar.trainer import Trainer
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NARROW = 8  # channels; see `memory_format`
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Compute:
     cuda_graphs: bool = True  # where the network is compiled for CUDA
     channels_last: bool = True
     fused: bool = True  # the optimizer's update of all parameters in one kernel
+    # What `auto` was decided by on a CPU: seconds of the same work by precision.
+    precision_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def autocast(self) -> torch.autocast:
         """16 bits where that is the precision, otherwise a context that does nothing."""
@@ -60,11 +67,11 @@ class Compute:
         return "no training on an Apple GPU has been tried so far: compare a short one with the CPU"
 
 
-def resolve(trainer: Trainer) -> Compute:
-    """Turn `auto` into what this machine has.
+def find(trainer: Trainer) -> torch.device:
+    """The device that is asked for.
 
     Raises:
-        ConfigError: the device or the precision asked for is not here.
+        ConfigError: it, or the precision asked for, is not here.
     """
     wanted = trainer.device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -76,39 +83,121 @@ def resolve(trainer: Trainer) -> Compute:
         raise ConfigError(f"trainer.device={trainer.device} is not here: PyTorch sees {seen}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not here: PyTorch sees no Apple GPU")
-
-    precision = trainer.precision
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(device) else "fp16" if _has_fast_fp16(device) else "fp32"
-    if precision == "tf32" and not (device.type == "cuda" and _has_bf16(device)):
+    if trainer.precision == "tf32" and not _is_ampere(device):
         rule = "a CUDA device from Ampere on: use auto, fp32, bf16 or fp16"
         raise ConfigError(f"trainer.precision=tf32 needs {rule}")
+    return device
 
+
+def resolve(
+    trainer: Trainer,
+    width: int = 64,
+    root: Path | None = None,
+    begun: str | None = None,
+    keep: bool = True,
+) -> Compute:
+    """Turn `auto` into what this machine has; on a CPU the precision is measured.
+
+    Args:
+        width: the network's, which the faster precision depends on.
+        root: where that measurement is kept for all its runs, unless `keep` is false.
+        begun: the precision in which a run was begun on this kind of device: it stays.
+
+    Raises:
+        ConfigError: as `find`.
+    """
+    device = find(trainer)
+    precision, seconds = trainer.precision, {}
+    if precision == "auto" and device.type == "cpu":
+        seconds = {} if begun else precision_seconds(width, root, keep)
+        precision = begun or faster(seconds)
+    elif precision == "auto":  # an Apple GPU could do with less, but nobody has measured it
+        precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
     names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
-    name = names[device.type](device) if device.type in names else _cpu_name()
+    name = names[device.type](device) if device.type in names else cpu_name()
     threads = trainer.threads or min(torch.get_num_threads(), available_cpus())
     pays = device.type == "cuda" and _can_compile()
     use = pays if trainer.compile == "auto" else trainer.compile == "true"
-    return Compute(device, name, precision, threads, use)
+    return Compute(device, name, precision, threads, use, precision_seconds=seconds)
 
 
-def available_cpus() -> int:
-    """CPUs this process may run on: never more than a container or a launcher gave it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _is_ampere(device: torch.device) -> bool:
+    """Whether it is a CUDA device of that generation or a later one: bfloat16 and TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is fast there, not merely possible.
+# Precision by measurement ------------------------------------------------------------------------
 
-    On CPUs that means AMX. AVX512-BF16 alone is not enough: on a Xeon of model 207 whose AMX is
-    hidden, a bf16 product runs at half the rate of a float32 one (177 against 342 GFLOP/s) and a
-    training step of ResNet-18 at three quarters (56 against 77 images/s).
+CLEARLY = 1.15  # times as fast is worth the digits that bfloat16 has not
+MEASURED_SECONDS = 0.3  # of CPU time, about
+
+
+def faster(seconds: Mapping[str, float]) -> str:
+    """bf16 where it is clearly faster, else fp32."""
+    return "bf16" if seconds.get("fp32", 0.0) >= CLEARLY * seconds.get("bf16", math.inf) else "fp32"
+
+
+def precision_seconds(width: int, root: Path | None = None, keep: bool = True) -> dict[str, float]:
+    """CPU seconds of convolutions of such a network, forward and backward, by precision.
+
+    Empty where the CPU has no instructions for bfloat16: nothing is to be decided there.
     """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "mps":
-        return False  # possible, but nobody has measured it
-    return "amx_bf16" in _cpu_flags()
+    if not has_bf16():
+        return {}
+    layout = str(_layout(width)).removeprefix("torch.")
+    key = {"what": "precision", "cpu": cpu_name(), "width": width, "layout": layout}
+    key |= {"torch": torch.__version__}
+    return measured(root, key, lambda: _measure_precision(width), keep)
+
+
+@functools.cache  # a process that has no file to keep it in asks once
+def _measure_precision(width: int) -> dict[str, float]:
+    """In one thread and by its own CPU time: others on the machine then hardly matter.
+
+    Threads that wait for one another, on two cores that others use too, gave ratios of 0.02 where
+    1.4 is right. What the two arithmetics cost beside each other is the same for every thread.
+    """
+    best: dict[str, float] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            passes = convolutions(width)
+            end = time.thread_time() + MEASURED_SECONDS
+            while len(best) < 2 or time.thread_time() < end:
+                for precision in ("fp32", "bf16"):
+                    start = time.thread_time()
+                    passes(precision)
+                    spent = time.thread_time() - start
+                    best[precision] = min(best.get(precision, math.inf), spent)
+    finally:
+        torch.set_num_threads(threads)
+    return {precision: round(seconds, 6) for precision, seconds in best.items()}
+
+
+def convolutions(width: int) -> Callable[[str], None]:
+    """A layer of each of a network's stages, forward and backward, in the precision it is given."""
+    layout, images = _layout(width), min(64, max(8, 512 // width))
+    layers = []
+    for stage in range(4):
+        channels, size = width * 2**stage, 32 >> stage
+        layer = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        x = torch.ones(images, channels, size, size).contiguous(memory_format=layout)
+        layers.append((layer.to(memory_format=layout), x.requires_grad_()))
+
+    def passes(precision: str) -> None:
+        for layer, x in layers:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                y = torch.relu(layer(x))
+            torch.autograd.backward(y, torch.ones_like(y))
+
+    return passes
+
+
+def _layout(width: int) -> torch.memory_format:
+    return torch.channels_last if width >= NARROW else torch.contiguous_format
 
 
 def _has_fast_fp16(device: torch.device) -> bool:
@@ -120,22 +209,6 @@ def _can_compile() -> bool:
     """Whether torch.compile finds what it needs on CUDA: Triton, and for that a C compiler."""
     compilers = (os.environ.get("CC") or "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
-
-
-def _cpu_info(key: str) -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
-    return ""
-
-
-def _cpu_flags() -> list[str]:
-    return _cpu_info("flags").split()
-
-
-def _cpu_name() -> str:
-    return _cpu_info("model name") or "CPU"
 
 
 def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
@@ -160,7 +233,7 @@ def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
     layout that most programs use there, the contiguous one.
     """
     narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    unfit = {"cpu": narrowest < 8, "mps": True}.get(compute.device.type, False)
+    unfit = {"cpu": narrowest < NARROW, "mps": True}.get(compute.device.type, False)
     if unfit or not compute.channels_last:
         return torch.contiguous_format
     return torch.channels_last

@@ -89,7 +89,8 @@ def evaluate(
         if not isinstance(config.data, Cifar):
             raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
         config.data = dataclasses.replace(config.data, root=data_root)
-    compute = devices.resolve(dataclasses.replace(config.trainer, device=device))
+    trainer = dataclasses.replace(config.trainer, device=device)
+    compute = devices.resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
     try:
         with _locked(directory, split) as recorded:
             images = config.data.load_test() if split == "test" else config.data.load().val

@@ -57,7 +57,7 @@ def run(config: Config) -> float:
         if not directory.exists() and (note := shorter_run(directory, config.trainer.epochs)):
             display.say(note)
         # What this machine can't do comes out before anything is written.
-        compute = device.resolve(config.trainer)
+        device.find(config.trainer)
         split = config.data.load()
         try:
             with Interrupt() as interrupt:
@@ -70,6 +70,7 @@ def run(config: Config) -> float:
                             f"{directory}: {record.status} meanwhile{run_files.result(record)}"
                         )
                         return run_files.objective(record)
+                    compute = _compute(config, directory)
                     with device.settings(compute, config.trainer.deterministic):
                         return train(config, directory, compute, split, display, interrupt)
         except Busy as busy:
@@ -79,6 +80,13 @@ def run(config: Config) -> float:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
             ) from error
+
+
+def _compute(config: Config, directory: Path) -> device.Compute:
+    """What it is computed on; a run that was begun goes on in the precision it was begun in."""
+    record = run_files.read_record(directory)
+    begun = record.precision_on("cpu") if record else None
+    return device.resolve(config.trainer, config.model.width, directory.parents[1], begun)
 
 
 def train(

@@ -1,35 +1,140 @@
 """What `auto` means on a machine."""
 
 import contextlib
+import functools
+import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, Program
 
-from resnet_cifar import device
+from resnet_cifar import device, machine, runs
 from resnet_cifar.config import compose
+from resnet_cifar.engine import Engine
 from resnet_cifar.errors import ConfigError, describe
+from resnet_cifar.trainer import Trainer
+
+
+@functools.cache
+def trainer(*overrides: str) -> Trainer:
+    return compose(["trainer.device=cpu", *overrides]).trainer
 
 
 def resolved(*overrides: str) -> device.Compute:
-    return device.resolve(compose(["trainer.device=cpu", *overrides]).trainer)
+    return device.resolve(trainer(*overrides))
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
+    ("bf16", "precision"),
     [
-        (["avx2"], "fp32"),
-        (["avx512f", "avx512_bf16"], "fp32"),  # half the speed of float32, measured
-        (["avx512_bf16", "amx_tile", "amx_bf16"], "bf16"),
+        (0.5, "bf16"),  # AVX512-BF16 on AMD, AMX
+        (0.86, "bf16"),
+        (0.88, "fp32"),  # not clearly faster: then the digits count
+        (1.5, "fp32"),  # AVX512-BF16 on a Xeon without AMX
     ],
 )
-def test_bfloat16_where_it_is_fast(
-    monkeypatch: pytest.MonkeyPatch, flags: list[str], precision: str
+def test_bfloat16_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: float, precision: str
 ) -> None:
-    monkeypatch.setattr(device, "_cpu_flags", lambda: flags)
-    assert resolved().precision == precision
+    monkeypatch.setattr(device, "has_bf16", lambda: True)
+    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 1.0, "bf16": bf16})
+    found = device.resolve(trainer(), 64, tmp_path)
+    assert (found.precision, found.precision_seconds) == (precision, {"fp32": 1.0, "bf16": bf16})
+    assert device.resolve(trainer(), 64, tmp_path, begun="fp32").precision == "fp32"
+    assert device.resolve(trainer(), 64, tmp_path, begun="bf16").precision == "bf16"
     assert resolved("trainer.precision=fp32").precision == "fp32"
     assert resolved("trainer.precision=bf16").precision == "bf16"
+    # Kept: this directory's next run goes by the same, whatever it would find.
+    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 1.0, "bf16": 1.0})
+    assert device.resolve(trainer(), 64, tmp_path).precision == precision
+    assert device.resolve(trainer(), 32, tmp_path).precision == "fp32"  # another network
+    assert {path.name for path in tmp_path.iterdir()} == {machine.MEASURED, machine.LOCK}
+
+
+def test_no_instructions_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cpu_info", lambda key: "avx2 fma" if key == "flags" else "")
+    monkeypatch.setattr(device, "_measure_precision", None)  # would fail if it were asked
+    assert resolved().precision == "fp32"
+
+
+def test_a_measurement_says_how_long_both_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "MEASURED_SECONDS", 0.01)
+    device._measure_precision.cache_clear()
+    threads, drawn = torch.get_num_threads(), torch.get_rng_state()
+    found = device._measure_precision(2)
+    assert found.keys() == {"fp32", "bf16"}
+    assert all(0 < seconds < 60 for seconds in found.values())
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), drawn)
+    device._measure_precision.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"not JSON \xff",
+        b"{}",
+        b'[1, {"what": "it"}, {"what": "it", "figures": {"a": -1}}]',
+        b'[{"what": "it", "figures": {"a": NaN}}, {"what": "it", "figures": []}]',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_file_of_measurements_is_replaced(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / machine.MEASURED).write_bytes(damage)
+    key = {"what": "it"}
+    assert machine.measured(tmp_path, key, lambda: {"a": 1.0}) == {"a": 1.0}
+    assert machine.measured(tmp_path, key, dict) == {"a": 1.0}
+
+
+def test_one_that_can_t_be_kept_is_used_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / machine.MEASURED).mkdir()
+    for root in (tmp_path / "file", tmp_path, None):
+        assert machine.measured(root, {"what": "it"}, lambda: {"a": 1.0}) == {"a": 1.0}
+    (tmp_path / machine.MEASURED).rmdir()
+    assert machine.measured(tmp_path, {}, lambda: {"a": 1.0}, keep=False) == {"a": 1.0}
+    assert not (tmp_path / machine.MEASURED).exists()
+
+
+def test_two_that_measure_at_once_agree(tmp_path: Path) -> None:
+    def measure() -> dict[str, float]:
+        time.sleep(0.2)
+        return {"a": time.monotonic()}
+
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda _: machine.measured(tmp_path, {}, measure), range(4))
+        assert len({figures["a"] for figures in found}) == 1
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "has_bf16", lambda: True)
+    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 2.0, "bf16": 1.0})
+    with monkeypatch.context() as broken:
+        broken.setattr(Engine, "validate", lambda *a, **k: (_ for _ in ()).throw(OSError("full")))
+        assert program(*TINY).code == 1
+    (tmp_path / "outputs" / machine.MEASURED).unlink()
+    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 1.0, "bf16": 2.0})
+    assert program(*TINY).code == 0
+    (run,) = (tmp_path / "outputs").glob("*/seed=0")
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert [session["precision"] for session in sessions] == ["bf16", "bf16"]
+    assert [s["precision_seconds"] for s in sessions] == [{"fp32": 2.0, "bf16": 1.0}, {}]
+    assert program(*TINY, "seed=1").code == 0  # another run goes by what is measured now
+    (run,) = (tmp_path / "outputs").glob("*/seed=1")
+    assert json.loads((run / "run.json").read_text())["sessions"][0]["precision"] == "fp32"
+    # What is not a run is known to whoever looks after runs.
+    (tmp_path / "outputs" / f".{machine.MEASURED}.host.1.tmp").write_text("half")
+    assert runs.main(["verify", "outputs"]) == 0
+    assert runs.main(["clean", "outputs", "--yes"]) == 0
+    assert not list((tmp_path / "outputs").glob("*.tmp"))
+    assert (tmp_path / "outputs" / machine.MEASURED).exists()
 
 
 def test_no_more_threads_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cifar import cli, places
 from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.files import write_json
+from resnet_cifar.machine import available_cpus
 from resnet_cifar.model.options import training_flop
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "command": " ".join(["python -m resnet_cifar.benchmark", *_said(options)]),
         "device": compute.name,
         "device_type": compute.device.type,
-        "cores": device.available_cpus(),
+        "cores": available_cpus(),
         "load_before": round(load, 2),
         "versions": versions() | {name: version(name) for name in others},
         "git": git_state(places.checkout()),

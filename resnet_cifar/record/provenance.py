@@ -25,6 +25,7 @@ def session(compute: Compute) -> dict[str, Any]:
         "device_type": compute.device.type,
         "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "precision": compute.precision,
+        "precision_seconds": dict(compute.precision_seconds),
         "threads": compute.threads,
         "compile": compute.compile,
         "host": platform.node(),

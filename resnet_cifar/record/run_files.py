@@ -61,6 +61,8 @@ class Session:
     step: int = 0
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES
     precision: str | None = None
+    # What it was chosen by, where `auto` was measured: CPU seconds of the same work.
+    precision_seconds: dict[str, float] = field(default_factory=dict)
     threads: int | None = None
     compile: bool | None = None
     host: str | None = None
@@ -126,6 +128,11 @@ class RunRecord:
     def ended(self) -> str | None:
         """When the record was last brought up to date: UTC, ISO 8601."""
         return (self.sessions[-1].end or self.sessions[-1].start) if self.sessions else None
+
+    def precision_on(self, device_type: str) -> str | None:
+        """In which it was last trained on such a device."""
+        used = [s.precision for s in self.sessions if s.device_type == device_type and s.precision]
+        return used[-1] if used else None
 
 
 class RecordError(UserError):

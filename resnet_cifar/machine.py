@@ -1,0 +1,110 @@
+"""The CPU runs are computed on, and what was measured of it: kept in a file beside the runs.
+
+Imports no torch. A measurement that is missing, damaged or can't be kept is made again: the file
+only has what any run of this directory would find, so that all of them go by the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_cifar.files import Lock, read_regular, write_json
+
+MEASURED = ".measured.json"  # in output_root
+LOCK = ".measured.lock"  # beside it, held while something is measured
+PATIENCE = 100  # looks, ten a second, at what another process may be measuring; then for oneself
+Figures = dict[str, float]
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on: never more than a container or a launcher gave it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """As the system calls it."""
+    return _cpu_info("model name") or "CPU"
+
+
+def has_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16, or doesn't say what it has."""
+    flags = _cpu_info("flags") or _cpu_info("Features")  # x86, ARM
+    return not flags or "bf16" in flags
+
+
+def _cpu_info(key: str) -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name in output_root is what a killed process was writing here."""
+    return re.fullmatch(rf"\.{re.escape(MEASURED)}\..+\.\d+\.tmp", name) is not None
+
+
+def measured(
+    root: Path | None, key: Mapping[str, Any], measure: Callable[[], Figures], keep: bool = True
+) -> Figures:
+    """The figures kept under `key` beside the runs of `root`, or those measured now.
+
+    Args:
+        key: everything they depend on, as JSON has it.
+        keep: write what was measured; else nothing is written.
+    """
+    if root is None or not keep:
+        return (None if root is None else _kept(root, key)) or measure()
+    if (found := _kept(root, key)) is not None:
+        return found
+    found = None
+    with contextlib.suppress(OSError, _TooLong), Lock(root / LOCK, poll=_Patience()):
+        found = _kept(root, key) or measure()
+        write_json(root / MEASURED, [*_entries(root), {**key, "figures": found}])
+    return found or measure()
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Patience:
+    def __init__(self) -> None:
+        self.left = PATIENCE
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if not self.left:
+            raise _TooLong
+
+
+def _kept(root: Path, key: Mapping[str, Any]) -> Figures | None:
+    for entry in _entries(root):
+        if {k: v for k, v in entry.items() if k != "figures"} == key:
+            return dict(entry["figures"])
+    return None
+
+
+def _entries(root: Path) -> list[dict[str, Any]]:
+    """What the file holds, as far as it is sound."""
+    try:
+        entries = json.loads(read_regular(root / MEASURED))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [entry for entry in entries if _is_sound(entry)] if isinstance(entries, list) else []
+
+
+def _is_sound(entry: Any) -> bool:
+    figures = entry.get("figures") if isinstance(entry, dict) else None
+    return isinstance(figures, dict) and all(
+        type(value) in (int, float) and math.isfinite(value) and value > 0
+        for value in figures.values()
+    )
