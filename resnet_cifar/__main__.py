@@ -18,6 +18,8 @@ COMMANDS = {
     "runs": "list and compare runs; verify, archive, remove; the command that trains one",
     "report": "put runs beside the published study: tables, intervals, verdicts, figures",
     "evaluate": "measure a trained network: both views of validation, the test set when asked",
+    "predict": "classify your own PNG and JPEG files with one run, or several",
+    "export": "write a trained network as safetensors, ONNX or torch.export's .pt2",
     "benchmark": "time the training loop against the usual recipe on this machine",
 }
 MODULES = {"train": "training"}  # resnet_cifar.train is the function

@@ -142,7 +142,7 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
             module = importlib.import_module(path.stem)
         except Exception as error:
             raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
-        if not path.samefile(module.__file__ or directory):
+        if path.resolve() != Path(module.__file__ or directory).resolve():
             raise ConfigError(f"{path} can't be imported: another module has its name")
         found += [
             each

@@ -79,21 +79,14 @@ def evaluate(
         UserError: no such run, no weights, being trained, or its data are missing.
     """
     from resnet_cifar import device as devices
-    from resnet_cifar.config import load
     from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.data.images import DeviceImages
     from resnet_cifar.files import Busy
-    from resnet_cifar.identity import cell_name
-    from resnet_cifar.record import checkpoint, run_files
+    from resnet_cifar.record import checkpoint
     from resnet_cifar.record.recorder import now, record_evaluation
+    from resnet_cifar.trained import WEIGHTS, open_run
 
-    record = run_files.read_record(directory)
-    if record is None:
-        raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
-    config = load(directory / run_files.CONFIG)
-    if (cell_name(config), config.seed) != (record.cell, record.seed):
-        path = directory / run_files.CONFIG
-        raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
+    record, config = open_run(directory)
     if data_root is not None:
         if not isinstance(config.data, Cifar):
             raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
@@ -102,8 +95,7 @@ def evaluate(
     try:
         with _locked(directory, split) as recorded:
             images = config.data.load_test() if split == "test" else config.data.load().val
-            name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[weights]
-            saved = checkpoint.load_weights(directory, name, record)
+            saved = checkpoint.load_weights(directory, WEIGHTS[weights], record)
             model = config.build_model()
             model.load_state_dict(saved["model"])
             layout = devices.place(model, compute)

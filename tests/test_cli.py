@@ -14,14 +14,21 @@ import pytest
 from conftest import ROOT, TINY, Program
 
 from resnet_cifar import __main__ as package
-from resnet_cifar import __version__, evaluate, runs
+from resnet_cifar import __version__, evaluate, export, predict, runs
 from resnet_cifar.benchmark import __main__ as benchmark
 from resnet_cifar.config import command, compose, load, quoted, to_yaml
 from resnet_cifar.identity import run_directory
 from resnet_cifar.report import __main__ as report
 from resnet_cifar.results import load_runs
 
-COMMANDS = {"runs": runs, "evaluate": evaluate, "report": report, "benchmark": benchmark}
+COMMANDS = {
+    "runs": runs,
+    "evaluate": evaluate,
+    "report": report,
+    "predict": predict,
+    "export": export,
+    "benchmark": benchmark,
+}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

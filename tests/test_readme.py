@@ -101,8 +101,9 @@ def installed(checkout: Path) -> None:
     """A .venv that stands for an installed one: this Python under its name."""
     programs = checkout / ".venv" / "bin"
     programs.mkdir(parents=True)
-    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (programs / "python").chmod(0o755)
+    for name, module in (("python", ""), ("resnet-cifar", "-m resnet_cifar ")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
+        (programs / name).chmod(0o755)
     (programs / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
 
 
@@ -132,7 +133,7 @@ def commands(page: Path) -> list[str]:
     """Every command line of a page: in blocks, in tables, between the words."""
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"^```(?!bash)\w*\n.*?^```$|\$\(.*?\)", "", text, flags=re.M | re.S)
-    return re.findall(r"python (?:train\.py|-m resnet_cifar)[^`\n|#]*", text)
+    return re.findall(r"(?:python (?:train\.py|-m resnet_cifar)|resnet-cifar )[^`\n|#]*", text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -140,7 +141,9 @@ def test_commands_exist_and_configurations_compose(page: Path) -> None:
     """Of all commands, those too that no block pastes."""
     for command in commands(page):
         words = shlex.split(command.rstrip(" )\\"))
-        if words[1] == "-m":
+        if words[0] == "resnet-cifar":
+            assert words[1] in COMMANDS, command
+        elif words[1] == "-m":
             name = words[2].partition(".")[2]
             assert not name or name in COMMANDS, command
         elif "experiment=label_smoothing" not in words:  # the README makes that one

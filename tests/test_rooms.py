@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import ROOT
 
 COMMANDS = (
-    *("training", "runs", "evaluate", "plan", "__main__"),
+    *("training", "runs", "evaluate", "predict", "export", "plan", "__main__"),
     *("report.__main__", "benchmark.__main__"),
 )
 

@@ -1,0 +1,84 @@
+"""A person's own PNG and JPEG files as the networks see images: RGB, 32 × 32.
+
+Resized as is usual for evaluation: the shorter side to 32 pixels (bilinear, antialiased), then the
+centre. Upright by EXIF; what is transparent becomes white, grey becomes RGB, 16 bits become 8.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from resnet_cifar.data.images import SIZE
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.files import read_regular
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class Photo(NamedTuple):
+    """An image file, read."""
+
+    path: Path
+    pixels: NDArray[np.uint8]  # [32, 32, 3]
+    width: int  # as it is shown, in pixels
+    height: int
+
+    @property
+    def resized(self) -> bool:
+        """Whether it was cropped or resized."""
+        return (self.width, self.height) != (SIZE, SIZE)
+
+
+def find(path: Path) -> list[Path]:
+    """The PNG and JPEG files below a directory, in order; a file is itself. Hidden ones are not."""
+    if not path.is_dir():
+        return [path]
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+
+
+def read(path: Path) -> Photo:
+    """An image file.
+
+    Raises:
+        UserError: it is none, is damaged, or is too large to be a picture.
+    """
+    try:
+        content = read_regular(path.resolve())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata nobody needs
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as stored:
+                image = _rgb(ImageOps.exif_transpose(stored))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is no PNG or JPEG file") from error
+    except Exception as error:  # Pillow raises many kinds on a damaged file
+        raise UserError(f"{path} can't be read: {describe(error)}") from error
+    width, height = image.size
+    if image.size != (SIZE, SIZE):
+        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)
+    return Photo(path, np.asarray(image), width, height)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """`image` in 8-bit RGB, on white."""
+    if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
