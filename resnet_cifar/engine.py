@@ -148,7 +148,7 @@ class Engine:
         self.recorder.progress(state.epoch, state.best)
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
-        """The remaining steps of an epoch; its training metrics. Waits for the device at the end."""
+        """The remaining steps of an epoch; its metrics. Waits for the device at the end alone."""
         state, size = self.state, self.options.batch_size
         start, first = time.perf_counter(), state.step
         draws = self.train.augmentation.draws(self.seed, TRAINING, epoch, len(self.train))
