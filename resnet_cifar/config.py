@@ -36,6 +36,7 @@ from resnet_cifar.optim.scheduler import Scheduler
 from resnet_cifar.places import OWN, own, place
 from resnet_cifar.places import command as command_of
 from resnet_cifar.probe.options import Probe
+from resnet_cifar.record.logger import Logger, TensorBoard
 from resnet_cifar.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Config:
     trainer: Trainer
     probe: Probe
     seed: int
+    logger: Logger = execution()
     output_root: str = execution()
     rerun: bool = execution()
     when_busy: str = execution()
@@ -381,6 +383,8 @@ def _bring_up_to_date(plain: dict[Any, Any]) -> None:
     default = compose([])
     if plain and "probe" not in plain:  # runs without one
         plain["probe"] = {"name": Probe.NAME}
+    if plain and "logger" not in plain:
+        plain["logger"] = {"name": TensorBoard.NAME}
     if plain and "augmentation" not in plain:
         plain["augmentation"] = {"name": CropFlip.NAME}
         for key, before in MOVED.items():

@@ -91,6 +91,8 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
         value = getattr(config, field.name)
         kind: str | None = getattr(value, "NAME", None)
         if kind is not None:
+            if field.metadata.get("execution") and not everything:
+                continue
             if kind != field.name:
                 yield field.name, kind
             for key, inner in items(value, everything):

@@ -247,13 +247,14 @@ def execution_keys() -> set[str]:
 
 def _known_keys() -> dict[str, tuple[IdentityKey, bool]]:
     """Every key of the configuration's groups, and whether it is of execution only."""
-    from resnet_cifar.config import groups
+    from resnet_cifar.config import Config, groups
 
+    parts = {field.name: field.metadata for field in dataclasses.fields(Config)}
     keys: dict[str, tuple[IdentityKey, bool]] = {}
     for group, options in groups().items():
         names = tuple(option.NAME for option in options)
         if names != (group,):
-            keys[group] = IdentityKey("an option", names), False
+            keys[group] = IdentityKey("an option", names), bool(parts[group].get("execution"))
         for option in options:
             types = typing.get_type_hints(option)
             for field in dataclasses.fields(option):

@@ -57,6 +57,7 @@ def run(config: Config) -> float:
         if not directory.exists() and (note := shorter_run(directory, config.trainer.epochs)):
             display.say(note)
         # What this machine can't do comes out before anything is written.
+        config.logger.check()
         device.find(config.trainer)
         split = config.data.load()
         try:
@@ -213,6 +214,7 @@ def assemble(
             **provenance.session(compute),
         ),
         hparams={**dict(items(config)), "seed": config.seed},
+        logger=config.logger,
         digests=saved.get("digests") if saved else None,
         say=display.say,
     )

@@ -17,6 +17,8 @@ from resnet_cifar.files import Watched, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, run_files
+from resnet_cifar.record.guarded import Guarded, TrackedOnce
+from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.run_files import (
     Evaluation,
     LinesFile,
@@ -24,8 +26,10 @@ from resnet_cifar.record.run_files import (
     RecordError,
     RunRecord,
     Session,
+    Tracked,
 )
 from resnet_cifar.record.tensorboard import Board
+from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 
 def now() -> str:
@@ -42,6 +46,7 @@ class Recorder:
             Earlier sessions and evaluations are added to it.
         session: what it says of this session: device, versions, ….
         hparams: columns of TensorBoard's HPARAMS tab.
+        logger: what the run is tracked by beside TensorBoard.
         digests: what `digests()` was when the checkpoint was written, where it says.
         say: tells the user a line.
 
@@ -56,6 +61,7 @@ class Recorder:
         record: RunRecord,
         session: Session,
         hparams: dict[str, Any],
+        logger: Logger,
         digests: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -93,12 +99,10 @@ class Recorder:
         self._probe.trim()
         # Taken up at its very end, a run shows the last epoch again, and its pictures once.
         again = self._metrics.lines[-1:] if done == record.epochs else []
-        self._board = Board(directory, done - len(again), hparams)
+        board = Guarded("TensorBoard", lambda: Board(directory, done - len(again), hparams), say)
         for line in again:
-            self._board.scalars(line)
-            rows = [row for row in self._probe.lines if row["epoch"] == done]
-            if rows:
-                self._board.scalars({"epoch": done, **views.curves(rows)})
+            board.scalars(self._with_curves(line))
+        self._trackers: list[Tracker] = [board, self._tracked(logger)]
 
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
@@ -116,20 +120,20 @@ class Recorder:
                     session.share_of_matmul_rate = round(share, 3)
 
     def epoch(self, metrics: Metrics) -> None:
-        """One epoch's metrics, to the file first and to TensorBoard second."""
+        """One epoch's metrics, after what the probe found: to the file first, then to trackers."""
         self._append(self._metrics, metrics)
-        self._board.scalars(metrics)
+        line = self._with_curves(metrics)
+        for tracker in self._trackers:
+            tracker.scalars(line)
 
     def probe(self, rows: list[dict[str, Any]]) -> None:
         """What the probe found after an epoch, a row per layer."""
         self._append(self._probe, *rows)
-        epoch = rows[0]["epoch"]
-        found = self._probe.lines[-len(rows) :]
-        self._board.scalars({"epoch": epoch, **views.curves(found)})
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
-        """Every parameter and its last gradient, for TensorBoard."""
-        self._decorate(lambda: self._board.histograms(model, epoch))
+        """Every parameter and its last gradient, for trackers."""
+        for tracker in self._trackers:
+            tracker.histograms(model, epoch)
 
     def predictions(
         self,
@@ -139,7 +143,7 @@ class Recorder:
         pixels: torch.Tensor,
         classes: Sequence[str],
     ) -> None:
-        """The last epoch's predictions: predictions.npz, and for TensorBoard what is wrong in them.
+        """The last epoch's predictions: predictions.npz, and for trackers what is wrong in them.
 
         Args:
             logits: [n, classes] by view, "val", "val_augmented" and, averaged, "val_ema".
@@ -158,9 +162,9 @@ class Recorder:
         def draw() -> None:
             found, epoch = logits["val"].cpu().numpy(), self.record.epochs
             matrix = pictures.confusion(found, truth, classes)
-            self._board.image("confusion/val", matrix, epoch)
+            self._show("confusion/val", matrix, epoch)
             wrong = pictures.mistakes(pixels.cpu().numpy(), found, truth, classes)
-            self._board.image("mistakes/val", wrong, epoch)
+            self._show("mistakes/val", wrong, epoch)
 
         self._decorate(draw)
 
@@ -182,14 +186,14 @@ class Recorder:
         try:
             if status in run_files.FINAL and self._probe.lines:
                 self._decorate(
-                    lambda: self._board.image(
+                    lambda: self._show(
                         "probe/layers_by_epochs",
                         views.heat_map(self._probe.lines),
                         self.record.epochs_done,
                     )
                 )
-            if status in run_files.FINAL:
-                self._decorate(lambda: self._board.end(status))
+            for tracker in self._trackers:
+                tracker.end(status)
             self._lock.check()
             for file in (self._metrics, self._probe):
                 if not file.intact():
@@ -202,7 +206,8 @@ class Recorder:
         finally:
             self._metrics.close()
             self._probe.close()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.close()
 
     def _decorate(self, draw: Callable[[], None]) -> None:
         """What only decorates never ends a run."""
@@ -210,6 +215,35 @@ class Recorder:
             draw()
         except Exception as error:
             self._say(f"a picture for TensorBoard is missing: {describe(error)}")
+
+    def _show(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        for tracker in self._trackers:
+            tracker.image(name, pixels, epoch)
+
+    def _with_curves(self, metrics: Metrics) -> Metrics:
+        """An epoch's metrics, with the probe's of the epoch where it has looked."""
+        rows = [row for row in self._probe.lines if row["epoch"] == metrics["epoch"]]
+        return {**metrics, **(views.curves(rows) if rows else {})}
+
+    def _tracked(self, logger: Logger) -> Tracker:
+        """The tracker that was chosen, given the epochs it lacks."""
+        record = self.record
+        earlier = [s.tracked for s in record.sessions if s.tracked]
+        before = next((t for t in reversed(earlier) if t.tracker == logger.NAME), None)
+
+        def mark(tracked: Tracked) -> None:
+            self.session.tracked = tracked
+            self._update()
+
+        run = TrackedRun(
+            name=f"{record.cell}/seed={record.seed}",
+            cell=record.cell,
+            root=self.directory.parents[1],
+            config=record.config,
+            id=before.id if before else "",
+        )
+        lines = [self._with_curves(line) for line in self._metrics.lines]
+        return TrackedOnce(logger, run, before, lines, mark, self._say)
 
     def _append(self, file: LinesFile, *lines: Metrics) -> None:
         self._lock.check()

@@ -51,6 +51,15 @@ Metrics = dict[str, Any]  # an epoch's flat numbers: "epoch" whole, None where o
 
 
 @dataclass
+class Tracked:
+    """What a tracker beside TensorBoard has of the run (`logger=…`)."""
+
+    tracker: str  # the option
+    id: str  # by which the run is found there
+    epoch: int = 0  # the last one it was given
+
+
+@dataclass
 class Session:
     """One process's work on a run."""
 
@@ -77,6 +86,7 @@ class Session:
     model_flops_per_second: float | None = None
     share_of_matmul_rate: float | None = None
     peak_memory_bytes: int | None = None
+    tracked: Tracked | None = None
 
 
 @dataclass

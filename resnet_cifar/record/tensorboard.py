@@ -8,6 +8,7 @@ believes the first session end it meets, so only a run's outcome writes one.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from resnet_cifar.identity import USUAL
+from resnet_cifar.record.run_files import FINAL
+from resnet_cifar.record.tracker import Tracker
 
 PLUGIN = "hparams"
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
@@ -50,7 +53,7 @@ COLUMNS = (
 STATUS = {"completed": api_pb2.STATUS_SUCCESS}  # everything else that ends a run is a failure
 
 
-class Board:
+class Board(Tracker):
     """Writes one run's events.
 
     Args:
@@ -73,7 +76,7 @@ class Board:
         self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
 
-    def scalars(self, metrics: dict[str, Any]) -> None:
+    def scalars(self, metrics: Mapping[str, Any]) -> None:
         """The epoch's numbers under their own names, and to disk."""
         for name, value in metrics.items():
             if "/" in name or name == "lr":
@@ -96,6 +99,8 @@ class Board:
 
     def end(self, status: str) -> None:
         """The run's outcome. A run that failed may go on: only the first end is believed."""
+        if status not in FINAL:
+            return
         code = STATUS.get(status, api_pb2.STATUS_FAILURE)
         info = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
         self._session(END, session_end_info=info)

@@ -1,0 +1,90 @@
+"""MLflow, by its client: nothing global, and no run of a process's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from resnet_cifar.files import Lock
+from resnet_cifar.record.tracker import TrackedRun, Tracker
+
+# Unless they are set: nobody's usage is reported, and a server that is away is soon given up.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+}
+STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}  # the rest is a failure
+AT_ONCE = 100  # parameters MLflow takes in one call
+
+
+class MLflowTracker(Tracker):
+    """A run of an experiment; both are made where there are none.
+
+    Args:
+        uri: of the tracking server or database; "": MLFLOW_TRACKING_URI, or a database in the root.
+        experiment: its name.
+    """
+
+    def __init__(self, run: TrackedRun, uri: str, experiment: str) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        own = not (uri or os.environ.get("MLFLOW_TRACKING_URI"))
+        if own:
+            uri = f"sqlite:///{(run.root / 'mlflow.db').absolute()}"
+        # Runs that start at once would all make the database's tables.
+        with Lock(run.root / ".mlflow.lock"):
+            self._client = MlflowClient(uri or None)
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                pictures = (run.root / "mlflow").absolute().as_uri() if own else None
+                identity = self._client.create_experiment(experiment, pictures)
+            else:
+                identity = found.experiment_id
+        if run.id:
+            try:
+                self.id = self._client.get_run(run.id).info.run_id
+                self._client.update_run(self.id, status="RUNNING")
+            except MlflowException:  # of another store, or deleted
+                self.id = ""
+        if not self.id:
+            tags = {"cell": run.cell}
+            new = self._client.create_run(identity, tags=tags, run_name=run.name)
+            self.id = new.info.run_id
+            self._parameters(run.config)
+
+    def _parameters(self, config: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        items = [Param(key, str(value)) for key, value in config.items()]
+        for start in range(0, len(items), AT_ONCE):
+            self._client.log_batch(self.id, params=items[start : start + AT_ONCE])
+
+    def scalars(self, metrics: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        self._client.log_batch(
+            self.id,
+            [
+                Metric(name, float(value), now, metrics["epoch"])
+                for name, value in metrics.items()
+                if value is not None and name != "epoch"
+            ],
+        )
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        self._client.log_image(self.id, pixels, f"{name}.png")
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self.id, STATUS.get(status, "FAILED"))
