@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,8 +202,17 @@ class Engine:
 
         found = {view: logits(self.state.model, draws) for view, draws in views.items()}
         if (average := self.state.descent.average) is not None:
+            average.settle(self._some_images(epoch), self.compute.autocast())
             found["val_ema"] = logits(average.network, views["val"])
         return found
+
+    def _some_images(self, epoch: int) -> Iterator[Tensor]:
+        """The first batches of the epoch's training view, 4,096 images or all there are."""
+        n, size = len(self.train), self.options.batch_size
+        view = self.train.view(self.train.augmentation.draws(self.seed, TRAINING, epoch, n))
+        for start in range(0, min(n, 4096), size):
+            self._stop()
+            yield self.train.batch(view, start, start + size)[0]
 
     def examine(self, epoch: int) -> dict[str, Any]:
         """Probe the network as the epoch left it: rows to the record, metrics returned."""

@@ -26,6 +26,7 @@ from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import UserError
+from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
 from resnet_cifar.optim.descent import Average, Descent
 from resnet_cifar.results import load_runs
 from resnet_cifar.steps import hits
@@ -165,13 +166,31 @@ def test_an_average_is_the_weighted_mean_of_what_was() -> None:
     for _ in range(6):
         descent.step(network(torch.randn(5, 3, 4, 4)).square().sum())
         seen.append({key: value.double() for key, value in network.state_dict().items()})
-        averaged = descent.average.network.state_dict()
+        averaged = dict(descent.average.network.named_parameters())
         heavy = [0.8**age for age in reversed(range(len(seen)))]
         for key, value in averaged.items():
             expected = sum(w * each[key] for w, each in zip(heavy, seen, strict=True)) / sum(heavy)
-            if key.endswith("num_batches_tracked"):
-                expected = seen[-1][key]
             torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), DetachedBatchNorm2d(4)])
+def test_averaged_weights_have_running_statistics_of_their_own(norm: nn.BatchNorm2d) -> None:
+    """The mean of the batches' own, whatever they were before; the network's are left alone."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), norm)
+    average = Average(network, 0.8)
+    batches = [torch.randn(n, 3, 6, 6) * n for n in (5, 5, 2)]
+    seen = [network[0](x).detach().double().transpose(0, 1).flatten(1) for x in batches]
+    for _ in range(2):
+        average.settle(batches, contextlib.nullcontext())
+        for of_batch, name in ((torch.mean, "running_mean"), (torch.var, "running_var")):
+            expected = torch.stack([of_batch(each, 1) for each in seen]).mean(0)
+            found = average.network.state_dict()[f"1.{name}"].double()
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert norm.num_batches_tracked == 0
+    assert average.network[1].momentum == 0.1
+    nothing = Average(nn.Conv2d(3, 4, 3), 0.8)
+    nothing.settle(iter(()), contextlib.nullcontext())
 
 
 def test_averaging_is_not_noticed_by_training(program: Program) -> None:

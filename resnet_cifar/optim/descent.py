@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ class Average:
 
     After t updates Σ dᵗ⁻ˢ θₛ / Σ dᵗ⁻ˢ over s = 1 … t: an exponential moving average of decay d
     without the share that the usual recursion gives to the initial weights (as Adam corrects its
-    moments), so that short runs can use it. Running statistics are averaged as weights are; what
-    only counts is the network's own.
+    moments), so that short runs can use it. BatchNorm's running statistics are not averaged: those
+    of the averaged weights are other ones, and `settle` measures them (Izmailov et al. 2018).
 
     Args:
         network: whose weights to follow; it is not changed.
@@ -25,9 +27,9 @@ class Average:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        counts = {id(b): b for b in network.buffers() if not b.is_floating_point()}
-        self.network = copy.deepcopy(network, counts).requires_grad_(False)
-        self._mine, self._its = _weights(self.network), _weights(network)
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._mine = [parameter.detach() for parameter in self.network.parameters()]
+        self._its = [parameter.detach() for parameter in network.parameters()]
 
     def update(self) -> None:
         """Take in the network as it is now. Nothing in it waits for the device."""
@@ -35,11 +37,21 @@ class Average:
         share = (1 - self.decay) / (1 - self.decay**self.updates)
         torch._foreach_lerp_(self._mine, self._its, share)
 
-
-def _weights(network: nn.Module) -> list[Tensor]:
-    """Parameters and running statistics, without gradients."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Tensor], autocast: AbstractContextManager[Any]) -> None:
+        """Measure the running statistics anew, as the mean over `batches` of training images."""
+        norms = [
+            m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
+        usual = [norm.momentum for norm in norms]
+        self.network.train()
+        for number, x in enumerate(batches if norms else (), 1):
+            for norm in norms:
+                norm.momentum = 1 / number
+            with autocast:
+                self.network(x)
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
 
 
 class Descent:
