@@ -268,16 +268,16 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
 
 
 # Kernels of a step besides the network's and the optimizer's: a gather and what leads to it, two
-# to normalise, two to see what is right, two to note it.
+# to normalise, two to see what is right, two to note it. Another augmentation than these may have
+# as many again: mixup, which changes images and labels, has.
 AROUND = {"augmentation=crop_flip": 8, "augmentation=none": 8, "augmentation=cutout": 10}
-AROUND["augmentation=mixup"] = 16  # both the images and their labels, each image with another
 
 
 @pytest.mark.parametrize("options", ON_CUDA, ids=" ".join)
 def test_on_cuda(trace: Trace, options: list[str]) -> None:
     traced = trace("cuda", options)
     traced.check()
-    most = next(AROUND[option] for option in options if option in AUGMENTATIONS)
+    most = next(AROUND.get(option, 16) for option in options if option in AUGMENTATIONS)
     for kernels in traced.around:
         assert len(kernels) <= most, kernels
 
