@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,26 @@ def _cpu_info(key: str) -> str:
             if line.startswith(key):
                 return line.partition(":")[2].strip()
     return ""
+
+
+def available_memory() -> float:
+    """Bytes that new processes may use; infinite where the system doesn't say."""
+    limits = [math.inf]
+    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as file:
+        limits += [
+            1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable")
+        ]
+    group = Path("/sys/fs/cgroup")  # of a container
+    with contextlib.suppress(OSError, ValueError):
+        limits.append(float((group / "memory.max").read_text()))
+        limits[-1] -= float((group / "memory.current").read_text())
+    return min(limits)
+
+
+def has_no_gpu() -> bool:
+    """Whether torch would surely find none: no driver's device is there (Linux)."""
+    drivers = ("nvidiactl", "kfd", "dxg")
+    return sys.platform == "linux" and not any(Path("/dev", name).exists() for name in drivers)
 
 
 def is_ours(name: str) -> bool:
@@ -105,6 +126,6 @@ def _entries(root: Path) -> list[dict[str, Any]]:
 def _is_sound(entry: Any) -> bool:
     figures = entry.get("figures") if isinstance(entry, dict) else None
     return isinstance(figures, dict) and all(
-        type(value) in (int, float) and math.isfinite(value) and value > 0
+        type(value) in (int, float) and math.isfinite(value) and value >= 0
         for value in figures.values()
     )

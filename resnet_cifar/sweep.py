@@ -23,6 +23,7 @@ from resnet_cifar.config import Config, from_dictconfig, groups
 from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
+from resnet_cifar.machine import available_memory, cpu_name, has_no_gpu
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.places import command
 from resnet_cifar.record import run_files
@@ -119,6 +120,21 @@ class RunJob(Job):
         return describe(error)
 
     @classmethod
+    def at_once(cls, jobs: Sequence[Job], threads: int, keep: bool) -> int:
+        runs = [job for job in jobs if isinstance(job, RunJob)]
+        used = max(job.run.trainer.threads for job in runs)
+        room = int(available_memory() / max(memory(job.run) for job in runs))
+        most = min(len(runs), room, threads // max(1, used))
+        if most < 2 or used:  # with its own number of threads a run leaves the others idle
+            return max(1, most)
+        from resnet_cifar.together import pays
+
+        widest = max((job.run for job in runs), key=lambda run: run.model.width)
+        asked = widest.model.width, widest.trainer.precision
+        root = runs[0].directory.parents[1]
+        return most if pays(*asked, most, threads, root, keep) else 1
+
+    @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
         short = varying([job.run for job in jobs if isinstance(job, RunJob)])
         names = [" ".join(parts) for parts in short]
@@ -134,6 +150,12 @@ class RunJob(Job):
     @classmethod
     def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
         show_plan([job.run for job in jobs if isinstance(job, RunJob)], slots, threads)
+
+
+def memory(config: Config) -> float:
+    """Bytes a run takes at its peak on a CPU, about: libraries, activations and the data."""
+    activations = 2e5 * config.model.width * config.trainer.batch_size  # 1.6 GB at 64 and 128
+    return 5e8 + activations + 2 * 3072 * config.data.training_images
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -272,7 +294,7 @@ def print_answer(configs: Sequence[Config]) -> None:
 # How a run stands, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
 STATE_OF = {"completed": "done", "interrupted": "partial"}
-MEASURED_SECONDS = 2.0  # of training steps, for a speed no earlier run here has recorded
+MEASURED_SECONDS = 1.0  # of training steps, for a speed no earlier run here has recorded
 START_UP = 20.0  # seconds from a run's command to its first step, on a machine just started
 
 
@@ -402,19 +424,21 @@ class Speeds:
         """Images/s of the run, one at a time on its device."""
         kind = _kind(entry.config)
         if kind not in self._known:
-            self._known[kind] = self._recorded(entry.config, kind) or self._measured(entry)
+            self._known[kind] = self._recorded(entry.config) or self._measured(entry)
         return self._known[kind]
 
-    def _recorded(self, config: Config, kind: Any) -> float | None:
-        from resnet_cifar.device import resolve
+    def _recorded(self, config: Config) -> float | None:
+        trainer = config.trainer
+        if trainer.device == "cpu" or (trainer.device == "auto" and has_no_gpu()):
+            name, kind, threads = cpu_name(), "cpu", trainer.threads or self.threads
+        else:
+            from resnet_cifar.device import resolve
 
-        compute = resolve(config.trainer)
-        threads = compute.threads if config.trainer.threads else self.threads
+            compute = resolve(trainer, config.model.width, keep=False)
+            name, kind, threads = compute.name, compute.device.type, compute.threads
 
         def like_this(session: run_files.Session) -> bool:
-            return session.device == compute.name and (
-                compute.device.type != "cpu" or session.threads == threads
-            )
+            return session.device == name and (kind != "cpu" or session.threads == threads)
 
         found = recorded_speed(config, like_this)
         if found is None:
@@ -424,19 +448,21 @@ class Speeds:
         return speed
 
     def _measured(self, entry: PlannedRun) -> float:
+        print(f"measuring {_name(entry.config)} …", file=sys.stderr, flush=True)
         speed = measure(entry.config, self.threads)
         self.notes.append(f"{_name(entry.config)}: {speed:,.0f} images/s, measured now")
         return speed
 
 
 def measure(config: Config, threads: int) -> float:
-    """Images/s of training steps on random images, uncompiled; takes some seconds."""
+    """Images/s of training steps on random images, uncompiled; takes a second or two steps."""
     import torch
 
     from resnet_cifar import device
     from resnet_cifar.steps import update
 
-    compute = device.resolve(config.trainer)
+    root = run_directory(config).parents[1]
+    compute = device.resolve(config.trainer, config.model.width, root, keep=False)
     if not config.trainer.threads:
         compute = dataclasses.replace(compute, threads=threads)
     model = config.build_model()
@@ -448,8 +474,7 @@ def measure(config: Config, threads: int) -> float:
     x = torch.randn(batch, 3, 32, 32, device=compute.device).contiguous(memory_format=layout)
     y = torch.zeros(batch, dtype=torch.int64, device=compute.device)
     with device.settings(compute, config.trainer.deterministic):
-        for _ in range(2):  # buffers and kernels are chosen at first use
-            update(x, y, model, loss, descent, compute)
+        update(x, y, model, loss, descent, compute)  # buffers and kernels are chosen at first use
         compute.synchronize()
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < MEASURED_SECONDS:

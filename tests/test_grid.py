@@ -35,6 +35,7 @@ SMALL = {
           - size: small
           - optional for: ${db@second}_${size}
           - override hydra/launcher: local_pool
+          - override hydra/sweeper: grid_schema  # this project renames Hydra's own
         name: ${first.host}/${hydra:runtime.choices.size}/${hydra:job.num}
         when: ${now:%f}
         """,

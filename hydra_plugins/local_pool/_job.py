@@ -106,6 +106,17 @@ class Job:
         """Where its own log is, if there is one."""
         return None
 
+    @classmethod
+    def at_once(cls, jobs: Sequence[Job], threads: int, keep: bool) -> int:
+        """How many of `jobs` should share a CPU of so many threads, each with its part of them.
+
+        Asked where `jobs_per_device` is "auto" and several jobs are to be done; it may measure.
+
+        Args:
+            keep: false where nothing may be written.
+        """
+        return 1
+
     @staticmethod
     def cause(error: BaseException) -> str:
         """An exception from a job's process, in one line for people."""

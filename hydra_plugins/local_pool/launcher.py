@@ -41,7 +41,7 @@ class LocalPoolConf:
     """
 
     devices: Any  # "auto", or a list of visible-device numbers
-    jobs_per_device: int
+    jobs_per_device: Any  # "auto", or how many
     mps: bool
     threads: int
     minutes: float
@@ -52,7 +52,10 @@ class LocalPoolConf:
     _target_: str = "hydra_plugins.local_pool.launcher.LocalPool"
 
     def __post_init__(self) -> None:
-        self._require(self.jobs_per_device >= 1, "jobs_per_device", "1 or more")
+        number = type(self.jobs_per_device) is int and self.jobs_per_device >= 1
+        self._require(
+            number or self.jobs_per_device == "auto", "jobs_per_device", "auto, or 1 or more"
+        )
         self._require(
             not self.mps or available(), "mps", f"false on this machine, which has no {TOOL}"
         )
@@ -133,14 +136,23 @@ class LocalPool(Launcher):
         if pool.left:
             raise SystemExit(0)
 
-    def _slots(self) -> list[str]:
-        return visible_devices(self.options.devices) * self.options.jobs_per_device
+    def _slots(self, jobs: Sequence[Job] = ()) -> list[str]:
+        """A device for each job that may run at once."""
+        devices, count = visible_devices(self.options.devices), self.options.jobs_per_device
+        if count != "auto":
+            return devices * int(count)
+        if any(devices) or self.options.threads or _cpus() < 2:
+            return devices  # several on a GPU, or of a chosen size: only where that is asked for
+        left = [job for job in jobs if job.outcome() is None]
+        if len(left) < 2:
+            return devices
+        return devices * type(left[0]).at_once(left, _cpus(), keep=not self.options.plan)
 
     def _threads(self, at_once: int) -> int:
         return self.options.threads or max(1, _cpus() // at_once)
 
     def _plan(self, jobs: Sequence[Job]) -> None:
-        at_once = max(1, min(len(self._slots()), len(jobs)))
+        at_once = max(1, min(len(self._slots(jobs)), len(jobs)))
         if jobs:
             type(jobs[0]).plan(jobs, at_once, self._threads(at_once))
         raise SystemExit(0)
@@ -150,7 +162,7 @@ class LocalPool(Launcher):
         from hydra_plugins.local_pool._pool import Pool
 
         assert self.config is not None
-        slots = self._slots()
+        slots = self._slots(jobs)
         threads = self._threads(min(len(slots), count))
         sharing: contextlib.AbstractContextManager[dict[str, str]]
         sharing = mps() if self.options.mps else contextlib.nullcontext({})

@@ -1,0 +1,110 @@
+"""Several narrow runs at once on a CPU, or one after the other with all its threads: measured.
+
+A process of its own, `python -m resnet_cifar.together WIDTH PRECISION RUNS THREADS ROOT|-`: a sweep
+asks it before its first run, and has no torch itself. Prints the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from resnet_cifar.machine import Figures, cpu_name, measured
+
+CLEARLY = 1.1  # times as much work done is worth the memory of several
+ROUNDS, SECONDS = 3, 0.2
+START, PATIENCE = 60.0, 4.0  # seconds, for the first answer and for any other
+POSSIBLE = sys.platform == "linux"  # elsewhere processes that use torch can't be forked safely
+
+
+def pays(width: int, precision: str, runs: int, threads: int, root: Path, keep: bool) -> bool:
+    """Whether `runs` at once, each with its share of the threads, get clearly more done.
+
+    Args:
+        width: of the network.
+        precision: as configured.
+        threads: of the CPU.
+        root: of the runs, where the answer is kept unless `keep` is false.
+    """
+    if not POSSIBLE:
+        return False
+    key = {"what": "runs at once", "cpu": cpu_name(), "width": width, "precision": precision}
+    key |= {"runs": runs, "threads": threads, "torch": version("torch")}
+    kept_in = str(root) if keep else "-"
+    command = [sys.executable, "-m", __name__, str(width), precision, str(runs), str(threads)]
+
+    def ask() -> Figures:
+        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        env = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run([*command, kept_in], env=env, capture_output=True, text=True)
+        try:
+            return {str(k): float(v) for k, v in json.loads(done.stdout).items()}
+        except ValueError:  # then as if there were nothing to gain
+            return {"together": 0.0, "alone": 0.0}
+
+    figures = measured(root, key, ask, keep)
+    return figures["together"] > CLEARLY * figures["alone"]
+
+
+def measure(width: int, precision: str, runs: int, threads: int, root: Path | None) -> Figures:
+    """Passes per second of the convolutions of such a network: by `runs` processes, and by one.
+
+    They take turns, and the best of each counts. One whose threads wait for each other because
+    others are on their cores may take minutes for a pass: it is not waited for.
+    """
+    from resnet_cifar import device
+
+    fork = multiprocessing.get_context("fork")  # before anything here has computed
+    workers = []
+    for share in (threads, *[max(1, threads // runs)] * runs):
+        ours, theirs = fork.Pipe()
+        process = fork.Process(target=_work, args=(theirs, width, share), daemon=True)
+        process.start()  # a daemon ends with this process
+        workers.append(ours)
+    alone, together = workers[:1], workers[1:]
+    if precision == "auto":
+        precision = device.faster(device.precision_seconds(width, root, keep=root is not None))
+    best = {"together": 0.0, "alone": 0.0}
+    for number in range(1 + ROUNDS):  # in the first, processes begin and kernels are chosen
+        for name, those in (("together", together), ("alone", alone)):
+            patience = PATIENCE if number or name == "alone" else START
+            for worker in those:
+                worker.send(precision)
+            rates = [worker.recv() if worker.poll(patience) else 0.0 for worker in those]
+            if not all(rates):
+                return best
+            if number:
+                best[name] = max(best[name], sum(rates))
+            else:
+                best[name] = min(rates)  # something, if it is all there will be
+    return best
+
+
+def _work(channel: Connection, width: int, threads: int) -> None:
+    import torch
+
+    from resnet_cifar import device
+
+    device.keep_freed_memory()
+    torch.set_num_threads(threads)
+    passes = device.convolutions(width)
+    while True:
+        precision = channel.recv()
+        start, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - start < SECONDS:
+            passes(precision)
+            count += 1
+        channel.send(count / (time.perf_counter() - start))
+
+
+if __name__ == "__main__":
+    _width, _precision, _runs, _threads, _root = sys.argv[1:]
+    _kept = None if _root == "-" else Path(_root)
+    print(json.dumps(measure(int(_width), _precision, int(_runs), int(_threads), _kept)))

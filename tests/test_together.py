@@ -1,0 +1,146 @@
+"""How many runs share a CPU: as many as get more done, where memory allows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, TINY
+
+from hydra_plugins.local_pool import launcher
+from hydra_plugins.local_pool._job import Job, Outcome
+from resnet_cifar import machine, sweep, together
+from resnet_cifar.config import compose_untyped
+
+FREE = [override for override in TINY if not override.startswith("trainer.threads")]
+
+
+def jobs(count: int, root: Path, *overrides: str) -> list[sweep.RunJob]:
+    composed = compose_untyped([*FREE, f"output_root={root}", *overrides])
+    found = []
+    for seed in range(count):
+        composed.seed = seed
+        found.append(sweep.RunJob(composed, []))
+    return found
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was asked of a measurement that is in favour of several."""
+    calls: list[Any] = []
+    monkeypatch.setattr(together, "pays", lambda *a: calls.append(a) or True)
+    return calls
+
+
+def test_as_many_as_cores_and_memory_allow(
+    tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eight = jobs(8, tmp_path)
+    assert sweep.RunJob.at_once(eight, 4, True) == 4
+    assert asked.pop() == (2, "auto", 4, 4, tmp_path, True)
+    assert sweep.RunJob.at_once(eight[:3], 4, False) == 3
+    assert asked.pop() == (2, "auto", 3, 4, tmp_path, False)
+    room = 2.5 * sweep.memory(eight[0].run)
+    monkeypatch.setattr(sweep, "available_memory", lambda: room)
+    assert sweep.RunJob.at_once(eight, 4, True) == 2
+    monkeypatch.setattr(sweep, "available_memory", lambda: room / 2)
+    asked.clear()
+    assert sweep.RunJob.at_once(eight, 4, True) == 1
+    assert asked == []  # there is nothing to decide
+
+
+def test_one_where_that_is_as_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "pays", lambda *a: False)
+    assert sweep.RunJob.at_once(jobs(8, tmp_path), 4, True) == 1
+
+
+def test_runs_with_threads_of_their_own(tmp_path: Path, asked: list[Any]) -> None:
+    assert sweep.RunJob.at_once(jobs(8, tmp_path, "trainer.threads=2"), 4, True) == 2
+    assert asked == []
+
+
+def test_memory_of_the_study_s_network(tmp_path: Path) -> None:
+    """2.1 GB were seen at width 64."""
+    full = sweep.RunJob(compose_untyped(["trainer.device=cpu"]), []).run
+    assert 2.0e9 < sweep.memory(full) < 2.6e9
+
+
+@pytest.mark.parametrize(
+    ("said", "several"),
+    [
+        ('{"together": 3.0, "alone": 2.0}', True),
+        ('{"together": 2.1, "alone": 2.0}', False),
+        ('{"together": 2.0, "alone": 0.0}', True),  # its threads waited for each other for ever
+        ("Traceback: no torch here", False),
+    ],
+)
+def test_what_a_measurement_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, several: bool
+) -> None:
+    calls = []
+
+    def run(command: list[str], **settings: Any) -> SimpleNamespace:
+        calls.append(command)
+        return SimpleNamespace(stdout=said)
+
+    monkeypatch.setattr(together.subprocess, "run", run)
+    monkeypatch.setattr(together, "POSSIBLE", True)
+    asked = (8, "auto", 2, 2, tmp_path)
+    assert together.pays(*asked, keep=False) == several
+    assert list(tmp_path.iterdir()) == []
+    assert [together.pays(*asked, keep=True) for _ in range(2)] == [several] * 2
+    assert len(calls) == 2  # the third time it was known
+    assert calls[0][-4:] == ["auto", "2", "2", "-"]
+    assert calls[1][-1] == str(tmp_path)
+
+
+def test_it_measures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resnet_cifar.together", "8", "fp32", "2", "1", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    found = json.loads(done.stdout)
+    assert found.keys() == {"together", "alone"}
+    assert found["together"] > 0
+
+
+class Counted(Job):
+    def outcome(self) -> Outcome | None:
+        return Outcome(1.0, "done") if self.overrides == ["done"] else None
+
+    @classmethod
+    def at_once(cls, jobs: Any, threads: int, keep: bool) -> int:
+        return 10 * len(jobs) + threads
+
+
+@pytest.mark.parametrize(
+    ("devices", "cpus", "changed", "slots"),
+    [
+        ([""], 4, {}, 24),  # of two that are left
+        ([""], 1, {}, 1),
+        (["0", "1"], 4, {}, 2),
+        ([""], 4, {"threads": 2}, 1),
+        ([""], 4, {"jobs_per_device": 3}, 3),
+        (["0", "1"], 4, {"jobs_per_device": 3}, 6),
+    ],
+)
+def test_auto_asks_the_jobs_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, devices: list[str], cpus: int, changed: Any, slots: int
+) -> None:
+    values = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
+    del values["defaults"]
+    assert values["jobs_per_device"] == "auto"
+    monkeypatch.setattr(launcher, "visible_devices", lambda wanted: devices)
+    monkeypatch.setattr(launcher, "_cpus", lambda: cpus)
+    pool = launcher.LocalPool(**{**values, **changed})
+    three = [Counted(None, [name]) for name in ("a", "done", "b")]  # type: ignore[arg-type]
+    assert len(pool._slots(three)) == slots
+    assert len(pool._slots([three[1]])) <= max(len(devices), slots)
+
+
+def test_available_memory_is_a_number_of_bytes() -> None:
+    assert machine.available_memory() > 1e8
