@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from made_up import make_run
 from nbclient import NotebookClient
 
@@ -67,3 +67,29 @@ def test_it_opens_on_the_committed_records(monkeypatch: pytest.MonkeyPatch) -> N
     shown = execute(monkeypatch, None)
     assert "from results/runs" in shown
     assert "more than chance?" in shown
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_quickstart_trains_and_shows_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is committed, but for its parameters; nothing is installed, since it is here."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(ROOT / "experiments" / "quickstart.ipynb", as_version=4)
+    (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    tiny = [o for o in TINY if o != "trainer.epochs=2"]
+    parameters.source = f"SOURCE = ''\nOPTIONS = '{' '.join(tiny)} optimizer.lr=0.01,0.1'"
+    folder = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=240, resources=folder).execute()
+    shown = "".join(str(cell.get("outputs", "")) for cell in notebook.cells)
+    assert "2 runs: 2 done" in shown
+    assert "<iframe srcdoc=" in shown
+    assert "accuracy on validation, last epoch" in shown
+    assert len(list((tmp_path / "demo").glob("*/seed=0/run.json"))) == 2
+
+
+def test_the_quickstart_installs_what_it_is_told() -> None:
+    notebook = nbformat.read(ROOT / "experiments" / "quickstart.ipynb", as_version=4)
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "if SOURCE:\n    %pip install --quiet {SOURCE}\n" in source
