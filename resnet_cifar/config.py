@@ -362,7 +362,8 @@ def load(path: Path) -> Config:
             name = values.pop("name")
             kind = next((kind for kind in kinds if name == kind.NAME), None)
             if kind is None:
-                raise ConfigError(f"{group}.name={name} is unknown here")
+                where = f"{OWN} says where options of your own are"
+                raise ConfigError(f"{group}.name={name} is unknown here; {where}")
             plain[group] = OmegaConf.merge(OmegaConf.structured(kind), values)
         composed = OmegaConf.merge(OmegaConf.structured(Config), plain)
         assert isinstance(composed, DictConfig)

@@ -180,6 +180,10 @@ def test_options_of_one_s_own_and_runs_of_different_data_sets(
     run = train(compose(chosen))
     assert "stripes" in run.parent.name
     assert load_model(run).classes == ("lying", "standing")
+    with monkeypatch.context() as without:
+        without.delenv("RESNET_CIFAR_CONFIG_DIR")
+        with pytest.raises(UserError, match=r"name=stripes is unknown here; RESNET_CIFAR_CONFIG_D"):
+            load_model(run)
     outcome = call(capsys, runs[0], run, folder)
     assert outcome.code == 1
     assert f"{runs[0]} was trained on synthetic, {run} on stripes: only runs" in outcome.err

@@ -86,6 +86,19 @@ def test_the_best_epoch_s_weights(run: Path) -> None:
         load_model(run, weights="middle")
 
 
+def test_averaged_weights(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no averaged weights"):
+        load_model(run, "ema")
+    averaging = ["regularization.ema_decay=0.9", "trainer.progress=quiet", "trainer.epochs=1"]
+    averaged = train(compose([*TINY, *averaging, f"output_root={tmp_path}"]))
+    ema, last = load_model(averaged, "ema"), load_model(averaged)
+    assert not ema.network.stem.weight.equal(last.network.stem.weight)
+    assert ema.metrics["accuracy/val"] == last.metrics["accuracy/val_ema"]
+    split = compose(TINY).data.load()
+    right = ema.logits(split.val.pixels).argmax(1) == split.val.labels
+    assert right.mean() == pytest.approx(ema.metrics["accuracy/val"], abs=1 / 32)  # bf16, perhaps
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (32, 32, 3), (0, 32, 32, 3), (1, 28, 28, 3)])
 def test_images_of_another_shape_are_refused(run: Path, shape: tuple[int, ...]) -> None:
     model = load_model(run)
