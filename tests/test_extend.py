@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 from resnet_cifar.data import augmentation, datasets
 from resnet_cifar.data.augmentation import CropFlip, Draws, Stream
 from resnet_cifar.data.datasets import THE_STUDYS, Dataset, Images, Normalisation, Split
+from resnet_cifar.identity import execution
 from resnet_cifar.model import options as model_options
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim import optimizer, scheduler
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.scheduler import Schedule, Scheduler
+from resnet_cifar.record import logger
+from resnet_cifar.record.logger import Logger
+from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 
 @dataclass
@@ -111,6 +116,22 @@ class Linearly(Scheduler):
         return lambda step: lr * (1 - step / (epochs * steps_per_epoch))
 
 
+@dataclass
+class Kept(Logger):
+    """Numbers in a file of one's own."""
+
+    NAME: ClassVar[str] = "kept"
+    file: str = execution()
+
+    def open(self, run: TrackedRun) -> Tracker:
+        class Lines(Tracker):
+            def scalars(tracker, metrics: Mapping[str, Any]) -> None:  # noqa: N805
+                with open(self.file, "a") as file:
+                    print(run.name, metrics["accuracy/val"], file=file)
+
+        return Lines()
+
+
 ADDED: list[tuple[Any, str, type[Any], str]] = [
     (datasets, "data", Stripes, "split_seed: 0\nval_size: 32\nthickness: 4\n"),
     (augmentation, "augmentation", Noise, "crop_padding: 0\nflip_probability: 0\nstrength: 0.1\n"),
@@ -118,13 +139,14 @@ ADDED: list[tuple[Any, str, type[Any], str]] = [
     (model_options, "norm", Shift, ""),
     (optimizer, "optimizer", Sign, "lr: 0.01\n"),
     (scheduler, "scheduler", Linearly, "warmup_epochs: 0.0\n"),
+    (logger, "logger", Kept, "file: kept\n"),
 ]
 
 
 def test_one_class_and_one_yaml_file_each(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A data set, an augmentation, a model, a norm, an optimizer and a schedule, trained with."""
+    """Of each group one, all trained with together."""
     for module, group, kind, values in ADDED:
         monkeypatch.setattr(module, "OPTIONS", (*module.OPTIONS, kind))
         file = tmp_path / "conf" / group / f"{kind.NAME}.yaml"
@@ -141,6 +163,9 @@ def test_one_class_and_one_yaml_file_each(
     assert record["multiply_accumulates"] == 16 * (8 * 8 * 3 * 4) + 16 * 4 * 2
     assert record["final"]["accuracy/val"] == 1.0  # lying and standing are told apart
     assert record["final"]["lr"] == pytest.approx(0.01 / 32)
+    told = (tmp_path / "kept").read_text().splitlines()
+    assert len(told) == 8
+    assert told[-1] == f"{directory.relative_to(tmp_path / 'outputs')} 1.0"
     # The same command finds its run: the options of this process name and read it.
     again = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
     assert "completed before, skipped" in again.out
