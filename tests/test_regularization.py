@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 from pathlib import Path
@@ -18,7 +17,6 @@ from test_run import directory, interrupt_at, lines, record
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnet_cifar import evaluate
 from resnet_cifar.config import compose
@@ -337,48 +335,6 @@ def test_a_step_whose_gradients_overflow_is_left_out(
     if clip:
         assert descent.dump()["gradient_norms"][2] == 20 - sum(skipped)
         assert np.isfinite(list(descent.metrics().values())).all()
-
-
-class NoReads(TorchDispatchMode):
-    """Refuses what makes the host wait for the device; every tensor here is on the CPU."""
-
-    READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = func.__name__.partition(".")[0]
-        self.called.append(name)
-        assert name not in self.READS, f"{name} reads from the device"
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_an_update_reads_nothing_from_the_device(fused: bool) -> None:
-    network = small()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, fused=fused)
-    scaler = GradScaler("cpu", growth_interval=2)
-    descent = Descent(optimizer, 1.5, Average(network, 0.9), scaler)
-    mixup = Mixup(0, 0.5, 1.0)
-    data = DeviceImages(images(24), THE_STUDYS, mixup, CPU, classes=10)
-    view = data.view(mixup.draws(0, TRAINING, 1, 24))
-    scaler.scale(torch.zeros(()))  # makes the scale, from a number
-    with (
-        NoReads() as seen,
-        contextlib.nullcontext() if fused else pytest.raises(AssertionError, match="_local_scalar"),
-    ):
-        _, shares = data.batch(view, 0, 16)
-        with torch.autocast("cpu", dtype=torch.float16):
-            logits = network(torch.ones(16, 3, 8, 8))
-            loss = F.cross_entropy(logits, shares[:, :5])
-        hits(logits, shares)
-        descent.step(loss)
-    if fused:
-        assert {"_foreach_lerp_", "_fused_sgd_"} <= set(seen.called)
 
 
 def test_fp16_is_recorded_and_its_scale_kept(program: Program) -> None:
