@@ -88,8 +88,9 @@ def measured(
         return found
     found = None
     with contextlib.suppress(OSError, _TooLong), Lock(root / LOCK, poll=_Patience()):
-        found = _kept(root, key) or measure()
-        write_json(root / MEASURED, [*_entries(root), {**key, "figures": found}])
+        if (found := _kept(root, key)) is None:
+            found = measure()
+            write_json(root / MEASURED, [*_entries(root), {**key, "figures": found}])
     return found or measure()
 
 

@@ -1,6 +1,6 @@
 """Several narrow runs at once on a CPU, or one after the other with all its threads: measured.
 
-A process of its own, `python -m resnet_cifar.together WIDTH PRECISION RUNS THREADS ROOT|-`: a sweep
+A process of its own, `python -m resnet_cifar.together WIDTH PRECISION RUNS THREADS`: a sweep
 asks it before its first run, and has no torch itself. Prints the figures as JSON.
 """
 
@@ -37,13 +37,12 @@ def pays(width: int, precision: str, runs: int, threads: int, root: Path, keep: 
         return False
     key = {"what": "runs at once", "cpu": cpu_name(), "width": width, "precision": precision}
     key |= {"runs": runs, "threads": threads, "torch": version("torch")}
-    kept_in = str(root) if keep else "-"
     command = [sys.executable, "-m", __name__, str(width), precision, str(runs), str(threads)]
 
     def ask() -> Figures:
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         env = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-        done = subprocess.run([*command, kept_in], env=env, capture_output=True, text=True)
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
         try:
             return {str(k): float(v) for k, v in json.loads(done.stdout).items()}
         except ValueError:  # then as if there were nothing to gain
@@ -53,7 +52,7 @@ def pays(width: int, precision: str, runs: int, threads: int, root: Path, keep: 
     return figures["together"] > CLEARLY * figures["alone"]
 
 
-def measure(width: int, precision: str, runs: int, threads: int, root: Path | None) -> Figures:
+def measure(width: int, precision: str, runs: int, threads: int) -> Figures:
     """Passes per second of the convolutions of such a network: by `runs` processes, and by one.
 
     They take turns, and the best of each counts. One whose threads wait for each other because
@@ -70,7 +69,7 @@ def measure(width: int, precision: str, runs: int, threads: int, root: Path | No
         workers.append(ours)
     alone, together = workers[:1], workers[1:]
     if precision == "auto":
-        precision = device.faster(device.precision_seconds(width, root, keep=root is not None))
+        precision = device.faster(device.precision_seconds(width))
     best = {"together": 0.0, "alone": 0.0}
     for number in range(1 + ROUNDS):  # in the first, processes begin and kernels are chosen
         for name, those in (("together", together), ("alone", alone)):
@@ -105,6 +104,5 @@ def _work(channel: Connection, width: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _width, _precision, _runs, _threads, _root = sys.argv[1:]
-    _kept = None if _root == "-" else Path(_root)
-    print(json.dumps(measure(int(_width), _precision, int(_runs), int(_threads), _kept)))
+    _width, _precision, _runs, _threads = sys.argv[1:]
+    print(json.dumps(measure(int(_width), _precision, int(_runs), int(_threads))))

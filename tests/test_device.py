@@ -109,6 +109,7 @@ def test_two_that_measure_at_once_agree(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(lambda _: machine.measured(tmp_path, {}, measure), range(4))
         assert len({figures["a"] for figures in found}) == 1
+    assert len(json.loads((tmp_path / machine.MEASURED).read_text())) == 1
 
 
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(

@@ -528,6 +528,27 @@ def test_forked_jobs_get_signals_and_notice_the_pool_s_end(
     assert ended(second) == 0
 
 
+@pytest.mark.parametrize(
+    "odd", ["import threading; threading.Thread(target=input, daemon=True).start()", "nvidia"]
+)
+def test_nothing_is_forked_that_has_a_thread_or_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    """Such a nursery ends; the pool starts its jobs as programs."""
+    if odd == "nvidia":  # a file that is called so
+        odd = "import os; link = os.readlink; os.readlink = lambda p: '/dev/nvidia0'"
+    (tmp_path / "odd.py").write_text(odd.replace("target=input", "target=threading.Event().wait"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    ours = Nursery(("odd",), "odd:__name__", os.environ)
+    assert ours._process.wait(60) == 0
+    lines: list[str] = []
+    started = forked(ours, tmp_path / "started", "0", lines)
+    assert ended(started) == 0
+    assert not ours.ready
+    ours.close()
+
+
 def test_without_its_nursery_a_pool_goes_on(nursery: Nursery, tmp_path: Path) -> None:
     lines: list[str] = []
     stays = forked(nursery, tmp_path / "stays", "stays", lines)

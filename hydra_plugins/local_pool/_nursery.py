@@ -1,9 +1,10 @@
 """A process that has imported what jobs need, and forks them: an import of seconds, once.
 
-It is safe for what jobs do on a CPU because nothing but imports has happened in it: no thread of
-Python's, no work of PyTorch's, no signal handler that stays; and jobs get their own process group,
-standard streams and environment. Where it can't be had, or is not ready yet, jobs are started as
-programs; so they are on GPUs, where it has not been tried.
+It is safe for what jobs do on a CPU because nothing but imports has happened in it: no work of
+PyTorch's, no signal handler that stays; and jobs get their own process group, standard streams and
+environment. Where an import has started a thread or opened a GPU it ends at once. Where it can't
+be had, or is not ready yet, jobs are started as programs; so they are on GPUs, where it has not
+been tried.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=env,
+                env={**env, "OPENBLAS_NUM_THREADS": "1"},  # numpy's would start threads
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # the terminal's Ctrl-C is the pool's
             )
@@ -134,6 +135,8 @@ def serve(descriptor: int, preload: Sequence[str], entry: str) -> int:
         importlib.import_module(name)
     module, _, function = entry.partition(":")
     work = getattr(importlib.import_module(module), function)
+    if not _can_fork():
+        return 0
     gc.freeze()  # or each child would copy what a collection touches
     channel = socket.socket(fileno=descriptor)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -169,6 +172,17 @@ def serve(descriptor: int, preload: Sequence[str], entry: str) -> int:
             os.setpgid(pid, pid)
         numbers[pid] = number
         channel.send(json.dumps([number, pid, None]).encode())
+
+
+def _can_fork() -> bool:
+    """Whether a child would find everything in order: one thread, no GPU's driver open."""
+    if len(os.listdir("/proc/self/task")) > 1:
+        return False
+    for file in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            if os.readlink(f"/proc/self/fd/{file}").startswith("/dev/nvidia"):
+                return False
+    return True
 
 
 def _bury(numbers: dict[int, int], channel: socket.socket) -> None:

@@ -131,7 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "trainer.progress=quiet",
     )
     config = compose(list(overrides))
-    compute = device.resolve(config.trainer)
+    compute = device.resolve(config.trainer, config.model.width)
     macs, layout = config.multiply_accumulates(), _layout(config, compute)
     engine = Contender("engine", overrides, compute)
     plain = [
@@ -203,6 +203,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "batch_size": config.trainer.batch_size,
             "threads": compute.threads,
             "precision": compute.precision,
+            "precision_seconds": dict(compute.precision_seconds),
             "layout": layout,
             "compile": compute.compile,
             "rounds": options.rounds,
@@ -401,6 +402,16 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
+def _chosen(setting: dict[str, Any]) -> list[str]:
+    """What `auto` chose the precision by, where it was measured."""
+    seconds = setting.get("precision_seconds")
+    if not seconds:
+        return []
+    both = " and ".join(f"{1000 * seconds[p]:.1f} ms in {p}" for p in ("fp32", "bf16"))
+    ratio = seconds["fp32"] / seconds["bf16"]
+    return ["", f"`auto` chose {setting['precision']}: {both} for the same work ({ratio:.2f} ×)."]
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The figures for a page: what `measure` returns, in tables."""
     setting, epoch, versions = found["setting"], found["epoch"], found["versions"]
@@ -420,6 +431,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"compile {_on(setting['compile'])}. "
         f"Median (smallest to largest) of {setting['rounds']} rounds of {setting['seconds']:g} s, "
         "taking turns.",
+        *_chosen(setting),
         "",
         "| | images/s | peak memory, MB | first step, s | a run of one step, s |",
         "|---|---|---|---|---|",
