@@ -1,10 +1,15 @@
-"""What pruning saves a search, and what it costs: the same searches with and without.
+r"""What pruning saves a search, and what it costs: the same searches with and without.
 
     python experiments/search_pruning.py --seeds 4 --to pruning hydra.sweeper.n_trials=12
+    python experiments/search_pruning.py --seeds 200 --replay experiments/results/runs \
+        --cells '*_cosine_*_15ep_w16-*'
 
 For each seed of the search two searches of `experiment=search`, alike but for the pruner, each with
 runs of its own. Prints the epochs trained and the best run found. What comes after the options goes
 to both. The same command goes on; finished searches are only read.
+
+With --replay nothing is trained: recorded runs are taken in a random order, one at a time, and the
+pruner sees their epochs as it would have, had they been a search over a grid.
 """
 
 from __future__ import annotations
@@ -16,6 +21,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from hydra_plugins.search import _study
+from resnet_cifar.config import CONF
 from resnet_cifar.record import run_files
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -43,17 +54,63 @@ def search(root: Path, pruner: str, seed: int, more: list[str]) -> Found:
     return Found(sum(record.epochs_done for record in known), best, pruned)
 
 
+def replayed(curves: dict[str, list[float]], pruner: str, seed: int) -> Found:
+    """The search over a grid of recorded runs.
+
+    Args:
+        curves: by cell, the accuracy on validation after each epoch.
+    """
+    space = {"cell": CategoricalDistribution(list(curves))}
+    files = (
+        CONF / "hydra/sweeper" / name for name in ("sampler/grid.yaml", f"pruner/{pruner}.yaml")
+    )
+    sampler, stops = (DictConfig(OmegaConf.load(file)) for file in files)
+    with _study.opened(None) as storage:
+        study = _study.SearchStudy(
+            storage, space, _study.Options("maximize", seed, sampler, stops), ""
+        )
+        epochs, best, pruned = 0, 0.0, 0
+        for _ in curves:
+            trial = study.ask()
+            curve = curves[trial.point["cell"]]
+            if study.report(trial.number, list(enumerate(curve[:-1], 1))):
+                study.tell(trial.number, None, TrialState.PRUNED)
+                epochs += max(study.trials[trial.number].intermediate_values)
+                pruned += 1
+            else:
+                study.tell(trial.number, curve[-1])
+                epochs, best = epochs + len(curve), max(best, curve[-1])
+    return Found(epochs, best, pruned)
+
+
+def recorded(root: Path, cells: str) -> dict[str, list[float]]:
+    """The curves of the completed runs of seed 0 whose cell is like `cells`."""
+    found = {}
+    for path in sorted(root.glob(f"{cells}/seed=0")):
+        if run_files.finished(path):
+            lines = run_files.read_run_lines(path, run_files.METRICS)
+            found[path.parent.name] = [line[run_files.OBJECTIVE] or 0.0 for line in lines]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A search with pruning beside the same without.")
     parser.add_argument("--seeds", type=int, default=4, help="how many seeds of the search")
     parser.add_argument("--pruner", default="median", help="an option of hydra/sweeper/pruner")
     parser.add_argument("--to", type=Path, default=Path("pruning"), help="where the runs go")
+    parser.add_argument("--replay", type=Path, help="recorded runs, in place of training")
+    parser.add_argument("--cells", default="*", help="which of them: a pattern of names")
     options, more = parser.parse_known_args()
     rows = []
+    curves = recorded(options.replay, options.cells) if options.replay else {}
+    if options.replay:
+        print(f"{len(curves)} recorded runs of {max(map(len, curves.values()))} epochs")
     print(f"seed   without: epochs, best %   {options.pruner}: epochs, best %, runs pruned")
     for seed in range(options.seeds):
         pair = [
-            search(options.to / name / f"search={seed}", name, seed, more)
+            replayed(curves, name, seed)
+            if options.replay
+            else search(options.to / name / f"search={seed}", name, seed, more)
             for name in ("none", options.pruner)
         ]
         rows.append(pair)
@@ -65,9 +122,10 @@ def main() -> None:
         )
     share = statistics.fmean(pruned.epochs / plain.epochs for plain, pruned in rows)
     lost = [100 * (pruned.best - plain.best) for plain, pruned in rows]
+    missed = sum(value < 0 for value in lost)
     spread = f", sd {statistics.stdev(lost):.2f}" if len(lost) > 1 else ""
     print(f"{100 * share:.0f} % of the epochs; best {statistics.fmean(lost):+.2f} points{spread}")
-    print(f"n = {len(rows)} seeds of the search")
+    print(f"n = {len(rows)} seeds of the search, worse with pruning in {missed}")
 
 
 if __name__ == "__main__":
