@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -16,7 +17,7 @@ import torch
 from resnet_cifar import device
 from resnet_cifar.config import Config, to_yaml
 from resnet_cifar.data.augmentation import generator
-from resnet_cifar.data.datasets import Split, steps_per_epoch
+from resnet_cifar.data.datasets import Cifar, Dataset, Split, steps_per_epoch
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.display import Display, duration
 from resnet_cifar.engine import Engine, State
@@ -59,7 +60,7 @@ def run(config: Config) -> float:
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
-        split = config.data.load()
+        split = _split(config.data)
         try:
             with Interrupt() as interrupt:
                 if rerun and directory.exists():
@@ -88,6 +89,25 @@ def _compute(config: Config, directory: Path) -> device.Compute:
     record = run_files.read_record(directory)
     begun = record.precision_on("cpu") if record else None
     return device.resolve(config.trainer, config.model.width, directory.parents[1], begun)
+
+
+_prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are forked from
+
+
+def prepare(config: Config) -> None:
+    """Load what the runs of a sweep share, before they are forked: its first run's images.
+
+    What fails, and what would have to be downloaded, is left to the runs.
+    """
+    data = config.data
+    if isinstance(data, Cifar):
+        data = dataclasses.replace(data, download=False)
+    with contextlib.suppress(Exception):
+        _prepared.append((config.data, data.load()))
+
+
+def _split(data: Dataset) -> Split:
+    return next((split for known, split in _prepared if known == data), None) or data.load()
 
 
 def train(

@@ -35,6 +35,7 @@ class RunJob(Job):
     entry = "resnet_cifar.cli:train_handed"
     # torch comes with the first; torch's optimizers import the second when they are made.
     preload = ("resnet_cifar.run", "torch._dynamo")
+    warm = "resnet_cifar.cli:prepare_handed"
 
     def __init__(self, config: Any, overrides: Sequence[str]) -> None:
         super().__init__(config, overrides)

@@ -1,8 +1,10 @@
 """Sweeps as people start them: real processes, real signals, one study however often disturbed."""
 
+import base64
 import contextlib
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Program
 
+from resnet_cifar.config import compose
 from resnet_cifar.files import is_held
 from resnet_cifar.record import run_files
 from resnet_cifar.sweep import RunJob
@@ -331,16 +334,23 @@ def test_twenty_kills(undisturbed: Path, tmp_path: Path) -> None:
     campaign(undisturbed, tmp_path, kills=20, seed=2)
 
 
-def test_what_jobs_are_forked_from_has_only_imported() -> None:
+def test_what_jobs_are_forked_from_has_only_imported_and_loaded() -> None:
+    tiny = compose(["data=synthetic", "data.train_size=200", "data.val_size=10"])
+    handed = base64.b64encode(pickle.dumps(tiny)).decode()
+    module, _, function = RunJob.warm.partition(":")
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
         "import importlib, os, threading, torch\n"
         "asked = []\n"
         "torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0\n"
         f"for name in {list(RunJob.preload)}: importlib.import_module(name)\n"
+        f"importlib.import_module({module!r}).{function}({handed!r})\n"
+        "from resnet_cifar import run\n"
+        "(data, split), = run._prepared\n"
         "print(len(os.listdir('/proc/self/task')), threading.active_count(), len(asked),"
-        " torch.cuda.is_initialized(), 'torch._inductor.async_compile' in sys.modules)"
+        " torch.cuda.is_initialized(), 'torch._inductor.async_compile' in sys.modules,"
+        " run._split(data) is split)"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "1", "0", "False", "False"]
+    assert done.stdout.split() == ["1", "1", "0", "False", "False", "True"]

@@ -47,6 +47,8 @@ class Job:
     # place of starting `command()`. Those modules may start no threads and touch no device.
     entry: ClassVar[str] = ""
     preload: ClassVar[Sequence[str]] = ()
+    # "module:function", called there with what the first job is `handed`: for what jobs share.
+    warm: ClassVar[str] = ""
 
     def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
         self.config, self.overrides = config, list(overrides)

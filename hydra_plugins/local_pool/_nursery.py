@@ -1,10 +1,10 @@
 """A process that has imported what jobs need, and forks them: an import of seconds, once.
 
-It is safe for what jobs do on a CPU because nothing but imports has happened in it: no work of
-PyTorch's, no signal handler that stays; and jobs get their own process group, standard streams and
-environment. Where an import has started a thread or opened a GPU it ends at once. Where it can't
-be had, or is not ready yet, jobs are started as programs; so they are on GPUs, where it has not
-been tried.
+It is safe for what jobs do on a CPU because nothing but imports and the loading of data has
+happened in it: no work of PyTorch's, no signal handler that stays; and jobs get their own process
+group, standard streams and environment. Where that has started a thread or opened a GPU it ends at
+once. Where it can't be had, or is not ready yet, jobs are started as programs; so they are on GPUs,
+where it has not been tried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 AVAILABLE = sys.platform == "linux"  # fork and SOCK_SEQPACKET; macOS's libraries don't stand a fork
 MESSAGE = 65536  # bytes, at most
@@ -46,9 +47,16 @@ class Nursery:
         preload: the modules it imports.
         entry: "module:function", a child's work, which returns its exit code.
         env: its environment, which the children inherit.
+        warm: "module:function" to call after the imports, and its argument.
     """
 
-    def __init__(self, preload: Sequence[str], entry: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        preload: Sequence[str],
+        entry: str,
+        env: Mapping[str, str],
+        warm: tuple[str, str] | None = None,
+    ) -> None:
         self.ready = False
         self._children: dict[int, NurseryChild] = {}  # that have not ended
         self._count = 0
@@ -56,7 +64,7 @@ class Nursery:
         self._channel.setblocking(False)
         program = (
             f"import sys; sys.path[:] = {sys.path}; from {__name__} import serve; "
-            f"sys.exit(serve({theirs.fileno()}, {list(preload)}, {entry!r}))"
+            f"sys.exit(serve({theirs.fileno()}, {list(preload)}, {entry!r}, {warm!r}))"
         )
         with theirs:
             self._process = subprocess.Popen(
@@ -125,7 +133,9 @@ class Nursery:
 # The other end -----------------------------------------------------------------------------------
 
 
-def serve(descriptor: int, preload: Sequence[str], entry: str) -> int:
+def serve(
+    descriptor: int, preload: Sequence[str], entry: str, warm: tuple[str, str] | None = None
+) -> int:
     """Fork a child for each message until the pool is gone.
 
     Returns:
@@ -133,8 +143,9 @@ def serve(descriptor: int, preload: Sequence[str], entry: str) -> int:
     """
     for name in preload:
         importlib.import_module(name)
-    module, _, function = entry.partition(":")
-    work = getattr(importlib.import_module(module), function)
+    work = _function(entry)
+    if warm is not None:
+        _function(warm[0])(warm[1])
     if not _can_fork():
         return 0
     gc.freeze()  # or each child would copy what a collection touches
@@ -172,6 +183,12 @@ def serve(descriptor: int, preload: Sequence[str], entry: str) -> int:
             os.setpgid(pid, pid)
         numbers[pid] = number
         channel.send(json.dumps([number, pid, None]).encode())
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _can_fork() -> bool:

@@ -83,7 +83,8 @@ class Pool:
         to_do = self._source.total if self._source else len(self._pending)
         # With GPUs as programs: that a fork is safe for CUDA has not been tried on one.
         if AVAILABLE and kind.entry and not any(self._slots) and to_do > len(self._slots):
-            self._nursery = Nursery(kind.preload, kind.entry, self._env)
+            warm = (kind.warm, self._pending[0].handed()) if kind.warm and self._pending else None
+            self._nursery = Nursery(kind.preload, kind.entry, self._env, warm)
         try:
             while self._running or (not self._ending() and (self._waiting() or self._ask())):
                 self._look_at_the_clock()
