@@ -51,7 +51,7 @@ def test_command(
 
     def one_for_all(recipe: str, overrides: Any, runs: int, workers: int) -> float:
         timed.append((recipe, runs))
-        return seconds(recipe, overrides, runs, workers) if len(timed) == 1 else 2.0
+        return seconds(recipe, overrides, runs, workers) if runs == 1 else 2.0
 
     monkeypatch.setattr(benchmark, "_seconds", one_for_all)
     out = tmp_path / "new" / "benchmark.json"
@@ -89,7 +89,7 @@ def test_command(
         epoch["steps_seconds"] * 64 / epoch["train_images"], rel=1e-6
     )
     assert timed == [("engine", 1), ("engine", 5), ("plain", 1), ("plain", 5)]
-    assert found["startup_seconds"]["plain"] == [2.0]
+    assert all(len(s) == 1 and s[0] > 0.5 for s in found["startup_seconds"].values())
     assert found["small_runs"]["seconds"] == {"engine": [2.0], "plain": [2.0]}
     assert "| plain | 2 (2 to 2) | 1.00 (1.00 to 1.00) |" in said.out
 

@@ -375,8 +375,8 @@ def _seconds(recipe: str, overrides: Sequence[str], runs: int, workers: int) -> 
             sweep = ["-m"] if runs > 1 else []
             commands = [["-c", program, *sweep, *overrides, seeds, f"output_root={folder}"]]
         else:
-            module = ["-m", "resnet_cifar.benchmark.peers", recipe, f"--workers={workers}"]
-            commands = [[*module, *overrides, f"seed={seed}"] for seed in range(runs)]
+            module = ["-m", "resnet_cifar.benchmark.peers", recipe, *overrides]
+            commands = [[*module, f"seed={s}", f"--workers={workers}"] for s in range(runs)]
         start = time.perf_counter()
         for command in commands:
             result = subprocess.run(
