@@ -558,6 +558,8 @@ def test_the_probe_is_no_part_of_a_run_s_name() -> None:
         flat = json.loads((recorded / "run.json").read_text())["config"]
         keys = ("optimizer.lr", "scheduler", "norm.detach", "regularization.weight_decay")
         overrides = [f"{key}={flat[key]}" for key in (*keys, "model.width", "trainer.epochs")]
+        added = {"augmentation": "crop_flip", "regularization.ema_decay": 0.0}  # since then
+        overrides += [f"{key}={flat.get(key, absent)}" for key, absent in added.items()]
         config = compose(overrides)
         for probe in probes:
             assert cell_name(dataclasses.replace(config, probe=probe)) == path.name
