@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from resnet_cifar.errors import ConfigError
-from resnet_cifar.machine import available_cpus, cpu_name, has_bf16, measured
+from resnet_cifar.machine import available_cpus, cpu_name, has_bf16, measured, told_threads
 from resnet_cifar.trainer import Trainer
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -116,10 +116,10 @@ def resolve(
         precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
     names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
     name = names[device.type](device) if device.type in names else cpu_name()
-    threads = trainer.threads or min(torch.get_num_threads(), available_cpus())
+    free = min(told_threads() or torch.get_num_threads(), available_cpus())
     pays = device.type == "cuda" and _can_compile()
     use = pays if trainer.compile == "auto" else trainer.compile == "true"
-    return Compute(device, name, precision, threads, use, precision_seconds=seconds)
+    return Compute(device, name, precision, trainer.threads or free, use, precision_seconds=seconds)
 
 
 def _is_ampere(device: torch.device) -> bool:

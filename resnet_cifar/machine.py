@@ -29,6 +29,15 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def told_threads() -> int | None:
+    """What the environment tells OpenMP, whether it has been loaded since or not; None: nothing.
+
+    It reads that once, and a sweep's runs are forked from a process that has loaded it.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else None
+
+
 def cpu_name() -> str:
     """As the system calls it."""
     return _cpu_info("model name") or "CPU"
@@ -83,12 +92,12 @@ def measured(
         keep: write what was measured; else nothing is written.
     """
     if root is None or not keep:
-        return (None if root is None else _kept(root, key)) or measure()
-    if (found := _kept(root, key)) is not None:
+        return (None if root is None else kept(root, key)) or measure()
+    if (found := kept(root, key)) is not None:
         return found
     found = None
     with contextlib.suppress(OSError, _TooLong), Lock(root / LOCK, poll=_Patience()):
-        if (found := _kept(root, key)) is None:
+        if (found := kept(root, key)) is None:
             found = measure()
             write_json(root / MEASURED, [*_entries(root), {**key, "figures": found}])
     return found or measure()
@@ -108,7 +117,8 @@ class _Patience:
             raise _TooLong
 
 
-def _kept(root: Path, key: Mapping[str, Any]) -> Figures | None:
+def kept(root: Path, key: Mapping[str, Any]) -> Figures | None:
+    """The figures kept under `key` beside the runs of `root`."""
     for entry in _entries(root):
         if {k: v for k, v in entry.items() if k != "figures"} == key:
             return dict(entry["figures"])

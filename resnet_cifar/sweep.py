@@ -33,7 +33,8 @@ class RunJob(Job):
     """One run of a sweep. Raises ConfigError where its configuration is not allowed."""
 
     entry = "resnet_cifar.cli:train_handed"
-    # torch comes with the first; torch's optimizers import the second when they are made.
+    # torch comes with the first; the second, a second and a half, every optimizer of PyTorch's
+    # imports at its first step (torch 2.14, optim/optimizer.py), also where nothing is compiled.
     preload = ("resnet_cifar.run", "torch._dynamo")
     warm = "resnet_cifar.cli:prepare_handed"
 
@@ -200,10 +201,12 @@ class RankedCell:
         """The mean with the half width of its 95 % t-interval, where there are seeds."""
         if not self.accuracies:
             return "diverged"
+        if len(self.accuracies) == 1:  # without the second that scipy takes
+            return f"{self.mean:.2f}"
         from resnet_cifar.report.statistics import estimate
 
         found = estimate(self.accuracies.values())
-        return f"{found.mean:.2f}" + (f" ± {found.half_width:.2f}" if found.n > 1 else "")
+        return f"{found.mean:.2f} ± {found.half_width:.2f}"
 
 
 def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
@@ -230,19 +233,17 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
 
 def verdict(best: RankedCell, other: RankedCell) -> str:
     """How far `best` is ahead of `other`, and whether that means anything: paired by seed."""
-    import pandas as pd
-
-    from resnet_cifar.report.statistics import estimate, paired_differences, seeds_to_resolve
-
     if not other.accuracies:
         return f"{other.label} diverged."
     ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
-    pairs = paired_differences(pd.Series(best.accuracies), pd.Series(other.accuracies))
-    if not len(pairs):
+    seeds = sorted(best.accuracies.keys() & other.accuracies.keys())
+    if not seeds:
         return f"{ahead}; they share no seed, so chance can't be told apart."
-    if len(pairs) == 1:
+    if len(seeds) == 1:
         return f"{ahead}, with one seed: whether more than chance can't be said (try seed=0,1,2)."
-    found = estimate(pairs)
+    from resnet_cifar.report.statistics import estimate, seeds_to_resolve
+
+    found = estimate(best.accuracies[seed] - other.accuracies[seed] for seed in seeds)
     ahead = f"{found.mean:.2f} ± {found.half_width:.2f} points ahead of {other.label}"
     paired = f"paired over {found.n} seeds, 95 % t-interval"
     if found.low > 0:

@@ -1,7 +1,8 @@
 """Several narrow runs at once on a CPU, or one after the other with all its threads: measured.
 
-A process of its own, `python -m resnet_cifar.together WIDTH PRECISION RUNS THREADS`: a sweep
-asks it before its first run, and has no torch itself. Prints the figures as JSON.
+A process of its own, `python -m resnet_cifar.together WIDTH PRECISION RUNS THREADS [ROOT]`: a sweep
+asks it before its first run, and has no torch itself. Prints the figures as JSON. With ROOT they
+are kept there, and so is what it finds of the precision: the runs need not measure that again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import time
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from resnet_cifar.machine import Figures, cpu_name, measured
+from resnet_cifar.machine import Figures, cpu_name, kept, measured
 
 CLEARLY = 1.1  # times as much work done is worth the memory of several
 ROUNDS, SECONDS = 3, 0.2
@@ -35,29 +37,27 @@ def pays(width: int, precision: str, runs: int, threads: int, root: Path, keep: 
     """
     if not POSSIBLE:
         return False
-    key = {"what": "runs at once", "cpu": cpu_name(), "width": width, "precision": precision}
-    key |= {"runs": runs, "threads": threads, "torch": version("torch")}
-    command = [sys.executable, "-m", __name__, str(width), precision, str(runs), str(threads)]
-
-    def ask() -> Figures:
+    found = kept(root, _key(width, precision, runs, threads))
+    if found is None:
+        command = [sys.executable, "-m", __name__, str(width), precision, str(runs), str(threads)]
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         env = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        command += [str(root)] * keep
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         try:
-            return {str(k): float(v) for k, v in json.loads(done.stdout).items()}
+            found = {str(k): float(v) for k, v in json.loads(done.stdout).items()}
         except ValueError:  # then as if there were nothing to gain
-            return {"together": 0.0, "alone": 0.0}
-
-    figures = measured(root, key, ask, keep)
-    return figures["together"] > CLEARLY * figures["alone"]
+            return False
+    return found["together"] > CLEARLY * found["alone"]
 
 
-def measure(width: int, precision: str, runs: int, threads: int) -> Figures:
-    """Passes per second of the convolutions of such a network: by `runs` processes, and by one.
+def _key(width: int, precision: str, runs: int, threads: int) -> dict[str, Any]:
+    """What the figures depend on."""
+    key = {"what": "runs at once", "cpu": cpu_name(), "width": width, "precision": precision}
+    return key | {"runs": runs, "threads": threads, "torch": version("torch")}
 
-    They take turns, and the best of each counts. One whose threads wait for each other because
-    others are on their cores may take minutes for a pass: it is not waited for.
-    """
+
+def _main(width: int, precision: str, runs: int, threads: int, root: Path | None) -> None:
     from resnet_cifar import device
 
     fork = multiprocessing.get_context("fork")  # before anything here has computed
@@ -67,9 +67,19 @@ def measure(width: int, precision: str, runs: int, threads: int) -> Figures:
         process = fork.Process(target=_work, args=(theirs, width, share), daemon=True)
         process.start()  # a daemon ends with this process
         workers.append(ours)
-    alone, together = workers[:1], workers[1:]
+    key = _key(width, precision, runs, threads)
     if precision == "auto":
-        precision = device.faster(device.precision_seconds(width))
+        precision = device.faster(device.precision_seconds(width, root))
+    found = measured(root, key, lambda: _measure(workers[1:], workers[:1], precision))
+    print(json.dumps(found))
+
+
+def _measure(together: list[Connection], alone: list[Connection], precision: str) -> Figures:
+    """Passes per second of the convolutions of such a network: by several processes, and by one.
+
+    They take turns, and the best of each counts. One whose threads wait for each other because
+    others are on their cores may take minutes for a pass: it is not waited for.
+    """
     best = {"together": 0.0, "alone": 0.0}
     for number in range(1 + ROUNDS):  # in the first, processes begin and kernels are chosen
         for name, those in (("together", together), ("alone", alone)):
@@ -104,5 +114,5 @@ def _work(channel: Connection, width: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _width, _precision, _runs, _threads = sys.argv[1:]
-    print(json.dumps(measure(int(_width), _precision, int(_runs), int(_threads))))
+    _width, _precision, _runs, _threads, *_root = sys.argv[1:]
+    _main(int(_width), _precision, int(_runs), int(_threads), Path(*_root) if _root else None)

@@ -1,6 +1,7 @@
 """The launcher's pool on its own: devices, failures, signals, with processes that cost nothing."""
 
 import ast
+import atexit
 import dataclasses
 import io
 import json
@@ -66,7 +67,8 @@ class Script(Job):
 
 
 def pool(jobs: list[Job], slots: list[str], view: str = "plain", minutes: float = 0) -> Pool:
-    return Pool(jobs, slots, {}, view, time.monotonic() + 60 * minutes if minutes else None)
+    done = {job.key: outcome for job in jobs if (outcome := job.outcome())}
+    return Pool(jobs, done, slots, {}, view, time.monotonic() + 60 * minutes if minutes else None)
 
 
 def ran(path: Path) -> tuple[str, float, float]:
@@ -464,12 +466,16 @@ def busy_work() -> int:
     """Write what a child finds; end, or wait, as it is told."""
     path, what = sys.stdin.readline().split()
     seen = [os.getpgrp() == os.getpid(), sys.argv[1], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    seen.append(os.environ.get("A_WORD"))
+    atexit.register(Path(path + ".left").touch)
     forked = "hydra_plugins.local_pool._nursery" in sys.modules
     print("a word", flush=True)
     Path(path + ".seen").write_text(json.dumps([*seen, forked, "decimal" in sys.modules]))
     if what == "stays":
         sys.stdin.read()  # until the pool is gone
         return 0
+    if what == "thread":
+        threading.Timer(0.3, Path(path + ".late").touch).start()
     if what == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "raises":
@@ -481,10 +487,9 @@ def busy_work() -> int:
 @pytest.fixture
 def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
-    ours = Nursery(Forked.preload, Forked.entry, os.environ)
+    ours = Nursery(Forked.preload, Forked.entry, {})
     deadline = time.monotonic() + 60
-    while not ours.ready and time.monotonic() < deadline:
-        ours.listen()
+    while not ours.settled() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert ours.ready
     yield ours
@@ -494,7 +499,7 @@ def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
 def forked(nursery: Nursery, path: Path, what: str, lines: list[str], slot: str = "") -> JobProcess:
     job = Forked(path, "0")
     job.handed = lambda: f"{path} {what}\n"  # type: ignore[method-assign]
-    return JobProcess(job, slot, os.environ, nursery, lambda job, line: lines.append(line))
+    return JobProcess(job, slot, {"A_WORD": "said"}, nursery, lambda job, line: lines.append(line))
 
 
 def ended(process: JobProcess) -> int:
@@ -509,8 +514,16 @@ def test_a_forked_job_is_like_a_started_one(nursery: Nursery, tmp_path: Path) ->
     lines: list[str] = []
     good = forked(nursery, tmp_path / "good", "ends", lines, "7")
     assert ended(good) == 0
-    assert json.loads((tmp_path / "good.seen").read_text()) == [True, "good", "7", True, True]
+    assert json.loads((tmp_path / "good.seen").read_text()) == [
+        True,
+        "good",
+        "7",
+        "said",
+        True,
+        True,
+    ]
     assert lines == ["a word"]
+    assert (tmp_path / "good.left").exists()
     killed = forked(nursery, tmp_path / "killed", "dies", lines)
     assert killed.cause(ended(killed)) == "ended by signal 9 (SIGKILL)"
     raises = forked(nursery, tmp_path / "raises", "raises", lines)
@@ -540,7 +553,7 @@ def test_nothing_is_forked_that_has_a_thread_or_a_gpu(
     (tmp_path / "odd.py").write_text(odd.replace("target=input", "target=threading.Event().wait"))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
-    ours = Nursery(("odd",), "odd:__name__", os.environ)
+    ours = Nursery(("odd",), "odd:__name__", {})
     assert ours._process.wait(60) == 0
     lines: list[str] = []
     started = forked(ours, tmp_path / "started", "0", lines)
@@ -558,3 +571,22 @@ def test_without_its_nursery_a_pool_goes_on(nursery: Nursery, tmp_path: Path) ->
     assert ended(started) == 0
     assert not (tmp_path / "started.seen").exists()
     assert (tmp_path / "started").exists()
+
+
+def test_every_job_is_forked_the_first_ones_too(nursery: Nursery, tmp_path: Path) -> None:
+    jobs = [Forked(tmp_path / f"job{i}", "0") for i in range(3)]
+    for job in jobs:
+        job.handed = lambda path=job.path: f"{path} ends\n"  # type: ignore[misc,method-assign]
+    ready = iter([False, False, True])  # as it is while it imports
+    nursery.settled = lambda: next(ready, True)  # type: ignore[method-assign]
+    ours = Pool(jobs, {}, ["", ""], {}, "plain", nursery=nursery)
+    ours.run()
+    assert ours.outcomes.keys() == {job.key for job in jobs}
+    assert next(ready, None) is None  # it was waited for
+    assert all(Path(f"{job.path}.seen").exists() for job in jobs)
+
+
+def test_a_forked_job_s_threads_are_waited_for(nursery: Nursery, tmp_path: Path) -> None:
+    thread = forked(nursery, tmp_path / "thread", "thread", [])
+    assert ended(thread) == 0
+    assert (tmp_path / "thread.late").exists()

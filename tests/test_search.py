@@ -168,7 +168,7 @@ def test_every_sampler_goes_on_where_it_was(tmp_path: Path, name: str) -> None:
 
 
 def run(source: Search, slots: int = 1) -> Pool:
-    pool = Pool([], [""] * slots, {}, "plain", None, source)
+    pool = Pool([], {}, [""] * slots, {}, "plain", None, source)
     pool.run()
     return pool
 

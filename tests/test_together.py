@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +13,7 @@ from conftest import ROOT, TINY
 
 from hydra_plugins.local_pool import launcher
 from hydra_plugins.local_pool._job import Job, Outcome
-from resnet_cifar import machine, sweep, together
+from resnet_cifar import device, machine, sweep, together
 from resnet_cifar.config import compose_untyped
 
 FREE = [override for override in TINY if not override.startswith("trainer.threads")]
@@ -77,7 +75,6 @@ def test_memory_of_the_study_s_network(tmp_path: Path) -> None:
         ('{"together": 3.0, "alone": 2.0}', True),
         ('{"together": 2.1, "alone": 2.0}', False),
         ('{"together": 2.0, "alone": 0.0}', True),  # its threads waited for each other for ever
-        ("Traceback: no torch here", False),
     ],
 )
 def test_what_a_measurement_means(
@@ -93,18 +90,32 @@ def test_what_a_measurement_means(
     monkeypatch.setattr(together, "POSSIBLE", True)
     asked = (8, "auto", 2, 2, tmp_path)
     assert together.pays(*asked, keep=False) == several
+    assert together.pays(*asked, keep=True) == several
+    assert [call[3:] for call in calls] == [
+        ["8", "auto", "2", "2"],
+        ["8", "auto", "2", "2", str(tmp_path)],
+    ]
+    said = "Traceback: no torch here"
+    assert not together.pays(*asked, keep=True)
     assert list(tmp_path.iterdir()) == []
-    assert [together.pays(*asked, keep=True) for _ in range(2)] == [several] * 2
-    assert len(calls) == 2  # the third time it was known
-    assert calls[0][-4:] == ["8", "auto", "2", "2"]
 
 
-def test_it_measures() -> None:
-    command = [sys.executable, "-m", "resnet_cifar.together", "8", "fp32", "2", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    found = json.loads(done.stdout)
+@pytest.mark.skipif(not together.POSSIBLE, reason="no fork here that torch stands")
+def test_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; and the runs find what it found of their precision."""
+    asked = (8, "auto", 2, 1, tmp_path)
+    several = together.pays(*asked, keep=True)
+    entries = {
+        e["what"]: e["figures"] for e in json.loads((tmp_path / ".measured.json").read_text())
+    }
+    found = entries["runs at once"]
     assert found.keys() == {"together", "alone"}
     assert found["together"] > 0
+    monkeypatch.setattr(together.subprocess, "run", None)
+    assert together.pays(*asked, keep=True) == several
+    if machine.has_bf16():
+        monkeypatch.setattr(device, "_measure_precision", None)
+        assert device.precision_seconds(8, tmp_path) == entries["precision"]
 
 
 class Counted(Job):
@@ -133,12 +144,11 @@ def test_auto_asks_the_jobs_on_a_cpu(
     values = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
     del values["defaults"]
     assert values["jobs_per_device"] == "auto"
-    monkeypatch.setattr(launcher, "visible_devices", lambda wanted: devices)
     monkeypatch.setattr(launcher, "_cpus", lambda: cpus)
     pool = launcher.LocalPool(**{**values, **changed})
     three = [Counted(None, [name]) for name in ("a", "done", "b")]  # type: ignore[arg-type]
-    assert len(pool._slots(three)) == slots
-    assert len(pool._slots([three[1]])) <= max(len(devices), slots)
+    assert len(pool._slots(devices, three[::2])) == slots
+    assert len(pool._slots(devices, three[:1])) <= max(len(devices), slots)
 
 
 def test_available_memory_is_a_number_of_bytes() -> None:

@@ -43,8 +43,9 @@ class Job:
     """
 
     # What its process does as "module:function", which returns the exit code. Where that is said,
-    # jobs on a CPU after the first ones are forked from a process that has imported `preload`, in
-    # place of starting `command()`. Those modules may start no threads and touch no device.
+    # several jobs on a CPU are forked from a process that has imported `preload`, in place of
+    # starting `command()`. Those modules may start no threads and touch no device; what libraries
+    # read of the environment while they are loaded is the pool's, not the job's.
     entry: ClassVar[str] = ""
     preload: ClassVar[Sequence[str]] = ()
     # "module:function", called there with what the first job is `handed`: for what jobs share.

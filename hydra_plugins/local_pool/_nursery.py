@@ -3,12 +3,13 @@
 It is safe for what jobs do on a CPU because nothing but imports and the loading of data has
 happened in it: no work of PyTorch's, no signal handler that stays; and jobs get their own process
 group, standard streams and environment. Where that has started a thread or opened a GPU it ends at
-once. Where it can't be had, or is not ready yet, jobs are started as programs; so they are on GPUs,
-where it has not been tried.
+once. Where it can't be had, jobs are started as programs; so they are on GPUs, where it has not
+been tried.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,12 +43,12 @@ class NurseryChild:
 
 
 class Nursery:
-    """The pool's end.
+    """The pool's end. What it imports takes seconds, in which its owner can do something else.
 
     Args:
         preload: the modules it imports.
         entry: "module:function", a child's work, which returns its exit code.
-        env: its environment, which the children inherit.
+        env: added to its environment, which the children inherit.
         warm: "module:function" to call after the imports, and its argument.
     """
 
@@ -72,10 +74,16 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**env, "OPENBLAS_NUM_THREADS": "1"},  # numpy's would start threads
+                # numpy's library would start threads.
+                env={**os.environ, **env, "OPENBLAS_NUM_THREADS": "1"},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # the terminal's Ctrl-C is the pool's
             )
+
+    def settled(self) -> bool:
+        """Whether it is known by now if it can fork."""
+        self.listen()
+        return self.ready or self._process.returncode is not None
 
     def start(
         self, label: str, env: Mapping[str, str], stdin: int, output: int
@@ -121,13 +129,10 @@ class Nursery:
                 self._children.pop(number).returncode = code
 
     def close(self) -> None:
-        """End it. Its children, if any, go on."""
-        self._channel.close()  # which it notices
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:  # in the middle of its imports
-            self._process.kill()
-            self._process.wait()
+        """End it; it has nothing to lose. Its children, if any, go on."""
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
 
 
 # The other end -----------------------------------------------------------------------------------
@@ -176,13 +181,27 @@ def serve(
             for file in (channel.detach(), woken, wake):
                 os.close(file)
             _become(label, env, *files)
-            return int(work())
+            return _end(int(work()))
         for file in files:
             os.close(file)
         with contextlib.suppress(OSError):  # here too: a signal to its group may come at once
             os.setpgid(pid, pid)
         numbers[pid] = number
         channel.send(json.dumps([number, pid, None]).encode())
+
+
+def _end(code: int) -> int:
+    """End a child here, unless a thread is still at work.
+
+    Taking an interpreter with PyTorch apart takes 0.3 s, in which the next job could run.
+    """
+    if threading.active_count() == 1:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _function(name: str) -> Callable[..., Any]:

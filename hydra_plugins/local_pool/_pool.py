@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -12,7 +11,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from hydra_plugins.local_pool._job import Job, Outcome
-from hydra_plugins.local_pool._nursery import AVAILABLE, Nursery
+from hydra_plugins.local_pool._nursery import Nursery
 from hydra_plugins.local_pool._process import JobProcess
 from hydra_plugins.local_pool._source import JobSource
 from hydra_plugins.local_pool._view import SweepView
@@ -38,33 +37,37 @@ class Pool:
 
     Args:
         jobs: with different keys, in the order they are to be started.
+        done: by key, the outcomes that some of them have already.
         slots: a device each, the same one as often as it may be shared.
         env: added to every job's environment.
         view: auto, live, plain or quiet.
         deadline: time.monotonic() when jobs are told to save and end; none is started that is
             known to take longer.
         source: where more jobs come from when those have been started; `jobs` may then be none.
+        nursery: where jobs are forked, if it can; none is started before that is known.
     """
 
     def __init__(
         self,
         jobs: Sequence[Job],
+        done: Mapping[str, Outcome],
         slots: Sequence[str],
         env: Mapping[str, str],
         view: str,
         deadline: float | None = None,
         source: JobSource | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes = dict(done)
         self.failures: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
         self.interrupted = 0
         self.left: list[Job] = []
         self._signals = 0  # that jobs are to get
-        self._jobs, self._slots, self._env = list(jobs), list(slots), {**os.environ, **env}
+        self._jobs, self._slots, self._env = list(jobs), list(slots), env
         self._deadline = deadline
         self._time_is_up = False
-        self._nursery: Nursery | None = None  # ready when the first jobs have ended, or before
+        self._nursery = nursery
         self._running: list[JobProcess] = []
         self._pending: deque[Job] = deque()
         self._put_off: deque[PutOff] = deque()
@@ -76,15 +79,9 @@ class Pool:
     def run(self) -> None:
         """Returns when every job has its outcome or has failed, when the time is up, or after an
         interruption."""
-        self._skip_done()
+        self._view.begin(self._jobs, self.outcomes, len(self._slots))
         self._pending.extend(job for job in self._jobs if job.key not in self.outcomes)
         handlers = self._handle_signals()
-        kind = self._source.kind if self._source else type(self._jobs[0])
-        to_do = self._source.total if self._source else len(self._pending)
-        # With GPUs as programs: that a fork is safe for CUDA has not been tried on one.
-        if AVAILABLE and kind.entry and not any(self._slots) and to_do > len(self._slots):
-            warm = (kind.warm, self._pending[0].handed()) if kind.warm and self._pending else None
-            self._nursery = Nursery(kind.preload, kind.entry, self._env, warm)
         try:
             while self._running or (not self._ending() and (self._waiting() or self._ask())):
                 self._look_at_the_clock()
@@ -97,8 +94,6 @@ class Pool:
         finally:
             for process in self._running:  # only after an error of our own
                 process.send(signal.SIGTERM)
-            if self._nursery:
-                self._nursery.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         ended = self.outcomes.keys() | self.failures.keys() | self.stopped.keys()
@@ -110,12 +105,6 @@ class Pool:
     def _ending(self) -> bool:
         return bool(self.interrupted) or self._time_is_up
 
-    def _skip_done(self) -> None:
-        for job in self._jobs:
-            if outcome := job.outcome():
-                self.outcomes[job.key] = outcome
-        self._view.begin(self._jobs, self.outcomes, len(self._slots))
-
     def _look_at_the_clock(self) -> None:
         if self._deadline is None or self._ending() or time.monotonic() < self._deadline:
             return
@@ -125,6 +114,8 @@ class Pool:
             self._view.time_is_up()
 
     def _start(self) -> None:
+        if self._nursery and not self._nursery.settled():
+            return
         while self._slots and not self._ending() and (self._pending or self._ask()):
             job = self._next()
             if job is None:

@@ -20,7 +20,7 @@ class JobProcess:
 
     Args:
         slot: the device it sees; "" for none.
-        env: its environment, all but the device.
+        env: added to this process's, all but the device.
         nursery: where it is forked if that can be; else its command is started.
         on_line: called from another thread with the job and each line it prints.
     """
@@ -43,16 +43,16 @@ class JobProcess:
         # Standard input is a pipe that closes when this process is gone, however it goes.
         stdin, ours = os.pipe()
         output, theirs = os.pipe()
-        device = {"CUDA_VISIBLE_DEVICES": slot} if slot else {}
+        added = {**env, **({"CUDA_VISIBLE_DEVICES": slot} if slot else {})}
         try:
-            child = nursery.start(job.label, device, stdin, theirs) if nursery else None
+            child = nursery.start(job.label, added, stdin, theirs) if nursery else None
             # A session of its own: the terminal's Ctrl-C is the pool's, which passes it on.
             self._child: subprocess.Popen[bytes] | NurseryChild = child or subprocess.Popen(
                 job.command(),
                 stdin=stdin,
                 stdout=theirs,
                 stderr=theirs,
-                env={**env, **device},
+                env={**os.environ, **added},
                 start_new_session=True,
             )
         finally:

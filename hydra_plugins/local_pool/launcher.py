@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from hydra_plugins.local_pool._returned import returned
 from hydra_plugins.local_pool._source import JobSource
 
 if TYPE_CHECKING:
+    from hydra_plugins.local_pool._nursery import Nursery
     from hydra_plugins.local_pool._pool import Pool
 
 VIEWS = ("auto", "live", "plain", "quiet")
@@ -127,7 +128,8 @@ class LocalPool(Launcher):
         """
         if self.options.plan:
             print("These are the first of a search, which chooses the next by what they reach.")
-            self._plan([job for _ in self._slots() if (job := source.next())])
+            devices = visible_devices(self.options.devices)
+            self._plan([job for _ in self._slots(devices) if (job := source.next())])
         pool = self._run([], source.total, source)
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
@@ -136,23 +138,22 @@ class LocalPool(Launcher):
         if pool.left:
             raise SystemExit(0)
 
-    def _slots(self, jobs: Sequence[Job] = ()) -> list[str]:
+    def _slots(self, devices: list[str], to_do: Sequence[Job] = ()) -> list[str]:
         """A device for each job that may run at once."""
-        devices, count = visible_devices(self.options.devices), self.options.jobs_per_device
+        count = self.options.jobs_per_device
         if count != "auto":
             return devices * int(count)
-        if any(devices) or self.options.threads or _cpus() < 2:
+        if any(devices) or self.options.threads or _cpus() < 2 or len(to_do) < 2:
             return devices  # several on a GPU, or of a chosen size: only where that is asked for
-        left = [job for job in jobs if job.outcome() is None]
-        if len(left) < 2:
-            return devices
-        return devices * type(left[0]).at_once(left, _cpus(), keep=not self.options.plan)
+        return devices * type(to_do[0]).at_once(to_do, _cpus(), keep=not self.options.plan)
 
     def _threads(self, at_once: int) -> int:
         return self.options.threads or max(1, _cpus() // at_once)
 
     def _plan(self, jobs: Sequence[Job]) -> None:
-        at_once = max(1, min(len(self._slots(jobs)), len(jobs)))
+        to_do = [job for job in jobs if job.outcome() is None]
+        slots = self._slots(visible_devices(self.options.devices), to_do)
+        at_once = max(1, min(len(slots), len(jobs)))
         if jobs:
             type(jobs[0]).plan(jobs, at_once, self._threads(at_once))
         raise SystemExit(0)
@@ -162,16 +163,39 @@ class LocalPool(Launcher):
         from hydra_plugins.local_pool._pool import Pool
 
         assert self.config is not None
-        slots = self._slots(jobs)
-        threads = self._threads(min(len(slots), count))
-        sharing: contextlib.AbstractContextManager[dict[str, str]]
-        sharing = mps() if self.options.mps else contextlib.nullcontext({})
-        with sharing as shared:
-            env = {"OMP_NUM_THREADS": str(threads), **shared, **self.options.env}
-            env |= self.config.hydra.job.env_set
-            pool = Pool(jobs, slots, env, self.options.progress, self._deadline, source)
+        done = {job.key: outcome for job in jobs if (outcome := job.outcome())}
+        to_do = [job for job in jobs if job.key not in done]
+        devices = visible_devices(self.options.devices)
+        with contextlib.ExitStack() as stack:
+            env = stack.enter_context(mps()) if self.options.mps else {}
+            env |= {**self.options.env, **self.config.hydra.job.env_set}
+            nursery = None if any(devices) else _nursery(to_do, source, env)
+            if nursery:
+                stack.callback(nursery.close)
+            slots = self._slots(devices, to_do)  # which may measure while the nursery imports
+            threads = self._threads(min(len(slots), count))
+            env = {"OMP_NUM_THREADS": str(threads), **env}
+            view = self.options.progress
+            pool = Pool(jobs, done, slots, env, view, self._deadline, source, nursery)
             pool.run()
         return pool
+
+
+def _nursery(
+    to_do: Sequence[Job], source: JobSource | None, env: Mapping[str, str]
+) -> "Nursery | None":
+    """Where jobs can be forked, if there are several.
+
+    Not with GPUs: that a fork is safe for CUDA has not been tried on one.
+    """
+    from hydra_plugins.local_pool._nursery import AVAILABLE, Nursery
+
+    count = source.total - source.before if source else len(to_do)
+    if not AVAILABLE or count < 2:
+        return None
+    kind = source.kind if source else type(to_do[0])
+    warm = (kind.warm, to_do[0].handed()) if kind.warm and to_do else None
+    return Nursery(kind.preload, kind.entry, env, warm) if kind.entry else None
 
 
 def visible_devices(wanted: Any) -> list[str]:
