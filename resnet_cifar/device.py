@@ -24,7 +24,6 @@ from resnet_cifar.machine import available_cpus, cpu_name, has_bf16, measured, t
 from resnet_cifar.trainer import Trainer
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-NARROW = 8  # channels; see `memory_format`
 
 
 @dataclass(frozen=True)
@@ -108,18 +107,18 @@ def resolve(
         ConfigError: as `find`.
     """
     device = find(trainer)
+    threads = trainer.threads or min(told_threads() or torch.get_num_threads(), available_cpus())
     precision, seconds = trainer.precision, {}
     if precision == "auto" and device.type == "cpu":
-        seconds = {} if begun else precision_seconds(width, root, keep)
+        seconds = {} if begun else precision_seconds(width, threads, root, keep)
         precision = begun or faster(seconds)
     elif precision == "auto":  # an Apple GPU could do with less, but nobody has measured it
         precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
     names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
     name = names[device.type](device) if device.type in names else cpu_name()
-    free = min(told_threads() or torch.get_num_threads(), available_cpus())
     pays = device.type == "cuda" and _can_compile()
     use = pays if trainer.compile == "auto" else trainer.compile == "true"
-    return Compute(device, name, precision, trainer.threads or free, use, precision_seconds=seconds)
+    return Compute(device, name, precision, threads, use, precision_seconds=seconds)
 
 
 def _is_ampere(device: torch.device) -> bool:
@@ -138,21 +137,23 @@ def faster(seconds: Mapping[str, float]) -> str:
     return "bf16" if seconds.get("fp32", 0.0) >= CLEARLY * seconds.get("bf16", math.inf) else "fp32"
 
 
-def precision_seconds(width: int, root: Path | None = None, keep: bool = True) -> dict[str, float]:
+def precision_seconds(
+    width: int, threads: int, root: Path | None = None, keep: bool = True
+) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
     Empty where the CPU has no instructions for bfloat16: nothing is to be decided there.
     """
     if not has_bf16():
         return {}
-    layout = str(_layout(width)).removeprefix("torch.")
-    key = {"what": "precision", "cpu": cpu_name(), "width": width, "layout": layout}
-    key |= {"torch": version("torch")}
-    return measured(root, key, lambda: _measure_precision(width), keep)
+    layout = cpu_layout(width, threads)
+    key = {"what": "precision", "cpu": cpu_name(), "width": width}
+    key |= {"layout": str(layout).removeprefix("torch."), "torch": version("torch")}
+    return measured(root, key, lambda: _measure_precision(width, layout), keep)
 
 
 @functools.cache  # a process that has no file to keep it in asks once
-def _measure_precision(width: int) -> dict[str, float]:
+def _measure_precision(width: int, layout: torch.memory_format) -> dict[str, float]:
     """In one thread and by its own CPU time: others on the machine then hardly matter.
 
     Threads that wait for one another, on two cores that others use too, gave ratios of 0.02 where
@@ -163,7 +164,7 @@ def _measure_precision(width: int) -> dict[str, float]:
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            passes = convolutions(width)
+            passes = convolutions(width, layout)
             passes("fp32"), passes("bf16")  # kernels are chosen at first use
             end = time.thread_time() + MEASURED_SECONDS
             while len(best) < 2 or time.thread_time() < end:
@@ -177,9 +178,9 @@ def _measure_precision(width: int) -> dict[str, float]:
     return {precision: round(seconds, 6) for precision, seconds in best.items()}
 
 
-def convolutions(width: int) -> Callable[[str], None]:
+def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], None]:
     """A layer of each of a network's stages, forward and backward, in the precision it is given."""
-    layout, images = _layout(width), min(64, max(8, 512 // width))
+    images = min(64, max(8, 512 // width))
     layers = []
     for stage in range(4):
         channels, size = width * 2**stage, 32 >> stage
@@ -196,10 +197,6 @@ def convolutions(width: int) -> Callable[[str], None]:
             torch.autograd.backward(y, torch.ones_like(y))
 
     return passes
-
-
-def _layout(width: int) -> torch.memory_format:
-    return torch.channels_last if width >= NARROW else torch.contiguous_format
 
 
 def _has_fast_fp16(device: torch.device) -> bool:
@@ -230,15 +227,27 @@ def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
 def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
     """channels_last, which convolutions are fastest in, but for very narrow networks on the CPU.
 
-    There oneDNN's backward pass corrupts the heap for convolutions of fewer than 8 channels (seen
-    with torch 2.14 on AVX2: "double free or corruption" within a few steps). An Apple GPU gets the
-    layout that most programs use there, the contiguous one.
+    An Apple GPU gets the layout that most programs use there, the contiguous one.
     """
-    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    unfit = {"cpu": narrowest < NARROW, "mps": True}.get(compute.device.type, False)
-    if unfit or not compute.channels_last:
+    if not compute.channels_last or compute.device.type == "mps":
         return torch.contiguous_format
-    return torch.channels_last
+    if compute.device.type != "cpu":
+        return torch.channels_last
+    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return cpu_layout(narrowest, compute.threads)
+
+
+def cpu_layout(channels: int, threads: int) -> torch.memory_format:
+    """What a network whose narrowest layers have so many `channels` is trained in on a CPU.
+
+    channels_last from 8 on: below, oneDNN's backward pass corrupts the heap (seen with torch 2.14
+    on AVX2: "double free or corruption" within a few steps). With several threads from 16 on:
+    below, a channel's sums of two threads lie in one line of the cache, and BatchNorm's backward
+    pass takes 2.5 times as long on two threads as on one; the contiguous layout trains width 8 at
+    1.35 times the speed there (1,782 and 1,318 images/s in bf16; experiments/benchmark.md).
+    """
+    enough = channels >= (8 if threads == 1 else 16)
+    return torch.channels_last if enough else torch.contiguous_format
 
 
 def place(model: nn.Module, compute: Compute) -> torch.memory_format:

@@ -122,19 +122,21 @@ class RunJob(Job):
         return describe(error)
 
     @classmethod
-    def at_once(cls, jobs: Sequence[Job], threads: int, keep: bool) -> int:
+    def at_once(
+        cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
+    ) -> int:
         runs = [job for job in jobs if isinstance(job, RunJob)]
         used = max(job.run.trainer.threads for job in runs)
         room = int(available_memory() / max(memory(job.run) for job in runs))
         most = min(len(runs), room, threads // max(1, used))
         if most < 2 or used:  # with its own number of threads a run leaves the others idle
             return max(1, most)
-        from resnet_cifar.together import pays
+        from resnet_cifar.together import Question, pays
 
         widest = max((job.run for job in runs), key=lambda run: run.model.width)
-        asked = widest.model.width, widest.trainer.precision
+        question = Question(widest.model.width, widest.trainer.precision, most, threads)
         root = runs[0].directory.parents[1]
-        return most if pays(*asked, most, threads, root, keep) else 1
+        return most if pays(question, len(runs), root, keep, say) else 1
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
@@ -464,9 +466,8 @@ def measure(config: Config, threads: int) -> float:
     from resnet_cifar.steps import update
 
     root = run_directory(config).parents[1]
-    compute = device.resolve(config.trainer, config.model.width, root, keep=False)
-    if not config.trainer.threads:
-        compute = dataclasses.replace(compute, threads=threads)
+    trainer = dataclasses.replace(config.trainer, threads=config.trainer.threads or threads)
+    compute = device.resolve(trainer, config.model.width, root, keep=False)
     model = config.build_model()
     layout = device.place(model, compute)
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))

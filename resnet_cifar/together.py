@@ -8,69 +8,81 @@ are kept there, and so is what it finds of the precision: the runs need not meas
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resnet_cifar.machine import Figures, cpu_name, kept, measured
 
-CLEARLY = 1.1  # times as much work done is worth the memory of several
+CLEARLY = 1.05  # times as soon: more than the measurement wavers, and worth the memory of several
 ROUNDS, SECONDS = 3, 0.2
 START, PATIENCE = 60.0, 4.0  # seconds, for the first answer and for any other
 POSSIBLE = sys.platform == "linux"  # elsewhere processes that use torch can't be forked safely
 
 
-def pays(width: int, precision: str, runs: int, threads: int, root: Path, keep: bool) -> bool:
-    """Whether `runs` at once, each with its share of the threads, get clearly more done.
+class Question(NamedTuple):
+    """How much several get done at once, and one."""
+
+    width: int  # of the network
+    precision: str  # as configured
+    runs: int  # at once
+    threads: int  # of the CPU
+
+    def key(self) -> dict[str, Any]:
+        """What the figures depend on."""
+        found = {"what": "runs at once", "cpu": cpu_name(), "torch": version("torch")}
+        return found | self._asdict()
+
+
+def pays(
+    question: Question, count: int, root: Path, keep: bool, say: Callable[[str], None]
+) -> bool:
+    """Whether so many at once, each with its share of the threads, are through clearly sooner.
 
     Args:
-        width: of the network.
-        precision: as configured.
-        threads: of the CPU.
+        count: how many runs there are. Three take two turns by twos, as four do.
         root: of the runs, where the answer is kept unless `keep` is false.
+        say: tells the user a line, before what takes seconds.
     """
     if not POSSIBLE:
         return False
-    found = kept(root, _key(width, precision, runs, threads))
+    found = kept(root, question.key())
     if found is None:
-        command = [sys.executable, "-m", __name__, str(width), precision, str(runs), str(threads)]
+        say(f"measuring whether {question.runs} runs at once get more done …")
+        command = [sys.executable, "-m", __name__, *map(str, question), *[str(root)] * keep]
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         env = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-        command += [str(root)] * keep
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         try:
             found = {str(k): float(v) for k, v in json.loads(done.stdout).items()}
         except ValueError:  # then as if there were nothing to gain
             return False
-    return found["together"] > CLEARLY * found["alone"]
+    turns = math.ceil(count / question.runs)
+    return found["together"] * count > CLEARLY * found["alone"] * turns * question.runs
 
 
-def _key(width: int, precision: str, runs: int, threads: int) -> dict[str, Any]:
-    """What the figures depend on."""
-    key = {"what": "runs at once", "cpu": cpu_name(), "width": width, "precision": precision}
-    return key | {"runs": runs, "threads": threads, "torch": version("torch")}
-
-
-def _main(width: int, precision: str, runs: int, threads: int, root: Path | None) -> None:
+def _main(question: Question, root: Path | None) -> None:
     from resnet_cifar import device
 
     fork = multiprocessing.get_context("fork")  # before anything here has computed
+    width, precision, runs, threads = question
     workers = []
     for share in (threads, *[max(1, threads // runs)] * runs):
         ours, theirs = fork.Pipe()
         process = fork.Process(target=_work, args=(theirs, width, share), daemon=True)
         process.start()  # a daemon ends with this process
         workers.append(ours)
-    key = _key(width, precision, runs, threads)
     if precision == "auto":
-        precision = device.faster(device.precision_seconds(width, root))
-    found = measured(root, key, lambda: _measure(workers[1:], workers[:1], precision))
+        precision = device.faster(device.precision_seconds(width, max(1, threads // runs), root))
+    found = measured(root, question.key(), lambda: _measure(workers[1:], workers[:1], precision))
     print(json.dumps(found))
 
 
@@ -103,7 +115,7 @@ def _work(channel: Connection, width: int, threads: int) -> None:
 
     device.keep_freed_memory()
     torch.set_num_threads(threads)
-    passes = device.convolutions(width)
+    passes = device.convolutions(width, device.cpu_layout(width, threads))
     while True:
         precision = channel.recv()
         start, count = time.perf_counter(), 0
@@ -115,4 +127,5 @@ def _work(channel: Connection, width: int, threads: int) -> None:
 
 if __name__ == "__main__":
     _width, _precision, _runs, _threads, *_root = sys.argv[1:]
-    _main(int(_width), _precision, int(_runs), int(_threads), Path(*_root) if _root else None)
+    _question = Question(int(_width), _precision, int(_runs), int(_threads))
+    _main(_question, Path(*_root) if _root else None)

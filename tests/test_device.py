@@ -41,7 +41,7 @@ def test_bfloat16_where_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: float, precision: str
 ) -> None:
     monkeypatch.setattr(device, "has_bf16", lambda: True)
-    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 1.0, "bf16": bf16})
+    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 1.0, "bf16": bf16})
     found = device.resolve(trainer(), 64, tmp_path)
     assert (found.precision, found.precision_seconds) == (precision, {"fp32": 1.0, "bf16": bf16})
     assert device.resolve(trainer(), 64, tmp_path, begun="fp32").precision == "fp32"
@@ -49,7 +49,7 @@ def test_bfloat16_where_it_is_clearly_faster(
     assert resolved("trainer.precision=fp32").precision == "fp32"
     assert resolved("trainer.precision=bf16").precision == "bf16"
     # Kept: this directory's next run goes by the same, whatever it would find.
-    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 1.0, "bf16": 1.0})
+    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 1.0, "bf16": 1.0})
     assert device.resolve(trainer(), 64, tmp_path).precision == precision
     assert device.resolve(trainer(), 32, tmp_path).precision == "fp32"  # another network
     assert {path.name for path in tmp_path.iterdir()} == {machine.MEASURED, machine.LOCK}
@@ -65,7 +65,7 @@ def test_a_measurement_says_how_long_both_take(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(device, "MEASURED_SECONDS", 0.01)
     device._measure_precision.cache_clear()
     threads, drawn = torch.get_num_threads(), torch.get_rng_state()
-    found = device._measure_precision(2)
+    found = device._measure_precision(2, torch.contiguous_format)
     assert found.keys() == {"fp32", "bf16"}
     assert all(0 < seconds < 60 for seconds in found.values())
     assert torch.get_num_threads() == threads
@@ -116,12 +116,12 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "has_bf16", lambda: True)
-    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 2.0, "bf16": 1.0})
+    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 2.0, "bf16": 1.0})
     with monkeypatch.context() as broken:
         broken.setattr(Engine, "validate", lambda *a, **k: (_ for _ in ()).throw(OSError("full")))
         assert program(*TINY).code == 1
     (tmp_path / "outputs" / machine.MEASURED).unlink()
-    monkeypatch.setattr(device, "_measure_precision", lambda width: {"fp32": 1.0, "bf16": 2.0})
+    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 1.0, "bf16": 2.0})
     assert program(*TINY).code == 0
     (run,) = (tmp_path / "outputs").glob("*/seed=0")
     sessions = json.loads((run / "run.json").read_text())["sessions"]
@@ -195,6 +195,22 @@ def test_an_apple_gpu_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     chosen = device.resolve(compose(["trainer.precision=fp32"]).trainer)
     assert chosen.device.type != "mps"
     assert chosen.caution is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "threads", "fits"),
+    [(4, 1, False), (8, 1, True), (8, 2, False), (12, 4, False), (16, 2, True), (64, 8, True)],
+)
+def test_the_layout_of_narrow_networks_depends_on_the_threads(
+    channels: int, threads: int, fits: bool
+) -> None:
+    chosen = device.resolve(compose([f"trainer.threads={threads}", "trainer.device=cpu"]).trainer)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2 * channels, 3), torch.nn.Conv2d(2 * channels, channels, 3)
+    )
+    layout = torch.channels_last if fits else torch.contiguous_format
+    assert device.place(network, chosen) is layout
+    assert network[1].weight.is_contiguous(memory_format=layout)
 
 
 def test_settings_are_put_back() -> None:

@@ -32,7 +32,7 @@ def jobs(count: int, root: Path, *overrides: str) -> list[sweep.RunJob]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was asked of a measurement that is in favour of several."""
     calls: list[Any] = []
-    monkeypatch.setattr(together, "pays", lambda *a: calls.append(a) or True)
+    monkeypatch.setattr(together, "pays", lambda *a: calls.append(a[:-1]) or True)
     return calls
 
 
@@ -40,26 +40,26 @@ def test_as_many_as_cores_and_memory_allow(
     tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eight = jobs(8, tmp_path)
-    assert sweep.RunJob.at_once(eight, 4, True) == 4
-    assert asked.pop() == (2, "auto", 4, 4, tmp_path, True)
-    assert sweep.RunJob.at_once(eight[:3], 4, False) == 3
-    assert asked.pop() == (2, "auto", 3, 4, tmp_path, False)
+    assert sweep.RunJob.at_once(eight, 4, True, print) == 4
+    assert asked.pop() == ((2, "auto", 4, 4), 8, tmp_path, True)
+    assert sweep.RunJob.at_once(eight[:3], 4, False, print) == 3
+    assert asked.pop() == ((2, "auto", 3, 4), 3, tmp_path, False)
     room = 2.5 * sweep.memory(eight[0].run)
     monkeypatch.setattr(sweep, "available_memory", lambda: room)
-    assert sweep.RunJob.at_once(eight, 4, True) == 2
+    assert sweep.RunJob.at_once(eight, 4, True, print) == 2
     monkeypatch.setattr(sweep, "available_memory", lambda: room / 2)
     asked.clear()
-    assert sweep.RunJob.at_once(eight, 4, True) == 1
+    assert sweep.RunJob.at_once(eight, 4, True, print) == 1
     assert asked == []  # there is nothing to decide
 
 
 def test_one_where_that_is_as_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "pays", lambda *a: False)
-    assert sweep.RunJob.at_once(jobs(8, tmp_path), 4, True) == 1
+    assert sweep.RunJob.at_once(jobs(8, tmp_path), 4, True, print) == 1
 
 
 def test_runs_with_threads_of_their_own(tmp_path: Path, asked: list[Any]) -> None:
-    assert sweep.RunJob.at_once(jobs(8, tmp_path, "trainer.threads=2"), 4, True) == 2
+    assert sweep.RunJob.at_once(jobs(8, tmp_path, "trainer.threads=2"), 4, True, print) == 2
     assert asked == []
 
 
@@ -70,15 +70,17 @@ def test_memory_of_the_study_s_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "several"),
+    ("said", "count", "several"),
     [
-        ('{"together": 3.0, "alone": 2.0}', True),
-        ('{"together": 2.1, "alone": 2.0}', False),
-        ('{"together": 2.0, "alone": 0.0}', True),  # its threads waited for each other for ever
+        ('{"together": 3.0, "alone": 2.0}', 8, True),
+        ('{"together": 2.05, "alone": 2.0}', 8, False),
+        ('{"together": 2.0, "alone": 0.0}', 8, True),  # its threads waited for each other for ever
+        ('{"together": 2.7, "alone": 2.0}', 3, False),  # in two turns: 4 / 2.7 against 3 / 2
+        ('{"together": 3.2, "alone": 2.0}', 3, True),
     ],
 )
 def test_what_a_measurement_means(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, several: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, count: int, several: bool
 ) -> None:
     calls = []
 
@@ -88,23 +90,25 @@ def test_what_a_measurement_means(
 
     monkeypatch.setattr(together.subprocess, "run", run)
     monkeypatch.setattr(together, "POSSIBLE", True)
-    asked = (8, "auto", 2, 2, tmp_path)
-    assert together.pays(*asked, keep=False) == several
-    assert together.pays(*asked, keep=True) == several
+    lines: list[str] = []
+    asked = together.Question(8, "auto", 2, 2), count, tmp_path
+    assert together.pays(*asked, False, lines.append) == several
+    assert together.pays(*asked, True, lines.append) == several
+    assert lines == ["measuring whether 2 runs at once get more done …"] * 2
     assert [call[3:] for call in calls] == [
         ["8", "auto", "2", "2"],
         ["8", "auto", "2", "2", str(tmp_path)],
     ]
     said = "Traceback: no torch here"
-    assert not together.pays(*asked, keep=True)
+    assert not together.pays(*asked, True, print)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not together.POSSIBLE, reason="no fork here that torch stands")
 def test_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once; and the runs find what it found of their precision."""
-    asked = (8, "auto", 2, 1, tmp_path)
-    several = together.pays(*asked, keep=True)
+    asked = together.Question(8, "auto", 2, 1), 4, tmp_path, True, print
+    several = together.pays(*asked)
     entries = {
         e["what"]: e["figures"] for e in json.loads((tmp_path / ".measured.json").read_text())
     }
@@ -112,10 +116,10 @@ def test_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.keys() == {"together", "alone"}
     assert found["together"] > 0
     monkeypatch.setattr(together.subprocess, "run", None)
-    assert together.pays(*asked, keep=True) == several
+    assert together.pays(*asked) == several
     if machine.has_bf16():
         monkeypatch.setattr(device, "_measure_precision", None)
-        assert device.precision_seconds(8, tmp_path) == entries["precision"]
+        assert device.precision_seconds(8, 1, tmp_path) == entries["precision"]
 
 
 class Counted(Job):
@@ -123,7 +127,7 @@ class Counted(Job):
         return Outcome(1.0, "done") if self.overrides == ["done"] else None
 
     @classmethod
-    def at_once(cls, jobs: Any, threads: int, keep: bool) -> int:
+    def at_once(cls, jobs: Any, threads: int, keep: bool, say: Any) -> int:
         return 10 * len(jobs) + threads
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import DictConfig
@@ -110,13 +110,16 @@ class Job:
         return None
 
     @classmethod
-    def at_once(cls, jobs: Sequence[Job], threads: int, keep: bool) -> int:
+    def at_once(
+        cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
+    ) -> int:
         """How many of `jobs` should share a CPU of so many threads, each with its part of them.
 
         Asked where `jobs_per_device` is "auto" and several jobs are to be done; it may measure.
 
         Args:
             keep: false where nothing may be written.
+            say: tells the user a line, before what takes a while.
         """
         return 1
 

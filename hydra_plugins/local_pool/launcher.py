@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,12 @@ class LocalPool(Launcher):
             return devices * int(count)
         if any(devices) or self.options.threads or _cpus() < 2 or len(to_do) < 2:
             return devices  # several on a GPU, or of a chosen size: only where that is asked for
-        return devices * type(to_do[0]).at_once(to_do, _cpus(), keep=not self.options.plan)
+        keep = not self.options.plan
+        return devices * type(to_do[0]).at_once(to_do, _cpus(), keep, self._say)
+
+    def _say(self, line: str) -> None:
+        if self.options.progress != "quiet":
+            print(line, file=sys.stderr, flush=True)
 
     def _threads(self, at_once: int) -> int:
         return self.options.threads or max(1, _cpus() // at_once)
