@@ -110,7 +110,7 @@ def resolve(
     threads = trainer.threads or min(told_threads() or torch.get_num_threads(), available_cpus())
     precision, seconds = trainer.precision, {}
     if precision == "auto" and device.type == "cpu":
-        seconds = {} if begun else precision_seconds(width, threads, root, keep)
+        seconds = {} if begun else precision_seconds(width, root, keep)
         precision = begun or faster(seconds)
     elif precision == "auto":  # an Apple GPU could do with less, but nobody has measured it
         precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
@@ -137,16 +137,15 @@ def faster(seconds: Mapping[str, float]) -> str:
     return "bf16" if seconds.get("fp32", 0.0) >= CLEARLY * seconds.get("bf16", math.inf) else "fp32"
 
 
-def precision_seconds(
-    width: int, threads: int, root: Path | None = None, keep: bool = True
-) -> dict[str, float]:
+def precision_seconds(width: int, root: Path | None = None, keep: bool = True) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
+    In the layout of a run of one thread, so that the runs of a sweep agree whatever their threads.
     Empty where the CPU has no instructions for bfloat16: nothing is to be decided there.
     """
     if not has_bf16():
         return {}
-    layout = cpu_layout(width, threads)
+    layout = cpu_layout(width, threads=1)
     key = {"what": "precision", "cpu": cpu_name(), "width": width}
     key |= {"layout": str(layout).removeprefix("torch."), "torch": version("torch")}
     return measured(root, key, lambda: _measure_precision(width, layout), keep)

@@ -18,7 +18,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
-from hydra_plugins.local_pool import Job, Outcome, Progress
+from hydra_plugins.local_pool import AtOnce, Job, Outcome, Progress
 from resnet_cifar.config import Config, from_dictconfig, groups
 from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
@@ -124,19 +124,23 @@ class RunJob(Job):
     @classmethod
     def at_once(
         cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
-    ) -> int:
+    ) -> AtOnce:
         runs = [job for job in jobs if isinstance(job, RunJob)]
         used = max(job.run.trainer.threads for job in runs)
         room = int(available_memory() / max(memory(job.run) for job in runs))
         most = min(len(runs), room, threads // max(1, used))
-        if most < 2 or used:  # with its own number of threads a run leaves the others idle
-            return max(1, most)
+        if most < 2:
+            return AtOnce(1)
+        alone = (used or threads // most) == 1  # a thread waits for no other
+        several = AtOnce(most, min(2 * most - 1, room) if alone else 0)
+        if used:  # with its own number of threads a run leaves the others idle
+            return several
         from resnet_cifar.together import Question, pays
 
         widest = max((job.run for job in runs), key=lambda run: run.model.width)
         question = Question(widest.model.width, widest.trainer.precision, most, threads)
         root = runs[0].directory.parents[1]
-        return most if pays(question, len(runs), root, keep, say) else 1
+        return several if pays(question, root, keep, say) else AtOnce(1)
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
@@ -152,8 +156,8 @@ class RunJob(Job):
         print_answer([job.run for job in jobs if isinstance(job, RunJob)])
 
     @classmethod
-    def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
-        show_plan([job.run for job in jobs if isinstance(job, RunJob)], slots, threads)
+    def plan(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
+        show_plan([job.run for job in jobs if isinstance(job, RunJob)], at_once, threads)
 
 
 def memory(config: Config) -> float:
@@ -324,8 +328,8 @@ class PlannedRun:
         return training_flop(self.macs) * self.config.images(self.config.trainer.epochs)
 
 
-def show_plan(configs: Sequence[Config], slots: int, threads: int) -> None:
-    """Print the plan of a sweep that runs `slots` at once with `threads` CPU threads each."""
+def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
+    """Print the plan of a sweep that runs so many at once with `threads` CPU threads each."""
     from rich.table import Table
 
     from resnet_cifar.display import duration, wide_console
@@ -348,11 +352,12 @@ def show_plan(configs: Sequence[Config], slots: int, threads: int) -> None:
             cell, *_row(items, positions, present), duration(sum(seconds[p] for p in positions))
         )
     everything = list(range(len(items)))
-    total = makespan(seconds, slots)
+    total = makespan(seconds, at_once)
     table.add_section()
     table.add_row(f"{len(cells)} cells", *_row(items, everything, present), duration(total))
     console.print(table)
-    where = f"{slots} at once" if slots > 1 else "one after the other"
+    runs = at_once.runs
+    where = f"{runs} at once" if runs > 1 else "one after the other"
     console.print(f"{where}, {threads} CPU threads each; training and validation only.")
     for line in speeds.notes:
         console.print(line)
@@ -376,13 +381,18 @@ def planned_run(config: Config) -> PlannedRun:
     return PlannedRun(config, state, done, config.multiply_accumulates())
 
 
-def makespan(seconds: Sequence[float], slots: int) -> float:
-    """When the last run ends if each takes the slot that is free first, in the order given."""
-    free = [0.0] * slots
+def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:
+    """When the last run ends if each takes the slot that is free first, in the order given.
+
+    Where the last ones may share the time of what the others leave, no slot is ever idle.
+    """
+    free = [0.0] * at_once.runs
     for needed in seconds:
-        first = min(range(slots), key=free.__getitem__)
+        first = min(range(at_once.runs), key=free.__getitem__)
         free[first] += needed
-    return max(free)
+    if at_once.last < 2 * at_once.runs - 1:
+        return max(free)
+    return max([sum(free) / at_once.runs, *seconds])
 
 
 class RecordedSpeed(NamedTuple):

@@ -8,7 +8,6 @@ are kept there, and so is what it finds of the precision: the runs need not meas
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import subprocess
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 from resnet_cifar.machine import Figures, cpu_name, kept, measured
 
-CLEARLY = 1.05  # times as soon: more than the measurement wavers, and worth the memory of several
+CLEARLY = 1.1  # times as much work done is worth the memory of several
 ROUNDS, SECONDS = 3, 0.2
 START, PATIENCE = 60.0, 4.0  # seconds, for the first answer and for any other
 POSSIBLE = sys.platform == "linux"  # elsewhere processes that use torch can't be forked safely
@@ -42,13 +41,10 @@ class Question(NamedTuple):
         return found | self._asdict()
 
 
-def pays(
-    question: Question, count: int, root: Path, keep: bool, say: Callable[[str], None]
-) -> bool:
-    """Whether so many at once, each with its share of the threads, are through clearly sooner.
+def pays(question: Question, root: Path, keep: bool, say: Callable[[str], None]) -> bool:
+    """Whether so many at once, each with its share of the threads, get clearly more done.
 
     Args:
-        count: how many runs there are. Three take two turns by twos, as four do.
         root: of the runs, where the answer is kept unless `keep` is false.
         say: tells the user a line, before what takes seconds.
     """
@@ -65,8 +61,7 @@ def pays(
             found = {str(k): float(v) for k, v in json.loads(done.stdout).items()}
         except ValueError:  # then as if there were nothing to gain
             return False
-    turns = math.ceil(count / question.runs)
-    return found["together"] * count > CLEARLY * found["alone"] * turns * question.runs
+    return found["together"] > CLEARLY * found["alone"]
 
 
 def _main(question: Question, root: Path | None) -> None:
@@ -81,7 +76,7 @@ def _main(question: Question, root: Path | None) -> None:
         process.start()  # a daemon ends with this process
         workers.append(ours)
     if precision == "auto":
-        precision = device.faster(device.precision_seconds(width, max(1, threads // runs), root))
+        precision = device.faster(device.precision_seconds(width, root))
     found = measured(root, question.key(), lambda: _measure(workers[1:], workers[:1], precision))
     print(json.dumps(found))
 

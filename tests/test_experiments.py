@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, Program
 
+from hydra_plugins.local_pool import AtOnce
 from hydra_plugins.search.sweeper import available
 from resnet_cifar import sweep as sweeps
 from resnet_cifar.config import CONF, Config, compose
@@ -24,7 +25,7 @@ def sweep(program: Program, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """`sweep("-m", "seed=0,1")`: the configurations that command would run."""
     seen: list[Config] = []
 
-    def keep(configs: list[Config], slots: int, threads: int) -> None:
+    def keep(configs: list[Config], at_once: AtOnce, threads: int) -> None:
         seen[:] = configs
 
     monkeypatch.setattr(sweeps, "show_plan", keep)

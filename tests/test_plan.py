@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT, TINY, Program
 from made_up import make_run
 
+from hydra_plugins.local_pool import AtOnce
 from resnet_cifar import sweep
 from resnet_cifar.config import VALIDATION_COST, Config, compose, compose_untyped
 from resnet_cifar.identity import cell_name, flatten, run_directory
@@ -13,9 +14,12 @@ from resnet_cifar.record.run_files import VERSION, RunRecord, Session, write_rec
 
 
 def test_makespan_is_that_of_a_queue() -> None:
-    assert sweep.makespan([3, 1, 2, 2], 1) == 8
-    assert sweep.makespan([3, 1, 2, 2], 2) == 5  # 3 then 2; 1 then 2
-    assert sweep.makespan([3, 1], 5) == 3
+    assert sweep.makespan([3, 1, 2, 2], AtOnce(1)) == 8
+    assert sweep.makespan([3, 1, 2, 2], AtOnce(2)) == 5  # 3 then 2; 1 then 2
+    assert sweep.makespan([3, 1], AtOnce(5)) == 3
+    assert sweep.makespan([2, 2, 2], AtOnce(2, 3)) == 3  # the third beside the others
+    assert sweep.makespan([9, 1, 1], AtOnce(2, 3)) == 9
+    assert sweep.makespan([2], AtOnce(1)) == 2
 
 
 def test_arithmetic_of_the_study() -> None:

@@ -98,6 +98,23 @@ def test_two_jobs_share_a_device_where_asked(tmp_path: Path) -> None:
     assert max(sum(s <= start < e for _, s, e in spans) for _, start, _ in spans) == 2
 
 
+@pytest.mark.parametrize(
+    ("jobs", "spare", "most"), [(3, 1, 3), (4, 1, 2), (5, 1, 3), (7, 3, 3), (3, 0, 2)]
+)
+def test_the_last_jobs_share_what_the_others_have(
+    tmp_path: Path, jobs: int, spare: int, most: int
+) -> None:
+    """Never more than two while two are left to start; then the odd one beside them."""
+    several = [Script(tmp_path / f"job{i}", "0.3") for i in range(jobs)]
+    ours = Pool(several, {}, ["", ""], {}, "quiet", spare=[""] * spare)
+    ours.run()
+    assert len(ours.outcomes) == jobs
+    spans = sorted(ran(job.path)[1:] for job in several)
+    at_once = [sum(s <= start < e for s, e in spans) for start, _ in spans]
+    assert max(at_once) == most
+    assert at_once.index(most) >= jobs - most
+
+
 def test_a_failure_leaves_the_others_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

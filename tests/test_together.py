@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT, TINY
 
 from hydra_plugins.local_pool import launcher
-from hydra_plugins.local_pool._job import Job, Outcome
+from hydra_plugins.local_pool._job import AtOnce, Job, Outcome
 from resnet_cifar import device, machine, sweep, together
 from resnet_cifar.config import compose_untyped
 
@@ -40,26 +40,28 @@ def test_as_many_as_cores_and_memory_allow(
     tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eight = jobs(8, tmp_path)
-    assert sweep.RunJob.at_once(eight, 4, True, print) == 4
-    assert asked.pop() == ((2, "auto", 4, 4), 8, tmp_path, True)
-    assert sweep.RunJob.at_once(eight[:3], 4, False, print) == 3
-    assert asked.pop() == ((2, "auto", 3, 4), 3, tmp_path, False)
+    assert sweep.RunJob.at_once(eight, 4, True, print) == (4, 7)
+    assert asked.pop() == ((2, "auto", 4, 4), tmp_path, True)
+    assert sweep.RunJob.at_once(eight[:3], 4, False, print) == (3, 5)
+    assert asked.pop() == ((2, "auto", 3, 4), tmp_path, False)
     room = 2.5 * sweep.memory(eight[0].run)
     monkeypatch.setattr(sweep, "available_memory", lambda: room)
-    assert sweep.RunJob.at_once(eight, 4, True, print) == 2
+    assert sweep.RunJob.at_once(eight, 4, True, print) == (2, 0)
     monkeypatch.setattr(sweep, "available_memory", lambda: room / 2)
     asked.clear()
-    assert sweep.RunJob.at_once(eight, 4, True, print) == 1
+    assert sweep.RunJob.at_once(eight, 4, True, print) == (1, 0)
     assert asked == []  # there is nothing to decide
 
 
 def test_one_where_that_is_as_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "pays", lambda *a: False)
-    assert sweep.RunJob.at_once(jobs(8, tmp_path), 4, True, print) == 1
+    assert sweep.RunJob.at_once(jobs(8, tmp_path), 4, True, print) == (1, 0)
 
 
 def test_runs_with_threads_of_their_own(tmp_path: Path, asked: list[Any]) -> None:
-    assert sweep.RunJob.at_once(jobs(8, tmp_path, "trainer.threads=2"), 4, True, print) == 2
+    for threads, several in ((2, (2, 0)), (1, (4, 7))):
+        runs = jobs(8, tmp_path, f"trainer.threads={threads}")
+        assert sweep.RunJob.at_once(runs, 4, True, print) == several
     assert asked == []
 
 
@@ -70,17 +72,15 @@ def test_memory_of_the_study_s_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "count", "several"),
+    ("said", "several"),
     [
-        ('{"together": 3.0, "alone": 2.0}', 8, True),
-        ('{"together": 2.05, "alone": 2.0}', 8, False),
-        ('{"together": 2.0, "alone": 0.0}', 8, True),  # its threads waited for each other for ever
-        ('{"together": 2.7, "alone": 2.0}', 3, False),  # in two turns: 4 / 2.7 against 3 / 2
-        ('{"together": 3.2, "alone": 2.0}', 3, True),
+        ('{"together": 3.0, "alone": 2.0}', True),
+        ('{"together": 2.1, "alone": 2.0}', False),
+        ('{"together": 2.0, "alone": 0.0}', True),  # its threads waited for each other for ever
     ],
 )
 def test_what_a_measurement_means(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, count: int, several: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, several: bool
 ) -> None:
     calls = []
 
@@ -91,7 +91,7 @@ def test_what_a_measurement_means(
     monkeypatch.setattr(together.subprocess, "run", run)
     monkeypatch.setattr(together, "POSSIBLE", True)
     lines: list[str] = []
-    asked = together.Question(8, "auto", 2, 2), count, tmp_path
+    asked = together.Question(8, "auto", 2, 2), tmp_path
     assert together.pays(*asked, False, lines.append) == several
     assert together.pays(*asked, True, lines.append) == several
     assert lines == ["measuring whether 2 runs at once get more done …"] * 2
@@ -107,7 +107,7 @@ def test_what_a_measurement_means(
 @pytest.mark.skipif(not together.POSSIBLE, reason="no fork here that torch stands")
 def test_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once; and the runs find what it found of their precision."""
-    asked = together.Question(8, "auto", 2, 1), 4, tmp_path, True, print
+    asked = together.Question(8, "auto", 2, 1), tmp_path, True, print
     several = together.pays(*asked)
     entries = {
         e["what"]: e["figures"] for e in json.loads((tmp_path / ".measured.json").read_text())
@@ -119,7 +119,7 @@ def test_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert together.pays(*asked) == several
     if machine.has_bf16():
         monkeypatch.setattr(device, "_measure_precision", None)
-        assert device.precision_seconds(8, 1, tmp_path) == entries["precision"]
+        assert device.precision_seconds(8, tmp_path) == entries["precision"]
 
 
 class Counted(Job):
@@ -127,23 +127,28 @@ class Counted(Job):
         return Outcome(1.0, "done") if self.overrides == ["done"] else None
 
     @classmethod
-    def at_once(cls, jobs: Any, threads: int, keep: bool, say: Any) -> int:
-        return 10 * len(jobs) + threads
+    def at_once(cls, jobs: Any, threads: int, keep: bool, say: Any) -> AtOnce:
+        return AtOnce(10 * len(jobs), 10 * len(jobs) + threads)
 
 
 @pytest.mark.parametrize(
-    ("devices", "cpus", "changed", "slots"),
+    ("devices", "cpus", "changed", "slots", "spare"),
     [
-        ([""], 4, {}, 24),  # of two that are left
-        ([""], 1, {}, 1),
-        (["0", "1"], 4, {}, 2),
-        ([""], 4, {"threads": 2}, 1),
-        ([""], 4, {"jobs_per_device": 3}, 3),
-        (["0", "1"], 4, {"jobs_per_device": 3}, 6),
+        ([""], 4, {}, 20, 4),  # of two that are left
+        ([""], 1, {}, 1, 0),
+        (["0", "1"], 4, {}, 2, 0),
+        ([""], 4, {"threads": 2}, 1, 0),
+        ([""], 4, {"jobs_per_device": 3}, 3, 0),
+        (["0", "1"], 4, {"jobs_per_device": 3}, 6, 0),
     ],
 )
 def test_auto_asks_the_jobs_on_a_cpu(
-    monkeypatch: pytest.MonkeyPatch, devices: list[str], cpus: int, changed: Any, slots: int
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[str],
+    cpus: int,
+    changed: Any,
+    slots: int,
+    spare: int,
 ) -> None:
     values = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
     del values["defaults"]
@@ -151,8 +156,8 @@ def test_auto_asks_the_jobs_on_a_cpu(
     monkeypatch.setattr(launcher, "_cpus", lambda: cpus)
     pool = launcher.LocalPool(**{**values, **changed})
     three = [Counted(None, [name]) for name in ("a", "done", "b")]  # type: ignore[arg-type]
-    assert len(pool._slots(devices, three[::2])) == slots
-    assert len(pool._slots(devices, three[:1])) <= max(len(devices), slots)
+    assert [len(part) for part in pool._slots(devices, three[::2])] == [slots, spare]
+    assert len(pool._slots(devices, three[:1])[0]) <= max(len(devices), slots)
 
 
 def test_available_memory_is_a_number_of_bytes() -> None:

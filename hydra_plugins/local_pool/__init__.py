@@ -21,7 +21,7 @@ values belong into a YAML file of the project, conf/hydra/launcher/local.yaml he
 Nothing in this package knows the project it lies in.
 """
 
-from hydra_plugins.local_pool._job import Job, Outcome, Progress, SweepFailed
+from hydra_plugins.local_pool._job import AtOnce, Job, Outcome, Progress, SweepFailed
 from hydra_plugins.local_pool._source import JobSource
 
-__all__ = ["Job", "JobSource", "Outcome", "Progress", "SweepFailed"]
+__all__ = ["AtOnce", "Job", "JobSource", "Outcome", "Progress", "SweepFailed"]

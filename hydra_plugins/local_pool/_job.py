@@ -25,6 +25,18 @@ class Progress(NamedTuple):
     detail: str = ""  # shown where there is room: "val 84.1 %"
 
 
+class AtOnce(NamedTuple):
+    """How many jobs share a CPU.
+
+    Between `runs` and `last` it is time they share, which only jobs of a thread each do well. So
+    the last jobs never wait beside an idle core for one that has just begun: three equal ones on
+    two cores take the time of one and a half, not of two.
+    """
+
+    runs: int
+    last: int = 0  # of the last ones, when fewer are left to start than run; 0: no more than `runs`
+
+
 class SweepFailed(Exception):
     """Jobs failed; which and why has been printed. `exit_code` is for the process."""
 
@@ -112,7 +124,7 @@ class Job:
     @classmethod
     def at_once(
         cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
-    ) -> int:
+    ) -> AtOnce:
         """How many of `jobs` should share a CPU of so many threads, each with its part of them.
 
         Asked where `jobs_per_device` is "auto" and several jobs are to be done; it may measure.
@@ -121,7 +133,7 @@ class Job:
             keep: false where nothing may be written.
             say: tells the user a line, before what takes a while.
         """
-        return 1
+        return AtOnce(1)
 
     @staticmethod
     def cause(error: BaseException) -> str:
@@ -139,8 +151,8 @@ class Job:
         """Print what those of a sweep's jobs that have their outcome say."""
 
     @classmethod
-    def plan(cls, jobs: Sequence[Job], slots: int, threads: int) -> None:
-        """Print what a sweep would do on `slots` devices with `threads` CPU threads each."""
+    def plan(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
+        """Print what a sweep would do with so many at once on `threads` CPU threads each."""
         for job in jobs:
             print(job.label)
-        print(f"{len(jobs)} jobs on {slots} × {threads} threads")
+        print(f"{len(jobs)} jobs on {at_once.runs} × {threads} threads")

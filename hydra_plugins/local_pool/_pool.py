@@ -45,6 +45,7 @@ class Pool:
             known to take longer.
         source: where more jobs come from when those have been started; `jobs` may then be none.
         nursery: where jobs are forked, if it can; none is started before that is known.
+        spare: slots beside those for the last jobs: `AtOnce`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Pool:
         deadline: float | None = None,
         source: JobSource | None = None,
         nursery: Nursery | None = None,
+        spare: Sequence[str] = (),
     ) -> None:
         self.outcomes = dict(done)
         self.failures: dict[str, str] = {}
@@ -65,6 +67,7 @@ class Pool:
         self.left: list[Job] = []
         self._signals = 0  # that jobs are to get
         self._jobs, self._slots, self._env = list(jobs), list(slots), env
+        self._at_once, self._spare = len(slots), list(spare)
         self._deadline = deadline
         self._time_is_up = False
         self._nursery = nursery
@@ -79,8 +82,9 @@ class Pool:
     def run(self) -> None:
         """Returns when every job has its outcome or has failed, when the time is up, or after an
         interruption."""
-        self._view.begin(self._jobs, self.outcomes, len(self._slots))
         self._pending.extend(job for job in self._jobs if job.key not in self.outcomes)
+        self._open_spare(len(self._pending) - len(self._slots))
+        self._view.begin(self._jobs, self.outcomes, len(self._slots))
         handlers = self._handle_signals()
         try:
             while self._running or (not self._ending() and (self._waiting() or self._ask())):
@@ -116,6 +120,7 @@ class Pool:
     def _start(self) -> None:
         if self._nursery and not self._nursery.settled():
             return
+        self._open_spare(len(self._pending))
         while self._slots and not self._ending() and (self._pending or self._ask()):
             job = self._next()
             if job is None:
@@ -124,6 +129,12 @@ class Pool:
             process = JobProcess(job, slot, self._env, self._nursery, self._view.output)
             self._running.append(process)
             self._view.started(job, slot)
+
+    def _open_spare(self, left: int) -> None:
+        """Where so few are left to start beside those that run, let them run, too."""
+        if 0 < left < self._at_once:
+            self._slots += self._spare
+            self._spare = []
 
     def _next(self) -> Job | None:
         """A job that no other process is at and that can end in time; the others go where they

@@ -22,7 +22,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from hydra_plugins.local_pool._grid import jobs_of
-from hydra_plugins.local_pool._job import Job, SweepFailed
+from hydra_plugins.local_pool._job import AtOnce, Job, SweepFailed
 from hydra_plugins.local_pool._mps import TOOL, available, mps
 from hydra_plugins.local_pool._returned import returned
 from hydra_plugins.local_pool._source import JobSource
@@ -129,8 +129,8 @@ class LocalPool(Launcher):
         """
         if self.options.plan:
             print("These are the first of a search, which chooses the next by what they reach.")
-            devices = visible_devices(self.options.devices)
-            self._plan([job for _ in self._slots(devices) if (job := source.next())])
+            slots, _ = self._slots(visible_devices(self.options.devices))
+            self._plan([job for _ in slots if (job := source.next())])
         pool = self._run([], source.total, source)
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
@@ -139,15 +139,16 @@ class LocalPool(Launcher):
         if pool.left:
             raise SystemExit(0)
 
-    def _slots(self, devices: list[str], to_do: Sequence[Job] = ()) -> list[str]:
-        """A device for each job that may run at once."""
+    def _slots(self, devices: list[str], to_do: Sequence[Job] = ()) -> tuple[list[str], list[str]]:
+        """A device for each job that may run at once, and for more when they are the last."""
         count = self.options.jobs_per_device
         if count != "auto":
-            return devices * int(count)
+            return devices * int(count), []
         if any(devices) or self.options.threads or _cpus() < 2 or len(to_do) < 2:
-            return devices  # several on a GPU, or of a chosen size: only where that is asked for
+            return devices, []  # several on a GPU, or of a chosen size: only where asked for
         keep = not self.options.plan
-        return devices * type(to_do[0]).at_once(to_do, _cpus(), keep, self._say)
+        at_once = type(to_do[0]).at_once(to_do, _cpus(), keep, self._say)
+        return devices * at_once.runs, devices * max(0, at_once.last - at_once.runs)
 
     def _say(self, line: str) -> None:
         if self.options.progress != "quiet":
@@ -158,10 +159,10 @@ class LocalPool(Launcher):
 
     def _plan(self, jobs: Sequence[Job]) -> None:
         to_do = [job for job in jobs if job.outcome() is None]
-        slots = self._slots(visible_devices(self.options.devices), to_do)
-        at_once = max(1, min(len(slots), len(jobs)))
+        slots, spare = self._slots(visible_devices(self.options.devices), to_do)
+        at_once = AtOnce(max(1, min(len(slots), len(jobs))), len(slots) + len(spare))
         if jobs:
-            type(jobs[0]).plan(jobs, at_once, self._threads(at_once))
+            type(jobs[0]).plan(jobs, at_once, self._threads(at_once.runs))
         raise SystemExit(0)
 
     def _run(self, jobs: Sequence[Job], count: int, source: JobSource | None = None) -> "Pool":
@@ -178,11 +179,11 @@ class LocalPool(Launcher):
             nursery = None if any(devices) else _nursery(to_do, source, env)
             if nursery:
                 stack.callback(nursery.close)
-            slots = self._slots(devices, to_do)  # which may measure while the nursery imports
+            slots, spare = self._slots(devices, to_do)  # may measure while the nursery imports
             threads = self._threads(min(len(slots), count))
             env = {"OMP_NUM_THREADS": str(threads), **env}
             view = self.options.progress
-            pool = Pool(jobs, done, slots, env, view, self._deadline, source, nursery)
+            pool = Pool(jobs, done, slots, env, view, self._deadline, source, nursery, spare)
             pool.run()
         return pool
 
