@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test soak clean
 
-# The learning-rate question on synthetic data: about two minutes on two cores, after the installation.
+# The learning-rate question on synthetic data: a minute or two on two cores, after the installation.
 demo: .venv/demo
 	$(BIN)/python train.py experiment=quickstart
 	$(BIN)/python -m resnet_cifar.runs demo

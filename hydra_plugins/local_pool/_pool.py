@@ -83,7 +83,7 @@ class Pool:
         """Returns when every job has its outcome or has failed, when the time is up, or after an
         interruption."""
         self._pending.extend(job for job in self._jobs if job.key not in self.outcomes)
-        self._open_spare(len(self._pending) - len(self._slots))
+        self._open_spare()
         self._view.begin(self._jobs, self.outcomes, len(self._slots))
         handlers = self._handle_signals()
         try:
@@ -120,7 +120,7 @@ class Pool:
     def _start(self) -> None:
         if self._nursery and not self._nursery.settled():
             return
-        self._open_spare(len(self._pending))
+        self._open_spare()
         while self._slots and not self._ending() and (self._pending or self._ask()):
             job = self._next()
             if job is None:
@@ -130,9 +130,9 @@ class Pool:
             self._running.append(process)
             self._view.started(job, slot)
 
-    def _open_spare(self, left: int) -> None:
-        """Where so few are left to start beside those that run, let them run, too."""
-        if 0 < left < self._at_once:
+    def _open_spare(self) -> None:
+        """Where few are left beside those that run, or can be started, let them run, too."""
+        if 0 < len(self._pending) - len(self._slots) < self._at_once:
             self._slots += self._spare
             self._spare = []
 

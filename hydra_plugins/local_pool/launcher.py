@@ -182,8 +182,17 @@ class LocalPool(Launcher):
             slots, spare = self._slots(devices, to_do)  # may measure while the nursery imports
             threads = self._threads(min(len(slots), count))
             env = {"OMP_NUM_THREADS": str(threads), **env}
-            view = self.options.progress
-            pool = Pool(jobs, done, slots, env, view, self._deadline, source, nursery, spare)
+            pool = Pool(
+                jobs,
+                done,
+                slots,
+                env,
+                self.options.progress,
+                deadline=self._deadline,
+                source=source,
+                nursery=nursery,
+                spare=spare,
+            )
             pool.run()
         return pool
 

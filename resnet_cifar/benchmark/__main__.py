@@ -267,7 +267,7 @@ def switch(
     elif option == "layout":
         before, after, changes = layout, "contiguous", {"channels_last": False}
         if layout == "contiguous":
-            no_switch = "the network is too narrow for channels_last on a CPU"
+            no_switch = "the network is too narrow for channels_last on a CPU with so many threads"
     elif option == "compile":
         before, after = _on(compute.compile), _on(not compute.compile)
         changes = {"compile": not compute.compile}
