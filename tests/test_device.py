@@ -1,6 +1,7 @@
 """What `auto` means on a machine."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import time
@@ -195,6 +196,24 @@ def test_an_apple_gpu_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     chosen = device.resolve(compose(["trainer.precision=fp32"]).trainer)
     assert chosen.device.type != "mps"
     assert chosen.caution is None
+
+
+@pytest.mark.parametrize(
+    ("told", "threads"), [("3", 3), ("99", 8), ("2,1", 5), ("0", 5), ("", 5), (None, 5)]
+)
+def test_threads_are_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int
+) -> None:
+    """As it is now, not as it was when OpenMP was loaded: a sweep's runs are forked after that."""
+    monkeypatch.setattr(device, "available_cpus", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    if told is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    options = dataclasses.replace(compose(["trainer.precision=fp32"]).trainer, threads=0)
+    assert device.resolve(options).threads == threads
+    assert device.resolve(dataclasses.replace(options, threads=2)).threads == 2
 
 
 @pytest.mark.parametrize(

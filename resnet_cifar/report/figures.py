@@ -134,7 +134,7 @@ def learning_curves(tables: Tables) -> Figure:
         axes[1].set_title("loss (nats)")
         _fit(axes[0], most=100)
         _fit(axes[1])
-        axes[0].legend(handles=keys(look), loc="lower right", fontsize=7)
+        axes[0].legend(handles=keys(look), loc="best", fontsize=7)
     return figure
 
 
