@@ -103,7 +103,7 @@ def test_the_last_jobs_share_what_the_others_have(
     tmp_path: Path, jobs: int, spare: int, most: int
 ) -> None:
     """Never more than two while two are left to start; then the odd one beside them."""
-    several = [Script(tmp_path / f"job{i}", "0.3") for i in range(jobs)]
+    several = [Script(tmp_path / f"job{i}", "0.8") for i in range(jobs)]
     ours = Pool(several, {}, ["", ""], {}, "quiet", spare=[""] * spare)
     ours.run()
     assert len(ours.outcomes) == jobs
