@@ -21,12 +21,17 @@ from resnet_cifar.files import Lock, read_regular, write_json
 MEASURED = ".measured.json"  # in output_root
 LOCK = ".measured.lock"  # beside it, held while something is measured
 PATIENCE = 100  # looks, ten a second, at what another process may be measuring; then for oneself
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # this process's, in a container (version 2)
 Figures = dict[str, float]
 
 
 def available_cpus() -> int:
     """CPUs this process may run on: never more than a container or a launcher gave it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no limit
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text().split()
+        here = min(here, max(1, math.ceil(int(quota) / int(period))))
+    return here
 
 
 def told_threads() -> int | None:
@@ -64,10 +69,9 @@ def available_memory() -> float:
         limits += [
             1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable")
         ]
-    group = Path("/sys/fs/cgroup")  # of a container
     with contextlib.suppress(OSError, ValueError):
-        limits.append(float((group / "memory.max").read_text()))
-        limits[-1] -= float((group / "memory.current").read_text())
+        limits.append(float((CONTROL_GROUP / "memory.max").read_text()))
+        limits[-1] -= float((CONTROL_GROUP / "memory.current").read_text())
     return min(limits)
 
 

@@ -61,7 +61,7 @@ def pays(question: Question, root: Path, keep: bool, say: Callable[[str], None])
             found = {str(k): float(v) for k, v in json.loads(done.stdout).items()}
         except ValueError:  # then as if there were nothing to gain
             return False
-    return found["together"] > CLEARLY * found["alone"]
+    return found.get("together", 0.0) > CLEARLY * found.get("alone", 0.0)
 
 
 def _main(question: Question, root: Path | None) -> None:

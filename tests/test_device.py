@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import TINY, Program
 
+from hydra_plugins.local_pool import launcher
 from resnet_cifar import device, machine, runs
 from resnet_cifar.config import compose
 from resnet_cifar.engine import Engine
@@ -137,6 +139,23 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     assert runs.main(["clean", "outputs", "--yes"]) == 0
     assert not list((tmp_path / "outputs").glob("*.tmp"))
     assert (tmp_path / "outputs" / machine.MEASURED).exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "cpus"),
+    [("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8)],
+)
+def test_cpus_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cpus: int
+) -> None:
+    """Its limit is on the time of all CPUs, which it sees all the same."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(launcher, "QUOTA", tmp_path / "cpu.max")
+    assert machine.available_cpus() == launcher._cpus() == 8
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    assert machine.available_cpus() == launcher._cpus() == cpus
 
 
 def test_no_more_threads_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

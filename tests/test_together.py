@@ -76,6 +76,7 @@ def test_memory_of_the_study_s_network(tmp_path: Path) -> None:
     [
         ('{"together": 3.0, "alone": 2.0}', True),
         ('{"together": 2.1, "alone": 2.0}', False),
+        ("{}", False),
         ('{"together": 2.0, "alone": 0.0}', True),  # its threads waited for each other for ever
     ],
 )

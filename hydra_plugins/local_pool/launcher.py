@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from hydra_plugins.local_pool._nursery import Nursery
     from hydra_plugins.local_pool._pool import Pool
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container
 VIEWS = ("auto", "live", "plain", "quiet")
 
 
@@ -235,7 +237,10 @@ def _nvidia_smi() -> list[str]:
 
 
 def _cpus() -> int:
-    """CPUs this process may run on, and no more threads than it was told to use."""
+    """CPUs this process may run on, in a container too, and no more threads than it was told."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no limit
+        quota, period = QUOTA.read_text().split()
+        here = min(here, max(1, math.ceil(int(quota) / int(period))))
     told = os.environ.get("OMP_NUM_THREADS", "")
     return min(here, int(told)) if told.isdigit() and int(told) > 0 else here
