@@ -80,19 +80,36 @@ def children(parent: int) -> list[int]:
 
 
 def jobs_of(sweep: int) -> list[int]:
-    """The processes of a sweep that train: of those that share the nursery's program, its own
-    children; else the ones that the sweep has started."""
+    """The processes of a sweep that train: those that share the nursery's program, all but the
+    first, which is the nursery; and programs of their own. Not what either starts for a moment."""
     found = children(sweep)
+    programs = {}
+    for pid in found:
+        with contextlib.suppress(OSError):  # it has ended since
+            programs[pid] = Path(f"/proc/{pid}/cmdline").read_text()
+    forked = [pid for pid, program in programs.items() if "_nursery" in program]
+    return [*forked[1:], *(pid for pid, program in programs.items() if "train_handed" in program)]
+
+
+def state(pid: int) -> str:
+    """R, S, T (stopped), Z (dead, its parent has not noticed), …; Z, too, when there is none."""
     with contextlib.suppress(OSError):
-        programs = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in found}
-        nursery = [pid for pid in found if "_nursery" in programs[pid]][:1]
-        return [pid for pid in found if pid not in nursery]
-    return found
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return "Z"
 
 
 def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return state(pid) != "Z"
+
+
+def killed(pid: int) -> bool:
+    """SIGKILL; whether that is what it died of: it had not ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: state(pid) in "TZ", "it neither stopped nor ended", 30)
+        stopped = state(pid) == "T"
+        os.kill(pid, signal.SIGKILL)
+        return stopped
     return False
 
 
@@ -306,11 +323,12 @@ def campaign(undisturbed: Path, tmp_path: Path, kills: int, seed: int) -> None:
             if victim != "job":
                 process.kill()
                 process.wait()
-            for pid in trained[:1] if victim == "job" else jobs if victim == "both" else []:
+            for pid in jobs if victim == "both" else []:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if victim == "job":
-                assert process.wait(180) == (1 if trained else 0)
+                failed = any(killed(pid) for pid in trained[:1])
+                assert process.wait(180) == (1 if failed else 0)
             wait_for(lambda pids=jobs: not any(map(alive, pids)), "a job outlived its sweep", 30)
             # A process is a zombie some moments before its last thread has let go of its files.
             locks = list((folder / "outputs").glob("*/*/.lock"))
