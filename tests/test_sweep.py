@@ -81,14 +81,15 @@ def children(parent: int) -> list[int]:
 
 def jobs_of(sweep: int) -> list[int]:
     """The processes of a sweep that train: those that share the nursery's program, all but the
-    first, which is the nursery; and programs of their own. Not what either starts for a moment."""
+    first, which is the nursery; where there is none, programs of their own. Not what they start."""
     found = children(sweep)
     programs = {}
     for pid in found:
         with contextlib.suppress(OSError):  # it has ended since
             programs[pid] = Path(f"/proc/{pid}/cmdline").read_text()
     forked = [pid for pid, program in programs.items() if "_nursery" in program]
-    return [*forked[1:], *(pid for pid, program in programs.items() if "train_handed" in program)]
+    started = [pid for pid, program in programs.items() if "import train_handed" in program]
+    return [*forked[1:], *started]
 
 
 def state(pid: int) -> str:
