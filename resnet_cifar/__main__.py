@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
             module = import_module(f"resnet_cifar.{name}.__main__")
         return int(module.main(rest))
     parser = cli.Parser(prog="resnet-cifar", add_help=False)
-    return cli.command(parser, lambda _: page(name), ["--version"] if name == "--version" else [])
+    return cli.run_command(
+        parser, lambda _: page(name), ["--version"] if name == "--version" else []
+    )
 
 
 def page(name: str) -> None:

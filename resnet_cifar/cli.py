@@ -1,6 +1,6 @@
 """The edge of the program: arguments in, one line and an exit code out; the page of --help.
 
-`guard` is the edge of training, which Hydra shares, `command` that of every other command.
+`guard` is the edge of training, which Hydra shares, `run_command` that of every other command.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def ask_for_weights(parser: Parser) -> None:
     parser.add_argument("--weights", choices=WEIGHTS, default="last", help=text)
 
 
-def command(
+def run_command(
     parser: Parser, work: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None
 ) -> int:
     """Parse `arguments` (None: the process's) and do the `work`; the process's exit code.
@@ -297,11 +297,11 @@ def _argparse_as_it_should_be() -> Iterator[None]:
     error, add_argument, parse_args = parser.error, parser.add_argument, parser.parse_args
 
     def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
-        raise ConfigError(f"{message}: see {places.command('train')} --help")
+        raise ConfigError(f"{message}: see {places.command_name('train')} --help")
 
     def add(self: argparse.ArgumentParser, *names: Any, **settings: Any) -> argparse.Action:
         if not isinstance(settings.get("help"), str | None):
-            settings["help"] = f"see {places.command('train')} --help"
+            settings["help"] = f"see {places.command_name('train')} --help"
         return add_argument(self, *names, **settings)
 
     parser.error = refuse  # type: ignore[method-assign]
@@ -365,11 +365,12 @@ def help_page(overrides: list[str]) -> str:
         first = f"  {group + ':':<16}"
         line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=hanging)
         options.append(line)
-    train = places.command("train")
+    train = places.command_name("train")
     examples = {f"{train} {arguments}": text for arguments, text in EXAMPLES.items()}
     afterwards = {
-        f"{places.command('runs')} outputs": "what there is",
-        f"{places.command('evaluate')} outputs/<cell>/seed=<n>": "what it reached; --test: on test",
+        f"{places.command_name('runs')} outputs": "what there is",
+        f"{places.command_name('evaluate')} outputs/<cell>/seed=<n>": "what it reached; "
+        "--test: on test",
         "tensorboard --logdir outputs": "curves",
     }
     width = max(map(len, examples))

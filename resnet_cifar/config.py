@@ -33,8 +33,7 @@ from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Scheduler
-from resnet_cifar.places import OWN, own, place
-from resnet_cifar.places import command as command_of
+from resnet_cifar.places import OWN, command_name, own, place
 from resnet_cifar.probe.options import Probe
 from resnet_cifar.record.logger import Logger, TensorBoard
 from resnet_cifar.trainer import Trainer
@@ -419,7 +418,7 @@ def with_absent(flat: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def command(config: Config) -> str:
+def reproduce_command(config: Config) -> str:
     """The command that trains `config`: only what differs from conf/."""
     import shlex
 
@@ -438,4 +437,4 @@ def command(config: Config) -> str:
         else:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             overrides.append(f"{key}={quoted(text)}")
-    return " ".join([command_of("train"), *map(shlex.quote, overrides)])
+    return " ".join([command_name("train"), *map(shlex.quote, overrides)])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and evaluate; the process's exit code."""
     parser = cli.Parser(
-        prog=places.command("evaluate"),
+        prog=places.command_name("evaluate"),
         description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
         epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
     )
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     cli.ask_for_weights(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
-    return cli.command(parser, _evaluate, arguments)
+    return cli.run_command(parser, _evaluate, arguments)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ class Kind(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and export; the process's exit code."""
     parser = cli.Parser(
-        prog=places.command("export"),
+        prog=places.command_name("export"),
         description="Write a trained network as weights (.safetensors), ONNX (.onnx) or "
         "torch.export's program (.pt2), float32, any batch size. What was trained, how, its "
         "accuracy, class names and normalisation go along.",
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = "of the weights in a .safetensors file: torchvision's are conv1, bn1, layer1.0.conv1, …"
     parser.add_argument("--names", choices=NAMES, default="ours", help=text)
     parser.add_argument("--overwrite", action="store_true", help="files that are there already")
-    return cli.command(parser, _export, arguments)
+    return cli.run_command(parser, _export, arguments)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -100,7 +100,7 @@ def _check(file: Path, names: str, overwrite: bool) -> None:
 
 def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
     """What goes along with a network: text by name, lists and mappings as JSON."""
-    from resnet_cifar.config import command
+    from resnet_cifar.config import reproduce_command
 
     record, (mean, std) = model.record, model.normalisation
     tests = [
@@ -128,7 +128,7 @@ def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "config": json.dumps(record.config),
-        "command": command(model.config),
+        "command": reproduce_command(model.config),
     }
 
 

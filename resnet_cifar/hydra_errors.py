@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from resnet_cifar.identity import MOVED
-from resnet_cifar.places import command, installing
+from resnet_cifar.places import command_name, installing
 
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
 EXTRAS = {
@@ -151,7 +151,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         close += [tail[t] for t in difflib.get_close_matches(key, tail, n=2, cutoff=0.8)]
         groups = {name.partition(".")[0] for name in known if "." in name}
         close = [name for name in dict.fromkeys(close) if "." not in key or name not in groups]
-    listed = f"{command('train')} --help lists them"
+    listed = f"{command_name('train')} --help lists them"
     hint = f"did you mean {' or '.join(close)}?" if close else listed
     return f"{key} is no key of the configuration: {hint}"
 

@@ -24,7 +24,7 @@ def checkout() -> Path | None:
     return None if place("conf").parent == _PACKAGE else _PACKAGE.parent
 
 
-def command(name: str) -> str:
+def command_name(name: str) -> str:
     """What a person types to run a command of this program: `python train.py`, for one."""
     if checkout() is None:
         return f"resnet-cifar {name}"

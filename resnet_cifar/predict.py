@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and predict; the process's exit code: 1 if an image was left out."""
     parser = cli.Parser(
-        prog=places.command("predict"),
+        prog=places.command_name("predict"),
         description="Classify PNG and JPEG files with a trained run. Several runs, or a cell with "
         "its seeds, answer together: their probabilities are averaged.",
         epilog="An image that is not 32 x 32 is resized, its shorter side to 32 pixels, and its "
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs, every class's probability")
     form.add_argument("--csv", action="store_true", help="for spreadsheets, the same")
-    return cli.command(parser, _predict, arguments)
+    return cli.run_command(parser, _predict, arguments)
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ from resnet_cifar.files import Busy, Lock, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.model.options import training_flop
-from resnet_cifar.places import command
+from resnet_cifar.places import command_name
 from resnet_cifar.probe import gradient_flow
 from resnet_cifar.probe.gradient_flow import GradientFlow
 from resnet_cifar.record import checkpoint, provenance, run_files
@@ -312,7 +312,7 @@ def set_aside(directory: Path) -> Path:
 def config_file(config: Config, directory: Path) -> str:
     """config.yaml: the configuration under a line that says how to run it again."""
     return (
-        f"# {command('runs')} command {directory}\n"
+        f"# {command_name('runs')} command {directory}\n"
         "# prints the command that trains this configuration again.\n" + to_yaml(config)
     )
 

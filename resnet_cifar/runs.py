@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] not in (*ACTIONS, *OTHERS, "-h", "--help", "--version"):
         arguments = ["list", *arguments]
     parser = cli.Parser(
-        prog=places.command("runs"),
+        prog=places.command_name("runs"),
         description="List, check and tidy up runs, or print the command that trains one.",
     )
     actions = parser.add_subparsers(dest="action", metavar=" | ".join((*ACTIONS, *OTHERS)))
@@ -270,14 +270,14 @@ def main(arguments: list[str] | None = None) -> int:
     text = "the command that trains the configuration of a run again"
     sub = actions.add_parser("command", help=text, description=text)
     sub.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
-    return cli.command(parser, _do, arguments)
+    return cli.run_command(parser, _do, arguments)
 
 
 def _do(options: argparse.Namespace) -> None:
     if options.action == "command":
-        from resnet_cifar.config import command, load
+        from resnet_cifar.config import load, reproduce_command
 
-        print(command(load(options.run / run_files.CONFIG)))
+        print(reproduce_command(load(options.run / run_files.CONFIG)))
     elif options.action == "list":
         show(select(find(options.root), options), options)
     elif options.action == "diff":

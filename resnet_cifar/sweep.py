@@ -25,7 +25,7 @@ from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
 from resnet_cifar.machine import available_memory, cpu_name, has_no_gpu
 from resnet_cifar.model.options import training_flop
-from resnet_cifar.places import command
+from resnet_cifar.places import command_name
 from resnet_cifar.record import run_files
 
 
@@ -289,9 +289,9 @@ def print_answer(configs: Sequence[Config]) -> None:
     console.print("Look further")
     best_run = run_directory(best.configs[0])
     for line in (
-        f"{command('runs')} {root}",
-        f"{command('report')} {root}",
-        f"{command('evaluate')} {best_run}",
+        f"{command_name('runs')} {root}",
+        f"{command_name('report')} {root}",
+        f"{command_name('evaluate')} {best_run}",
         f"tensorboard --logdir {root}",
     ):
         console.print(f"  {line}", markup=False)

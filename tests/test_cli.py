@@ -16,7 +16,7 @@ from conftest import ROOT, TINY, Program
 from resnet_cifar import __main__ as package
 from resnet_cifar import __version__, evaluate, export, predict, runs
 from resnet_cifar.benchmark import __main__ as benchmark
-from resnet_cifar.config import command, compose, load, quoted, to_yaml
+from resnet_cifar.config import compose, load, quoted, to_yaml
 from resnet_cifar.identity import run_directory
 from resnet_cifar.report import __main__ as report
 from resnet_cifar.results import load_runs
@@ -236,7 +236,7 @@ def test_any_path_can_be_typed_and_comes_back(
     config = compose([f"output_root={quoted(text)}"])
     expected = text.replace("~", "/home/it's me") if text[0] == "~" else text
     assert config.output_root == expected
-    assert compose(shlex.split(command(config))[2:]).output_root == expected
+    assert compose(shlex.split(reproduce_command(config))[2:]).output_root == expected
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     assert load(tmp_path / "config.yaml") == config
     if not set(text) & set(",$\\"):  # these mean something to Hydra

@@ -133,7 +133,7 @@ def test_where_things_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert places.place("conf") == inside / "conf"
     assert places.checkout() is None
     assert command(compose(["seed=3"])) == "resnet-cifar train seed=3"
-    assert places.command("runs") == "resnet-cifar runs"
+    assert places.command_name("runs") == "resnet-cifar runs"
     assert places.installing("export") == 'pip install "resnet-cifar[export]"'
     assert provenance.git_state(places.checkout()) == {"commit": None, "uncommitted": None}
 

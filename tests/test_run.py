@@ -14,7 +14,7 @@ import torch
 from conftest import TINY, Program
 
 from resnet_cifar import engine as engine_module
-from resnet_cifar.config import command, compose, load
+from resnet_cifar.config import compose, load, reproduce_command
 from resnet_cifar.engine import Engine
 from resnet_cifar.identity import run_directory
 from resnet_cifar.record import run_files
@@ -104,7 +104,7 @@ def test_the_printed_command_trains_the_same_run(program: Program) -> None:
     import shlex
 
     program(*TINY)
-    words = shlex.split(command(load(directory() / "config.yaml")))
+    words = shlex.split(reproduce_command(load(directory() / "config.yaml")))
     again = program(*words[2:])
     assert "skipped" in again.out
 

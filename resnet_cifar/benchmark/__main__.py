@@ -57,7 +57,7 @@ KEYS = {  # options of the command line that are the configuration's
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; the process's exit code."""
     parser = cli.Parser(
-        prog=places.command("benchmark"),
+        prog=places.command_name("benchmark"),
         description="The engine against the plain recipe, what each option is worth, and where "
         "an epoch's time goes. Prints Markdown, saves JSON.",
     )
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement (10)")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"))
-    return cli.command(parser, _benchmark, arguments)
+    return cli.run_command(parser, _benchmark, arguments)
 
 
 def _benchmark(options: argparse.Namespace) -> None:

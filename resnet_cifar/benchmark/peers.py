@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", choices=list(RECIPES))
     parser.add_argument("override", nargs="*", help="of the configuration: key=value")
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader (2)")
-    return cli.command(parser, _train, arguments)
+    return cli.run_command(parser, _train, arguments)
 
 
 def _train(options: argparse.Namespace) -> None:

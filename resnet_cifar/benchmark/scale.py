@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m resnet_cifar.benchmark.scale", description=__doc__)
     parser.add_argument("--runs", nargs="+", type=int, default=[100, 1000, 5000])
     parser.add_argument("--rounds", type=int, default=1, help="of each command (1)")
-    return cli.command(parser, _scale, arguments)
+    return cli.run_command(parser, _scale, arguments)
 
 
 def _scale(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from resnet_cifar.errors import UserError
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and report; the process's exit code."""
     parser = cli.Parser(
-        prog=places.command("report"),
+        prog=places.command_name("report"),
         description="Put runs beside the published study: tables, intervals, verdicts, figures.",
         epilog="Writes report.md, report.html (one file, opens anywhere), figures/ and tables/. "
         "Questions and claims: experiments/questions.yaml; published values: "
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, help="instead of experiments/questions.yaml")
     parser.add_argument("--title", default="ResNet-18 on CIFAR-10: what the runs say")
     parser.add_argument("--quiet", action="store_true", help="no tables in the terminal")
-    return cli.command(parser, _report, arguments)
+    return cli.run_command(parser, _report, arguments)
 
 
 def _report(options: argparse.Namespace) -> None:
