@@ -5,7 +5,7 @@ Hydra completes command lines of scripts that contain the text @hydra.main.
 
 import sys
 
-from resnet_cifar.training import main
+from resnet_cifar.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from hydra_plugins.local_pool._mps import available, mps
-from resnet_cifar import device
-from resnet_cifar.config import Config, compose
-from resnet_cifar.device import Compute
-from resnet_cifar.steps import update
+from resnet_cifar.compute import device
+from resnet_cifar.compute.device import Compute
+from resnet_cifar.compute.step import update
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.schema import Config
 
 WARM_UP = 2  # steps
 WAIT = 300.0  # seconds for the others; one that fails must not leave them waiting

@@ -24,10 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from resnet_cifar.config import compose  # noqa: E402
+from resnet_cifar.config.compose import compose  # noqa: E402
 from resnet_cifar.errors import UserError  # noqa: E402
 from resnet_cifar.identity import run_directory  # noqa: E402
-from resnet_cifar.record import run_files  # noqa: E402
+from resnet_cifar.record.schema import finished, objective  # noqa: E402
 
 SHORT = "lr_0.01,lr_0.1,lr_0.001"
 LONG = "cosine_wd_1e-2,cosine_wd_5e-4,baseline,cosine,detached_bn"
@@ -67,11 +67,11 @@ def evaluate(extra: Sequence[str]) -> None:
     """The protocol's two looks at the test set, once every cell has its first seed."""
     cells = [*SHORT.split(","), *LONG.split(",")]
     directories = {cell: run_directory(compose([f"cell={cell}", *extra])) for cell in cells}
-    records = {cell: run_files.finished(path) for cell, path in directories.items()}
+    records = {cell: finished(path) for cell, path in directories.items()}
     if not all(records.values()):
         print("test set: not read before every cell is there")
         return
-    scores = {cell: run_files.objective(record) for cell, record in records.items() if record}
+    scores = {cell: objective(record) for cell, record in records.items() if record}
     selected = max(scores, key=lambda cell: scores[cell])
     for cell in dict.fromkeys((selected, "baseline")):
         record, path = records[cell], directories[cell]
@@ -80,7 +80,7 @@ def evaluate(extra: Sequence[str]) -> None:
         if not (path / "last.pt").exists():
             print(f"test set: {cell} was selected but its weights are gone; train it again")
             continue
-        command = [sys.executable, "-m", "resnet_cifar.evaluate", str(path), "--test"]
+        command = [sys.executable, "-m", "resnet_cifar", "evaluate", str(path), "--test"]
         subprocess.run(command, env=ENVIRONMENT, check=True)
 
 
@@ -88,7 +88,7 @@ def carry(root: Path, to: Path) -> None:
     """Copy every recorded run to `to`, without weights."""
     ignore = shutil.ignore_patterns(WEIGHTS, ".lock", ".*.tmp")
     for directory in sorted(root.glob("*/seed=*")):
-        if run_files.finished(directory):
+        if finished(directory):
             target = to / directory.relative_to(root)
             shutil.copytree(directory, target, ignore=ignore, dirs_exist_ok=True)
 
@@ -97,7 +97,7 @@ def benchmark(to: Path, minutes: float, overrides: Sequence[str]) -> None:
     """A short benchmark into `to`/benchmark.json; its failure doesn't cost the runs."""
     to.mkdir(parents=True, exist_ok=True)
     width = next((o.split("=")[1] for o in overrides if o.startswith("model.width=")), "64")
-    command = [sys.executable, "-m", "resnet_cifar.benchmark", "--width", width]
+    command = [sys.executable, "-m", "benchmarks", "--width", width]
     command += ["--out", str(to / "benchmark.json")]
     try:
         subprocess.run(command, env=ENVIRONMENT, timeout=60 * minutes / 5, check=True)
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print("python -m resnet_cifar.report puts all together")
+    print("python -m resnet_cifar report puts all together")
     return code
 
 

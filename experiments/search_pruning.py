@@ -26,8 +26,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from hydra_plugins.search import _study
-from resnet_cifar.config import CONF
-from resnet_cifar.record import run_files
+from resnet_cifar.config.compose import CONF
+from resnet_cifar.record.integrity import read_run_lines
+from resnet_cifar.record.layout import METRICS
+from resnet_cifar.record.schema import OBJECTIVE, finished, objective, read_record
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -47,9 +49,9 @@ def search(root: Path, pruner: str, seed: int, more: list[str]) -> Found:
         *(f"hydra.sweeper.seed={seed}", f"output_root={root}", *more),
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    records = [run_files.read_record(path.parent) for path in root.glob("*/seed=*/run.json")]
+    records = [read_record(path.parent) for path in root.glob("*/seed=*/run.json")]
     known = [record for record in records if record]
-    best = max(run_files.objective(record) for record in known if record.finished)
+    best = max(objective(record) for record in known if record.finished)
     pruned = sum(not record.finished for record in known)
     return Found(sum(record.epochs_done for record in known), best, pruned)
 
@@ -87,9 +89,9 @@ def recorded(root: Path, cells: str) -> dict[str, list[float]]:
     """The curves of the completed runs of seed 0 whose cell is like `cells`."""
     found = {}
     for path in sorted(root.glob(f"{cells}/seed=0")):
-        if run_files.finished(path):
-            lines = run_files.read_run_lines(path, run_files.METRICS)
-            found[path.parent.name] = [line[run_files.OBJECTIVE] or 0.0 for line in lines]
+        if finished(path):
+            lines = read_run_lines(path, METRICS)
+            found[path.parent.name] = [line[OBJECTIVE] or 0.0 for line in lines]
     return found
 
 

@@ -9,7 +9,7 @@ import difflib
 import sys
 from importlib import import_module
 
-from resnet_cifar import cli
+from resnet_cifar.cli.edge import Parser, run_command
 from resnet_cifar.errors import ConfigError
 
 COMMANDS = {
@@ -20,9 +20,15 @@ COMMANDS = {
     "evaluate": "measure a trained network: both views of validation, the test set when asked",
     "predict": "classify your own PNG and JPEG files with one run, or several",
     "export": "write a trained network as safetensors, ONNX or torch.export's .pt2",
-    "benchmark": "time the training loop against the usual recipe on this machine",
 }
-MODULES = {"train": "training"}  # resnet_cifar.train is the function
+MODULES = {
+    "train": "cli.train",
+    "runs": "runs.command",
+    "report": "report.__main__",
+    "evaluate": "trained.evaluate",
+    "predict": "trained.predict",
+    "export": "trained.export",
+}
 PAGE = """\
 ResNet-18 on CIFAR-10: a controlled hyperparameter study, and what to ask the next question with.
 
@@ -42,14 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "plan":
         name, rest = "train", ["--plan", *rest]
     if name in COMMANDS:
-        module = import_module(f"resnet_cifar.{MODULES.get(name, name)}")
-        if hasattr(module, "__path__"):
-            module = import_module(f"resnet_cifar.{name}.__main__")
-        return int(module.main(rest))
-    parser = cli.Parser(prog="resnet-cifar", add_help=False)
-    return cli.run_command(
-        parser, lambda _: page(name), ["--version"] if name == "--version" else []
-    )
+        return int(import_module(f"resnet_cifar.{MODULES[name]}").main(rest))
+    parser = Parser(prog="resnet-cifar", add_help=False)
+    return run_command(parser, lambda _: page(name), ["--version"] if name == "--version" else [])
 
 
 def page(name: str) -> None:

@@ -287,3 +287,9 @@ class Watched:
             f"{self.path} was removed or replaced during training: another process may be at this "
             "run, so this one stops; the same command goes on from its last checkpoint"
         )
+
+
+def refuse_link(directory: Path) -> None:
+    """Raise UserError if a run directory is not a directory but a link to one."""
+    if directory.is_symlink():
+        raise UserError(f"{directory} is a link, not a run's directory: left alone")

@@ -41,7 +41,7 @@ def program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Program:
     """`program("optimizer.lr=0.1")` is `python train.py optimizer.lr=0.1` in an empty folder."""
-    from resnet_cifar import training
+    from resnet_cifar.cli import train as training
 
     monkeypatch.chdir(tmp_path)
 

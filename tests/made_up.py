@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_cifar.config import Config, compose
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.schema import Config
 from resnet_cifar.identity import cell_name, flatten
 
 FULL = [f"cell={name}" for name in (

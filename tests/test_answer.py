@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from resnet_cifar import sweep
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import cell_name, flatten, run_directory
-from resnet_cifar.record.run_files import VERSION, RunRecord, write_record
+from resnet_cifar.record.schema import VERSION, RunRecord, write_record
+from resnet_cifar.sweep.answer import print_answer, varying
+from resnet_cifar.sweep.job import RunJob
 
 
 def labels(*grid: list[str]) -> list[str]:
-    return [" ".join(parts) for parts in sweep.varying([compose(overrides) for overrides in grid])]
+    return [" ".join(parts) for parts in varying([compose(overrides) for overrides in grid])]
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,11 @@ def test_a_label_is_what_varies(grid: list[list[str]], expected: list[str]) -> N
 
 
 def test_runs_that_only_lie_elsewhere_keep_their_names() -> None:
-    from resnet_cifar.config import compose_untyped
+    from resnet_cifar.config.compose import compose_untyped
 
-    jobs = [sweep.RunJob(compose_untyped([*TINY, f"output_root={root}"]), []) for root in "ab"]
-    assert sweep.RunJob.labels(jobs) == [job.label for job in jobs]
-    assert sweep.RunJob.labels(jobs[:1]) == [jobs[0].label]  # nothing varies in a single run
+    jobs = [RunJob(compose_untyped([*TINY, f"output_root={root}"]), []) for root in "ab"]
+    assert RunJob.labels(jobs) == [job.label for job in jobs]
+    assert RunJob.labels(jobs[:1]) == [jobs[0].label]  # nothing varies in a single run
 
 
 def words(lines: list[str]) -> str:
@@ -80,7 +81,7 @@ def answer(
                 record.epochs_done, record.version = 2, VERSION
                 write_record(directory, record)
                 configs.append(config)
-        sweep.print_answer(configs)
+        print_answer(configs)
         return capsys.readouterr().out.splitlines()
 
     return call
@@ -99,7 +100,7 @@ def test_the_ranking_has_means_intervals_and_divergence(answer) -> None:
         "Best: lr=0.1, 91.00 ± 2.48 %; 10.00 ± 0.00 points ahead of lr=0.01 (paired over 3 seeds, "
         "95 % t-interval): more than chance between seeds."
     )
-    assert "  python -m resnet_cifar.runs outputs" in lines
+    assert "  python -m resnet_cifar runs outputs" in lines
     assert max(map(len, lines[:7])) <= 100
 
 

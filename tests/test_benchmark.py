@@ -17,21 +17,21 @@ from conftest import ROOT, TINY
 from scipy import stats
 from torch import nn
 
-from resnet_cifar import device
-from resnet_cifar.benchmark import __main__ as benchmark
-from resnet_cifar.benchmark import peers, plain
-from resnet_cifar.benchmark.contenders import Contender, Process
-from resnet_cifar.config import compose
+from benchmarks import __main__ as benchmark
+from benchmarks import peers, plain
+from benchmarks.contenders import Contender, Process
+from resnet_cifar.compute import device
+from resnet_cifar.compute.step import score_views, update
+from resnet_cifar.config.compose import compose
 from resnet_cifar.data import datasets, synthetic
 from resnet_cifar.data.augmentation import TRAINING, CropFlip, generator
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.display import Display
 from resnet_cifar.errors import UserError
-from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.optim.descent import Descent
-from resnet_cifar.run import assemble
-from resnet_cifar.steps import score_views, update
+from resnet_cifar.training.interrupt import Interrupt
+from resnet_cifar.training.live import Display
+from resnet_cifar.training.run import assemble
 
 AUGMENTATION = CropFlip(4, 0.5)
 

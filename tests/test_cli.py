@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 from conftest import ROOT, TINY, Program
 
+from benchmarks import __main__ as benchmark
 from resnet_cifar import __main__ as package
-from resnet_cifar import __version__, evaluate, export, predict, runs
-from resnet_cifar.benchmark import __main__ as benchmark
-from resnet_cifar.config import compose, load, quoted, to_yaml
+from resnet_cifar import __version__
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.quoting import quoted
+from resnet_cifar.config.saved import load, reproduce_command, to_yaml
 from resnet_cifar.identity import run_directory
 from resnet_cifar.report import __main__ as report
-from resnet_cifar.results import load_runs
+from resnet_cifar.runs import command as runs
+from resnet_cifar.runs.table import load_runs
+from resnet_cifar.trained import evaluate, export, predict
 
 COMMANDS = {
     "runs": runs,
@@ -81,7 +85,7 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("module", ["resnet_cifar train", "resnet_cifar.plan"])
+@pytest.mark.parametrize("module", ["resnet_cifar train", "resnet_cifar plan"])
 def test_training_and_the_plan_are_commands(module: str, tmp_path: Path) -> None:
     ended = shell(f"$PYTHON -m {module} optimizer.lrr=1", tmp_path)
     assert ended.returncode == 2
@@ -90,7 +94,7 @@ def test_training_and_the_plan_are_commands(module: str, tmp_path: Path) -> None
 
 
 RUN = f"$PYTHON {ROOT}/train.py {' '.join(TINY)}"
-LIST = f"$PYTHON -m resnet_cifar.runs {ROOT}/experiments/results/runs"
+LIST = f"$PYTHON -m resnet_cifar runs {ROOT}/experiments/results/runs"
 
 
 @pytest.mark.parametrize("streams", ["< /dev/null >&- 2>&-", "> /dev/full 2> /dev/full"])
@@ -134,7 +138,7 @@ def test_a_locale_without_the_letters(tmp_path: Path) -> None:
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     (cell, *_) = (ROOT / "experiments" / "results" / "runs").iterdir()
     shutil.copytree(cell, tmp_path / "Läufe" / cell.name)
-    for line in ("$PYTHON -m resnet_cifar.runs L*", "$PYTHON -m resnet_cifar.report L* --to ü"):
+    for line in ("$PYTHON -m resnet_cifar runs L*", "$PYTHON -m resnet_cifar report L* --to ü"):
         ended = shell(line, tmp_path, **ascii_only)
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr == ""
@@ -218,9 +222,9 @@ def test_results_are_read_where_posix_is_not(tmp_path: Path) -> None:
         ("$PYTHON -m resnet_cifar runs", " completed\n"),
         ("$PYTHON -m resnet_cifar report --quiet", "report.html"),
         (f"$PYTHON {ROOT}/train.py --help", "usage"),
-        ("$PYTHON -m resnet_cifar.benchmark --help", "usage"),
+        ("$PYTHON -m benchmarks --help", "usage"),
         ("$PYTHON -c 'import signal; print(hasattr(signal, \"SIGHUP\"))'", "False"),
-        ("$PYTHON -c 'import resnet_cifar.interrupt as i; i.Interrupt().__enter__()'", ""),
+        ("$PYTHON -c 'import resnet_cifar.training.interrupt as i; i.Interrupt().__enter__()'", ""),
     ):
         ended = shell(line, tmp_path, **path)
         assert ended.returncode == 0, ended.stderr

@@ -14,13 +14,14 @@ from torch import nn
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 
-from resnet_cifar import device
-from resnet_cifar import run as run_module
-from resnet_cifar.config import compose
-from resnet_cifar.display import Display
-from resnet_cifar.engine import Engine
-from resnet_cifar.interrupt import Interrupt
+from resnet_cifar.compute import device
+from resnet_cifar.config.compose import compose
 from resnet_cifar.model.options import BatchNorm, ResNet18
+from resnet_cifar.training import run as run_module
+from resnet_cifar.training.engine import Engine
+from resnet_cifar.training.interrupt import Interrupt
+from resnet_cifar.training.live import Display
+from resnet_cifar.training.run import assemble
 
 STEPS = 3  # of an epoch: two batches and a smaller one
 
@@ -58,7 +59,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
         patch.setattr(ResNet18, "BLOCKS", (2, 1))  # every kind of block
         patch.setattr(run_module, "Recorder", mock.MagicMock())
         patch.setattr(device, "matmul_rate", lambda _: 1e12)
-        made, _ = run_module.assemble(
+        made, _ = assemble(
             config,
             tmp_path / "none",
             device.resolve(config.trainer),

@@ -22,14 +22,18 @@ import torch
 from conftest import ROOT, TINY, Program
 from test_run import interrupt_at
 
-from resnet_cifar import evaluate, runs
-from resnet_cifar.config import compose
-from resnet_cifar.engine import Engine
+from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
-from resnet_cifar.record import checkpoint, run_files
-from resnet_cifar.results import load_metrics, load_predictions, load_probe, load_runs
+from resnet_cifar.record import checkpoint
+from resnet_cifar.record.layout import leftovers
+from resnet_cifar.record.lines import read_metrics
+from resnet_cifar.record.schema import _own_sum, read_record, write_record
+from resnet_cifar.runs.command import main
+from resnet_cifar.runs.table import load_metrics, load_predictions, load_probe, load_runs
+from resnet_cifar.trained import evaluate
+from resnet_cifar.training.engine import Engine
 
 COMMON = [*TINY, "probe=full", "trainer.progress=quiet"]
 FINISHED, INTERRUPTED = [*COMMON, "seed=0"], [*COMMON, "seed=2"]
@@ -41,7 +45,7 @@ FILES = ("run.json", "metrics.jsonl", "probe.jsonl", "predictions.npz", "config.
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """outputs/ with a finished and an interrupted run; others to take files from; the whole one."""
-    from resnet_cifar import training
+    from resnet_cifar.cli import train as training
 
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
@@ -126,7 +130,7 @@ def with_value(key: str, value: Any) -> Damage:
         plain = json.loads(path.read_text())
         plain.pop("sha256")
         plain[key] = value
-        plain["sha256"] = run_files._own_sum(plain)
+        plain["sha256"] = _own_sum(plain)
         path.write_text(json.dumps(plain))
 
     return damage
@@ -222,10 +226,10 @@ def try_case(case: Case, prepared: Path, tmp_path: Path, program: Program, capsy
     overrides = FINISHED if case.state == "finished" else INTERRUPTED
     directory = run_directory(compose(overrides))
     if case.state == "running":
-        record = run_files.read_record(directory)
+        record = read_record(directory)
         assert record is not None
         record.status = "running"
-        run_files.write_record(directory, record)
+        write_record(directory, record)
     path = directory / case.file
     before = answers(directory)
     assert before["said"] == ""
@@ -244,13 +248,13 @@ def try_case(case: Case, prepared: Path, tmp_path: Path, program: Program, capsy
         capsys.readouterr()
         noticed = False
         for arguments in (["list"], ["verify"], ["list", "--status", "completed"]):
-            code = runs.main([*arguments, "outputs"])
+            code = main([*arguments, "outputs"])
             out, err = capsys.readouterr()
             one_line(err)
             assert code in (0, 1)
             assert arguments[0] != "list" or code == 0  # one odd run is one line of the list
             noticed |= arguments == ["verify"] and code == 1 and str(directory) in out
-        assert runs.main(["command", str(directory)]) in (0, 1, 2)
+        assert main(["command", str(directory)]) in (0, 1, 2)
         one_line(capsys.readouterr().err)
         found = answers(directory)
         for key in found.keys() - {"said"}:
@@ -285,12 +289,12 @@ def try_case(case: Case, prepared: Path, tmp_path: Path, program: Program, capsy
         wholly = Path("whole") / directory.relative_to("outputs")
         lines = [
             [line["epoch"], line["accuracy/val"], line["loss/train"]]
-            for line in run_files.read_metrics(prepared / wholly / "metrics.jsonl")
+            for line in read_metrics(prepared / wholly / "metrics.jsonl")
         ]
         assert completed["said"] == ""
         assert completed["curve"] == lines
         assert weights(directory) == weights(prepared / wholly)
-        state = run_files.read_record(directory)
+        state = read_record(directory)
         assert state is not None
         assert state.status == "completed"
     assert Path("precious").read_text() == "precious"
@@ -417,8 +421,8 @@ def test_metrics_that_go_away_while_it_trains_are_written_again(program: Program
         outcome = program(*COMMON, "trainer.progress=plain")
     assert outcome.code == 0
     assert "metrics.jsonl was changed or removed" in outcome.out
-    assert [line["epoch"] for line in run_files.read_metrics(path)] == [1, 2]
-    assert runs.main(["verify", "outputs"]) == 0
+    assert [line["epoch"] for line in read_metrics(path)] == [1, 2]
+    assert main(["verify", "outputs"]) == 0
 
 
 @pytest.mark.parametrize("then", ["nothing", "another process"])
@@ -439,9 +443,9 @@ def test_a_lock_that_goes_away_while_it_trains_stops_the_run(program: Program, t
     assert outcome.err.count("\n") == 1
     for lock in stack:
         lock.__exit__(None, None, None)
-    assert len(run_files.read_metrics(directory / "metrics.jsonl")) == 1  # it stopped writing
+    assert len(read_metrics(directory / "metrics.jsonl")) == 1  # it stopped writing
     assert program(*COMMON).code == 0
-    record = run_files.read_record(directory)
+    record = read_record(directory)
     assert record is not None
     assert record.status == "completed"
 
@@ -459,7 +463,7 @@ def test_decoration_never_ends_a_run(program: Program, monkeypatch: pytest.Monke
     outcome = program(*COMMON, "trainer.progress=plain")
     assert outcome.code == 0
     assert outcome.out.count("a picture for TensorBoard is missing: RuntimeError: no colours") == 2
-    record = run_files.read_record(run_directory(compose(COMMON)))
+    record = read_record(run_directory(compose(COMMON)))
     assert record is not None
     assert record.status == "completed"
 
@@ -468,7 +472,7 @@ def test_leftovers_go_at_the_next_start(interrupted: Path, program: Program) -> 
     for name in (".run.json.host.1.tmp", "..last.pt.new.host.1.tmp", ".last.pt.new"):
         (interrupted / name).write_text("half")
     assert program(*INTERRUPTED).code == 0
-    assert run_files.leftovers(interrupted) == []
+    assert leftovers(interrupted) == []
 
 
 def test_weights_of_nan_have_no_accuracy(

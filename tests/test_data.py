@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from torch.nn import functional as F
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.data import datasets
 from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip
 from resnet_cifar.data.datasets import THE_STUDYS

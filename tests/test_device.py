@@ -15,11 +15,13 @@ import torch
 from conftest import TINY, Program
 
 from hydra_plugins.local_pool import launcher
-from resnet_cifar import device, machine, runs
-from resnet_cifar.config import compose
-from resnet_cifar.engine import Engine
+from resnet_cifar.compute import cpu as machine
+from resnet_cifar.compute import device
+from resnet_cifar.compute.options import Trainer
+from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import ConfigError, describe
-from resnet_cifar.trainer import Trainer
+from resnet_cifar.runs.command import main
+from resnet_cifar.training.engine import Engine
 
 
 @functools.cache
@@ -135,8 +137,8 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     assert json.loads((run / "run.json").read_text())["sessions"][0]["precision"] == "fp32"
     # What is not a run is known to whoever looks after runs.
     (tmp_path / "outputs" / f".{machine.MEASURED}.host.1.tmp").write_text("half")
-    assert runs.main(["verify", "outputs"]) == 0
-    assert runs.main(["clean", "outputs", "--yes"]) == 0
+    assert main(["verify", "outputs"]) == 0
+    assert main(["clean", "outputs", "--yes"]) == 0
     assert not list((tmp_path / "outputs").glob("*.tmp"))
     assert (tmp_path / "outputs" / machine.MEASURED).exists()
 

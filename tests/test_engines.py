@@ -14,11 +14,12 @@ import pytest
 from conftest import TINY, Program
 from test_sweep import finish, records, results, start, wait_for
 
-from resnet_cifar import interrupt, runs
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.identity import run_directory
-from resnet_cifar.interrupt import WARNING, Interrupt
+from resnet_cifar.runs.find import find
+from resnet_cifar.training import interrupt
+from resnet_cifar.training.interrupt import WARNING, Interrupt
 
 
 def needs(module: str, extra: str) -> pytest.MarkDecorator:
@@ -60,7 +61,7 @@ def test_submitit_trains_a_grid_and_leaves_a_failure_alone(
     assert results(tmp_path) == expected
     # The jobs' own files lie among the runs, and are no runs.
     assert list((tmp_path / "outputs" / ".slurm").iterdir())
-    assert len(runs.find(tmp_path / "outputs")) == 2
+    assert len(find(tmp_path / "outputs")) == 2
 
 
 @needs_submitit
@@ -119,7 +120,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     from hydra.core.config_store import ConfigStore
 
-    from resnet_cifar.config import register
+    from resnet_cifar.config.compose import register
 
     register()
     group, name = schema

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, TINY, Program
 
 from resnet_cifar import files
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import run_directory
 
 # What is typed, and what the line must say.
@@ -203,7 +203,7 @@ def test_a_full_disk_keeps_what_was_written(
             raise OSError(28, "No space left on device")
         original(file)
 
-    from resnet_cifar.engine import Engine
+    from resnet_cifar.training.engine import Engine
 
     train_epoch = Engine.train_epoch
 
@@ -262,8 +262,9 @@ def test_help_is_a_page_for_newcomers(program: Program) -> None:
         "optimizer:",
         "adamw, sgd",
         "batch_size: 128",
-        "resnet_cifar.runs",
-        "resnet_cifar.evaluate",
+        "resnet_cifar",
+        "runs",
+        "resnet_cifar evaluate",
     ):
         assert part in outcome.out
     assert "schema" not in outcome.out
@@ -274,7 +275,7 @@ def test_help_and_completion_load_no_torch() -> None:
     """What makes them quick. The times themselves are in the README."""
     script = (
         "import sys; sys.argv = ['train.py', '--help']; sys.path.insert(0, '.')\n"
-        "from resnet_cifar import training\n"
+        "from resnet_cifar.cli import train as training\n"
         "training.main(); print('torch' in sys.modules, 'pandas' in sys.modules)"
     )
     ended = subprocess.run(

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from conftest import TINY, Program
 
-from resnet_cifar import evaluate, scores
-from resnet_cifar.config import compose
+from resnet_cifar import scores
+from resnet_cifar.config.compose import compose
 from resnet_cifar.data.datasets import Synthetic
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
+from resnet_cifar.trained import evaluate
 
 RUN = run_directory(compose(TINY))
 

@@ -9,9 +9,10 @@ from conftest import ROOT, Program
 
 from hydra_plugins.local_pool import AtOnce
 from hydra_plugins.search.sweeper import available
-from resnet_cifar import sweep as sweeps
-from resnet_cifar.config import CONF, Config, compose
+from resnet_cifar.config.compose import CONF, compose
+from resnet_cifar.config.schema import Config
 from resnet_cifar.identity import cell_name, flatten, items
+from resnet_cifar.sweep import job as sweeps
 
 PUBLISHED = yaml.safe_load((ROOT / "experiments" / "published.yaml").read_text())
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -17,9 +17,10 @@ from conftest import TINY, Outcome
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from resnet_cifar import compose, export, load_model, train
+from resnet_cifar import compose, load_model, train
 from resnet_cifar.errors import UserError
-from resnet_cifar.record.run_files import Evaluation
+from resnet_cifar.record.schema import Evaluation
+from resnet_cifar.trained import export
 
 SHORT = [*TINY, "data.val_size=100", "trainer.progress=quiet", "optimizer.lr=0.1"]
 NORMS = ("batchnorm", "detached_batchnorm", "groupnorm", "none")

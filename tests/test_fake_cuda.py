@@ -26,10 +26,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from resnet_cifar import device
-from resnet_cifar import engine as engine_module
-from resnet_cifar import run as run_module
-from resnet_cifar.config import compose
+from resnet_cifar.compute import device
+from resnet_cifar.compute.epoch_sums import Tally
+from resnet_cifar.compute.options import PRECISIONS
+from resnet_cifar.config.compose import compose
 from resnet_cifar.data import augmentation
 from resnet_cifar.data.augmentation import (
     TRAINING,
@@ -39,15 +39,16 @@ from resnet_cifar.data.augmentation import (
     Draws,
     Stream,
 )
-from resnet_cifar.display import Display
-from resnet_cifar.engine import Engine
-from resnet_cifar.interrupt import Interrupt
 from resnet_cifar.model import options as model_options
 from resnet_cifar.model.options import DETACH, Norm
 from resnet_cifar.model.resnet import ResNet
 from resnet_cifar.optim import optimizer
-from resnet_cifar.tally import Tally
-from resnet_cifar.trainer import PRECISIONS
+from resnet_cifar.training import engine as engine_module
+from resnet_cifar.training import run as run_module
+from resnet_cifar.training.engine import Engine
+from resnet_cifar.training.interrupt import Interrupt
+from resnet_cifar.training.live import Display
+from resnet_cifar.training.run import assemble
 
 NORMS = [f"norm={o.NAME}" for o in model_options.OPTIONS if issubclass(o, Norm)]
 NORMS += [f"norm.detach={detach}" for detach in DETACH if detach != "none"]
@@ -241,9 +242,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
             contextlib.nullcontext() if on == "cpu" else FakeTensorMode(allow_non_fake_inputs=True),
             Display("quiet") as display,
         ):
-            engine, _ = run_module.assemble(
-                config, tmp_path / "none", compute, split, display, Interrupt()
-            )
+            engine, _ = assemble(config, tmp_path / "none", compute, split, display, Interrupt())
 
             def gradients(loss: Tensor) -> None:
                 for parameter in engine.state.model.parameters():

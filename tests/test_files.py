@@ -20,7 +20,9 @@ from made_up import make_run
 from resnet_cifar import files
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Busy, Lock, is_held
-from resnet_cifar.record import checkpoint, run_files
+from resnet_cifar.record import checkpoint
+from resnet_cifar.record.lines import LinesFile, read_metrics
+from resnet_cifar.record.schema import finite
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -42,7 +44,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert run_files.finite({"a": float("inf"), "b": 1.5, "c": "x"}) == {
+    assert finite({"a": float("inf"), "b": 1.5, "c": "x"}) == {
         "a": None,
         "b": 1.5,
         "c": "x",
@@ -186,16 +188,16 @@ def test_a_lock_survives_its_directory_being_set_aside(tmp_path: Path) -> None:
 def test_metrics_file_drops_what_will_be_trained_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "a": 1}\n{"epoch": 2, "a": 2}\n{"epoch": 3, "a"')
-    opened = run_files.LinesFile(path, epochs_done=1)
+    opened = LinesFile(path, epochs_done=1)
     opened.append({"epoch": 2, "a": float("nan")})
     opened.close()
     assert path.read_text() == '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": null}\n'
-    assert run_files.read_metrics(path)[1] == {"epoch": 2, "a": None}
+    assert read_metrics(path)[1] == {"epoch": 2, "a": None}
 
 
 def test_a_line_that_json_cannot_hold_is_never_written(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    opened = run_files.LinesFile(path, epochs_done=0)
+    opened = LinesFile(path, epochs_done=0)
     opened.append({"epoch": 1, "a": 1.0})
     with pytest.raises(ValueError, match="JSON"):
         opened.append({"epoch": 2, "a": [float("nan")]})
@@ -209,7 +211,7 @@ def test_results_are_read_without_posix(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules['fcntl'] = None\n"
-        "from resnet_cifar import runs\n"
+        "from resnet_cifar.runs import command as runs\n"
         "from resnet_cifar.results import load_metrics, load_runs\n"
         f"assert len(load_metrics(load_runs({str(tmp_path)!r}))) == 2\n"
         f"assert runs.main(['verify', {str(tmp_path)!r}]) == 0\n"

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.local_pool._grid import Composer
 from hydra_plugins.local_pool.sweeper import Grid
-from resnet_cifar.config import register
+from resnet_cifar.config.compose import register
 
 Sweep = Callable[..., tuple[DictConfig, HydraContext]]
 

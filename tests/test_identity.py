@@ -6,7 +6,8 @@ import re
 import pytest
 from conftest import TINY
 
-from resnet_cifar.config import compose, groups
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.schema import groups
 from resnet_cifar.identity import USUAL, added, cell_name, execution, items, run_directory
 
 

@@ -26,7 +26,7 @@ UNNEEDED = (
 
 PROGRAM = """
 import json, sys
-from resnet_cifar.training import main
+from resnet_cifar.cli.train import main
 sys.argv[1:] = json.loads(sys.argv[1])
 code = main()
 print("MODULES " + json.dumps(sorted(sys.modules)))

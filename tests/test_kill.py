@@ -19,13 +19,15 @@ import torch
 from conftest import ROOT, TINY
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import run_directory
-from resnet_cifar.record import run_files
+from resnet_cifar.record.integrity import damage
+from resnet_cifar.record.layout import SUMMED, leftovers
+from resnet_cifar.record.schema import read_record
 
 # A forked copy of a process that has torch loaded already: a run costs half a second, not four.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["resnet_cifar.run", "tests.test_kill"])
+CONTEXT.set_forkserver_preload(["resnet_cifar.training.run", "tests.test_kill"])
 
 MANY = [*TINY, "trainer.epochs=4", "trainer.checkpoint_seconds=0.02"]
 
@@ -51,7 +53,7 @@ def train_in(folder: str, overrides: list[str], log: str, die_at: int | None = N
     with open(log, "w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         sys.path.insert(0, str(ROOT))
-        from resnet_cifar import training
+        from resnet_cifar.cli import train as training
 
         sys.argv = ["train.py", *overrides]
         code = training.main()
@@ -122,13 +124,13 @@ PROBED = [*TINY, "probe=full", "trainer.checkpoint_epochs=1"]
 def everything(folder: Path) -> dict[str, Any]:
     """What a finished run must have, in a form that two equal runs share."""
     run = folder / run_directory(compose(PROBED))
-    record = run_files.read_record(run)
+    record = read_record(run)
     assert record is not None
     assert record.status == "completed"
-    assert run_files.damage(run, record) == []
-    assert set(run_files.SUMMED) == set(record.files)
+    assert damage(run, record) == []
+    assert set(SUMMED) == set(record.files)
     assert record.best is not None
-    assert run_files.leftovers(run) == []
+    assert leftovers(run) == []
     assert not (run / "last.previous.pt").exists()
     last, best = (torch.load(run / name, weights_only=True) for name in ("last.pt", "best.pt"))
     assert "optimizer" not in last
@@ -167,8 +169,8 @@ def killed_at_every_write(tmp_path: Path, chosen: Callable[[int], Iterable[int]]
         process.join(120)
         assert process.exitcode == -signal.SIGKILL, (at, (folder / "log").read_text())
         run = folder / run_directory(compose(PROBED))
-        if (record := run_files.read_record(run)) is not None:
-            assert run_files.damage(run, record) == [], at  # what it left can be looked at
+        if (record := read_record(run)) is not None:
+            assert damage(run, record) == [], at  # what it left can be looked at
         process = start(folder, PROBED)
         process.join(120)
         assert process.exitcode == 0, (at, (folder / "log").read_text())

@@ -14,7 +14,9 @@ import pytest
 from made_up import make_run
 from rich.console import Console
 
-from resnet_cifar import display, listing, runs
+from resnet_cifar import text
+from resnet_cifar.runs import listing
+from resnet_cifar.runs.command import main
 
 Call = Callable[..., str]
 
@@ -38,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(root: Path, capsys: pytest.CaptureFixture[str]) -> Call:
     def run(*arguments: str, code: int = 0) -> str:
         capsys.readouterr()
-        assert runs.main([*arguments]) == code
+        assert main([*arguments]) == code
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         assert code == 0 or err.count("\n") == 1
@@ -64,8 +66,8 @@ def test_what_varies_comes_first_and_the_name_last(call: Call) -> None:
 def test_a_narrow_terminal_keeps_what_varies(
     call: Call, monkeypatch: pytest.MonkeyPatch, width: int, gone: list[str]
 ) -> None:
-    monkeypatch.setattr(display, "on_terminal", lambda: True)
-    monkeypatch.setattr(display, "wide_console", lambda: Console(width=width, highlight=False))
+    monkeypatch.setattr(text, "on_terminal", lambda: True)
+    monkeypatch.setattr(text, "wide_console", lambda: Console(width=width, highlight=False))
     out = call("list", "outputs")
     head = out.splitlines()[0].split()
     assert head[:4] == ["lr", "scheduler", "seed", "status"]
@@ -147,7 +149,7 @@ def test_foreign_text_is_shown_as_text(
     odd = root / "[red]x[b]\x1b[31m"
     odd.mkdir()
     (odd / "seed=0").mkdir()
-    monkeypatch.setattr(display, "on_terminal", lambda: True)
+    monkeypatch.setattr(text, "on_terminal", lambda: True)
     for arguments in ([], ["--columns", "cell,status"]):
         out = call("list", "outputs", *arguments)
         assert "[red]" in out

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.model.options import ResNet18
 from resnet_cifar.model.resnet import multiply_accumulates
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import MOVED, cell_name
 
 RECORDS = sorted((ROOT / "experiments" / "results" / "runs").glob("*/seed=*/run.json"))

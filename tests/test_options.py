@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, Program
 from torch import Tensor, nn
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.data.augmentation import (
     TRAINING,
     Augmentation,

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from resnet_cifar import compose, places, training
-from resnet_cifar.config import CONF, command
+from resnet_cifar import compose, paths
+from resnet_cifar.cli import train as training
+from resnet_cifar.config.compose import CONF
+from resnet_cifar.config.saved import reproduce_command
 from resnet_cifar.record import provenance
 
 TINY_RUN = f"{' '.join(TINY)} trainer.epochs=1"
@@ -122,20 +124,20 @@ def test_the_demo_where_nothing_is_installed(wheel: Path, tmp_path: Path) -> Non
 
 def test_where_things_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a checkout at its top; beside nothing, inside the package."""
-    assert places.place("conf") == CONF == ROOT / "conf"
-    assert places.checkout() == ROOT
-    assert command(compose(["seed=3"])) == "python train.py seed=3"
-    assert places.installing("export") == 'pip install -c constraints.txt -e ".[export]"'
+    assert paths.resource_directory("conf") == CONF == ROOT / "conf"
+    assert paths.checkout() == ROOT
+    assert reproduce_command(compose(["seed=3"])) == "python train.py seed=3"
+    assert paths.installing("export") == 'pip install -c constraints.txt -e ".[export]"'
     inside = tmp_path / "site-packages" / "resnet_cifar"
     (inside / "conf").mkdir(parents=True)
     (tmp_path / "site-packages" / "conf").mkdir()  # somebody else's
-    monkeypatch.setattr(places, "_PACKAGE", inside)
-    assert places.place("conf") == inside / "conf"
-    assert places.checkout() is None
-    assert command(compose(["seed=3"])) == "resnet-cifar train seed=3"
-    assert places.command_name("runs") == "resnet-cifar runs"
-    assert places.installing("export") == 'pip install "resnet-cifar[export]"'
-    assert provenance.git_state(places.checkout()) == {"commit": None, "uncommitted": None}
+    monkeypatch.setattr(paths, "_PACKAGE", inside)
+    assert paths.resource_directory("conf") == inside / "conf"
+    assert paths.checkout() is None
+    assert reproduce_command(compose(["seed=3"])) == "resnet-cifar train seed=3"
+    assert paths.command_name("runs") == "resnet-cifar runs"
+    assert paths.installing("export") == 'pip install "resnet-cifar[export]"'
+    assert provenance.git_state(paths.checkout()) == {"commit": None, "uncommitted": None}
 
 
 def test_scripts_that_hydra_can_complete_say_so() -> None:

@@ -7,19 +7,22 @@ from conftest import ROOT, TINY, Program
 from made_up import make_run
 
 from hydra_plugins.local_pool import AtOnce
-from resnet_cifar import sweep
-from resnet_cifar.config import VALIDATION_COST, Config, compose, compose_untyped
+from resnet_cifar.config.compose import compose, compose_untyped
+from resnet_cifar.config.schema import VALIDATION_COST, Config
 from resnet_cifar.identity import cell_name, flatten, run_directory
-from resnet_cifar.record.run_files import VERSION, RunRecord, Session, write_record
+from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
+from resnet_cifar.sweep import plan
+from resnet_cifar.sweep.job import RunJob
+from resnet_cifar.sweep.plan import START_UP, makespan, planned_run
 
 
 def test_makespan_is_that_of_a_queue() -> None:
-    assert sweep.makespan([3, 1, 2, 2], AtOnce(1)) == 8
-    assert sweep.makespan([3, 1, 2, 2], AtOnce(2)) == 5  # 3 then 2; 1 then 2
-    assert sweep.makespan([3, 1], AtOnce(5)) == 3
-    assert sweep.makespan([2, 2, 2], AtOnce(2, 3)) == 3  # the third beside the others
-    assert sweep.makespan([9, 1, 1], AtOnce(2, 3)) == 9
-    assert sweep.makespan([2], AtOnce(1)) == 2
+    assert makespan([3, 1, 2, 2], AtOnce(1)) == 8
+    assert makespan([3, 1, 2, 2], AtOnce(2)) == 5  # 3 then 2; 1 then 2
+    assert makespan([3, 1], AtOnce(5)) == 3
+    assert makespan([2, 2, 2], AtOnce(2, 3)) == 3  # the third beside the others
+    assert makespan([9, 1, 1], AtOnce(2, 3)) == 9
+    assert makespan([2], AtOnce(1)) == 2
 
 
 def test_arithmetic_of_the_study() -> None:
@@ -27,7 +30,7 @@ def test_arithmetic_of_the_study() -> None:
     flop = 0.0
     for path in (ROOT / "conf" / "cell").glob("*.yaml"):
         config = compose([f"cell={path.stem}"])
-        item = sweep.planned_run(config)
+        item = planned_run(config)
         validated = VALIDATION_COST * config.data.val_size * (config.trainer.epochs * 1.2)
         flop += item.flop - 6 * item.macs * validated
     assert flop / 1e15 == pytest.approx(206, rel=0.005)
@@ -48,21 +51,21 @@ def test_how_a_run_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = compose([*TINY, "trainer.epochs=10"])
-    assert sweep.planned_run(config).state == "to do"
-    everything = sweep.planned_run(config).images
+    assert planned_run(config).state == "to do"
+    everything = planned_run(config).images
     done = 10 if status == "completed" else 5
     make_run(Path("outputs"), [*TINY, "trainer.epochs=10"], curve=[0.5] * done, status=status)
-    item = sweep.planned_run(config)
+    item = planned_run(config)
     assert item.state == state
     left = 0 if state in ("done", "diverged") else everything / 2
     assert item.images == pytest.approx(left, rel=0.02)
-    assert sweep.planned_run(compose([*TINY, "trainer.epochs=10", "rerun=true"])).state == "to do"
+    assert planned_run(compose([*TINY, "trainer.epochs=10", "rerun=true"])).state == "to do"
 
 
 def test_the_table(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(*TINY)
     before = sorted(path for path in tmp_path.rglob("*"))
-    monkeypatch.setattr(sweep, "MEASURED_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "MEASURED_SECONDS", 0.05)
     outcome = program("--plan", *TINY, "seed=0,1", "optimizer.lr=0.01,0.1")
     assert outcome.code == 0, outcome.err
     rows = [line for line in outcome.out.splitlines() if line.startswith("│ lr")]
@@ -78,7 +81,7 @@ def test_the_speed_of_earlier_runs_is_used(
 ) -> None:
     many = [*TINY, "trainer.epochs=1", "data.train_size=800"]  # 50 batches
     program(*many)
-    monkeypatch.setattr(sweep, "measure", None)  # would fail if it were asked
+    monkeypatch.setattr(plan, "measure", None)  # would fail if it were asked
     outcome = program("--plan", *many, "seed=0,1")
     assert outcome.code == 0, outcome.err
     assert "images/s in 1 sessions here" in outcome.out
@@ -95,14 +98,14 @@ def test_what_is_left_takes_as_long_as_the_same_kind_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    job = sweep.RunJob(compose_untyped([*TINY, "trainer.epochs=10"]), [])
+    job = RunJob(compose_untyped([*TINY, "trainer.epochs=10"]), [])
     assert job.seconds() is None
     before = compose([*TINY, "trainer.epochs=5"])
     session = Session("2026-01-01", "CPU", "cpu", images_trained=800, images_per_second=7.0)
     record_run(run_directory(before), before, "interrupted", 5, session)
-    assert job.seconds() == pytest.approx(sweep.START_UP + job.run.images(10) / 7)
+    assert job.seconds() == pytest.approx(START_UP + job.run.images(10) / 7)
     record_run(job.directory, job.run, "failed", 9)
-    assert job.seconds() == pytest.approx(sweep.START_UP + job.run.images(1) / 7)
+    assert job.seconds() == pytest.approx(START_UP + job.run.images(1) / 7)
 
 
 def record_run(directory: Path, config: Config, status: str, done: int, *sessions: Session) -> None:

@@ -18,9 +18,9 @@ import torch
 from conftest import TINY, Outcome
 from PIL import Image
 
-from resnet_cifar import compose, load_model, predict, train
-from resnet_cifar.data import photos
+from resnet_cifar import compose, load_model, train
 from resnet_cifar.errors import UserError
+from resnet_cifar.trained import photos, predict
 
 VAL = 100
 SETTING = [*TINY, f"data.val_size={VAL}", "trainer.progress=quiet", "optimizer.lr=0.1"]

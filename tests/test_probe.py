@@ -18,7 +18,8 @@ from test_run import directory, interrupt_at, lines, record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_cifar.config import compose, load
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.saved import load
 from resnet_cifar.data.augmentation import PROBE, CropFlip
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
@@ -28,7 +29,9 @@ from resnet_cifar.model.options import DETACH, BatchNorm, ResNet18
 from resnet_cifar.probe import gradient_flow as flow
 from resnet_cifar.probe import views
 from resnet_cifar.probe.options import Probe
-from resnet_cifar.record import run_files
+from resnet_cifar.record.layout import METRICS
+from resnet_cifar.record.layout import PROBE as PROBE_FILE
+from resnet_cifar.record.lines import LinesFile, read_metrics, read_probe
 
 AUGMENTATION = CropFlip(4, 0.5)
 
@@ -340,15 +343,15 @@ def test_training_is_the_same_to_the_last_bit(program: Program, detach: str) -> 
         runs[option] = directory(*arguments[len(TINY) :])
         assert runs[option].parts[1:] == runs["off"].parts[1:]  # the same name
         assert_same_training(runs[option], runs["off"])
-    assert not (runs["off"] / run_files.PROBE).exists()
+    assert not (runs["off"] / PROBE_FILE).exists()
     probed = {
-        option: sorted({row["epoch"] for row in run_files.read_probe(run / run_files.PROBE)})
+        option: sorted({row["epoch"] for row in read_probe(run / PROBE_FILE)})
         for option, run in runs.items()
     }
     expected = {"off": [], "default": [1, 3], "full": [1, 2, 3]}
     assert probed == {option: expected[option] for option in options}
     for option, epochs in probed.items():
-        for line in run_files.read_metrics(runs[option] / run_files.METRICS):
+        for line in read_metrics(runs[option] / METRICS):
             extra = BATCH_STATISTICS | {"speed/probe_seconds"}
             assert extra & line.keys() == (extra if line["epoch"] in epochs else set())
 
@@ -370,8 +373,8 @@ def test_interrupted_and_resumed_with_the_probe(program: Program, detach: str, s
     )
     assert_same_training(run, undisturbed)
     assert lines(run) == lines(undisturbed)
-    assert (run / run_files.PROBE).read_text() == (undisturbed / run_files.PROBE).read_text()
-    rows = run_files.read_probe(run / run_files.PROBE)
+    assert (run / PROBE_FILE).read_text() == (undisturbed / PROBE_FILE).read_text()
+    rows = read_probe(run / PROBE_FILE)
     assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) == 3 * 58
 
 
@@ -389,7 +392,7 @@ def test_interrupted_in_the_probe(program: Program) -> None:
     assert program(*TINY, "probe=full").code == 0
     run, undisturbed = directory(), directory("output_root=undisturbed")
     assert lines(run) == lines(undisturbed)
-    assert (run / run_files.PROBE).read_text() == (undisturbed / run_files.PROBE).read_text()
+    assert (run / PROBE_FILE).read_text() == (undisturbed / PROBE_FILE).read_text()
 
 
 def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None:
@@ -400,12 +403,12 @@ def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None
     assert program(*SMALL, "probe=full").code == 0
     run, off = (directory(*SMALL[len(TINY) :], f"output_root={r}") for r in ("outputs", "off"))
     assert_same_training(run, off)
-    assert {row["epoch"] for row in run_files.read_probe(run / run_files.PROBE)} == {2, 3}
+    assert {row["epoch"] for row in read_probe(run / PROBE_FILE)} == {2, 3}
 
 
 def test_what_stands_in_a_row(program: Program) -> None:
     program(*SMALL, "probe=full", "optimizer.momentum=0.5")
-    rows = run_files.read_probe(directory(*SMALL, "optimizer.momentum=0.5") / run_files.PROBE)
+    rows = read_probe(directory(*SMALL, "optimizer.momentum=0.5") / PROBE_FILE)
     everywhere = {"epoch", "step", "layer", "kind"}
     weights = {"weight_norm", "gradient_norm", "radial", "radial_rms", "effective_lr"}
     weights |= {"angular_update", "angular_update_predicted"}
@@ -433,7 +436,7 @@ def test_other_networks_and_optimizers(program: Program, option: str) -> None:
     more = [option, "probe=full", "trainer.epochs=1"]
     more += ["norm.groups=2"] if option == "norm=groupnorm" else []
     assert program(*TINY, *more).code == 0
-    rows = run_files.read_probe(directory(*more) / run_files.PROBE)
+    rows = read_probe(directory(*more) / PROBE_FILE)
     assert ("norm" in {row["kind"] for row in rows}) == (option == "optimizer=adamw")
     (line,) = lines(directory(*more))
     assert (line.keys() >= BATCH_STATISTICS) == (option == "optimizer=adamw")
@@ -469,15 +472,15 @@ def test_the_record_of_a_diverged_run(program: Program) -> None:
 
 def test_the_file_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "probe.jsonl"
-    opened = run_files.LinesFile(path, 0, key=("epoch", "layer"))
+    opened = LinesFile(path, 0, key=("epoch", "layer"))
     assert not path.exists()
     opened.append(*({"epoch": 1, "layer": layer, "kind": "conv", "x": 1.0} for layer in "ab"))
     opened.append(*({"epoch": 2, "layer": layer, "kind": "conv", "x": math.inf} for layer in "ab"))
     opened.close()
     with path.open("a") as file:
         file.write('{"epoch": 3, "layer": "a", "x"')  # torn
-    assert [row["x"] for row in run_files.read_probe(path)] == [1.0, 1.0, None, None]
-    run_files.LinesFile(path, 1, key=("epoch", "layer")).trim()
+    assert [row["x"] for row in read_probe(path)] == [1.0, 1.0, None, None]
+    LinesFile(path, 1, key=("epoch", "layer")).trim()
     expected = [{"epoch": 1, "layer": layer, "kind": "conv", "x": 1.0} for layer in "ab"]
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
 
@@ -507,7 +510,7 @@ def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
     assert len(curves) <= 24
     for tag in [*curves, "loss/val_batch_statistics"]:
         assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3]
-    rows = [row for row in run_files.read_probe(run / run_files.PROBE) if row["epoch"] == 2]
+    rows = [row for row in read_probe(run / PROBE_FILE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value
     assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
     assert set(tags["images"]) == {"confusion/val", "mistakes/val", "probe/layers_by_epochs"}
@@ -570,7 +573,7 @@ def test_the_probe_is_no_part_of_a_run_s_name() -> None:
 def test_a_configuration_from_before_the_probe_can_be_read(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
-    from resnet_cifar.config import to_yaml
+    from resnet_cifar.config.saved import to_yaml
 
     config = compose(TINY)
     plain = OmegaConf.create(to_yaml(config))

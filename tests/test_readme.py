@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from resnet_cifar import __version__
 from resnet_cifar.__main__ import COMMANDS
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -25,7 +25,7 @@ SMALL = (
     "trainer.epochs=2 trainer.batch_size=16 trainer.device=cpu"
 )
 SWEEP = "hydra.launcher.jobs_per_device=2"
-DEMO = "python train.py experiment=quickstart\npython -m resnet_cifar.runs demo"  # the Makefile's
+DEMO = "python train.py experiment=quickstart\npython -m resnet_cifar runs demo"  # the Makefile's
 
 
 def blocks(page: Path) -> list[str]:

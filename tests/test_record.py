@@ -9,8 +9,21 @@ from conftest import ROOT
 from made_up import make_run
 
 from resnet_cifar.files import Lock
-from resnet_cifar.record import run_files
-from resnet_cifar.record.run_files import RecordError, RunRecord, read_record
+from resnet_cifar.record import integrity
+from resnet_cifar.record.integrity import damage, read_run_lines, read_summed
+from resnet_cifar.record.lines import LinesFile, read_metrics, read_probe
+from resnet_cifar.record.schema import (
+    VERSION,
+    Evaluation,
+    FileSum,
+    RecordError,
+    RunRecord,
+    _content,
+    objective,
+    read_record,
+    record_or_reason,
+    write_record,
+)
 
 COMMITTED = sorted((ROOT / "experiments" / "results" / "runs").glob("*/seed=*"))
 TINY = ["data=synthetic", "model.width=8", "trainer.epochs=3"]
@@ -32,7 +45,7 @@ def said(directory: Path) -> str:
     line = str(caught.value)
     assert line.startswith(str(directory / "run.json"))
     assert "\n" not in line
-    assert run_files.record_or_reason(directory) == line
+    assert record_or_reason(directory) == line
     return line
 
 
@@ -54,21 +67,21 @@ def test_every_committed_record_is_read() -> None:
                 record.config["augmentation.crop_padding"] == plain["config"]["data.crop_padding"]
             )
             assert not {"data.crop_padding", "data.flip_probability"} & record.config.keys()
-        metrics = run_files.read_metrics(directory / "metrics.jsonl")
+        metrics = read_metrics(directory / "metrics.jsonl")
         assert [line["epoch"] for line in metrics] == list(range(1, record.epochs + 1))
-        run_files.read_probe(directory / "probe.jsonl")
+        read_probe(directory / "probe.jsonl")
 
 
 @pytest.mark.parametrize("directory", COMMITTED[:3], ids=lambda path: path.parent.name)
 def test_what_is_written_is_read_back(tmp_path: Path, directory: Path) -> None:
     record = read_record(directory)
     assert record is not None
-    record.version = run_files.VERSION
-    record.files = {"last.pt": run_files.FileSum("0" * 64, 7)}
+    record.version = VERSION
+    record.files = {"last.pt": FileSum("0" * 64, 7)}
     record.evaluations.append(
-        run_files.Evaluation("test", "last", 5, "2026-01-01T00:00:00+00:00", {"accuracy/test": 0.5})
+        Evaluation("test", "last", 5, "2026-01-01T00:00:00+00:00", {"accuracy/test": 0.5})
     )
-    run_files.write_record(tmp_path, record)
+    write_record(tmp_path, record)
     assert read_record(tmp_path) == record
     plain = json.loads((tmp_path / "run.json").read_text())
     assert plain["evaluations"][-1]["accuracy/test"] == 0.5  # flat in the file
@@ -77,8 +90,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, directory: Path) -> None:
 def test_a_changed_record_is_noticed(tmp_path: Path, run: Path) -> None:
     record = read_record(run)
     assert record is not None
-    record.version = run_files.VERSION
-    run_files.write_record(run, record)
+    record.version = VERSION
+    write_record(run, record)
     text = (run / "run.json").read_text()
     (run / "run.json").write_text(text.replace('"accuracy/val": 0.5', '"accuracy/val": 0.6'))
     assert "its checksum does not fit" in said(run)
@@ -132,7 +145,7 @@ def test_a_copy_may_have_any_name(tmp_path: Path, run: Path) -> None:
 def test_no_record_is_none(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
     assert read_record(tmp_path / "nowhere") is None
-    assert "has no run.json" in str(run_files.record_or_reason(tmp_path))
+    assert "has no run.json" in str(record_or_reason(tmp_path))
 
 
 def test_running_without_a_lock_was_killed(run: Path) -> None:
@@ -152,7 +165,7 @@ def test_a_network_of_nan_of_an_earlier_version_is_diverged(run: Path) -> None:
     record = read_record(run)
     assert isinstance(record, RunRecord)
     assert record.status == "diverged"
-    assert run_files.objective(record) == 0
+    assert objective(record) == 0
 
 
 @pytest.mark.parametrize(
@@ -172,13 +185,13 @@ def test_a_damaged_line_is_named(run: Path, line: str) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, lines[2], ""]))
     with pytest.raises(RecordError, match=r"metrics.jsonl: line 2 is damaged"):
-        run_files.read_metrics(path)
+        read_metrics(path)
 
 
 def test_a_torn_last_line_is_left_out(run: Path) -> None:
     path = run / "metrics.jsonl"
     path.write_text(path.read_text()[:-5])
-    assert [line["epoch"] for line in run_files.read_metrics(path)] == [1, 2]
+    assert [line["epoch"] for line in read_metrics(path)] == [1, 2]
 
 
 # A run that has not ended: its record knows the lines so far -------------------------------------
@@ -191,9 +204,9 @@ def going_on(run: Path) -> Path:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     record = read_record(run)
     assert record is not None
-    record.status, record.epochs_done, record.version = "interrupted", 2, run_files.VERSION
-    record.files = {path.name: run_files.LinesFile(path, 2).sum()}
-    run_files.write_record(run, record)
+    record.status, record.epochs_done, record.version = "interrupted", 2, VERSION
+    record.files = {path.name: LinesFile(path, 2).sum()}
+    write_record(run, record)
     return run
 
 
@@ -202,9 +215,9 @@ def test_lines_may_follow_those_that_the_record_knows(going_on: Path) -> None:
     assert record is not None
     with (going_on / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "accuracy/val": 0.5}\n{"epoch": 4, "accu')
-    lines = run_files.read_run_lines(going_on, "metrics.jsonl")
+    lines = read_run_lines(going_on, "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert run_files.damage(going_on, record) == []
+    assert damage(going_on, record) == []
 
 
 @pytest.mark.parametrize("change", [("0.3", "0.4"), ('{"epoch": 1', '{"epoch": 9')])
@@ -216,8 +229,8 @@ def test_other_lines_may_not(going_on: Path, change: tuple[str, str]) -> None:
     assert change[0] in text
     path.write_text(text.replace(*change, 1))
     with pytest.raises(RecordError, match=r"metrics.jsonl was changed"):
-        run_files.read_run_lines(going_on, "metrics.jsonl")
-    assert len(run_files.damage(going_on, record)) == 1
+        read_run_lines(going_on, "metrics.jsonl")
+    assert len(damage(going_on, record)) == 1
 
 
 def test_a_run_that_goes_on_between_two_looks_is_not_damaged(
@@ -226,19 +239,19 @@ def test_a_run_that_goes_on_between_two_looks_is_not_damaged(
     """It is taken up an epoch earlier after run.json was read and before its lines are."""
     record = read_record(going_on)
     assert record is not None
-    original, looks = run_files._content, []
+    original, looks = _content, []
 
     def content(path: Path) -> bytes | None:
         if path.name == "metrics.jsonl" and not looks:
             looks.append(path)
             path.write_text(path.read_text().splitlines(keepends=True)[0])
             record.epochs_done = 1
-            record.files = {path.name: run_files.LinesFile(path, 1).sum()}
-            run_files.write_record(going_on, record)
+            record.files = {path.name: LinesFile(path, 1).sum()}
+            write_record(going_on, record)
         return original(path)
 
-    monkeypatch.setattr(run_files, "_content", content)
-    found = run_files.read_summed(going_on, "metrics.jsonl", read_record(going_on))
+    monkeypatch.setattr(integrity, "_content", content)
+    found = read_summed(going_on, "metrics.jsonl", read_record(going_on))
     assert looks
     assert found is not None
     assert found.count(b"\n") == 1

@@ -19,16 +19,16 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
-from resnet_cifar import evaluate
-from resnet_cifar.config import compose
+from resnet_cifar.compute.step import hits
+from resnet_cifar.config.compose import compose
 from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip, Mixup
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import UserError
 from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
 from resnet_cifar.optim.descent import Average, Descent
-from resnet_cifar.results import load_runs
-from resnet_cifar.steps import hits
+from resnet_cifar.runs.table import load_runs
+from resnet_cifar.trained import evaluate
 
 EMA = "regularization.ema_decay=0.7"
 CLIP = "regularization.clip_norm=1.5"
@@ -225,7 +225,7 @@ def test_the_averaged_weights_are_evaluated_when_asked(program: Program, tmp_pat
 
 
 def test_records_of_earlier_versions_say_what_they_lacked(program: Program, tmp_path: Path) -> None:
-    from resnet_cifar.record import run_files
+    from resnet_cifar.record.schema import read_record
 
     program(*TINY)
     path = directory() / "run.json"
@@ -233,7 +233,7 @@ def test_records_of_earlier_versions_say_what_they_lacked(program: Program, tmp_
     del plain["config"]["regularization.ema_decay"], plain["sha256"]
     plain["version"] = 1
     path.write_text(json.dumps(plain))
-    read = run_files.read_record(directory())
+    read = read_record(directory())
     assert read is not None
     assert read.config["regularization.ema_decay"] == 0.0
 

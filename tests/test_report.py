@@ -22,7 +22,7 @@ from resnet_cifar.report.__main__ import main
 from resnet_cifar.report.document import Text
 from resnet_cifar.report.groups import Group, groups, settings
 from resnet_cifar.report.study import load_published, load_questions
-from resnet_cifar.results import load_metrics, load_probe, load_runs, records
+from resnet_cifar.runs.table import load_metrics, load_probe, load_runs, records
 
 PUBLISHED = load_published()
 QUESTIONS = {question.name: question for question in load_questions()}
@@ -768,7 +768,7 @@ def test_what_every_kind_has_does_not_come_with_the_kind(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_s_keys_and_values_exist(name: str) -> None:
-    from resnet_cifar.config import compose
+    from resnet_cifar.config.compose import compose
 
     question = QUESTIONS[name]
     selectors = [x for claim in question.claims for pair in claim.pairs for x in pair]
@@ -780,4 +780,4 @@ def test_a_question_s_keys_and_values_exist(name: str) -> None:
 
 
 def test_the_readme_names_the_report() -> None:
-    assert "python -m resnet_cifar.report" in (ROOT / "README.md").read_text()
+    assert "python -m resnet_cifar report" in (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ from conftest import ROOT
 from made_up import make_run
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.results import identity_keys, load_metrics, load_predictions, load_runs
+from resnet_cifar.runs.table import identity_keys, load_metrics, load_predictions, load_runs
 
 TINY = ["data=synthetic", "model.width=8", "trainer.epochs=3"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from conftest import ROOT
 
 COMMANDS = (
-    *("training", "runs", "evaluate", "predict", "export", "plan", "__main__"),
-    *("report.__main__", "benchmark.__main__"),
+    *("cli.train", "runs.command", "runs.__main__", "report.__main__", "__main__"),
+    *("trained.evaluate", "trained.predict", "trained.export"),
 )
 
 
@@ -41,13 +41,13 @@ def imports() -> dict[str, set[str]]:
 
 def test_imports_run_one_way() -> None:
     order = list(TopologicalSorter(imports()).static_order())  # raises CycleError on a circle
-    assert order.index("resnet_cifar.errors") < order.index("resnet_cifar.engine")
+    assert order.index("resnet_cifar.errors") < order.index("resnet_cifar.training.engine")
 
 
 def test_nothing_imports_a_command() -> None:
     commands = {f"resnet_cifar.{name}" for name in COMMANDS}
     assert commands <= modules().keys()
-    # `plan` is another name of `train --plan`: the one command that another one is.
+    # `python -m resnet_cifar.runs` is another name of a command.
     assert not [name for name, of in imports().items() if of & commands and name not in commands]
 
 

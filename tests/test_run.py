@@ -13,11 +13,13 @@ import pytest
 import torch
 from conftest import TINY, Program
 
-from resnet_cifar import engine as engine_module
-from resnet_cifar.config import compose, load, reproduce_command
-from resnet_cifar.engine import Engine
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.saved import load, reproduce_command
 from resnet_cifar.identity import run_directory
-from resnet_cifar.record import run_files
+from resnet_cifar.record.layout import METRICS, RUN
+from resnet_cifar.record.schema import objective, read_record
+from resnet_cifar.training import engine as engine_module
+from resnet_cifar.training.engine import Engine, predict
 
 EPOCH_KEYS = {
     "epoch",
@@ -38,12 +40,12 @@ def directory(*overrides: str) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what may differ between two equal runs: times and speeds."""
-    parsed = [json.loads(line) for line in (path / run_files.METRICS).read_text().splitlines()]
+    parsed = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in parsed]
 
 
 def record(path: Path) -> dict[str, Any]:
-    return json.loads((path / run_files.RUN).read_text())
+    return json.loads((path / RUN).read_text())
 
 
 def test_what_a_run_leaves(program: Program) -> None:
@@ -58,7 +60,7 @@ def test_what_a_run_leaves(program: Program) -> None:
         "last.pt", "best.pt", "train.log",
     }  # fmt: skip
 
-    parsed = [json.loads(line) for line in (run / run_files.METRICS).read_text().splitlines()]
+    parsed = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
     assert [line["epoch"] for line in parsed] == [1, 2, 3]
     for line in parsed:
         augmented = {"accuracy/val_augmented", "loss/val_augmented"}
@@ -209,7 +211,7 @@ def test_a_run_under_nohup_goes_on(program: Program) -> None:
 
 def test_interrupted_in_validation(program: Program) -> None:
     program(*TINY, "output_root=undisturbed")
-    original = engine_module.predict
+    original = predict
 
     def predict_and_signal(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -253,7 +255,7 @@ def test_divergence_is_an_outcome(program: Program) -> None:
     assert outcome.code == 0
     wrote = record(directory(*wild))
     assert wrote["status"] == "diverged"
-    assert run_files.objective(run_files.read_record(directory(*wild))) == 0
+    assert objective(read_record(directory(*wild))) == 0
     assert lines(directory(*wild))[-1]["loss/train"] is None  # JSON has no NaN
     assert "skipped" in program(*TINY, *wild).out
 

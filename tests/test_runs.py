@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Program
 
-from resnet_cifar import runs
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
-from resnet_cifar.record import run_files
+from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
+from resnet_cifar.runs.command import main
+from resnet_cifar.runs.find import find
 
 
 def make(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Path:
@@ -20,7 +21,7 @@ def make(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Pa
     path.mkdir(parents=True)
     then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
     done = 3 if status == "completed" else 2
-    record = run_files.RunRecord(
+    record = RunRecord(
         status=status,
         error="OSError: no space" if status == "failed" else None,
         cell=cell,
@@ -30,10 +31,10 @@ def make(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Pa
         config={},
         device="a CPU",
         final={"epoch": done, "accuracy/val": 0.5},
-        sessions=[run_files.Session(start=then, device="a CPU", device_type="cpu", end=then)],
-        version=run_files.VERSION,
+        sessions=[Session(start=then, device="a CPU", device_type="cpu", end=then)],
+        version=VERSION,
     )
-    run_files.write_record(path, record)
+    write_record(path, record)
     lines = [{"epoch": epoch, "accuracy/val": 0.5} for epoch in range(1, done + 1)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path / "last.pt").write_bytes(b"0" * 1000)
@@ -53,12 +54,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_list(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert runs.main([]) == 0
+    assert main([]) == 0
     out = capsys.readouterr().out
     assert "4 runs" in out
     assert "1 completed, 1 interrupted, 1 failed, 1 unreadable" in out
     assert "seed=1 failed: OSError: no space" in out
-    assert runs.main(["outputs", "--status", "failed"]) == 0
+    assert main(["outputs", "--status", "failed"]) == 0
     assert "1 runs" in capsys.readouterr().out
 
 
@@ -81,8 +82,8 @@ def test_list(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_selection(tree: Path, action: str, selection: list[str], left: int) -> None:
     unknown = tree / "lr0.01_b-22222222" / "seed=1"  # no record: never taken for a run
     chosen = selection in (["--cell", "*-22222222"], ["--seed", "1"], ["--all"])
-    assert runs.main([action, "outputs", *selection, "--yes"]) == int(chosen)
-    assert len(runs.find(tree)) == left
+    assert main([action, "outputs", *selection, "--yes"]) == int(chosen)
+    assert len(find(tree)) == left
     assert unknown.exists()
     archived = list(Path("outputs.archive").glob("*/seed=*"))
     assert len(archived) == (4 - left if action == "archive" else 0)
@@ -92,7 +93,7 @@ def test_selection(tree: Path, action: str, selection: list[str], left: int) -> 
 def test_an_archived_run_can_be_put_back(tree: Path) -> None:
     path = tree / "lr0.1_a-11111111" / "seed=0"
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    runs.main(["archive", "outputs", "--status", "completed", "--yes"])
+    main(["archive", "outputs", "--status", "completed", "--yes"])
     Path("outputs.archive/lr0.1_a-11111111/seed=0").rename(path)
     before[".lock"] = b""
     after = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -104,23 +105,23 @@ def test_an_archived_run_can_be_put_back(tree: Path) -> None:
 def test_it_asks_first(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert runs.main(["remove", "outputs", "--all"]) == 1  # no terminal to ask on
+    assert main(["remove", "outputs", "--all"]) == 1  # no terminal to ask on
     assert "--yes" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda question: "n")
-    assert runs.main(["remove", "outputs", "--all"]) == 0
-    assert len(runs.find(tree)) == 4
+    assert main(["remove", "outputs", "--all"]) == 0
+    assert len(find(tree)) == 4
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    assert runs.main(["remove", "outputs", "--status", "completed"]) == 0
-    assert len(runs.find(tree)) == 3
+    assert main(["remove", "outputs", "--status", "completed"]) == 0
+    assert len(find(tree)) == 3
 
 
 def test_a_run_that_is_being_trained_is_left_alone(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Lock(tree / "lr0.1_a-11111111" / "seed=0" / ".lock"):
-        assert runs.main(["remove", "outputs", "--cell", "lr0.1", "--yes"]) == 0
-    assert [run.path.name for run in runs.find(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
+        assert main(["remove", "outputs", "--cell", "lr0.1", "--yes"]) == 0
+    assert [run.path.name for run in find(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
     assert "left alone" in capsys.readouterr().out
 
 
@@ -135,18 +136,18 @@ def test_a_run_that_is_being_trained_is_left_alone(
 def test_refused_in_one_line(
     tree: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert runs.main(arguments) != 0
+    assert main(arguments) != 0
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
-    assert len(runs.find(tree)) == 4
+    assert len(find(tree)) == 4
 
 
 def test_command(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = [*TINY, "optimizer.lr=0.1", "norm=detached_batchnorm"]
     program(*wanted)
     capsys.readouterr()
-    assert runs.main(["command", str(run_directory(compose(wanted)))]) == 0
+    assert main(["command", str(run_directory(compose(wanted)))]) == 0
     words = shlex.split(capsys.readouterr().out)
     assert words[:2] == ["python", "train.py"]
     assert run_directory(compose(words[2:])) == run_directory(compose(wanted))

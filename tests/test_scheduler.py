@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import ConfigError
 
 EPOCHS, STEPS, LR = 12, 7, 0.02

@@ -19,8 +19,9 @@ from test_sweep import finish, records, results, start, wait_for
 from hydra_plugins.local_pool import Job, Outcome, _pool
 from hydra_plugins.local_pool._pool import Pool
 from hydra_plugins.search.sweeper import available
-from resnet_cifar.config import CONF, command, load
-from resnet_cifar.record import run_files
+from resnet_cifar.config.compose import CONF
+from resnet_cifar.config.saved import load, reproduce_command
+from resnet_cifar.record.schema import read_record
 
 if not available():
     pytest.skip('needs pip install -e ".[search]"', allow_module_level=True)
@@ -285,7 +286,7 @@ def test_a_killed_search_goes_on(program: Program, tmp_path: Path) -> None:
 
 def by_hand(run_directory: Path) -> list[str]:
     """What `runs command` says, without `python train.py`."""
-    return shlex.split(command(load(run_directory / "config.yaml")))[2:]
+    return shlex.split(reproduce_command(load(run_directory / "config.yaml")))[2:]
 
 
 def is_running(record: dict[str, Any]) -> bool:
@@ -303,13 +304,13 @@ def test_a_pruned_run_keeps_its_record_and_goes_on_by_hand(
     assert outcome.code == 0, outcome.err
     assert "1 trials: 1 pruned" in outcome.out
     (run_json,) = Path("outputs").glob("*/*/run.json")
-    record = run_files.read_record(run_json.parent)
+    record = read_record(run_json.parent)
     assert record is not None
     assert record.status == "interrupted"
     assert 1 <= record.epochs_done < 12
     outcome = program(*by_hand(run_json.parent))
     assert "resumed at epoch" in outcome.out, outcome.err
-    record = run_files.read_record(run_json.parent)
+    record = read_record(run_json.parent)
     assert record is not None
     assert record.status == "completed"
 

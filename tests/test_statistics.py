@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from resnet_cifar.report import statistics as s
+from resnet_cifar.runs import statistics as s
 
 close = pytest.approx
 

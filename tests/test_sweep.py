@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Program
 
-from resnet_cifar.config import compose
+from resnet_cifar.config.compose import compose
 from resnet_cifar.files import is_held
-from resnet_cifar.record import run_files
-from resnet_cifar.sweep import RunJob
+from resnet_cifar.record.schema import FINAL
+from resnet_cifar.sweep.job import RunJob
 
 # Two cells × two seeds, 4 epochs of 4 updates each.
 GRID = [
@@ -128,7 +128,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert f"{RUNS} runs: {RUNS} done" in text
     assert "lr=0.1 seed=1: started" in text
     assert " points ahead of lr=0." in text
-    assert "python -m resnet_cifar.report outputs\n" in text
+    assert "python -m resnet_cifar report outputs\n" in text
     return folder
 
 
@@ -269,9 +269,7 @@ def test_interrupted_and_gone_on(undisturbed: Path, tmp_path: Path, number: int)
     assert not any(alive(pid) for pid in jobs)
     text = (tmp_path / "log").read_text()
     assert "the same command goes on" in text
-    assert all(
-        record["status"] in ("interrupted", *run_files.FINAL) for record in records(tmp_path)
-    )
+    assert all(record["status"] in ("interrupted", *FINAL) for record in records(tmp_path))
     finish(tmp_path, *long)
     assert results(tmp_path) == results(undisturbed)
 
@@ -283,9 +281,7 @@ def test_jobs_stop_when_the_sweep_is_killed(undisturbed: Path, tmp_path: Path) -
     process.kill()
     process.wait()
     wait_for(lambda: not any(alive(pid) for pid in jobs), "a job outlived its sweep", 20)
-    assert all(
-        record["status"] in ("interrupted", *run_files.FINAL) for record in records(tmp_path)
-    )
+    assert all(record["status"] in ("interrupted", *FINAL) for record in records(tmp_path))
     finish(tmp_path, *GRID)
     assert results(tmp_path) == results(undisturbed)
 
@@ -364,7 +360,7 @@ def test_what_jobs_are_forked_from_has_only_imported_and_loaded() -> None:
         "torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0\n"
         f"for name in {list(RunJob.preload)}: importlib.import_module(name)\n"
         f"importlib.import_module({module!r}).{function}({handed!r})\n"
-        "from resnet_cifar import run\n"
+        "from resnet_cifar.training import run\n"
         "(data, split), = run._prepared\n"
         "print(len(os.listdir('/proc/self/task')), threading.active_count(), len(asked),"
         " torch.cuda.is_initialized(), 'torch._inductor.async_compile' in sys.modules,"

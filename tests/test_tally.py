@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_cifar.tally import Tally
+from resnet_cifar.compute.epoch_sums import Tally
 
 CPU = torch.device("cpu")
 COUNTS = [7] * 40 + [3]  # images in each batch

@@ -15,10 +15,10 @@ from tensorboard.util import tensor_util
 from test_run import interrupt_at
 from werkzeug.test import Client
 
-from resnet_cifar.config import compose
-from resnet_cifar.engine import Engine
+from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import items, run_directory
 from resnet_cifar.record.tensorboard import columns
+from resnet_cifar.training.engine import Engine
 
 Get = Callable[..., Any]
 

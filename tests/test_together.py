@@ -13,18 +13,21 @@ from conftest import ROOT, TINY
 
 from hydra_plugins.local_pool import launcher
 from hydra_plugins.local_pool._job import AtOnce, Job, Outcome
-from resnet_cifar import device, machine, sweep, together
-from resnet_cifar.config import compose_untyped
+from resnet_cifar.compute import cpu as machine
+from resnet_cifar.compute import device
+from resnet_cifar.config.compose import compose_untyped
+from resnet_cifar.sweep import job, together
+from resnet_cifar.sweep.job import RunJob, memory
 
 FREE = [override for override in TINY if not override.startswith("trainer.threads")]
 
 
-def jobs(count: int, root: Path, *overrides: str) -> list[sweep.RunJob]:
+def jobs(count: int, root: Path, *overrides: str) -> list[RunJob]:
     composed = compose_untyped([*FREE, f"output_root={root}", *overrides])
     found = []
     for seed in range(count):
         composed.seed = seed
-        found.append(sweep.RunJob(composed, []))
+        found.append(RunJob(composed, []))
     return found
 
 
@@ -40,35 +43,35 @@ def test_as_many_as_cores_and_memory_allow(
     tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eight = jobs(8, tmp_path)
-    assert sweep.RunJob.at_once(eight, 4, True, print) == (4, 7)
+    assert RunJob.at_once(eight, 4, True, print) == (4, 7)
     assert asked.pop() == ((2, "auto", 4, 4), tmp_path, True)
-    assert sweep.RunJob.at_once(eight[:3], 4, False, print) == (3, 5)
+    assert RunJob.at_once(eight[:3], 4, False, print) == (3, 5)
     assert asked.pop() == ((2, "auto", 3, 4), tmp_path, False)
-    room = 2.5 * sweep.memory(eight[0].run)
-    monkeypatch.setattr(sweep, "available_memory", lambda: room)
-    assert sweep.RunJob.at_once(eight, 4, True, print) == (2, 0)
-    monkeypatch.setattr(sweep, "available_memory", lambda: room / 2)
+    room = 2.5 * memory(eight[0].run)
+    monkeypatch.setattr(job, "available_memory", lambda: room)
+    assert RunJob.at_once(eight, 4, True, print) == (2, 0)
+    monkeypatch.setattr(job, "available_memory", lambda: room / 2)
     asked.clear()
-    assert sweep.RunJob.at_once(eight, 4, True, print) == (1, 0)
+    assert RunJob.at_once(eight, 4, True, print) == (1, 0)
     assert asked == []  # there is nothing to decide
 
 
 def test_one_where_that_is_as_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "pays", lambda *a: False)
-    assert sweep.RunJob.at_once(jobs(8, tmp_path), 4, True, print) == (1, 0)
+    assert RunJob.at_once(jobs(8, tmp_path), 4, True, print) == (1, 0)
 
 
 def test_runs_with_threads_of_their_own(tmp_path: Path, asked: list[Any]) -> None:
     for threads, several in ((2, (2, 0)), (1, (4, 7))):
         runs = jobs(8, tmp_path, f"trainer.threads={threads}")
-        assert sweep.RunJob.at_once(runs, 4, True, print) == several
+        assert RunJob.at_once(runs, 4, True, print) == several
     assert asked == []
 
 
 def test_memory_of_the_study_s_network(tmp_path: Path) -> None:
     """2.1 GB were seen at width 64."""
-    full = sweep.RunJob(compose_untyped(["trainer.device=cpu"]), []).run
-    assert 2.0e9 < sweep.memory(full) < 2.6e9
+    full = RunJob(compose_untyped(["trainer.device=cpu"]), []).run
+    assert 2.0e9 < memory(full) < 2.6e9
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ import pytest
 from conftest import TINY, Program
 from test_run import interrupt_at
 
-from resnet_cifar.config import compose, load, to_yaml
-from resnet_cifar.engine import Engine
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.saved import load, to_yaml
 from resnet_cifar.identity import cell_name, flatten, run_directory
-from resnet_cifar.record import logger, run_files
+from resnet_cifar.record import logger
 from resnet_cifar.record.logger import TensorBoard
+from resnet_cifar.record.schema import Tracked, read_record
 from resnet_cifar.record.tensorboard import Board
 from resnet_cifar.record.tracker import TrackedRun, Tracker
+from resnet_cifar.training.engine import Engine
 
 RUN = run_directory(compose(TINY))
 
@@ -35,8 +37,8 @@ def interrupted_once(program: Program, *options: str) -> None:
     assert "goes on without it" not in outcome.out
 
 
-def tracked() -> list[run_files.Tracked]:
-    record = run_files.read_record(RUN)
+def tracked() -> list[Tracked]:
+    record = read_record(RUN)
     assert record is not None
     return [session.tracked for session in record.sessions if session.tracked]
 

@@ -15,7 +15,7 @@ import resnet_cifar
 from resnet_cifar import compose, load_model, load_predictions, train
 from resnet_cifar.errors import UserError
 from resnet_cifar.record import checkpoint
-from resnet_cifar.trained import TrainedModel
+from resnet_cifar.trained.model import TrainedModel
 
 
 @pytest.fixture(scope="module")

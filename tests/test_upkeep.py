@@ -13,10 +13,15 @@ from pathlib import Path
 import pytest
 from test_runs import make
 
-from resnet_cifar import runs
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Busy, Lock
-from resnet_cifar.record import run_files, upkeep
+from resnet_cifar.record.integrity import sums
+from resnet_cifar.record.layout import SUMMED
+from resnet_cifar.record.lines import LinesFile
+from resnet_cifar.record.schema import read_record, write_record
+from resnet_cifar.runs.command import main
+from resnet_cifar.runs.find import find
+from resnet_cifar.runs.housekeeping import REMOVED, archive_root, clean
 
 CELL = "lr0.1_a-11111111"
 
@@ -93,7 +98,7 @@ def test_killed_at_every_step_and_asked_again(root: Path, action: str, other_dis
         with pytest.MonkeyPatch.context() as patch:
             killed_at(count, patch, other_disk)
             try:
-                runs.main([action, "outputs", "--seed", "0", "--yes"])
+                main([action, "outputs", "--seed", "0", "--yes"])
             except Killed:
                 killed = True
         # Nothing is half: what shows as a run is one, here or there.
@@ -103,8 +108,8 @@ def test_killed_at_every_step_and_asked_again(root: Path, action: str, other_dis
         for place in there:
             found = {k: v for k, v in tree(place).items() if not k.endswith(".tmp")}
             assert found == whole
-        assert runs.main([action, "outputs", "--seed", "0", "--yes"]) == 0
-        assert runs.main(["clean", "outputs", "--yes"]) == 0
+        assert main([action, "outputs", "--seed", "0", "--yes"]) == 0
+        assert main(["clean", "outputs", "--yes"]) == 0
         assert not (root / CELL / "seed=0").exists()
         assert [path.name for path in (root / CELL).iterdir()] == ["seed=1"]
         if action == "archive":
@@ -121,7 +126,7 @@ def test_another_run_of_that_name_in_the_archive(
 ) -> None:
     other = make(Path("outputs.archive"), CELL, 0, "failed")
     before = tree(other)
-    assert runs.main(["archive", "outputs", "--all", "--yes"]) == 1
+    assert main(["archive", "outputs", "--all", "--yes"]) == 1
     said = capsys.readouterr()
     assert "exists already" in said.err
     assert said.err.count("\n") == 1
@@ -133,15 +138,15 @@ def test_another_run_of_that_name_in_the_archive(
 def test_dots_and_links(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(root, "backup")
     os.symlink(Path("backup").resolve(), "linked")
-    assert runs.main(["archive", "linked", "--seed", "0", "--yes"]) == 0
+    assert main(["archive", "linked", "--seed", "0", "--yes"]) == 0
     assert Path("backup.archive", CELL, "seed=0").is_dir()  # beside the real directory
     monkeypatch.chdir(root)
-    assert runs.main(["archive", ".", "--seed", "0", "--yes"]) == 0
+    assert main(["archive", ".", "--seed", "0", "--yes"]) == 0
     monkeypatch.chdir(CELL)
-    assert runs.main(["archive", "..", "--seed", "1", "--yes"]) == 0
+    assert main(["archive", "..", "--seed", "1", "--yes"]) == 0
     monkeypatch.chdir(root.parent)
     with pytest.raises(UserError, match="root of a file system"):
-        upkeep.archive_root(Path("/"))
+        archive_root(Path("/"))
 
 
 @pytest.mark.parametrize("action", ["archive", "remove"])
@@ -178,7 +183,7 @@ def test_what_is_not_ours_stays(
         return {place: tree(place) for place in places}
 
     before = odd()
-    assert runs.main([action, "outputs", "--all", "--yes"]) == 1
+    assert main([action, "outputs", "--all", "--yes"]) == 1
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert all(line.startswith("error: ") for line in err.splitlines())
@@ -195,11 +200,11 @@ def test_what_is_not_ours_stays(
 def test_a_removal_that_was_killed_does_not_block_the_next(root: Path) -> None:
     left = root / CELL / ".removed-seed=0"
     shutil.copytree(root / CELL / "seed=0", left)
-    assert runs.main(["remove", "outputs", "--seed", "0", "--yes"]) == 0
+    assert main(["remove", "outputs", "--seed", "0", "--yes"]) == 0
     assert not left.exists()
     left.mkdir()
     (left / "thesis.tex").write_text("")
-    assert runs.main(["clean", "outputs", "--yes"]) == 0
+    assert main(["clean", "outputs", "--yes"]) == 0
     assert left.exists()  # not ours, whatever its name
 
 
@@ -207,11 +212,11 @@ def test_a_removal_that_was_killed_does_not_block_the_next(root: Path) -> None:
 def test_older_than_is_a_number_of_days(
     root: Path, days: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert runs.main(["remove", "outputs", f"--older-than={days}", "--yes"]) == 2
+    assert main(["remove", "outputs", f"--older-than={days}", "--yes"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert days in said
-    assert len(runs.find(root)) == 2
+    assert len(find(root)) == 2
 
 
 LEFT = (
@@ -234,20 +239,20 @@ def test_clean_takes_what_the_dead_left_and_nothing_of_the_living(
             (run / name).write_text("half")
         for name in (".notes.tmp", ".thesis.tex.host.12.tmp", "x.tmp"):  # somebody else's
             (run / name).write_text("mine")
-    shutil.copytree(dead, root / CELL / f"{upkeep.REMOVED}seed=2")
-    (root / CELL / f"{upkeep.REMOVED}seed=2" / "x.tmp").unlink()
-    (root / CELL / f"{upkeep.REMOVED}seed=2" / ".notes.tmp").unlink()
-    (root / CELL / f"{upkeep.REMOVED}seed=2" / ".thesis.tex.host.12.tmp").unlink()
+    shutil.copytree(dead, root / CELL / f"{REMOVED}seed=2")
+    (root / CELL / f"{REMOVED}seed=2" / "x.tmp").unlink()
+    (root / CELL / f"{REMOVED}seed=2" / ".notes.tmp").unlink()
+    (root / CELL / f"{REMOVED}seed=2" / ".thesis.tex.host.12.tmp").unlink()
     with Lock(living / ".lock"):
-        assert runs.main(["clean", "outputs"]) == 0
+        assert main(["clean", "outputs"]) == 0
         assert capsys.readouterr().out.count(str(dead.resolve())) == len(LEFT)
         assert all((dead / name).exists() for name in LEFT)  # it only said
-        assert runs.main(["clean", "outputs", "--yes"]) == 0
+        assert main(["clean", "outputs", "--yes"]) == 0
         assert not any((dead / name).exists() for name in LEFT)
         assert all((living / name).exists() for name in LEFT)
         with pytest.raises(Busy):
-            upkeep.clean(living / LEFT[0])
-    assert runs.main(["clean", "outputs", "--yes"]) == 0
+            clean(living / LEFT[0])
+    assert main(["clean", "outputs", "--yes"]) == 0
     assert {name for name, text in tree(root).items() if text == b"mine"} == {
         f"{CELL}/seed={seed}/{name}"
         for seed in (0, 1)
@@ -267,7 +272,7 @@ def test_the_list_goes_on_with_the_rest(
     path.unlink(missing_ok=True)
     put(kind, path)
     for action in ("list", "verify"):
-        assert runs.main([action, "outputs"]) in (0, 1)
+        assert main([action, "outputs"]) in (0, 1)
         said = capsys.readouterr()
         assert said.err == ""
         assert "2 runs" in said.out
@@ -317,22 +322,22 @@ def test_weights_left_out_of_a_record_are_absent_not_damaged(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = root / CELL / "seed=0"
-    record = run_files.read_record(run)
+    record = read_record(run)
     assert record is not None
     assert record.final is not None
     lines = [{**record.final, "epoch": epoch} for epoch in (1, 2, 3)]
-    file = run_files.LinesFile(run / "metrics.jsonl", 0)
+    file = LinesFile(run / "metrics.jsonl", 0)
     file.append(*lines)
     file.close()
-    record.files = run_files.sums(run, run_files.SUMMED)
+    record.files = sums(run, SUMMED)
     assert set(record.files) == {"metrics.jsonl", "last.pt"}
-    run_files.write_record(run, record)
+    write_record(run, record)
     (run / "last.pt").unlink()
     shutil.rmtree(root / CELL / "seed=1")
-    assert runs.main(["verify", "outputs"]) == 0
+    assert main(["verify", "outputs"]) == 0
     (run / "last.pt").write_bytes(b"1" * 1000)  # as long as it was
-    assert runs.main(["verify", "outputs"]) == 1
+    assert main(["verify", "outputs"]) == 1
     assert "last.pt was changed" in capsys.readouterr().out
     (run / "last.pt").write_bytes(b"1")
-    assert runs.main(["list", "outputs"]) == 0
+    assert main(["list", "outputs"]) == 0
     assert "completed, damaged" in capsys.readouterr().out

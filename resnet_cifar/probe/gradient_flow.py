@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnet_cifar.compute.device import Compute, full_float32
+from resnet_cifar.compute.step import predict, score
 from resnet_cifar.data.augmentation import PROBE
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.device import Compute, full_float32
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe.options import Probe
-from resnet_cifar.steps import predict, score
 
 Weighted = nn.Conv2d | nn.Linear
 

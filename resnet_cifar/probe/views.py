@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_cifar.display import no_backend
+from resnet_cifar.text import no_backend
 
 Row = dict[str, Any]
 

@@ -13,16 +13,11 @@ import torch
 
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular, write_atomically
-from resnet_cifar.record import run_files
-from resnet_cifar.record.run_files import (
-    START_AGAIN,
-    WEIGHTS,
-    RecordError,
-    RunRecord,
-    read_summed,
-)
+from resnet_cifar.record.integrity import read_summed
+from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
+from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord
 
-LAST, PREVIOUS, BEST = run_files.LAST, run_files.PREVIOUS, run_files.BEST
+LAST, PREVIOUS, BEST = LAST, PREVIOUS, BEST
 KEPT = ("cell", "seed", "model", "ema", "epoch", "best")  # what is kept of a finished run
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import execution
-from resnet_cifar.places import installing
+from resnet_cifar.paths import installing
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cifar.places import checkout
+from resnet_cifar.paths import checkout
 
 if TYPE_CHECKING:  # it imports torch, and a report asks for the commit alone
-    from resnet_cifar.device import Compute
+    from resnet_cifar.compute.device import Compute
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 

@@ -16,17 +16,24 @@ from resnet_cifar.errors import describe
 from resnet_cifar.files import Watched, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
-from resnet_cifar.record import pictures, run_files
-from resnet_cifar.record.guarded import Guarded, TrackedOnce
+from resnet_cifar.record import pictures
+from resnet_cifar.record.fail_safe import Guarded, TrackedOnce
+from resnet_cifar.record.integrity import sums
+from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
+from resnet_cifar.record.lines import LinesFile, read_metrics
 from resnet_cifar.record.logger import Logger
-from resnet_cifar.record.run_files import (
+from resnet_cifar.record.schema import (
+    FINAL,
+    START_AGAIN,
+    VERSION,
     Evaluation,
-    LinesFile,
     Metrics,
     RecordError,
     RunRecord,
     Session,
     Tracked,
+    read_record,
+    write_record,
 )
 from resnet_cifar.record.tensorboard import Board
 from resnet_cifar.record.tracker import TrackedRun, Tracker
@@ -67,28 +74,28 @@ class Recorder:
     ) -> None:
         self.directory, self.record, self.session, self._say = directory, record, session, say
         done = record.epochs_done
-        for path in run_files.leftovers(directory):  # of killed writers: the lock is held
+        for path in leftovers(directory):  # of killed writers: the lock is held
             path.unlink()
-        before = run_files.read_record(directory)
+        before = read_record(directory)
         if before is not None:
             if before.epochs_done and not (done or session.step):
                 raise RecordError(
                     f"{directory} has no checkpoint, although {before.epochs_done} of its epochs "
-                    f"are done; {run_files.START_AGAIN}"
+                    f"are done; {START_AGAIN}"
                 )
             record.sessions, record.evaluations = before.sessions, before.evaluations
-            record.files = {k: v for k, v in before.files.items() if k not in run_files.SUMMED}
+            record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
-        record.version = run_files.VERSION
-        self._lock = Watched(directory / run_files.LOCK)
+        record.version = VERSION
+        self._lock = Watched(directory / LOCK)
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
-        metrics, probe = directory / run_files.METRICS, directory / run_files.PROBE
-        epochs = {line["epoch"] for line in run_files.read_metrics(metrics)}
+        metrics, probe = directory / METRICS, directory / PROBE
+        epochs = {line["epoch"] for line in read_metrics(metrics)}
         if lost := set(range(1, done + 1)) - epochs:
             raise RecordError(
                 f"{metrics} has no line of epochs {sorted(lost)}, which the checkpoint has behind "
-                f"it; {run_files.START_AGAIN}"
+                f"it; {START_AGAIN}"
             )
         known = digests or {}
         self._metrics = LinesFile(metrics, done, sha256=known.get(metrics.name))
@@ -157,7 +164,7 @@ class Recorder:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
         self._lock.check()
-        write_atomically(self.directory / run_files.PREDICTIONS, buffer.getvalue())
+        write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
 
         def draw() -> None:
             found, epoch = logits["val"].cpu().numpy(), self.record.epochs
@@ -184,7 +191,7 @@ class Recorder:
         What decorates comes first: a run that says it has ended has everything.
         """
         try:
-            if status in run_files.FINAL and self._probe.lines:
+            if status in FINAL and self._probe.lines:
                 self._decorate(
                     lambda: self._show(
                         "probe/layers_by_epochs",
@@ -198,8 +205,8 @@ class Recorder:
             for file in (self._metrics, self._probe):
                 if not file.intact():
                     self._restore(file)
-            if status in run_files.FINAL:
-                self.record.files |= run_files.sums(self.directory, run_files.SUMMED)
+            if status in FINAL:
+                self.record.files |= sums(self.directory, SUMMED)
             self.record.status = status
             self.record.error = error
             self._update()
@@ -266,7 +273,7 @@ class Recorder:
         for file in (self._metrics, self._probe):
             if file.lines:
                 self.record.files[file.path.name] = file.sum()
-        run_files.write_record(self.directory, self.record)
+        write_record(self.directory, self.record)
 
 
 def record_evaluation(directory: Path, found: Mapping[str, Any]) -> None:
@@ -275,13 +282,13 @@ def record_evaluation(directory: Path, found: Mapping[str, Any]) -> None:
     Args:
         found: what `evaluate` returns.
     """
-    record = run_files.read_record(directory)
+    record = read_record(directory)
     if record is None:
-        raise RecordError(f"{directory} has no {run_files.RUN}")
+        raise RecordError(f"{directory} has no {RUN}")
     suffix = "" if found["weights"] == "last" else f"-{found['weights']}"
     name = f"evaluation-{found['split']}{suffix}.json"
     write_json(directory / name, dict(found))
-    record.files |= run_files.sums(directory, [name])
+    record.files |= sums(directory, [name])
     scores = {
         f"{quantity}/{view}": value[quantity]
         for quantity in ("accuracy", "loss")
@@ -289,4 +296,4 @@ def record_evaluation(directory: Path, found: Mapping[str, Any]) -> None:
     }
     entry = Evaluation(found["split"], found["weights"], found["epoch"], found["made"], scores)
     record.evaluations.append(entry)
-    run_files.write_record(directory, record)
+    write_record(directory, record)

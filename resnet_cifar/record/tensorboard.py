@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from resnet_cifar.identity import USUAL
-from resnet_cifar.record.run_files import FINAL
+from resnet_cifar.record.schema import FINAL
 from resnet_cifar.record.tracker import Tracker
 
 PLUGIN = "hparams"

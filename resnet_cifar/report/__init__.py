@@ -1,4 +1,4 @@
-"""From run directories to answers: `python -m resnet_cifar.report outputs`.
+"""From run directories to answers: `python -m resnet_cifar report outputs`.
 
     study → groups → tables → claims, figures → contents → document
 

@@ -1,4 +1,4 @@
-"""`python -m resnet_cifar.report [outputs]`: the answers in the terminal and in a folder."""
+"""`python -m resnet_cifar report [outputs]`: the answers in the terminal and in a folder."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from resnet_cifar import cli, places
+from resnet_cifar import paths
+from resnet_cifar.cli.edge import Parser, run_command
 from resnet_cifar.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and report; the process's exit code."""
-    parser = cli.Parser(
-        prog=places.command_name("report"),
+    parser = Parser(
+        prog=paths.command_name("report"),
         description="Put runs beside the published study: tables, intervals, verdicts, figures.",
         epilog="Writes report.md, report.html (one file, opens anywhere), figures/ and tables/. "
         "Questions and claims: experiments/questions.yaml; published values: "
@@ -26,17 +27,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, help="instead of experiments/questions.yaml")
     parser.add_argument("--title", default="ResNet-18 on CIFAR-10: what the runs say")
     parser.add_argument("--quiet", action="store_true", help="no tables in the terminal")
-    return cli.run_command(parser, _report, arguments)
+    return run_command(parser, _report, arguments)
 
 
 def _report(options: argparse.Namespace) -> None:
     # Late: --help and a wrong path need no pandas.
-    from resnet_cifar.display import wide_console
     from resnet_cifar.report.contents import build
     from resnet_cifar.report.document import show
     from resnet_cifar.report.folder import write
     from resnet_cifar.report.study import EXPERIMENTS, load_published, load_questions
-    from resnet_cifar.results import load_metrics, load_probe, load_runs
+    from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
+    from resnet_cifar.text import wide_console
 
     questions = load_questions(options.questions or EXPERIMENTS / "questions.yaml")
     runs = load_runs(*options.outputs)
@@ -66,10 +67,10 @@ def _made() -> str:
     from datetime import date
 
     from resnet_cifar.record.provenance import git_state
-    from resnet_cifar.results import code
+    from resnet_cifar.runs.table import code
 
     today = date.today()
-    return f"Made on {today.day} {today:%B %Y} by code {code(git_state(places.checkout()))}."
+    return f"Made on {today.day} {today:%B %Y} by code {code(git_state(paths.checkout()))}."
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from resnet_cifar.display import no_backend
+from resnet_cifar.text import no_backend
 
 with no_backend():
     import matplotlib

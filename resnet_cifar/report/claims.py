@@ -11,7 +11,8 @@ import numpy as np
 
 from resnet_cifar.identity import SHORT
 from resnet_cifar.report.groups import AUGMENTED, Group, say, title
-from resnet_cifar.report.statistics import (
+from resnet_cifar.report.study import Claim, Published, Selector, agrees
+from resnet_cifar.runs.statistics import (
     CONFIDENCE,
     Estimate,
     estimate,
@@ -21,7 +22,6 @@ from resnet_cifar.report.statistics import (
     r_squared,
     seeds_to_resolve,
 )
-from resnet_cifar.report.study import Claim, Published, Selector, agrees
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 

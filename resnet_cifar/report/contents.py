@@ -32,10 +32,10 @@ from resnet_cifar.report.document import (
     Verdicts,
 )
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group, groups, settings, title
-from resnet_cifar.report.statistics import CONFIDENCE, Estimate, mcnemar, seeds_to_resolve
 from resnet_cifar.report.study import Claim, Published, Question
 from resnet_cifar.report.tables import Tables
-from resnet_cifar.results import Predictions, any_text, load_predictions, records
+from resnet_cifar.runs.statistics import CONFIDENCE, Estimate, mcnemar, seeds_to_resolve
+from resnet_cifar.runs.table import Predictions, any_text, load_predictions, records
 
 Column = Callable[[Row], str]
 

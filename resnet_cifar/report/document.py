@@ -12,10 +12,10 @@ from typing import Any, Literal
 import pandas as pd
 from rich.console import Console
 
-from resnet_cifar.display import printable
 from resnet_cifar.report import canvas
 from resnet_cifar.report.canvas import Figure
-from resnet_cifar.results import records
+from resnet_cifar.runs.table import records
+from resnet_cifar.text import printable
 
 Row = dict[str, Any]
 

@@ -25,9 +25,9 @@ from resnet_cifar.report.canvas import (
     panels,
 )
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group, title
-from resnet_cifar.report.statistics import paired_differences
 from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
-from resnet_cifar.results import Predictions, records
+from resnet_cifar.runs.statistics import paired_differences
+from resnet_cifar.runs.table import Predictions, records
 
 MOST_LINES, MOST_ROWS = 12, 16  # cells in a figure of curves, and in one of dots
 MOST_RUNS = 24  # drawn one by one

@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from resnet_cifar.display import printable
 from resnet_cifar.identity import COORDINATES, USUAL, number
 from resnet_cifar.report.study import AUGMENTED as AUGMENTED
 from resnet_cifar.report.study import Question, Selector, matches
-from resnet_cifar.results import identity_keys, records
+from resnet_cifar.runs.table import identity_keys, records
+from resnet_cifar.text import printable
 
 VAL = "accuracy/val"
 TITLES = {

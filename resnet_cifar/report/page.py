@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from resnet_cifar.display import printable
 from resnet_cifar.report import canvas
 from resnet_cifar.report.canvas import Axes, Figure
 from resnet_cifar.report.document import (
@@ -31,6 +30,7 @@ from resnet_cifar.report.document import (
     Verdict,
     Verdicts,
 )
+from resnet_cifar.text import printable
 
 # Points of a line the pointer can find. Sixty are one every ten pixels of a panel.
 MOST_POINTS = 60

@@ -17,13 +17,13 @@ from typing import Any, NoReturn
 import pandas as pd
 import yaml
 
-from resnet_cifar.display import printable
+from resnet_cifar.config.keys import IdentityKey, known_identity_keys
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.places import place
-from resnet_cifar.report.statistics import Spread, pooled
-from resnet_cifar.results import IdentityKey, known_identity_keys
+from resnet_cifar.paths import resource_directory
+from resnet_cifar.runs.statistics import Spread, pooled
+from resnet_cifar.text import printable
 
-EXPERIMENTS = place("experiments")
+EXPERIMENTS = resource_directory("experiments")
 Scalar = str | float | bool
 Selector = dict[str, list[Scalar]]  # configuration keys and the values they may have
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from resnet_cifar.identity import COORDINATES
 from resnet_cifar.report.groups import AUGMENTED, VAL, Group
-from resnet_cifar.report.statistics import (
+from resnet_cifar.report.study import Published, agrees, matches
+from resnet_cifar.runs.statistics import (
     Estimate,
     estimate,
     holm,
@@ -23,8 +24,7 @@ from resnet_cifar.report.statistics import (
     seeds_to_resolve,
     t_half_width,
 )
-from resnet_cifar.report.study import Published, agrees, matches
-from resnet_cifar.results import identity_keys
+from resnet_cifar.runs.table import identity_keys
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")

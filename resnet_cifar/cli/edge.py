@@ -1,0 +1,142 @@
+"""The edge of the program: arguments in, one line and an exit code out; the page of --help.
+
+`guard` is the edge of training, which Hydra shares, `run_command` that of every other command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from resnet_cifar import __version__
+from resnet_cifar.errors import ConfigError, Interrupted, describe
+
+VERSION = f"resnet-cifar {__version__}"
+FULL_ERROR = "HYDRA_FULL_ERROR"  # "1" from the user: errors keep their traceback
+# Says that the other one was set here: a sweep's jobs inherit both.
+ONE_LINE = "RESNET_CIFAR_ONE_LINE_ERRORS"
+
+
+class _Failed(BaseException):
+    """Carries a job's error past Hydra, which would print about every Exception it meets."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that is refused in one line; `--version` is the project's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_argument("--version", action="version", version=VERSION)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"invalid _(\w+) value", r"invalid \1 value", message)  # a function's name
+        raise ConfigError(f"{message}: see {self.prog} --help")
+
+
+def ask_for_weights(parser: Parser) -> None:
+    """Add `--weights` to a command that uses a trained network."""
+    from resnet_cifar.record.layout import WEIGHTS
+
+    text = "of the last epoch (default), of the best on validation, or the last's averaged ones"
+    parser.add_argument("--weights", choices=WEIGHTS, default="last", help=text)
+
+
+def run_command(
+    parser: Parser, work: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None
+) -> int:
+    """Parse `arguments` (None: the process's) and do the `work`; the process's exit code.
+
+    As `guard`'s; 141 where the reader of the output went away.
+    """
+
+    def parse_and_work() -> None:
+        options = parser.parse_args(arguments)
+        for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
+            if isinstance(value, Path):
+                setattr(options, name, value.expanduser())
+        work(options)
+
+    return _exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
+
+
+def _exit_code(
+    work: Callable[[], Any],
+    traceback: bool,
+    explain: Callable[[Exception], Exception] = lambda error: error,
+) -> int:
+    """How `work` ends, said in one line where it ends badly, as an exit code."""
+    _prepare_streams()
+    try:
+        work()
+        _flush()
+        return 0
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    except SystemExit as ended:  # of a launcher, of argparse
+        return ended.code if isinstance(ended.code, int) else 0
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 128 + 13  # what SIGPIPE would have ended it with
+    except (Exception, _Failed) as failure:
+        error = failure.error if isinstance(failure, _Failed) else failure
+        if traceback:
+            raise error from None
+        error = explain(error)
+        _complain(f"error: {describe(error)}")
+        return getattr(error, "exit_code", 1)
+    finally:
+        with contextlib.suppress(OSError):
+            _flush()
+
+
+def _prepare_streams() -> None:
+    """Standard streams one can write to, whatever the shell and the locale gave.
+
+    A closed one (`>&-`) becomes the null device: Python has None in its place, and the next file
+    opened would get its number. What an encoding can't say is written as a question mark.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                if nowhere != number:
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
+            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+        elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
+def _flush() -> None:
+    """Write out what was printed.
+
+    Raises:
+        OSError: it can't be; the process then ends without trying, and complaining, again.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # there may be nobody to complain to
+        print(text, file=sys.stderr, flush=True)

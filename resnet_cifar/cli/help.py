@@ -1,0 +1,79 @@
+"""The page of `train --help`: examples, options, the configuration as composed."""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+from resnet_cifar import paths
+
+# Hydra's own page takes twice as long and lists schemas.
+PAGE = """\
+Train ResNet-18 on CIFAR-10: one configuration, or a sweep; every run recorded and resumable.
+
+usage: {train} [-m] [--config-dir DIRECTORY] [group=option ...] [key=value ...]
+
+Examples
+{examples}
+
+The same command again goes on where it stopped; finished runs are skipped. Afterwards
+{afterwards}
+
+Groups and their options
+{options}
+
+The configuration: every key of the options chosen, with its value
+  {configuration}
+
+{conf} says what each key means; --config-dir adds a directory of options of your own.
+{completion}\
+Every command of this project: python -m resnet_cifar. All that Hydra can do: --hydra-help
+"""
+
+
+COMPLETION = 'Tab completion: eval "$(python train.py -sc install=bash)"\n'
+EXAMPLES = {
+    "data=synthetic model.width=8 trainer.epochs=8": "a few minutes, no download",
+    "trainer.epochs=15": "one cell of the study",
+    "cell=cosine_wd_1e-2": "the study's best: 95 %",
+    "-m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15": "a sweep: experiment 1",
+    "experiment=learning_rate": "the same, by its name",
+    "--plan experiment=study": "what it would take, here",
+    "cell=cosine seed=3 output_root=/scratch/runs": "another seed, another place",
+}
+
+
+def help_page(overrides: list[str]) -> str:
+    """The help page, with the configuration that `overrides` give.
+
+    Raises:
+        ConfigError: they can't be composed.
+    """
+    from resnet_cifar.config.compose import CONF, compose_yaml
+
+    configuration = compose_yaml(overrides).strip().splitlines()
+    roots = [CONF, *([own] if (own := paths.user_config_directory()) else [])]
+    options = []
+    for group in sorted({path.parent.name for root in roots for path in root.glob("*/*.yaml")}):
+        names = {path.stem for root in roots for path in (root / group).glob("*.yaml")}
+        hanging = " " * 18
+        first = f"  {group + ':':<16}"
+        line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=hanging)
+        options.append(line)
+    train = paths.command_name("train")
+    examples = {f"{train} {arguments}": text for arguments, text in EXAMPLES.items()}
+    afterwards = {
+        f"{paths.command_name('runs')} outputs": "what there is",
+        f"{paths.command_name('evaluate')} outputs/<cell>/seed=<n>": "what it reached; "
+        "--test: on test",
+        "tensorboard --logdir outputs": "curves",
+    }
+    width = max(map(len, examples))
+    return PAGE.format(
+        train=train,
+        examples="\n".join(f"  {typed:<{width}}  {text}" for typed, text in examples.items()),
+        afterwards="\n".join(f"  {typed:<{width}}  {text}" for typed, text in afterwards.items()),
+        options="\n".join(options),
+        configuration="\n  ".join(configuration),
+        conf="conf/" if paths.checkout() else CONF,
+        completion=COMPLETION if paths.checkout() else "",
+    )

@@ -1,0 +1,1 @@
+"""The arithmetic: device, precision, one optimizer update, the sums of an epoch."""

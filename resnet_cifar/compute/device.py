@@ -1,0 +1,355 @@
+"""What the run is computed on: device, arithmetic, threads, and how fast that is."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from resnet_cifar.compute.cpu import available_cpus, cpu_name, has_bf16, measured, told_threads
+from resnet_cifar.compute.options import Trainer
+from resnet_cifar.errors import ConfigError
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A resolved device."""
+
+    device: torch.device
+    name: str
+    precision: str  # fp32, tf32, bf16 or fp16
+    threads: int
+    compile: bool
+    # On in every run; the benchmark switches them off to see what they are worth.
+    cuda_graphs: bool = True  # where the network is compiled for CUDA
+    channels_last: bool = True
+    fused: bool = True  # the optimizer's update of all parameters in one kernel
+    # What `auto` was decided by on a CPU: seconds of the same work by precision.
+    precision_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def autocast(self) -> torch.autocast:
+        """16 bits where that is the precision, otherwise a context that does nothing."""
+        half = HALF.get(self.precision)
+        kind = self.device.type
+        return torch.autocast(kind, dtype=half or torch.bfloat16, enabled=half is not None)
+
+    def scaler(self) -> GradScaler:
+        """Of the loss, so that gradients fit float16; one that does nothing elsewhere."""
+        return GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def synchronize(self) -> None:
+        """Wait for the device's queue."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    @property
+    def caution(self) -> str | None:
+        """What whoever trains there ought to know."""
+        if self.device.type != "mps":
+            return None
+        return "no training on an Apple GPU has been tried so far: compare a short one with the CPU"
+
+
+def find(trainer: Trainer) -> torch.device:
+    """The device that is asked for.
+
+    Raises:
+        ConfigError: it, or the precision asked for, is not here.
+    """
+    wanted = trainer.device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if count else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        seen = f"{count} CUDA device(s)" if count else "no CUDA device"
+        raise ConfigError(f"trainer.device={trainer.device} is not here: PyTorch sees {seen}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("trainer.device=mps is not here: PyTorch sees no Apple GPU")
+    if trainer.precision == "tf32" and not _is_ampere(device):
+        rule = "a CUDA device from Ampere on: use auto, fp32, bf16 or fp16"
+        raise ConfigError(f"trainer.precision=tf32 needs {rule}")
+    return device
+
+
+def resolve(
+    trainer: Trainer,
+    width: int = 64,
+    root: Path | None = None,
+    begun: str | None = None,
+    keep: bool = True,
+) -> Compute:
+    """Turn `auto` into what this machine has; on a CPU the precision is measured.
+
+    Args:
+        width: the network's, which the faster precision depends on.
+        root: where that measurement is kept for all its runs, unless `keep` is false.
+        begun: the precision in which a run was begun on this kind of device: it stays.
+
+    Raises:
+        ConfigError: as `find`.
+    """
+    device = find(trainer)
+    threads = trainer.threads or min(told_threads() or torch.get_num_threads(), available_cpus())
+    precision, seconds = trainer.precision, {}
+    if precision == "auto" and device.type == "cpu":
+        seconds = {} if begun else precision_seconds(width, root, keep)
+        precision = begun or faster(seconds)
+    elif precision == "auto":  # an Apple GPU could do with less, but nobody has measured it
+        precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
+    names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
+    name = names[device.type](device) if device.type in names else cpu_name()
+    pays = device.type == "cuda" and _can_compile()
+    use = pays if trainer.compile == "auto" else trainer.compile == "true"
+    return Compute(device, name, precision, threads, use, precision_seconds=seconds)
+
+
+def _is_ampere(device: torch.device) -> bool:
+    """Whether it is a CUDA device of that generation or a later one: bfloat16 and TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+# Precision by measurement ------------------------------------------------------------------------
+
+CLEARLY = 1.15  # times as fast is worth the digits that bfloat16 has not
+MEASURED_SECONDS = 0.3  # of CPU time, about
+
+
+def faster(seconds: Mapping[str, float]) -> str:
+    """bf16 where it is clearly faster, else fp32."""
+    return "bf16" if seconds.get("fp32", 0.0) >= CLEARLY * seconds.get("bf16", math.inf) else "fp32"
+
+
+def precision_seconds(width: int, root: Path | None = None, keep: bool = True) -> dict[str, float]:
+    """CPU seconds of convolutions of such a network, forward and backward, by precision.
+
+    In the layout of a run of one thread, so that the runs of a sweep agree whatever their threads.
+    Empty where the CPU has no instructions for bfloat16: nothing is to be decided there.
+    """
+    if not has_bf16():
+        return {}
+    layout = cpu_layout(width, threads=1)
+    key = {"what": "precision", "cpu": cpu_name(), "width": width}
+    key |= {"layout": str(layout).removeprefix("torch."), "torch": version("torch")}
+    return measured(root, key, lambda: _measure_precision(width, layout), keep)
+
+
+@functools.cache  # a process that has no file to keep it in asks once
+def _measure_precision(width: int, layout: torch.memory_format) -> dict[str, float]:
+    """In one thread and by its own CPU time: others on the machine then hardly matter.
+
+    Threads that wait for one another, on two cores that others use too, gave ratios of 0.02 where
+    1.4 is right. What the two arithmetics cost beside each other is the same for every thread.
+    """
+    best: dict[str, float] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            passes = convolutions(width, layout)
+            passes("fp32"), passes("bf16")  # kernels are chosen at first use
+            end = time.thread_time() + MEASURED_SECONDS
+            while len(best) < 2 or time.thread_time() < end:
+                for precision in ("fp32", "bf16"):
+                    start = time.thread_time()
+                    passes(precision)
+                    spent = time.thread_time() - start
+                    best[precision] = min(best.get(precision, math.inf), spent)
+    finally:
+        torch.set_num_threads(threads)
+    return {precision: round(seconds, 6) for precision, seconds in best.items()}
+
+
+def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], None]:
+    """A layer of each of a network's stages, forward and backward, in the precision it is given."""
+    images = min(64, max(8, 512 // width))
+    layers = []
+    for stage in range(4):
+        channels, size = width * 2**stage, 32 >> stage
+        layer = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        x = torch.ones(images, channels, size, size).contiguous(memory_format=layout)
+        layers.append((layer.to(memory_format=layout), x.requires_grad_()))
+
+    def passes(precision: str) -> None:
+        for layer, x in layers:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                y = torch.relu(layer(x))
+            torch.autograd.backward(y, torch.ones_like(y))
+
+    return passes
+
+
+def _has_fast_fp16(device: torch.device) -> bool:
+    """Whether float16 has matrix units there: Volta and what came after it."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def _can_compile() -> bool:
+    """Whether torch.compile finds what it needs on CUDA: Triton, and for that a C compiler."""
+    compilers = (os.environ.get("CC") or "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
+    """The model's forward pass: compiled and, on CUDA, captured in CUDA graphs, or as it is.
+
+    An epoch has two shapes, the last batch may be smaller: each gets its own kernels and graph.
+    """
+    if not compute.compile:
+        return model
+    graphs = compute.device.type == "cuda" and compute.cuda_graphs
+    forward: Callable[[Tensor], Tensor] = torch.compile(
+        model, mode="reduce-overhead" if graphs else "default", dynamic=False
+    )
+    return forward
+
+
+def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
+    """channels_last, which convolutions are fastest in, but for very narrow networks on the CPU.
+
+    An Apple GPU gets the layout that most programs use there, the contiguous one.
+    """
+    if not compute.channels_last or compute.device.type == "mps":
+        return torch.contiguous_format
+    if compute.device.type != "cpu":
+        return torch.channels_last
+    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return cpu_layout(narrowest, compute.threads)
+
+
+def cpu_layout(channels: int, threads: int) -> torch.memory_format:
+    """What a network whose narrowest layers have so many `channels` is trained in on a CPU.
+
+    channels_last from 8 on: below, oneDNN's backward pass corrupts the heap (seen with torch 2.14
+    on AVX2: "double free or corruption" within a few steps). With several threads from 16 on:
+    below, a channel's sums of two threads lie in one line of the cache, and BatchNorm's backward
+    pass takes 2.5 times as long on two threads as on one; the contiguous layout trains width 8 at
+    1.35 times the speed there (1,782 and 1,318 images/s in bf16; experiments/benchmark.md).
+    """
+    enough = channels >= (8 if threads == 1 else 16)
+    return torch.channels_last if enough else torch.contiguous_format
+
+
+def place(model: nn.Module, compute: Compute) -> torch.memory_format:
+    """Move `model` to the run's device, in the layout that is returned: its images' as well."""
+    layout = memory_format(compute, model)
+    model.to(compute.device)
+    model.to(memory_format=layout)
+    return layout
+
+
+def keep_freed_memory() -> None:
+    """Have the C library reuse freed memory in place of handing it back to the system.
+
+    An activation of 33 MB is otherwise mapped, zeroed page by page and unmapped again at every
+    step. Keeping it makes a CPU step 12 to 16 % faster (two cores, 66 to 77 images/s at width 64,
+    802 to 897 at width 16) and costs up to 14 % more memory at the peak. glibc only: elsewhere
+    nothing happens. Lasts as long as the process.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
+@contextlib.contextmanager
+def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
+    """Set PyTorch's process-wide switches for one run and put them back afterwards."""
+    threads = torch.get_num_threads()
+    benchmark = torch.backends.cudnn.benchmark
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    cuda = compute.device.type == "cuda"
+    torch.set_num_threads(compute.threads)
+    if cuda:
+        torch.backends.cudnn.benchmark = not deterministic
+        # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    else:
+        keep_freed_memory()
+    _be_deterministic(deterministic, compute.compile)
+    try:
+        with _on(compute) if cuda else contextlib.nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+        _be_deterministic(was_deterministic, compute.compile)
+
+
+@contextlib.contextmanager
+def _on(compute: Compute) -> Iterator[None]:
+    """The run's GPU as the current one, which memory counts, kernels and graphs go by."""
+    with torch.cuda.device(compute.device), _tf32(compute.precision != "fp32"):
+        yield
+
+
+def full_float32() -> contextlib.AbstractContextManager[None]:
+    """float32 products with all their digits, where a run may use TF32."""
+    return _tf32(False)
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """CUDA's float32 matrix products and convolutions in TF32, or not.
+
+    By the older of PyTorch's two interfaces, which keeps the newer one's settings in step. The
+    newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:
+    versions of the compiler do (pytorch/pytorch#166387).
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def _be_deterministic(wanted: bool, compiled: bool) -> None:
+    if compiled:
+        torch.use_deterministic_algorithms(wanted)
+    else:  # the same without telling the compiler, whose import takes more than a second
+        torch.set_deterministic_debug_mode("error" if wanted else "default")
+
+
+def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
+    """FLOP/s of a square matrix product in the run's arithmetic: what the device can do.
+
+    Takes about `seconds`. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
+    """
+    size = 1024 if compute.device.type == "cpu" else 8192
+    dtype = HALF.get(compute.precision, torch.float32)
+    a = torch.ones(size, size, device=compute.device, dtype=dtype)
+    best = 0.0
+    end = time.perf_counter() + seconds
+    torch.mm(a, a)
+    while time.perf_counter() < end or best == 0.0:
+        compute.synchronize()
+        start = time.perf_counter()
+        torch.mm(a, a)
+        compute.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best

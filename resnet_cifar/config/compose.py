@@ -1,0 +1,153 @@
+"""The door: Hydra's composed configuration comes in, a typed Config goes out.
+
+Past this module there is plain Python only. YAML under conf/ holds every value, the dataclasses
+registered here hold types and rules; a dataclass without a YAML value is an error, not a default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from resnet_cifar.config.hydra_errors import one_line, unknown_key
+from resnet_cifar.config.keys import known_keys
+from resnet_cifar.config.quoting import quoted, with_quotes
+from resnet_cifar.config.schema import Config, groups
+from resnet_cifar.errors import ConfigError, require
+from resnet_cifar.paths import USER_CONFIG, resource_directory, user_config_directory
+
+CONF = resource_directory("conf")
+
+
+def register() -> None:
+    """Tell Hydra the schemas. Idempotent; to be called before composing."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="hydra/schema", name="config", node=Config)
+    for group, kinds in groups().items():
+        for kind in kinds:
+            store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
+    _make_room(store)
+
+
+def _make_room(store: Any) -> None:
+    """Rename plugins' schemas: Hydra refuses a YAML file that has the name of a schema."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # imports the plugins, which store their schemas
+    for path in (CONF / "hydra").glob("**/*.yaml"):
+        options: Any = store.repo["hydra"]
+        for group in path.relative_to(CONF / "hydra").parts[:-1]:
+            options = options.get(group, {})
+        if path.name in options:
+            options[f"{path.stem}_plugin.yaml"] = options.pop(path.name)
+
+
+def from_dictconfig(composed: DictConfig) -> Config:
+    """The typed configuration, its rules checked.
+
+    Raises:
+        ConfigError: a value is missing, of the wrong type, or not allowed.
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error, known_keys())) from error
+    if not isinstance(config, Config):
+        raise ConfigError("the configuration does not start from conf/config.yaml")
+    for group, kinds in groups().items():
+        part = getattr(config, group)
+        allowed = "an option of this group: " + ", ".join(kind.NAME for kind in kinds)
+        require(type(part) in kinds, group, part, allowed)
+    # Hydra's +key=value adds keys even to a typed configuration.
+    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
+        for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
+            raise ConfigError(unknown_key(prefix + name, known_keys()))
+    return config
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `resnet-cifar train <overrides>` would run (one run, no sweep).
+
+    Options of your own come from the directory in $RESNET_CIFAR_CONFIG_DIR.
+
+    Raises:
+        ConfigError: it can't be composed or is not allowed.
+    """
+    return from_dictconfig(compose_untyped(overrides))
+
+
+def compose_untyped(overrides: Sequence[str]) -> DictConfig:
+    """As `compose`, before conversion: what Hydra hands to `training.train`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    register()
+    quoted_paths = [with_quotes(o) for o in overrides]
+    if theirs := user_config_directory():
+        require(theirs.is_dir(), USER_CONFIG, theirs, "a directory")
+        quoted_paths.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=quoted_paths)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error, known_keys(), overrides)) from error
+
+
+def compose_yaml(overrides: Sequence[str]) -> str:
+    """As `compose`, for people to read: every key with its value."""
+    return OmegaConf.to_yaml(compose_untyped(overrides))
+
+
+def is_sweep_job() -> bool:
+    """Whether the code inside @hydra.main runs as one job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def check_launcher() -> None:
+    """Refuse options of the launcher that are not allowed, though a single run doesn't use it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+
+    instantiate(HydraConfig.get().launcher)
+
+
+def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
+    """What Hydra or OmegaConf complain about, in one line; None for anybody else's error."""
+    from hydra.errors import HydraException, InstantiationException
+
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
+        error = error.__cause__  # what a launcher refuses, without the wrapping
+    if not isinstance(error, (HydraException, OmegaConfBaseException)) and not _raised_there(error):
+        return None
+    arguments = [argument for argument in argv if not argument.startswith("-")]
+    if "Ambiguous value" in str(error):
+        # Hydra misses the -m before it looks at the keys; a wrong key matters more.
+        with contextlib.suppress(Exception):
+            try:
+                compose([argument.split(",")[0] for argument in arguments])
+            except ConfigError as deeper:
+                return deeper
+    return ConfigError(one_line(error, known_keys(), arguments))
+
+
+def _raised_there(error: BaseException) -> bool:
+    """Whether it is Hydra's own complaint, as some ValueErrors are, or its YAML reader's."""
+    if isinstance(error, (YAMLError, UnicodeDecodeError)):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return str(module).startswith(("hydra.", "omegaconf."))

@@ -1,0 +1,311 @@
+"""Runs as tables: what the report, the notebook and other people's analyses start from.
+
+    from resnet_cifar.results import load_metrics, load_runs
+
+    runs = load_runs("outputs")          # one row a run: configuration, outcome, cost
+    curves = load_metrics(runs)          # one row a run and epoch
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from resnet_cifar.config.keys import execution_keys, known_identity_keys
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.record.integrity import read_run_lines, read_summed
+from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE, RUN
+from resnet_cifar.record.schema import RunRecord, read_record, record_or_reason
+
+# Of the configuration's own keys these say nothing about a run that its other columns don't.
+_REDUNDANT = ("seed", "output_root", "rerun", "when_busy")
+
+
+# Arrow's strings, which pandas takes where pyarrow is there, can't hold a path that is not UTF-8.
+any_text = pd.option_context("mode.string_storage", "python")
+
+
+@any_text
+def load_runs(*roots: str | Path) -> pd.DataFrame:
+    """Every run below `roots`, one row each, ordered by cell and seed.
+
+    Columns:
+        directory, cell, seed; status (completed, diverged, running, interrupted, failed), error;
+        epochs (its budget) and epochs_done;
+        the configuration under its dotted keys (`optimizer.lr`, `scheduler`, …);
+        the last epoch's metrics under their names (`accuracy/val` a fraction, `loss/val` in nats,
+        …), NaN where there are none yet, and `best/accuracy/val`, `best/epoch`;
+        `accuracy/test`, `loss/test` of the latest evaluation of the last epoch's weights, and
+        test_evaluations, how often the test set was looked at;
+        sessions, started, seconds (all sessions), images_trained, images_per_second (training),
+        share_of_matmul_rate; device, device_type, precision, threads, versions, code (commits and
+        the hash of what was not committed): several values of one run are joined by " | ".
+
+    `.attrs["skipped"]` maps the directories that are not readable as runs, or repeat one, to the
+    reason.
+
+    Raises:
+        UserError: a root is not a directory.
+    """
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    seen: dict[tuple[str, int], str] = {}
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise UserError(f"{root} is not a directory: give one that holds runs")
+        for directory in _run_directories(root, skipped):
+            record = record_or_reason(directory)
+            if isinstance(record, str):
+                skipped[str(directory)] = record
+                continue
+            row = _row(directory, record)
+            key = (row["cell"], row["seed"])
+            if key in seen:
+                skipped[str(directory)] = f"the same run as {seen[key]}"
+                continue
+            seen[key] = row["directory"]
+            rows.append(row)
+    runs = pd.DataFrame(rows)
+    if rows:
+        runs = runs.sort_values(["cell", "seed"], ignore_index=True)
+    runs.attrs["skipped"] = skipped
+    return runs
+
+
+@any_text
+def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
+    """The metrics of every epoch of `runs` (as from `load_runs`, or a directory of runs).
+
+    Returns:
+        One row a run and epoch, in order: directory, cell, seed, epoch, step and every metric under
+        its name; NaN where an epoch has no such metric (the augmented view is not measured every
+        epoch) or it was not finite. `.attrs["skipped"]` maps files that can't be read to the
+        reason; their runs have no rows.
+
+    Raises:
+        UserError: the directory does not exist.
+    """
+    if not isinstance(runs, pd.DataFrame):
+        runs = load_runs(runs)
+    columns: dict[str, list[Any]] = {"epoch": []}
+    lengths = []
+    skipped: dict[str, str] = {}
+    for directory in runs["directory"] if len(runs) else ():
+        before = len(columns["epoch"])
+        for line in _lines(Path(directory), METRICS, skipped):
+            for key in line.keys() - columns.keys():
+                columns[key] = [None] * len(columns["epoch"])
+            for key, values in columns.items():
+                values.append(line.get(key))
+        lengths.append(len(columns["epoch"]) - before)
+    curves = pd.DataFrame({key: pd.to_numeric(pd.Series(v)) for key, v in columns.items()})
+    for position, key in enumerate(("directory", "cell", "seed")):
+        curves.insert(position, key, np.repeat(runs[key].to_numpy(), lengths) if len(runs) else [])
+    curves.attrs["skipped"] = skipped
+    return curves
+
+
+def _lines(directory: Path, name: str, skipped: dict[str, str]) -> list[dict[str, Any]]:
+    """The lines of a run's file; nothing, and a line in `skipped`, where it is damaged."""
+    try:
+        return read_run_lines(directory, name)
+    except UserError as error:
+        skipped[str(directory / name)] = str(error)
+        return []
+
+
+@any_text
+def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
+    """What the probe found in `runs` (as from `load_runs`, or a directory of runs).
+
+    Returns:
+        One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and
+        the numbers `gradient_flow` defines, NaN where they don't apply. Empty without a probe.
+        `.attrs["skipped"]` as of `load_metrics`.
+    """
+    if not isinstance(runs, pd.DataFrame):
+        runs = load_runs(runs)
+    parts = []
+    skipped: dict[str, str] = {}
+    for run in records(runs):
+        lines = _lines(Path(run["directory"]), PROBE, skipped)
+        if lines:
+            part = pd.DataFrame(lines).drop_duplicates(["epoch", "layer"], keep="last")
+            for position, key in enumerate(("directory", "cell", "seed")):
+                part.insert(position, key, run[key])
+            parts.append(part)
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    found.attrs["skipped"] = skipped
+    return found
+
+
+class Predictions(NamedTuple):
+    """A run's last-epoch logits on the validation images."""
+
+    logits: dict[str, np.ndarray]  # by view, "val" and "val_augmented": float16 [n, classes]
+    labels: np.ndarray  # int64 [n]
+    positions: np.ndarray  # int64 [n]: in the data set
+
+
+# What numpy's reader ends with on a file that is not whole.
+_DAMAGED_ARRAYS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def load_predictions(directory: str | Path) -> Predictions | None:
+    """What a completed run predicts for each validation image; None where it left nothing.
+
+    Raises:
+        UserError: the file is damaged, or not the one that the run wrote.
+    """
+    path = Path(directory) / PREDICTIONS
+    record = read_record(path.parent)
+    content = read_summed(path.parent, PREDICTIONS, record)
+    if content is None:
+        return None
+    try:
+        with np.load(io.BytesIO(content)) as stored:
+            logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
+            found = Predictions(logits, stored["labels"], stored["index"])
+        _check_predictions(found)
+        return found
+    except _DAMAGED_ARRAYS as error:
+        raise UserError(f"{path} can't be read: {describe(error)}") from error
+
+
+def _check_predictions(found: Predictions) -> None:
+    """Raise ValueError unless the arrays have the shapes and types that belong together."""
+    n, classes = len(found.labels), found.logits["val"].shape[-1]
+    for logits in found.logits.values():
+        if logits.dtype.kind != "f" or logits.shape != (n, classes):
+            raise ValueError(f"logits are {logits.dtype} {logits.shape} for {n} labels")
+        if not np.isfinite(logits).all():
+            raise ValueError("a logit is not finite")
+    for name, integers in (("labels", found.labels), ("index", found.positions)):
+        if integers.dtype.kind not in "iu" or integers.shape != (n,) or not n:
+            raise ValueError(f"{name} are {integers.dtype} {integers.shape}")
+    if found.labels.min() < 0 or found.labels.max() >= classes:
+        raise ValueError(f"a label is none of {classes} classes")
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dictionaries."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def identity_keys(runs: pd.DataFrame) -> list[str]:
+    """The columns of `runs` that belong to a cell's identity: they change the result.
+
+    Also those of earlier or later versions of the program, which are not known here.
+    """
+    known = known_identity_keys()
+    groups = {key.partition(".")[0] for key in known}
+    execution = execution_keys()
+    return [
+        column
+        for column in runs.columns
+        if column in known
+        or ("." in column and column.partition(".")[0] in groups and column not in execution)
+    ]
+
+
+def _run_directories(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
+    """`<cell>/seed=<n>` below `root`, or `root` itself where that is what was given.
+
+    Runs set aside (`seed=0.2026-11-24T10-00-00`) are not among them.
+    """
+    if root.name.removeprefix("seed=").isdigit() and (root / RUN).exists():
+        yield root
+        return
+    for cell in _entries(root, skipped):
+        if not cell.name.startswith(".") and _is_directory(cell, skipped):
+            for entry in _entries(cell, skipped):
+                if re.fullmatch(r"seed=[0-9]+", entry.name) and _is_directory(entry, skipped):
+                    yield entry
+
+
+def _is_directory(path: Path, skipped: dict[str, str]) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # it can't be looked at
+        skipped[str(path)] = describe(error)
+        return False
+
+
+def _entries(directory: Path, skipped: dict[str, str]) -> list[Path]:
+    try:
+        return sorted(directory.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        skipped[str(directory)] = describe(error)
+        return []
+
+
+def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
+    sessions = record.sessions
+    row: dict[str, Any] = {
+        "directory": str(directory),
+        "cell": record.cell,
+        "seed": record.seed,
+        "status": record.status,
+        "error": record.error or "",
+        "epochs": record.epochs,
+        "epochs_done": record.epochs_done,
+        "parameters": record.parameters,
+    }
+    row |= {k: v for k, v in record.config.items() if k not in _REDUNDANT}
+    row |= {k: np.nan if v is None else v for k, v in (record.final or {}).items()}
+    row.pop("epoch", None)
+    row |= {f"best/{k}": v for k, v in (record.best or {}).items()}
+    tests = [entry for entry in record.evaluations if entry.split == "test"]
+    row["test_evaluations"] = len(tests)
+    for entry in tests:
+        if entry.weights == "last":
+            row |= {k: entry.scores.get(k, np.nan) for k in ("accuracy/test", "loss/test")}
+    rates = [(s.images_trained, s.images_per_second) for s in sessions if s.images_per_second]
+    images = sum(count for count, _ in rates)
+    shares = [s.share_of_matmul_rate for s in sessions if s.share_of_matmul_rate is not None]
+    row |= {
+        "sessions": len(sessions),
+        "started": sessions[0].start if sessions else None,
+        "seconds": sum(s.seconds for s in sessions),
+        "images_trained": images,
+        "images_per_second": images / sum(n / rate for n, rate in rates) if images else np.nan,
+        "share_of_matmul_rate": shares[-1] if shares else np.nan,
+        "device": _joined(s.device for s in sessions),
+        "device_type": _joined(s.device_type for s in sessions),
+        "precision": _joined(s.precision for s in sessions),
+        "threads": _joined(s.threads for s in sessions),
+        "versions": _joined(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
+        "code": _joined(code(s.git) for s in sessions),
+    }
+    return row
+
+
+def code(git: dict[str, str | None]) -> str:
+    if not git.get("commit"):
+        return "unknown"
+    changed = git.get("uncommitted")
+    return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))

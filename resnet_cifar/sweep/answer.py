@@ -1,0 +1,142 @@
+"""The answer after a sweep: cells ranked, the best in words, the commands to look further."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from textwrap import fill
+
+from resnet_cifar.config.schema import Config, groups
+from resnet_cifar.identity import items, number, run_directory, varying_keys
+from resnet_cifar.paths import command_name
+from resnet_cifar.record.schema import objective, record_or_reason
+
+
+def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
+    """For each configuration what tells it from the others: "lr=0.1", "cosine", "seed=0".
+
+    Args:
+        but: keys that are left out.
+    """
+    flat = [{**dict(items(config)), "seed": config.seed} for config in configs]
+    names = varying_keys([{k: v for k, v in f.items() if k not in but} for f in flat])
+    return [
+        [
+            number(f[key]) if key in groups() else f"{name}={number(f[key])}"
+            for key, name in names.items()
+            if key in f
+        ]
+        for f in flat
+    ]
+
+
+SHOWN = 10  # cells of the ranking; `runs` lists all
+
+
+@dataclasses.dataclass
+class RankedCell:
+    """A cell of a sweep with the accuracies its seeds have reached."""
+
+    label: str
+    configs: list[Config]
+    accuracies: dict[int, float]  # by seed: the last epoch's on validation, per cent
+    diverged: int  # seeds
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies.values()) if self.accuracies else -1.0
+
+    @property
+    def result(self) -> str:
+        """The mean with the half width of its 95 % t-interval, where there are seeds."""
+        if not self.accuracies:
+            return "diverged"
+        if len(self.accuracies) == 1:  # without the second that scipy takes
+            return f"{self.mean:.2f}"
+        from resnet_cifar.runs.statistics import estimate
+
+        found = estimate(self.accuracies.values())
+        return f"{found.mean:.2f} ± {found.half_width:.2f}"
+
+
+def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
+    """The cells of a sweep that have results, best first; one with a diverged seed after others."""
+    by_cell: dict[str, list[Config]] = {}
+    for config in configs:
+        by_cell.setdefault(str(run_directory(config).parent), []).append(config)
+    labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
+    ranked = []
+    for label, cell in zip(labels, by_cell.values(), strict=True):
+        accuracies, diverged = {}, 0
+        for config in cell:
+            record = record_or_reason(run_directory(config))
+            if isinstance(record, str) or not record.finished:
+                continue
+            if record.status == "diverged":
+                diverged += 1
+            else:
+                accuracies[config.seed] = 100 * objective(record)
+        if accuracies or diverged:
+            ranked.append(RankedCell(" ".join(label) or "this cell", cell, accuracies, diverged))
+    return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
+
+
+def verdict(best: RankedCell, other: RankedCell) -> str:
+    """How far `best` is ahead of `other`, and whether that means anything: paired by seed."""
+    if not other.accuracies:
+        return f"{other.label} diverged."
+    ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
+    seeds = sorted(best.accuracies.keys() & other.accuracies.keys())
+    if not seeds:
+        return f"{ahead}; they share no seed, so chance can't be told apart."
+    if len(seeds) == 1:
+        return f"{ahead}, with one seed: whether more than chance can't be said (try seed=0,1,2)."
+    from resnet_cifar.runs.statistics import estimate, seeds_to_resolve
+
+    found = estimate(best.accuracies[seed] - other.accuracies[seed] for seed in seeds)
+    ahead = f"{found.mean:.2f} ± {found.half_width:.2f} points ahead of {other.label}"
+    paired = f"paired over {found.n} seeds, 95 % t-interval"
+    if found.low > 0:
+        return f"{ahead} ({paired}): more than chance between seeds."
+    needed = seeds_to_resolve(found.mean, found.sd) if found.mean > 0 else None
+    more = f"; {needed} seeds would tell, if it is as large as it looks" if needed else ""
+    return f"{ahead} ({paired}): undecided{more}."
+
+
+def print_answer(configs: Sequence[Config]) -> None:
+    """Print the sweep's runs ranked, the best in words, and the commands to look further."""
+    from resnet_cifar.text import wide_console
+
+    ranked = ranked_cells(configs)
+    if not ranked:
+        return
+    console = wide_console()
+    width = max(len(cell.label) for cell in ranked[:SHOWN])
+    seeds = len({config.seed for config in configs}) > 1
+    console.print()
+    console.print("accuracy on validation, last epoch, %" + ", mean ± 95 % t-interval" * seeds)
+    for place, cell in enumerate(ranked[:SHOWN], 1):
+        line = f"{place:>3}  {cell.label:<{width}}  {cell.result}"
+        if seeds and cell.accuracies:
+            line += f"  n = {len(cell.accuracies)}"
+        if cell.diverged and cell.accuracies:
+            line += f", {cell.diverged} diverged"
+        console.print(line, markup=False)
+    if len(ranked) > SHOWN:
+        console.print(f"     and {len(ranked) - SHOWN} more")
+    best = ranked[0]
+    root = run_directory(best.configs[0]).parents[1]
+    if len(ranked) > 1 and best.accuracies:
+        words = f"Best: {best.label}, {best.result} %; {verdict(best, ranked[1])}"
+        console.print(fill(words, min(console.width, 100)), markup=False)
+    console.print()
+    console.print("Look further")
+    best_run = run_directory(best.configs[0])
+    for line in (
+        f"{command_name('runs')} {root}",
+        f"{command_name('report')} {root}",
+        f"{command_name('evaluate')} {best_run}",
+        f"tensorboard --logdir {root}",
+    ):
+        console.print(f"  {line}", markup=False)

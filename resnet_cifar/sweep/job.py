@@ -1,0 +1,163 @@
+"""A run as the launcher's pool sees it, the plan before the work, the answer after it.
+
+Imports no torch; the plan does where it has to measure.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra_plugins.local_pool import AtOnce, Job, Outcome, Progress
+from resnet_cifar.compute.cpu import available_memory
+from resnet_cifar.config.compose import from_dictconfig
+from resnet_cifar.config.schema import Config
+from resnet_cifar.errors import describe
+from resnet_cifar.files import is_held
+from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.record.layout import LOCK, METRICS
+from resnet_cifar.record.lines import read_metrics
+from resnet_cifar.record.schema import OBJECTIVE, RecordError, objective, record_or_reason, result
+from resnet_cifar.sweep.answer import print_answer, varying
+from resnet_cifar.sweep.plan import START_UP, recorded_speed, show_plan
+
+
+class RunJob(Job):
+    """One run of a sweep. Raises ConfigError where its configuration is not allowed."""
+
+    entry = "resnet_cifar.cli.train:train_handed"
+    # torch comes with the first; the second, a second and a half, every optimizer of PyTorch's
+    # imports at its first step (torch 2.14, optim/optimizer.py), also where nothing is compiled.
+    preload = ("resnet_cifar.training.run", "torch._dynamo")
+    warm = "resnet_cifar.cli.train:prepare_handed"
+
+    def __init__(self, config: Any, overrides: Sequence[str]) -> None:
+        super().__init__(config, overrides)
+        self.run = from_dictconfig(config)
+        self.run.logger.check()
+        self.directory = run_directory(self.run)
+
+    @property
+    def key(self) -> str:
+        return str(self.directory)
+
+    @property
+    def label(self) -> str:
+        return f"{cell_name(self.run)}/seed={self.run.seed}"
+
+    def command(self) -> list[str]:
+        # It imports from where this process does, however that was started; ps shows the label.
+        module, _, function = self.entry.partition(":")
+        program = (
+            f"import sys; sys.path[:] = {sys.path}; from {module} import {function}; "
+            f"sys.exit({function}())"
+        )
+        return [sys.executable, "-c", program, self.label]
+
+    def handed(self) -> str:
+        # The pool waits for a busy run in its own way, without a process that sits on a slot.
+        config = dataclasses.replace(self.run, when_busy="skip")
+        return base64.b64encode(pickle.dumps(config)).decode() + "\n"
+
+    def outcome(self) -> Outcome | None:
+        if self.run.rerun and self.exit_code is None:
+            return None
+        record = record_or_reason(self.directory)
+        if isinstance(record, str) or not record.finished:
+            return None  # what is wrong with a record, the job that meets it says
+        return Outcome(objective(record), f"{record.status}{result(record)}")
+
+    def busy(self) -> bool:
+        return is_held(self.directory / LOCK)
+
+    def progress(self) -> Progress | None:
+        record = record_or_reason(self.directory)
+        if isinstance(record, str) or not record.epochs_done:
+            return None
+        done, total = record.epochs_done, record.epochs
+        reached = (record.final or {}).get(OBJECTIVE)
+        detail = "" if reached is None else f"val {100 * reached:.2f} %"
+        return Progress(done, total, f"epoch {done}/{total}", detail)
+
+    def curve(self) -> Sequence[tuple[int, float]]:
+        try:
+            lines = read_metrics(self.directory / METRICS)
+        except RecordError:  # the job that meets it says what is wrong
+            return []
+        return [
+            (line["epoch"], line[OBJECTIVE])
+            for line in lines
+            if line["epoch"] < self.run.trainer.epochs and line.get(OBJECTIVE) is not None
+        ]
+
+    def cost(self) -> float:
+        """The arithmetic that is left, in multiply-accumulates."""
+        return self.run.multiply_accumulates() * self.run.images(self._epochs_left())
+
+    def seconds(self) -> float | None:
+        speed = recorded_speed(self.run, lambda session: True)
+        if speed is None:
+            return None
+        return START_UP + self.run.images(self._epochs_left()) / speed.images_per_second
+
+    def _epochs_left(self) -> int:
+        anew = self.run.rerun and self.exit_code is None
+        record = record_or_reason(self.directory)
+        done = 0 if anew or isinstance(record, str) else record.epochs_done
+        return max(0, self.run.trainer.epochs - done)
+
+    def log(self) -> str | None:
+        path = self.directory / "train.log"
+        return str(path) if path.exists() else None
+
+    @staticmethod
+    def cause(error: BaseException) -> str:
+        return describe(error)
+
+    @classmethod
+    def at_once(
+        cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
+    ) -> AtOnce:
+        runs = [job for job in jobs if isinstance(job, RunJob)]
+        used = max(job.run.trainer.threads for job in runs)
+        room = int(available_memory() / max(memory(job.run) for job in runs))
+        most = min(len(runs), room, threads // max(1, used))
+        if most < 2:
+            return AtOnce(1)
+        alone = (used or threads // most) == 1  # a thread waits for no other
+        several = AtOnce(most, min(2 * most - 1, room) if alone else 0)
+        if used:  # with its own number of threads a run leaves the others idle
+            return several
+        from resnet_cifar.sweep.together import Question, pays
+
+        widest = max((job.run for job in runs), key=lambda run: run.model.width)
+        question = Question(widest.model.width, widest.trainer.precision, most, threads)
+        root = runs[0].directory.parents[1]
+        return several if pays(question, root, keep, say) else AtOnce(1)
+
+    @classmethod
+    def labels(cls, jobs: Sequence[Job]) -> list[str]:
+        short = varying([job.run for job in jobs if isinstance(job, RunJob)])
+        names = [" ".join(parts) for parts in short]
+        telling = all(names) and len(set(names)) == len(
+            jobs
+        )  # a single run has nothing that varies
+        return names if telling else [job.label for job in jobs]
+
+    @classmethod
+    def answer(cls, jobs: Sequence[Job]) -> None:
+        print_answer([job.run for job in jobs if isinstance(job, RunJob)])
+
+    @classmethod
+    def plan(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
+        show_plan([job.run for job in jobs if isinstance(job, RunJob)], at_once, threads)
+
+
+def memory(config: Config) -> float:
+    """Bytes a run takes at its peak on a CPU, about: libraries, activations and the data."""
+    activations = 2e5 * config.model.width * config.trainer.batch_size  # 1.6 GB at 64 and 128
+    return 5e8 + activations + 2 * 3072 * config.data.training_images

@@ -1,0 +1,1 @@
+"""Trained networks: loaded, evaluated, used for prediction, exported."""

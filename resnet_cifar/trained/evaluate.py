@@ -1,0 +1,231 @@
+"""Evaluate a trained run: `python -m resnet_cifar evaluate outputs/<cell>/seed=<n>`.
+
+Validation in both views by default; the test set only when asked for, since every look at it is
+one more selection on it. Each evaluation is counted in run.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_cifar import paths
+from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
+from resnet_cifar.errors import UserError, describe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from resnet_cifar.compute.device import Compute
+    from resnet_cifar.config.schema import Config
+    from resnet_cifar.data.images import DeviceImages
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and evaluate; the process's exit code."""
+    parser = Parser(
+        prog=paths.command_name("evaluate"),
+        description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
+        epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
+    )
+    parser.add_argument("run", nargs="+", type=Path, help="a run directory, <cell>/seed=<n>")
+    parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
+    ask_for_weights(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
+    parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
+    return run_command(parser, _evaluate, arguments)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    code = 0
+    for run in options.run:
+        try:
+            for split in ("validation", "test") if options.test else ("validation",):
+                show(evaluate(run, split, options.weights, options.device, options.data_root))
+        except (UserError, OSError) as error:  # the others are evaluated all the same
+            if len(options.run) == 1:
+                raise
+            print(f"error: {describe(error)}", file=sys.stderr)
+            code = code or getattr(error, "exit_code", 1)
+    if code:
+        raise SystemExit(code)
+
+
+def evaluate(
+    directory: Path,
+    split: str,
+    weights: str = "last",
+    device: str = "auto",
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate one run and record it; where the run can't be written, validation is not recorded.
+
+    Args:
+        split: "validation" (clean and augmented view) or "test" (clean).
+        weights: of the "last" or the "best" epoch; "ema": the averaged ones of the last.
+
+    Returns:
+        What was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json), and
+        under "run" and "recorded" where, and whether it was.
+
+    Raises:
+        UserError: no such run, no weights, being trained, or its data are missing.
+    """
+    from resnet_cifar.compute import device as devices
+    from resnet_cifar.data.datasets import Cifar
+    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.files import Busy
+    from resnet_cifar.record import checkpoint
+    from resnet_cifar.record.recorder import now, record_evaluation
+    from resnet_cifar.trained.model import open_run
+
+    record, config = open_run(directory)
+    if data_root is not None:
+        if not isinstance(config.data, Cifar):
+            raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
+        config.data = dataclasses.replace(config.data, root=data_root)
+    trainer = dataclasses.replace(config.trainer, device=device)
+    compute = devices.resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
+    try:
+        with _locked(directory, split) as recorded:
+            images = config.data.load_test() if split == "test" else config.data.load().val
+            saved = checkpoint.load_weights(directory, weights, record)
+            model = config.build_model()
+            model.load_state_dict(saved["model"])
+            layout = devices.place(model, compute)
+            on_device = DeviceImages(
+                images,
+                config.data.NORMALISATION,
+                config.augmentation,
+                compute.device,
+                layout,
+                len(config.data.CLASSES),
+            )
+            with devices.settings(compute, config.trainer.deterministic):
+                views = _views(directory, config, model, on_device, saved["epoch"], split, compute)
+            found = {
+                "split": split,
+                "weights": weights,
+                "epoch": saved["epoch"],
+                "complete": record.status == "completed",
+                "made": now(),
+                "device": compute.name,
+                "precision": compute.precision,
+                "cell": record.cell,
+                "seed": record.seed,
+                "classes": list(config.data.CLASSES),
+                "views": views,
+            }
+            if recorded:
+                record_evaluation(directory, found)
+    except Busy as busy:
+        raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
+    return {"run": str(directory), "recorded": recorded, **found}
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, split: str) -> Iterator[bool]:
+    """Hold the run's lock; whether the run can be written.
+
+    Raises:
+        Busy: it is being trained.
+        UserError: the split is "test" and the look at it couldn't be counted.
+    """
+    from resnet_cifar.files import Busy, Lock, is_held
+    from resnet_cifar.record.layout import LOCK
+
+    path = directory / LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Lock(path, wait=False))
+            writable = True
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            if split == "test":
+                raise UserError(
+                    f"{directory} can't be written ({describe(error)}), and every look at the "
+                    "test set is counted there"
+                ) from error
+            if is_held(path):
+                raise Busy("another process") from None
+            writable = False
+        yield writable
+
+
+def _views(
+    directory: Path,
+    config: Config,
+    model: nn.Module,
+    images: DeviceImages,
+    epoch: int,
+    split: str,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Every view's scores. The augmented view is the one training saw at that epoch."""
+    from resnet_cifar import scores
+    from resnet_cifar.compute.step import predict
+    from resnet_cifar.data.augmentation import VALIDATION
+
+    n, augmentation = len(images), config.augmentation
+    views = {"test" if split == "test" else "val": augmentation.clean(n)}
+    if split == "validation":
+        views["val_augmented"] = augmentation.draws(config.seed, VALIDATION, epoch, n)
+    labels = images.labels.numpy()
+    found = {}
+    for view, draws in views.items():
+        tensor = predict(model, images, draws, compute, config.trainer.eval_batch_size)
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{directory}: the network of epoch {epoch} answers with numbers that are not "
+                "finite: it diverged, and has no accuracy"
+            )
+        logits = tensor.numpy()
+        confusion = scores.confusion_matrix(logits, labels)
+        per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
+        found[view] = {
+            "images": n,
+            "accuracy": scores.accuracy(logits, labels),
+            "loss": scores.cross_entropy(logits, labels),
+            "expected_calibration_error": scores.expected_calibration_error(logits, labels),
+            "accuracy_per_class": per_class.tolist(),
+            "confusion_matrix": confusion.tolist(),
+        }
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print an evaluation."""
+    from rich.table import Table
+
+    from resnet_cifar.text import wide_console
+
+    console = wide_console()
+    console.print(f"{found['run']}  {found['weights']} weights, epoch {found['epoch']}")
+    if not found["recorded"]:
+        console.print("not recorded: the run can't be written")
+    table = Table("view", "images", "accuracy %", "loss", "calibration error %")
+    for view, value in found["views"].items():
+        table.add_row(
+            view,
+            f"{value['images']:,}",
+            f"{100 * value['accuracy']:.2f}",
+            f"{value['loss']:.4f}",
+            f"{100 * value['expected_calibration_error']:.2f}",
+        )
+    console.print(table)
+    table = Table("class", *found["views"], title="accuracy per class %", title_justify="left")
+    for i, name in enumerate(found["classes"]):
+        row = [f"{100 * v['accuracy_per_class'][i]:.1f}" for v in found["views"].values()]
+        table.add_row(name, *row)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

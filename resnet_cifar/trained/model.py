@@ -1,0 +1,176 @@
+"""A trained network: how to come by one, and what it takes to use it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cifar import scores
+from resnet_cifar.config.saved import load
+from resnet_cifar.config.schema import Config
+from resnet_cifar.data.augmentation import NoAugmentation
+from resnet_cifar.data.datasets import Images, Normalisation
+from resnet_cifar.errors import UserError
+from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.record.layout import CONFIG, WEIGHTS
+from resnet_cifar.record.schema import Metrics, RunRecord, read_record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from resnet_cifar.compute.device import Compute
+    from resnet_cifar.data.images import DeviceImages
+
+BATCH = 250  # images at once
+
+
+def train(config: Config) -> Path:
+    """Train the run that `config` names, or what is left of it.
+
+    Returns:
+        Its directory, `<output_root>/<cell>/seed=<n>`.
+
+    Raises:
+        UserError: it can't be run here; nothing has been written.
+        Interrupted: a signal came; the same call goes on.
+    """
+    from resnet_cifar.training.run import run
+
+    run(config)
+    return run_directory(config)
+
+
+def open_run(directory: Path) -> tuple[RunRecord, Config]:
+    """The record and the configuration of a run.
+
+    Raises:
+        UserError: there is none, or they are damaged or of different runs.
+    """
+    record = read_record(directory)
+    if record is None:
+        raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
+    config = load(directory / CONFIG)
+    if (cell_name(config), config.seed) != (record.cell, record.seed):
+        path = directory / CONFIG
+        raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
+    return record, config
+
+
+def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> TrainedModel:
+    """The network that a run has trained, ready to be used, in float32.
+
+    Args:
+        run: a run directory, `<cell>/seed=<n>`.
+        weights: of the "last" epoch, or of the "best" one on validation; "ema": the averaged ones
+            of the last.
+        device: auto, cpu, cuda or cuda:<n>.
+
+    Raises:
+        UserError: no such run or weights; they are damaged, changed or another run's; the network
+            has diverged.
+    """
+    from resnet_cifar.compute import device as devices
+    from resnet_cifar.record import checkpoint
+
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights} is not allowed: one of {', '.join(WEIGHTS)}")
+    directory = Path(run)
+    record, config = open_run(directory)
+    options = dataclasses.replace(config.trainer, device=device, precision="fp32", compile="false")
+    compute = devices.resolve(options)
+    saved = checkpoint.load_weights(directory, weights, record)
+    if not all(tensor.isfinite().all() for tensor in saved["model"].values()):
+        raise UserError(f"{directory}: the network of epoch {saved['epoch']} is not finite")
+    network = config.build_model()
+    network.load_state_dict(saved["model"])
+    network.requires_grad_(False).eval()
+    devices.place(network, compute)
+    return TrainedModel(network, config, record, directory, weights, saved["epoch"], compute)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What `load_model` gives."""
+
+    network: nn.Module  # evaluation mode: float32 [n, 3, 32, 32], preprocessed, to [n, classes]
+    config: Config
+    record: RunRecord
+    directory: Path
+    weights: str  # "last", "best" or "ema"
+    epoch: int  # whose weights they are
+    compute: Compute
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+        return self.config.data.CLASSES
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Per channel (RGB), of pixels scaled to [0, 1]: what is subtracted, then divided by."""
+        return self.config.data.NORMALISATION
+
+    @property
+    def metrics(self) -> Metrics:
+        """Its epoch's metrics, as far as the record has them."""
+        known = self.record.best if self.weights == "best" else self.record.final
+        if not known or known["epoch"] != self.epoch:
+            return {}
+        if self.weights == "ema":
+            of_them = {k.removesuffix("_ema"): v for k, v in known.items() if k.endswith("_ema")}
+            return {"epoch": self.epoch, **of_them}
+        return known
+
+    def preprocess(self, images: NDArray[np.uint8]) -> Tensor:
+        """RGB images uint8 [n, 32, 32, 3] as the network takes them: float32 [n, 3, 32, 32].
+
+        Raises:
+            UserError: they have another type or shape.
+        """
+        on_device = self._on_device(images)
+        view = on_device.view(on_device.augmentation.clean(len(images)))
+        return on_device.batch(view, 0, len(images))[0]
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time: [n, classes].
+
+        Raises:
+            UserError: the images have another type or shape, or a logit is not finite.
+        """
+        from resnet_cifar.compute.device import full_float32
+        from resnet_cifar.compute.step import predict
+
+        on_device = self._on_device(images)
+        view = on_device.augmentation.clean(len(images))
+        with full_float32():
+            found = predict(self.network, on_device, view, self.compute, BATCH).numpy()
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"{self.directory}: its network answers with numbers that are not finite"
+            )
+        return found
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The softmax of `logits`."""
+        return np.exp(scores.log_softmax(self.logits(images)))
+
+    def _on_device(self, images: NDArray[np.uint8]) -> DeviceImages:
+        from resnet_cifar.compute.device import memory_format
+        from resnet_cifar.data.images import SIZE, DeviceImages
+
+        shape = tuple(images.shape)
+        if images.dtype != np.uint8 or shape[1:] != (SIZE, SIZE, 3) or not shape[0]:
+            raise UserError(f"images are {images.dtype} {shape}: uint8 [n, {SIZE}, {SIZE}, 3]")
+        positions = np.arange(len(images))
+        return DeviceImages(
+            Images(np.ascontiguousarray(images), np.zeros_like(positions), positions),
+            self.normalisation,
+            NoAugmentation(),
+            self.compute.device,
+            memory_format(self.compute, self.network),
+        )

@@ -1,0 +1,1 @@
+"""One run: data, network, norm, optimizer, schedule, loss, loop, record."""

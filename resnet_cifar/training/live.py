@@ -1,0 +1,116 @@
+"""What a person sees while a run trains: a live line on a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+from resnet_cifar.files import append_regular
+from resnet_cifar.text import duration, on_terminal
+
+
+class _Console(Console):
+    """A console whose reader may go away (a closed pipe, a dead launcher): the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _Left(ProgressColumn):
+    """Images/s of the epoch so far and the time left for the whole run."""
+
+    def render(self, task: Any) -> Text:
+        rate, left = task.fields["rate"], task.fields["left"]
+        return Text(f"{rate:,.0f} images/s, {duration(left)} left" if rate else "starting")
+
+
+class Display:
+    """Lines for the person and for train.log; a live line while a run trains.
+
+    Args:
+        mode: auto, live, plain or quiet (trainer.progress).
+        log: file the lines are appended to as well, with the time of day.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self._quiet = mode == "quiet"
+        self.console = _Console(highlight=False, soft_wrap=True)
+        self._live = mode == "live" or (mode == "auto" and on_terminal())
+        self._log: TextIO | None = None
+        self._bar: Progress | None = None
+
+    def log_to(self, path: Path) -> None:
+        """Append what is said from now on to `path` too."""
+        self._log = append_regular(path)  # closed by __exit__
+
+    def say(self, text: str) -> None:
+        """One line, unless quiet."""
+        if not self._quiet:
+            try:
+                self.console.print(text, markup=False)
+            except OSError:  # the terminal is gone, and SIGHUP on its way
+                self.console.quiet = True
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line for train.log alone. A log that can't be written stops no training."""
+        if self._log:
+            with contextlib.suppress(OSError):
+                self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                self._log.flush()
+
+    def start(self, epochs: int, steps: int) -> None:
+        """Show the live line, where there is one."""
+        if self._live and not self._quiet:
+            self._bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                _Left(),
+                TextColumn("{task.fields[last]}"),
+                console=self.console,
+                transient=True,
+                refresh_per_second=4,
+            )
+            self._bar.add_task("", total=steps, epoch=0, epochs=epochs, rate=0, left=0, last="")
+            self._bar.start()
+
+    def step(self, epoch: int, step: int, rate: float, left: float) -> None:
+        """`step` updates of `epoch` are done. Cheap, and nothing at all without a live line."""
+        if self._bar:
+            self._bar.update(
+                self._bar.task_ids[0], completed=step, epoch=epoch, rate=rate, left=left
+            )
+
+    def epoch(self, text: str) -> None:
+        """The line of a finished epoch."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], last="last: " + text.partition("  ")[2])
+        self.say(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._log:
+            with contextlib.suppress(OSError):
+                self._log.close()

@@ -1,0 +1,63 @@
+"""The state of training: what changes, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from resnet_cifar.compute.epoch_sums import Tally
+from resnet_cifar.optim.descent import Descent
+
+
+@dataclass
+class State:
+    """What training changes, and what a checkpoint holds."""
+
+    model: nn.Module
+    descent: Descent
+    tally: Tally  # this epoch's summed loss and correct images so far
+    rotations: Tensor  # this epoch's measured rotations so far: gradient_flow.rotations
+    epoch: int = 0  # epochs completed
+    step: int = 0  # updates made in the epoch after those
+    best: dict[str, Any] | None = None
+    labels: dict[str, Any] = field(default_factory=dict)  # cell and seed, to know the file by
+
+    def dump(self) -> dict[str, Any]:
+        """Plain containers and tensors: loads with weights_only=True."""
+        return {
+            **self.labels,
+            "model": self.model.state_dict(),
+            **self.descent.dump(),
+            "totals": self.tally.totals(self.step),
+            "rotations": self.rotations,
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+        }
+
+    def dump_weights(self) -> dict[str, Any]:
+        return {
+            **self.labels,
+            "model": self.model.state_dict(),
+            **self.descent.dump_weights(),
+            "epoch": self.epoch,
+            "best": self.best,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.descent.restore(saved)
+        if "optimizer" in saved:  # a finished run's checkpoint has weights alone
+            self.tally.restore(saved["totals"], saved["step"])
+            if "rotations" in saved:  # not in the checkpoints of earlier versions
+                self.rotations.copy_(saved["rotations"])
+        self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
+
+    def end_epoch(self) -> None:
+        """Move on to the next epoch."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.tally.clear()
+        self.rotations.zero_()
+        self.descent.end_epoch()
