@@ -227,7 +227,7 @@ class Session:
     def _assemble(self, config: Config, split: Split, directory: Path) -> Engine:
         directory.mkdir()
         display = Display("quiet")
-        engine, _ = assemble(config, directory, self.compute, split, display, Interrupt())
+        engine = assemble(config, directory, self.compute, split, display, Interrupt())
         self._recorders.append(engine.recorder)
         return engine
 

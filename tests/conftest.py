@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,3 +53,26 @@ def program(
         return Outcome(code, *capsys.readouterr())
 
     return call
+
+
+Trained = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """`trained("seed=1")` is the directory of such a tiny run, trained once for a module's tests.
+
+    It is only to be read: a test that changes a run trains its own.
+    """
+    from resnet_cifar.config.compose import compose
+    from resnet_cifar.identity import run_directory
+    from resnet_cifar.training.run import run
+
+    @functools.cache
+    def train(*overrides: str) -> Path:
+        root = tmp_path_factory.mktemp("trained")
+        config = compose([*TINY, "trainer.progress=quiet", *overrides, f"output_root={root}"])
+        run(config)
+        return run_directory(config)
+
+    return train

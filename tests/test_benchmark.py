@@ -241,7 +241,7 @@ def test_one_host_sync_an_epoch(compiled: str, tmp_path: Path) -> None:
     config = compose([*TINY, "trainer.device=cuda", f"trainer.compile={compiled}"])
     compute = device.resolve(config.trainer)
     with device.settings(compute, deterministic=False), Display("quiet") as display:
-        engine, _ = assemble(config, tmp_path, compute, config.data.load(), display, Interrupt())
+        engine = assemble(config, tmp_path, compute, config.data.load(), display, Interrupt())
         for epoch in (1, 2, 3):
             engine.train_epoch(epoch)
             engine.state.step = 0
@@ -353,7 +353,7 @@ def fast_curve(seed: int, directory: Path) -> list[dict[str, float]]:
     directory.mkdir()
     found = []
     with device.settings(compute, deterministic=False), Display("quiet") as display:
-        engine, _ = assemble(config, directory, compute, config.data.load(), display, Interrupt())
+        engine = assemble(config, directory, compute, config.data.load(), display, Interrupt())
         try:
             for epoch in range(1, config.trainer.epochs + 1):
                 metrics = {"epoch": epoch, **engine.train_epoch(epoch)}

@@ -59,7 +59,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
         patch.setattr(ResNet18, "BLOCKS", (2, 1))  # every kind of block
         patch.setattr(run_module, "Recorder", mock.MagicMock())
         patch.setattr(device, "matmul_rate", lambda _: 1e12)
-        made, _ = assemble(
+        made = assemble(
             config,
             tmp_path / "none",
             device.resolve(config.trainer),

@@ -1,6 +1,7 @@
 """Images on the device: the split, the draws, and crop and flip against torchvision's meaning."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,18 @@ from torch.nn import functional as F
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data import datasets
-from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip
+from resnet_cifar.data.augmentation import (
+    PROBE,
+    TRAINING,
+    VALIDATION,
+    Augmentation,
+    CropFlip,
+    Cutout,
+    Mixup,
+)
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.errors import ConfigError
 
 AUGMENTATION = CropFlip(4, 0.5)
 
@@ -124,6 +134,39 @@ def test_a_flip_has_its_probability_and_no_more(monkeypatch: pytest.MonkeyPatch)
     for probability, expected in ((0.0, [0, 0, 0, 0]), (0.5, [1, 1, 0, 0]), (1.0, [1, 1, 1, 1])):
         flips = CropFlip(4, probability).draws(0, TRAINING, 1, 4).flip
         assert flips.int().tolist() == expected
+
+
+@pytest.mark.parametrize("make", [CropFlip, lambda *a: Cutout(*a, 8), lambda *a: Mixup(*a, 1.0)])
+def test_padding_and_flips_have_their_ranges(make: Callable[[int, float], Augmentation]) -> None:
+    """In every option that crops and flips."""
+    for padding, flip in ((0, 0.0), (16, 1.0)):
+        make(padding, flip)
+    for padding in (-1, 17):
+        with pytest.raises(ConfigError, match=rf"^augmentation\.crop_padding={padding} .*0 to 16"):
+            make(padding, 0.5)
+    for flip in (-0.01, 1.01):
+        with pytest.raises(ConfigError, match=rf"^augmentation\.flip_probability={flip} .*0 to 1"):
+            make(4, flip)
+
+
+def test_only_training_s_images_are_mixed() -> None:
+    mixup = Mixup(4, 0.5, 1.0)
+    drawn = {stream: mixup.draws(0, stream, 1, 8) for stream in (TRAINING, VALIDATION, PROBE)}
+    assert drawn[TRAINING].more.keys() == {"rank", "share"}
+    assert not drawn[VALIDATION].more
+    assert not drawn[PROBE].more
+    # Streams of its own, too: crops and flips are crop_flip's, and the mixing another epoch's not.
+    assert torch.equal(drawn[TRAINING].flip, CropFlip(4, 0.5).draws(0, TRAINING, 1, 8).flip)
+    for other in (mixup.draws(0, TRAINING, 2, 8), mixup.draws(1, TRAINING, 1, 8)):
+        assert not torch.equal(drawn[TRAINING].more["share"], other.more["share"])
+
+
+def test_an_epoch_s_view_is_the_one_drawn_for_it() -> None:
+    images = DeviceImages(random_images(20), THE_STUDYS, AUGMENTATION, CPU)
+    x, y = images.batch(images.draw_view(3, VALIDATION, 5), 0, 20)
+    drawn = images.view(AUGMENTATION.draws(3, VALIDATION, 5, 20))
+    assert torch.equal(x, images.batch(drawn, 0, 20)[0])
+    assert torch.equal(y, images.batch(drawn, 0, 20)[1])
 
 
 def test_draws_are_uniform() -> None:

@@ -242,7 +242,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
             contextlib.nullcontext() if on == "cpu" else FakeTensorMode(allow_non_fake_inputs=True),
             Display("quiet") as display,
         ):
-            engine, _ = assemble(config, tmp_path / "none", compute, split, display, Interrupt())
+            engine = assemble(config, tmp_path / "none", compute, split, display, Interrupt())
 
             def gradients(loss: Tensor) -> None:
                 for parameter in engine.state.model.parameters():

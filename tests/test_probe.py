@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, Program
+from conftest import ROOT, TINY, Program, Trained
 from test_run import directory, interrupt_at, lines, record
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -236,6 +236,14 @@ def test_the_model_is_left_as_it_is(detach: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 
+def test_gradients_that_a_model_brings_have_no_part_in_it() -> None:
+    net = network("none")
+    clean = inspect(net)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert inspect(net) == clean
+
+
 # The angular update.
 
 
@@ -257,7 +265,7 @@ def test_a_rotation_with_a_known_angle() -> None:
 def test_the_account_averages_squares_over_updates() -> None:
     net = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Flatten())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5, weight_decay=0.2)
-    account = flow.rotations(net)
+    account = flow.empty_rotations(net)
     weight = net[0].weight
 
     def turn(to: float) -> None:
@@ -266,13 +274,13 @@ def test_the_account_averages_squares_over_updates() -> None:
 
     turn(0.0)
     for to in (0.3, 0.7):
-        with flow.rotating(net, account):
+        with flow.add_rotation(net, account):
             turn(to)
     (found,) = flow.angular_updates(net, optimizer, account, lr=0.1).values()
     assert found["angular_update"] == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2), rel=1e-6)
     assert found["angular_update_predicted"] == pytest.approx(math.sqrt(2 * 0.1 * 0.2 / 1.5))
     assert found["effective_lr"] == pytest.approx(0.1 / 4)
-    nothing = flow.rotations(net)
+    nothing = flow.empty_rotations(net)
     assert flow.angular_updates(net, optimizer, nothing, 0.1)["0"]["angular_update"] is None
 
 
@@ -288,7 +296,7 @@ def test_the_prediction_is_where_a_scale_invariant_weight_ends(momentum: float) 
         weight.normal_(generator=source).mul_(torch.logspace(-1, 1, 40)[:, None])
     lr, decay = 0.1 * (1 - momentum), 0.02
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
-    account = flow.rotations(net)
+    account = flow.empty_rotations(net)
     for step in range(3000):
         noise = torch.randn(weight.shape, generator=source)
         direction = F.normalize(weight.detach())
@@ -297,7 +305,7 @@ def test_the_prediction_is_where_a_scale_invariant_weight_ends(momentum: float) 
         if step < 2000 or step % 10:
             optimizer.step()
         else:
-            with flow.rotating(net, account):
+            with flow.add_rotation(net, account):
                 optimizer.step()
     (found,) = flow.angular_updates(net, optimizer, account, lr).values()
     assert found["angular_update"] == pytest.approx(found["angular_update_predicted"], rel=0.02)
@@ -315,7 +323,7 @@ def test_no_prediction_where_none_is_known() -> None:
 # Whole runs.
 
 SMALL = [*TINY, "trainer.epochs=3", "optimizer.lr=0.1", "regularization.weight_decay=0.01"]
-SMALL += ["data.train_size=48"]
+SMALL += ["data.train_size=48"]  # 3 updates an epoch
 
 
 def training(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor], bytes]:
@@ -333,15 +341,14 @@ def assert_same_training(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("detach", ["none", "mean", "both"])
-def test_training_is_the_same_to_the_last_bit(program: Program, detach: str) -> None:
+def test_training_is_the_same_to_the_last_bit(trained: Trained, detach: str) -> None:
     runs = {}
     options = ("off", "full") if detach == "mean" else ("off", "default", "full")
     for option in options:
-        arguments = [*SMALL, f"norm.detach={detach}", f"probe={option}", f"output_root={option}"]
-        arguments.append("model.width=8")  # channels_last, as real runs are
-        assert program(*arguments).code == 0
-        runs[option] = directory(*arguments[len(TINY) :])
-        assert runs[option].parts[1:] == runs["off"].parts[1:]  # the same name
+        # At width 8 the layout is channels_last, as in real runs.
+        wide = [*SMALL, f"norm.detach={detach}", "model.width=8"]
+        runs[option] = trained(*wide, f"probe={option}")
+        assert runs[option].parts[-2:] == runs["off"].parts[-2:]  # the same name
         assert_same_training(runs[option], runs["off"])
     assert not (runs["off"] / PROBE_FILE).exists()
     probed = {
@@ -357,20 +364,20 @@ def test_training_is_the_same_to_the_last_bit(program: Program, detach: str) -> 
 
 
 @pytest.mark.parametrize(("detach", "step"), [("none", 1), ("both", 2)])
-def test_interrupted_and_resumed_with_the_probe(program: Program, detach: str, step: int) -> None:
+def test_interrupted_and_resumed_with_the_probe(
+    program: Program, trained: Trained, detach: str, step: int
+) -> None:
     """Also what the probe measured is what it had been: the rotations before the interruption are
     in the checkpoint.
     """
-    more = [*SMALL, f"norm.detach={detach}"]
-    program(*more, "probe=full", "output_root=undisturbed")
+    more = [*SMALL, f"norm.detach={detach}", "probe=full"]
+    undisturbed = trained(*more)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 2, step, signal.SIGTERM)
-        stopped = program(*more, "probe=full")
+        stopped = program(*more)
     assert stopped.code == 128 + signal.SIGTERM
-    assert program(*more, "probe=full").code == 0
-    run, undisturbed = (
-        directory(*more[len(TINY) :], f"output_root={root}") for root in ("outputs", "undisturbed")
-    )
+    assert program(*more).code == 0
+    run = directory(*more)
     assert_same_training(run, undisturbed)
     assert lines(run) == lines(undisturbed)
     assert (run / PROBE_FILE).read_text() == (undisturbed / PROBE_FILE).read_text()
@@ -378,8 +385,8 @@ def test_interrupted_and_resumed_with_the_probe(program: Program, detach: str, s
     assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) == 3 * 58
 
 
-def test_interrupted_in_the_probe(program: Program) -> None:
-    program(*TINY, "probe=full", "output_root=undisturbed")
+def test_interrupted_in_the_probe(program: Program, trained: Trained) -> None:
+    undisturbed = trained("probe=full")
     original = flow.inspect
 
     def inspect_and_signal(*args: Any) -> list[dict[str, Any]]:
@@ -390,25 +397,57 @@ def test_interrupted_in_the_probe(program: Program) -> None:
         patch.setattr(flow, "inspect", inspect_and_signal)
         assert program(*TINY, "probe=full").code == 128 + signal.SIGTERM
     assert program(*TINY, "probe=full").code == 0
-    run, undisturbed = directory(), directory("output_root=undisturbed")
-    assert lines(run) == lines(undisturbed)
-    assert (run / PROBE_FILE).read_text() == (undisturbed / PROBE_FILE).read_text()
+    assert lines(directory()) == lines(undisturbed)
+    assert (directory() / PROBE_FILE).read_text() == (undisturbed / PROBE_FILE).read_text()
 
 
-def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program) -> None:
-    program(*SMALL, "output_root=off")
+def test_the_probe_looks_at_the_same_images_every_epoch(program: Program) -> None:
+    """The first of the view that is drawn for epoch 0."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = flow.inspect
+
+    def note(model: nn.Module, x: Tensor, y: Tensor, loss: Any) -> list[dict[str, Any]]:
+        seen.append((x, y))
+        return original(model, x, y, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "inspect", note)
+        assert program(*TINY, "probe=full", "probe.images=24", "seed=3").code == 0
+    data = compose(TINY).data
+    train = DeviceImages(
+        data.load().train, THE_STUDYS, AUGMENTATION, torch.device("cpu"), torch.contiguous_format
+    )
+    expected = train.batch(train.view(AUGMENTATION.draws(3, PROBE, 0, 64)), 0, 24)
+    assert len(seen) == 2
+    for images_and_labels in seen:
+        assert all(map(torch.equal, images_and_labels, expected))
+
+
+def test_rates_are_those_of_the_measured_updates(trained: Trained) -> None:
+    """effective_lr is lr/‖w‖², of the mean rate of the updates whose rotation is measured."""
+    run = trained("scheduler=one_cycle", "probe=full", "probe.angular_steps=2")
+    schedule = compose(["scheduler=one_cycle"]).scheduler.build(0.01, 2, 4)
+    means = {1: (schedule(1) + schedule(3)) / 2, 2: (schedule(5) + schedule(7)) / 2}
+    rows = [row for row in read_probe(run / PROBE_FILE) if "weight_norm" in row]
+    assert {row["epoch"] for row in rows} == {1, 2}
+    for row in rows:
+        rate = row["effective_lr"] * row["weight_norm"] ** 2
+        assert rate == pytest.approx(means[row["epoch"]], rel=1e-4)
+
+
+def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program, trained: Trained) -> None:
+    off = trained(*SMALL)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 2, 1, signal.SIGTERM)
         program(*SMALL)
     assert program(*SMALL, "probe=full").code == 0
-    run, off = (directory(*SMALL[len(TINY) :], f"output_root={r}") for r in ("outputs", "off"))
+    run = directory(*SMALL)
     assert_same_training(run, off)
     assert {row["epoch"] for row in read_probe(run / PROBE_FILE)} == {2, 3}
 
 
-def test_what_stands_in_a_row(program: Program) -> None:
-    program(*SMALL, "probe=full", "optimizer.momentum=0.5")
-    rows = read_probe(directory(*SMALL, "optimizer.momentum=0.5") / PROBE_FILE)
+def test_what_stands_in_a_row(trained: Trained) -> None:
+    rows = read_probe(trained(*SMALL, "probe=full", "optimizer.momentum=0.5") / PROBE_FILE)
     everywhere = {"epoch", "step", "layer", "kind"}
     weights = {"weight_norm", "gradient_norm", "radial", "radial_rms", "effective_lr"}
     weights |= {"angular_update", "angular_update_predicted"}
@@ -432,23 +471,22 @@ def test_what_stands_in_a_row(program: Program) -> None:
 
 
 @pytest.mark.parametrize("option", ["norm=none", "norm=groupnorm", "optimizer=adamw"])
-def test_other_networks_and_optimizers(program: Program, option: str) -> None:
-    more = [option, "probe=full", "trainer.epochs=1"]
-    more += ["norm.groups=2"] if option == "norm=groupnorm" else []
-    assert program(*TINY, *more).code == 0
-    rows = read_probe(directory(*more) / PROBE_FILE)
+def test_other_networks_and_optimizers(trained: Trained, option: str) -> None:
+    more = ["norm.groups=2"] if option == "norm=groupnorm" else []
+    run = trained(option, *more, "probe=full", "trainer.epochs=1")
+    rows = read_probe(run / PROBE_FILE)
     assert ("norm" in {row["kind"] for row in rows}) == (option == "optimizer=adamw")
-    (line,) = lines(directory(*more))
+    (line,) = lines(run)
     assert (line.keys() >= BATCH_STATISTICS) == (option == "optimizer=adamw")
 
 
-def test_validation_with_batch_statistics_by_hand(program: Program) -> None:
+def test_validation_with_batch_statistics_by_hand(trained: Trained) -> None:
     """Clean images in equal batches no larger than training's: 30 as 15 and 15, not 16 and 14."""
     more = ["probe=full", "probe.val_images=30", "trainer.precision=fp32"]
-    program(*TINY, *more)
+    run = trained(*more)
     config = compose([*TINY, *more])
     model = config.model.build(config.norm.build, 10).train()
-    saved = torch.load(directory(*more) / "last.pt", weights_only=True)["model"]
+    saved = torch.load(run / "last.pt", weights_only=True)["model"]
     model.load_state_dict(saved)
     part = config.data.load().val
     val = DeviceImages(part, THE_STUDYS, AUGMENTATION, torch.device("cpu"), torch.contiguous_format)
@@ -456,14 +494,13 @@ def test_validation_with_batch_statistics_by_hand(program: Program) -> None:
     batches = [val.batch(view, start, start + 15) for start in (0, 15)]
     with torch.no_grad():
         losses = [F.cross_entropy(model(x), y).item() for x, y in batches]
-    last = lines(directory(*more))[-1]
+    last = lines(run)[-1]
     assert last["loss/val_batch_statistics"] == pytest.approx(sum(losses) / 2, rel=1e-5)
     assert last["loss/val_batch_statistics"] != pytest.approx(last["loss/val"], rel=1e-3)
 
 
-def test_the_record_of_a_diverged_run(program: Program) -> None:
-    assert program(*TINY, "optimizer.lr=1e30", "probe=full").code == 0
-    run = directory("optimizer.lr=1e30")
+def test_the_record_of_a_diverged_run(trained: Trained) -> None:
+    run = trained("optimizer.lr=1e30", "probe=full")
     assert record(run)["status"] == "diverged"
 
 

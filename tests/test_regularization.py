@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Program
+from conftest import TINY, Program, Trained
 from scipy import stats
 from test_options import CPU, images
 from test_run import directory, interrupt_at, lines, record
@@ -43,15 +43,15 @@ MIXUP = ["augmentation=mixup", "trainer.batch_size=24"]  # the last batch is of 
     ],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
-    program: Program, options: list[str], epoch: int, step: int
+    program: Program, trained: Trained, options: list[str], epoch: int, step: int
 ) -> None:
-    assert program(*TINY, *options, "output_root=undisturbed").code == 0
+    undisturbed = trained(*options)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, epoch, step, signal.SIGTERM)
         assert program(*TINY, *options).code == 128 + signal.SIGTERM
     outcome = program(*TINY, *options)
     assert "resumed at epoch" in outcome.out
-    run, undisturbed = directory(*options), directory(*options, "output_root=undisturbed")
+    run = directory(*options)
     assert lines(run) == lines(undisturbed)
     ours, theirs = weights(run / "last.pt"), weights(undisturbed / "last.pt")
     assert ours.keys() == theirs.keys()
@@ -137,10 +137,8 @@ def test_the_loss_of_a_mixed_label_is_the_mixed_loss(smoothing: float) -> None:
     assert torch.equal(hits(logits, labels), predicted == labels)
 
 
-def test_mixup_trains_in_bfloat16_too(program: Program) -> None:
-    options = [*MIXUP, "trainer.precision=bf16", "trainer.epochs=1"]
-    assert program(*TINY, *options).code == 0
-    (line,) = lines(directory(*options))
+def test_mixup_trains_in_bfloat16_too(trained: Trained) -> None:
+    (line,) = lines(trained(*MIXUP, "trainer.precision=bf16", "trainer.epochs=1"))
     assert line["loss/train"] == pytest.approx(np.log(10), rel=0.2)
     assert line["accuracy/train"] * 64 % 1 > 0  # shares, not images
 
@@ -181,7 +179,7 @@ def test_averaged_weights_have_running_statistics_of_their_own(norm: nn.BatchNor
     batches = [torch.randn(n, 3, 6, 6) * n for n in (5, 5, 2)]
     seen = [network[0](x).detach().double().transpose(0, 1).flatten(1) for x in batches]
     for _ in range(2):
-        average.settle(batches, contextlib.nullcontext())
+        average.update_batchnorm_statistics(batches, contextlib.nullcontext())
         for of_batch, name in ((torch.mean, "running_mean"), (torch.var, "running_var")):
             expected = torch.stack([of_batch(each, 1) for each in seen]).mean(0)
             found = average.network.state_dict()[f"1.{name}"].double()
@@ -189,23 +187,23 @@ def test_averaged_weights_have_running_statistics_of_their_own(norm: nn.BatchNor
     assert norm.num_batches_tracked == 0
     assert average.network[1].momentum == 0.1
     nothing = Average(nn.Conv2d(3, 4, 3), 0.8)
-    nothing.settle(iter(()), contextlib.nullcontext())
+    nothing.update_batchnorm_statistics(iter(()), contextlib.nullcontext())
 
 
-def test_averaging_is_not_noticed_by_training(program: Program) -> None:
-    for options in ([], [EMA]):
-        program(*TINY, *options)
-    plain, averaged = lines(directory()), lines(directory(EMA))
+def test_averaging_is_not_noticed_by_training(trained: Trained) -> None:
+    plain, averaged = lines(trained()), lines(trained(EMA))
     beside = {"accuracy/val_ema", "loss/val_ema"}
     for a, b in zip(plain, averaged, strict=True):
         assert b.keys() - a.keys() == beside
         assert {k: v for k, v in b.items() if k not in beside} == a
         assert b["loss/val_ema"] != b["loss/val"]
-    assert not any(key.startswith("ema.") for key in weights(directory() / "last.pt"))
-    assert "_ema0.7_" in directory(EMA).parent.name
+    assert not any(key.startswith("ema.") for key in weights(trained() / "last.pt"))
+    assert "_ema0.7_" in trained(EMA).parent.name
 
 
-def test_the_averaged_weights_are_evaluated_when_asked(program: Program, tmp_path: Path) -> None:
+def test_the_averaged_weights_are_evaluated_when_asked(
+    program: Program, trained: Trained, tmp_path: Path
+) -> None:
     program(*TINY, EMA)
     run = directory(EMA)
     final = record(run)["final"]
@@ -219,9 +217,8 @@ def test_the_averaged_weights_are_evaluated_when_asked(program: Program, tmp_pat
     evaluate.evaluate(run, "test", "ema")
     runs = load_runs(tmp_path / "outputs")
     assert "accuracy/test" not in runs or runs["accuracy/test"].isna().all()  # of the raw weights
-    program(*TINY)
     with pytest.raises(UserError, match=r"no averaged weights: regularization.ema_decay=0$"):
-        evaluate.evaluate(directory(), "validation", "ema")
+        evaluate.evaluate(trained(), "validation", "ema")
 
 
 def test_records_of_earlier_versions_say_what_they_lacked(program: Program, tmp_path: Path) -> None:

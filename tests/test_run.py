@@ -1,25 +1,39 @@
 """Whole runs: what they leave, that they repeat, resume, skip, diverge and fail as promised."""
 
+import contextlib
+import copy
+import itertools
 import json
 import os
 import re
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Program
+from conftest import TINY, Program, Trained
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.saved import load, reproduce_command
+from resnet_cifar.config.schema import Config
+from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Stream, generator
+from resnet_cifar.data.datasets import Images
 from resnet_cifar.identity import run_directory
+from resnet_cifar.model.resnet import ResNet
+from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import METRICS, RUN
 from resnet_cifar.record.schema import objective, read_record
-from resnet_cifar.training import engine as engine_module
-from resnet_cifar.training.engine import Engine, predict
+from resnet_cifar.training import engine
+from resnet_cifar.training.engine import Engine
+from resnet_cifar.training.live import Display
 
 EPOCH_KEYS = {
     "epoch",
@@ -111,34 +125,46 @@ def test_the_printed_command_trains_the_same_run(program: Program) -> None:
     assert "skipped" in again.out
 
 
-def test_same_configuration_same_bits(program: Program) -> None:
-    program(*TINY, "output_root=a")
-    program(*TINY, "output_root=b")
-    assert lines(directory("output_root=a")) == lines(directory("output_root=b"))
-    program(*TINY, "output_root=a", "seed=1")
-    assert lines(directory("output_root=a", "seed=1")) != lines(directory("output_root=b"))
+def test_same_configuration_same_bits(program: Program, trained: Trained) -> None:
+    program(*TINY)
+    assert lines(directory()) == lines(trained())
+    assert lines(trained("seed=1")) != lines(trained())
+
+
+@contextlib.contextmanager
+def watch_forward(act: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
+    """Call `act(network, images)` before every forward pass of a network."""
+
+    def hook(module: nn.Module, args: tuple[Tensor]) -> None:
+        if isinstance(module, ResNet):
+            act(module, args[0])
+
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def test_cells_share_their_draws(program: Program) -> None:
     """Paired by seed: the first update of two cells sees the same weights and the same images."""
-    seen: list[tuple[bytes, bytes]] = []
-    original = Engine.step
+    runs: list[list[tuple[bytes, bytes]]] = []
 
-    def spy(self: Engine, view, step: int, lr: float) -> None:
-        if step == 0 and self.state.epoch == 0:
-            x, _ = self.train.batch(view, 0, 16)
-            weight = self.state.model.stem.weight
-            seen.append((x.numpy().tobytes(), weight.detach().numpy().tobytes()))
-        original(self, view, step, lr)
+    def note(network: nn.Module, x: Tensor) -> None:
+        runs[-1].append((x.numpy().tobytes(), network.stem.weight.detach().numpy().tobytes()))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "step", spy)
-        program(*TINY)
-        program(*TINY, "optimizer.lr=0.1", "scheduler=cosine", "norm=detached_batchnorm")
-        program(*TINY, "seed=1")
-    assert seen[0] == seen[1]
-    assert seen[0][0] != seen[2][0]
-    assert seen[0][1] != seen[2][1]
+    with watch_forward(note):
+        for cell in (
+            [],
+            ["optimizer.lr=0.1", "scheduler=cosine", "norm=detached_batchnorm"],
+            ["seed=1"],
+        ):
+            runs.append([])
+            program(*TINY, *cell, "trainer.epochs=1")
+    first, other, other_seed = (run[0] for run in runs)
+    assert first == other
+    assert first[0] != other_seed[0]
+    assert first[1] != other_seed[1]
 
 
 def test_a_finished_run_is_skipped(program: Program) -> None:
@@ -151,15 +177,15 @@ def test_a_finished_run_is_skipped(program: Program) -> None:
 
 
 def interrupt_at(patch: pytest.MonkeyPatch, epoch: int, step: int, number: int) -> None:
-    """Deliver a signal right after the given update (epoch counted from 1)."""
-    original = Engine.step
+    """Deliver a signal right after the given update (epoch counted from 1, step from 0)."""
+    original = Display.step
 
-    def step_and_signal(self: Engine, draws, at: int, lr: float) -> None:
-        original(self, draws, at, lr)
-        if (self.state.epoch + 1, at) == (epoch, step):
+    def show_and_signal(self: Display, at_epoch: int, done: int, *speed: float) -> None:
+        original(self, at_epoch, done, *speed)
+        if (at_epoch, done) == (epoch, step + 1):
             os.kill(os.getpid(), number)
 
-    patch.setattr(Engine, "step", step_and_signal)
+    patch.setattr(Display, "step", show_and_signal)
 
 
 @pytest.fixture
@@ -176,9 +202,9 @@ def hangup_ends_a_process() -> Iterator[None]:
     [(1, 0, signal.SIGTERM), (2, 1, signal.SIGINT), (2, 3, signal.SIGHUP)],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
-    program: Program, epoch: int, step: int, number: int
+    program: Program, trained: Trained, epoch: int, step: int, number: int
 ) -> None:
-    program(*TINY, "output_root=undisturbed")
+    undisturbed = trained()
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, epoch, step, number)
         stopped = program(*TINY)
@@ -190,13 +216,14 @@ def test_interrupted_and_resumed_equals_undisturbed(
     outcome = program(*TINY)
     assert outcome.code == 0
     assert f"resumed at epoch {epoch} of 2, step {step + 1} of 4" in outcome.out
-    assert lines(run) == lines(directory("output_root=undisturbed"))
+    assert lines(run) == lines(undisturbed)
     ours, theirs = (
-        torch.load(directory(f"output_root={root}") / "last.pt", weights_only=True)["model"]
-        for root in ("outputs", "undisturbed")
+        torch.load(path / "last.pt", weights_only=True)["model"] for path in (run, undisturbed)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert len(record(run)["sessions"]) == 2
+    trained = [session["images_trained"] for session in record(run)["sessions"]]
+    before = 64 * (epoch - 1) + 16 * (step + 1)
+    assert trained == [before, 128 - before]
 
 
 def test_a_run_under_nohup_goes_on(program: Program) -> None:
@@ -209,33 +236,31 @@ def test_a_run_under_nohup_goes_on(program: Program) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_interrupted_in_validation(program: Program) -> None:
-    program(*TINY, "output_root=undisturbed")
-    original = predict
+def test_interrupted_in_validation(program: Program, trained: Trained) -> None:
+    def signal_in_validation(network: nn.Module, x: Tensor) -> None:
+        if not network.training:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def predict_and_signal(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "predict", predict_and_signal)
+    with watch_forward(signal_in_validation):
         assert program(*TINY).code == 128 + signal.SIGTERM
     assert program(*TINY).code == 0
-    assert lines(directory()) == lines(directory("output_root=undisturbed"))
+    assert lines(directory()) == lines(trained())
+    first = json.loads((directory() / METRICS).read_text().splitlines()[0])
+    assert first["speed/images_per_second"] is None  # only its validation was left to do
 
 
-def test_other_optimizers_resume_too(program: Program) -> None:
+def test_other_optimizers_resume_too(program: Program, trained: Trained) -> None:
     extra = ["optimizer=adamw", "scheduler=one_cycle", "norm=detached_batchnorm"]
-    program(*TINY, *extra, "output_root=undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 2, 2, signal.SIGTERM)
         program(*TINY, *extra)
     program(*TINY, *extra)
-    assert lines(directory(*extra)) == lines(directory(*extra, "output_root=undisturbed"))
+    assert lines(directory(*extra)) == lines(trained(*extra))
 
 
-def test_a_damaged_checkpoint_is_told_apart_and_the_one_before_used(program: Program) -> None:
-    program(*TINY, "output_root=undisturbed")
+def test_a_damaged_checkpoint_is_told_apart_and_the_one_before_used(
+    program: Program, trained: Trained
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 2, 1, signal.SIGTERM)
         program(*TINY, "trainer.checkpoint_seconds=0")
@@ -246,7 +271,7 @@ def test_a_damaged_checkpoint_is_told_apart_and_the_one_before_used(program: Pro
     outcome = program(*TINY)
     assert outcome.code == 0
     assert "last.pt is damaged" in outcome.out
-    assert lines(directory()) == lines(directory("output_root=undisturbed"))
+    assert lines(directory()) == lines(trained())
 
 
 def test_divergence_is_an_outcome(program: Program) -> None:
@@ -294,10 +319,8 @@ def test_rerun_sets_the_old_run_aside(program: Program) -> None:
     assert lines(directory()) == lines(aside)
 
 
-def test_bf16_and_compile_are_options_of_execution(program: Program) -> None:
-    """bf16 runs on any CPU when asked for, and is recorded."""
-    assert program(*TINY, "trainer.precision=bf16").code == 0
-    wrote = record(directory("trainer.precision=bf16"))
+def test_bf16_runs_on_any_cpu_and_is_recorded(trained: Trained) -> None:
+    wrote = record(trained("trainer.precision=bf16"))
     assert wrote["sessions"][0]["precision"] == "bf16"
     assert wrote["config"]["trainer.precision"] == "bf16"
 
@@ -311,10 +334,165 @@ def test_nothing_leaks_into_the_next_run(program: Program) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_learning_is_learning(program: Program) -> None:
+def test_learning_is_learning(trained: Trained) -> None:
     """64 images without augmentation are learnt by heart: gradients, labels and images agree."""
     more = ["model.width=8", "trainer.epochs=20", "optimizer.lr=0.05"]
     more += ["augmentation.crop_padding=0", "augmentation.flip_probability=0"]
-    program(*TINY, *more)
-    losses = [line["loss/train"] for line in lines(directory(*more))]
+    losses = [line["loss/train"] for line in lines(trained(*more))]
     assert losses[-1] < 0.6 * losses[0]
+
+
+# The loop, update by update -----------------------------------------------------------------------
+
+
+LOOP = [
+    *TINY,
+    "data.train_size=40",  # batches of 16, 16 and 8
+    "trainer.precision=fp32",
+    "trainer.augmented_val_every=2",
+    "trainer.epochs=3",
+    "scheduler=cosine",
+    "optimizer.lr=0.05",
+    "regularization.weight_decay=0.01",
+    "regularization.decay_norm_and_bias=false",
+    "regularization.label_smoothing=0.1",
+    "regularization.ema_decay=0.7",
+]
+
+
+def views(config: Config, images: Images, stream: Stream | None, epoch: int = 0) -> Iterator[Any]:
+    """Each image of a view and its label, as torchvision would give them."""
+    draws = config.augmentation.clean(len(images.labels))
+    if stream is not None:
+        draws = config.augmentation.draws(config.seed, stream, epoch, len(images.labels))
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in config.data.NORMALISATION)
+    for position, at in enumerate(draws.order.tolist()):
+        top, left = draws.offset[position].tolist()
+        image = F.pad(torch.from_numpy(images.pixels[at]).permute(2, 0, 1), (4,) * 4)
+        image = image[:, top : top + 32, left : left + 32]
+        image = image.flip(2) if draws.flip[position] else image
+        yield (image.float() / 255 - mean) / std, int(images.labels[at])
+
+
+def stacked(*arguments: Any) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*views(*arguments), strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def plain_loop(config: Config) -> list[dict[str, float]]:
+    """The metrics of a run by PyTorch's own parts alone, a network in training as in a tutorial."""
+    train, val = config.data.load()
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
+        network = config.build_model()
+    parameters = list(network.parameters())
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
+            {"params": [p for p in parameters if p.ndim == 1]},
+        ],
+        lr=0.05,
+        momentum=0.9,
+    )
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
+    smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
+    weights: list[list[Tensor]] = []
+    history = []
+
+    def score(net: nn.Module, x: Tensor, y: Tensor, name: str) -> dict[str, float]:
+        with torch.no_grad():
+            logits = net.eval()(x)
+        right = (logits.argmax(1) == y).double().mean().item()
+        return {f"accuracy/{name}": right, f"loss/{name}": F.cross_entropy(logits, y).item()}
+
+    for epoch in (1, 2, 3):
+        x, y = stacked(config, train, TRAINING, epoch)
+        batches = [(x[i : i + 16], y[i : i + 16]) for i in (0, 16, 32)]
+        loss_sum, right = 0.0, 0
+        network.train()
+        for images, labels in batches:
+            logits = network(images)
+            loss = smooth(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            weights.append([p.detach().double() for p in parameters])
+            loss_sum += loss.item() * len(labels)
+            right += int((logits.argmax(1) == labels).sum())
+        line = {"epoch": epoch, "step": 3 * epoch, "lr": optimizer.param_groups[0]["lr"]}
+        line |= {"loss/train": loss_sum / 40, "accuracy/train": right / 40}
+        scheduler.step()
+        line |= score(network, *stacked(config, val, None), "val")
+        if epoch >= 2:
+            line |= score(network, *stacked(config, val, VALIDATION, epoch), "val_augmented")
+        shares = [0.7 ** (len(weights) - 1 - age) for age in range(len(weights))]
+        averaged = copy.deepcopy(network).train()
+        for position, parameter in enumerate(averaged.parameters()):
+            total = sum(s * w[position] for s, w in zip(shares, weights, strict=True))
+            parameter.data.copy_(total / sum(shares))
+        for norm in (m for m in averaged.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over the batches
+        with torch.no_grad():
+            for images, _ in batches:
+                averaged(images)
+        history.append(line | score(averaged, *stacked(config, val, None), "val_ema"))
+    return history
+
+
+def test_a_run_is_the_plain_loop(trained: Trained) -> None:
+    """Batches, a smaller last one, momentum, weight decay, schedule, losses, views, averages."""
+    ours, plain = lines(trained(*LOOP)), plain_loop(compose(LOOP))
+    assert [line.keys() for line in ours] == [line.keys() for line in plain]
+    for line, expected in zip(ours, plain, strict=True):
+        assert line == pytest.approx(expected, rel=1e-3), line["epoch"]
+
+
+def test_the_first_of_equal_epochs_is_the_best(trained: Trained) -> None:
+    run = trained("norm=none", "optimizer.lr=1e-12", "trainer.epochs=3")
+    assert len({line["accuracy/val"] for line in lines(run)}) == 1
+    assert record(run)["best"]["epoch"] == 1
+    assert torch.load(run / "best.pt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["trainer.checkpoint_epochs=2"], [(1, 0), (2, 0), (4, 0), (5, 0)]),
+        (["trainer.checkpoint_epochs=9", "trainer.checkpoint_seconds=0", "trainer.epochs=1"],
+         [(0, 1), (0, 2), (0, 3), (0, 4), (1, 0)]),
+    ],
+)  # fmt: skip
+def test_checkpoints_are_written_when_due(
+    program: Program, options: list[str], expected: list[tuple[int, int]]
+) -> None:
+    """After an epoch that is better or due, and after any update once it has been long enough."""
+    saved: list[tuple[int, int]] = []
+    original = checkpoint.save_last
+
+    def note(run: Path, state: dict[str, Any]) -> None:
+        saved.append((state["epoch"], state["step"]))
+        original(run, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save_last", note)
+        still = ["norm=none", "optimizer.lr=1e-12", "trainer.epochs=5"]
+        assert program(*TINY, *still, *options).code == 0
+    assert saved == expected
+
+
+def test_the_live_line_shows_speed_and_time_left(program: Program) -> None:
+    """By a clock that goes on by half a second at each look."""
+    shown: list[tuple[int, int, float, float]] = []
+    ticks = itertools.count(0.0, 0.5)
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks), monotonic=time.monotonic)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "time", clock)
+        patch.setattr(Display, "step", lambda self, *numbers: shown.append(numbers))
+        assert program(*TINY).code == 0
+    # 4 updates in each of 2 epochs, 16 images in half a second at each.
+    assert shown == [
+        (epoch, step, 32.0, pytest.approx((8 - 4 * (epoch - 1) - step) / 2))
+        for epoch in (1, 2)
+        for step in (1, 2, 3, 4)
+    ]

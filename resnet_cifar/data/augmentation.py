@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Stream(NamedTuple):
-    """Whose draws: independent random numbers for each, shuffled or in the images' own order."""
+    """Names of the random streams of a use of images; different names are independent."""
 
     augmentation: str
-    order: str | None
+    order: str | None  # None: the images' own order
 
 
 TRAINING = Stream("augmentation", "order")
@@ -33,16 +33,17 @@ PROBE = Stream("augmentation/probe", "order/probe")  # one fixed batch: drawn fo
 
 
 def generator(seed: int, stream: str, epoch: int = 0) -> torch.Generator:
-    """A CPU generator that depends on its arguments alone."""
+    """Make a CPU generator that depends on its arguments alone."""
     import torch
 
+    # Hashed, so that neighbouring seeds and epochs share nothing.
     digest = hashlib.sha256(f"{seed}/{stream}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """One view of n images: the order they come in, and what happens to each position."""
+    """Random numbers of one view of n images: their order, and each position's augmentation."""
 
     order: Tensor  # int64 [n], positions in the data set
     offset: Tensor  # int64 [n, 2], row and column of the crop in the padded image
@@ -53,11 +54,11 @@ class Draws:
         return len(self.order)
 
     def to(self, device: torch.device) -> Draws:
-        """The same on `device`."""
+        """Copy to `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def part(self, start: int, stop: int) -> Draws:
-        """Positions start…stop."""
+        """Select positions start…stop."""
         return self._each(lambda tensor: tensor[start:stop])
 
     def _each(self, do: Callable[[Tensor], Tensor]) -> Draws:
@@ -67,7 +68,7 @@ class Draws:
 
 @dataclass
 class Augmentation(ABC):
-    """How training images are varied. An option draws on the CPU and applies on the device."""
+    """Variation of training images. An option draws on the CPU and applies on the device."""
 
     NAME: ClassVar[str]
 
@@ -78,17 +79,17 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
-        """The augmented view of `count` images at `epoch` (from 1)."""
+        """Draw the augmented view of `count` images at `epoch` (from 1)."""
 
     def clean(self, count: int) -> Draws:
-        """The view without augmentation: centre crop, no flip, images in their own order."""
+        """Make the view without augmentation: centre crop, no flip, images in their own order."""
         import torch
 
         offset = torch.full((count, 2), self.padding)
         return Draws(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
 
     def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
-        """What is left to do to a batch that has been cropped, flipped and normalised.
+        """Change a batch that has been cropped, flipped and normalised; by default, nothing.
 
         Args:
             x: float32 [n, 3, 32, 32].

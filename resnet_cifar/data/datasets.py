@@ -21,7 +21,7 @@ from resnet_cifar.identity import execution
 
 
 class Normalisation(NamedTuple):
-    """Per channel (RGB), of pixels scaled to [0, 1]: what is subtracted, then divided by."""
+    """Mean and standard deviation per channel (RGB), of pixels scaled to [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -33,7 +33,7 @@ THE_STUDYS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 class Images(NamedTuple):
-    """A set of labelled images; `positions` is where each one is in the file it came from."""
+    """Labelled images, with their positions in the data set's own order."""
 
     pixels: NDArray[np.uint8]  # [n, 32, 32, 3]
     labels: NDArray[np.int64]  # [n]
@@ -41,14 +41,14 @@ class Images(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What training may see. The test set is loaded by evaluation alone."""
+    """The images that training may see. Evaluation alone loads the test set."""
 
     train: Images
     val: Images
 
 
 def split_permutation(count: int, seed: int) -> NDArray[Any]:
-    """The permutation whose first entries are the training images. int64 [count].
+    """Draw the permutation whose first entries are the training images: int64 [count].
 
     Drawn from sorted 64-bit Philox words rather than Generator.permutation, whose stream numpy may
     change between versions: the split is part of the study.
@@ -77,7 +77,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self) -> Split:
-        """What training may see.
+        """Load the images that training may see.
 
         Raises:
             UserError: the images can't be had.
@@ -85,7 +85,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def load_test(self) -> Images:
-        """The test images. Raises as `load`."""
+        """Load the test images. Raises as `load`."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Cifar(Dataset):
         return self.ORIGINAL - self.val_size
 
     def load(self) -> Split:
-        """The 50,000 training images, split.
+        """Load the 50,000 training images and split them.
 
         Raises:
             UserError: the files are absent or damaged and can't be downloaded.
@@ -123,7 +123,7 @@ class Cifar(Dataset):
         )
 
     def load_test(self) -> Images:
-        """The 10,000 test images. Raises as `load`."""
+        """Load the 10,000 test images. Raises as `load`."""
         pixels, labels = self._read(train=False)
         return Images(pixels, labels, np.arange(len(labels)))
 
@@ -134,31 +134,31 @@ class Cifar(Dataset):
 
         source = getattr(datasets, self.TORCHVISION)
         folder = Path(self.root) / source.base_folder
-        where = (
+        remedy = (
             f"put the extracted files into {folder}/ or {source.filename} into {self.root}/, "
             "set data.root, or train on synthetic images with data=synthetic"
         )
         try:
             dataset = source(self.root, train=train, download=False)
         except RuntimeError:  # torchvision: "not found or corrupted"
-            found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
-            state = f"is damaged or incomplete (found {', '.join(found)})" if found else "is not"
+            files = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+            problem = f"there is no {self.TITLE} in {folder}"
+            if files:
+                problem = f"{folder} is damaged or incomplete (found {', '.join(files)})"
             if not self.download:
-                at = f"{folder} {state}" if found else f"there is no {self.TITLE} in {folder}"
                 raise UserError(
-                    f"data.download=false and {at} (md5 sums checked): {where}"
+                    f"data.download=false and {problem} (md5 sums checked): {remedy}"
                 ) from None
             try:
                 # One process downloads; the others of a sweep find the files when they get in.
                 with Lock(Path(self.root) / ".lock"):
                     dataset = source(self.root, train=train, download=True)
             except (OSError, RuntimeError, EOFError) as error:
-                at = f"{folder} {state}" if found else f"there is no {self.TITLE} in {folder}"
                 raise UserError(
-                    f"{at}, and downloading {source.url} failed ({describe(error)}): {where}"
+                    f"{problem}, and downloading {source.url} failed ({describe(error)}): {remedy}"
                 ) from error
         except Exception as error:
-            raise UserError(f"{folder} can't be read ({describe(error)}): {where}") from error
+            raise UserError(f"{folder} can't be read ({describe(error)}): {remedy}") from error
         return dataset.data, np.asarray(dataset.targets, dtype=np.int64)
 
 
@@ -231,11 +231,11 @@ class Synthetic(Dataset):
         return self.train_size
 
     def load(self) -> Split:
-        """Training and validation images, drawn."""
+        """Draw the training and validation images."""
         return Split(self._draw("train", self.train_size), self._draw("val", self.val_size))
 
     def load_test(self) -> Images:
-        """The test images, drawn."""
+        """Draw the test images."""
         return self._draw("test", self.test_size)
 
     def _draw(self, stream: str, size: int) -> Images:
@@ -247,5 +247,5 @@ OPTIONS: tuple[type[Dataset], ...] = (Cifar10, Cifar100, Synthetic)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Updates in an epoch; the last batch may be smaller."""
+    """Count the updates in an epoch; the last batch may be smaller."""
     return math.ceil(images / batch_size)

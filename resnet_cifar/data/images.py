@@ -1,4 +1,4 @@
-"""A data set on the device, from which augmented batches are gathered."""
+"""Images on the device, gathered there into augmented batches."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resnet_cifar.data.augmentation import Augmentation, Draws
-from resnet_cifar.data.datasets import Images, Normalisation
+from resnet_cifar.data.augmentation import Augmentation, Draws, Stream
+from resnet_cifar.data.datasets import Dataset, Images, Normalisation, Split
 
 SIZE = 32  # pixels
 
 
 @dataclass(frozen=True)
 class View:
-    """A view on the device: what to gather its batches by, worked out once and not at each step."""
+    """A view on the device, with the indices that gather its batches.
+
+    They are computed once a view, so that a step launches fewer kernels.
+    """
 
     draws: Draws
-    rows: Tensor  # int64 [n, 32], where a crop's rows begin among the pixels of all images
+    rows: Tensor  # int64 [n, 32], the first pixel of each row of a crop, in all images' pixels
     columns: Tensor  # int64 [n, 32], a crop's columns, from right to left where it is flipped
     labels: Tensor  # int64 [n]
 
@@ -27,7 +30,7 @@ class View:
 
 
 class DeviceImages:
-    """uint8 images, zero-padded once, on `device`; batches come in `memory_format`.
+    """Holds uint8 images on `device`, zero-padded once, and gathers batches in `memory_format`.
 
     The padding is black in raw pixels, i.e. applied before normalising, as torchvision's
     RandomCrop(32, padding=4) ahead of ToTensor does it.
@@ -68,16 +71,20 @@ class DeviceImages:
         return len(self.labels)
 
     def pixels(self) -> Tensor:
-        """The images as they came: uint8 [n, 32, 32, 3]."""
+        """Return the images as they came: uint8 [n, 32, 32, 3]."""
         padding = self.augmentation.padding
         inner = slice(padding, padding + SIZE)
         return self.padded[:, inner, inner]
 
+    def draw_view(self, seed: int, stream: Stream, epoch: int) -> View:
+        """Draw the augmented view of an epoch and send it to the device."""
+        return self.view(self.augmentation.draws(seed, stream, epoch, len(self)))
+
     def view(self, draws: Draws) -> View:
-        """What is drawn, sent to the device: 512 bytes an image.
+        """Send draws of these images to the device, as indices: 512 bytes an image.
 
         Args:
-            draws: of these images, on the host.
+            draws: on the host.
         """
         labels = self.labels[draws.order].to(self.device, non_blocking=True)
         draws = draws.to(self.device)
@@ -89,7 +96,9 @@ class DeviceImages:
         return View(draws, rows, columns, labels)
 
     def batch(self, view: View, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Positions start…stop of a view of these images, in four kernels.
+        """Gather positions start…stop of a view of these images, in four kernels.
+
+        A stop beyond the view's end gives the smaller last batch.
 
         Returns:
             float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where
@@ -104,3 +113,19 @@ class DeviceImages:
         x = x.contiguous(memory_format=self.memory_format)
         part = view.draws.part(start, stop)
         return self.augmentation.apply(x, view.labels[here], part, self.classes)
+
+
+def load_on_device(
+    split: Split,
+    data: Dataset,
+    augmentation: Augmentation,
+    device: torch.device,
+    memory_format: torch.memory_format,
+) -> tuple[DeviceImages, DeviceImages]:
+    """Put the training and the validation images of `data` on `device`."""
+    classes = len(data.CLASSES)
+    train, val = (
+        DeviceImages(images, data.NORMALISATION, augmentation, device, memory_format, classes)
+        for images in split
+    )
+    return train, val

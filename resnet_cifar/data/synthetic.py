@@ -52,13 +52,13 @@ def draw(count: int, seed: int, stream: str) -> tuple[NDArray[np.uint8], NDArray
         uint8 [count, 32, 32, 3] (RGB) and labels int64 [count], the classes equally frequent in
         every 1,000.
     """
-    chunks = [_chunk(seed, stream, number) for number in range(-(-count // CHUNK))]
+    chunks = [_draw_chunk(seed, stream, number) for number in range(-(-count // CHUNK))]
     images = np.concatenate([images for images, _ in chunks])[:count]
     labels = np.concatenate([labels for _, labels in chunks])[:count]
     return images, labels
 
 
-def _chunk(seed: int, stream: str, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _draw_chunk(seed: int, stream: str, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     digest = hashlib.sha256(f"{seed}/{stream}/{number}".encode()).digest()
     source = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
@@ -76,8 +76,8 @@ def _chunk(seed: int, stream: str, number: int) -> tuple[NDArray[np.uint8], NDAr
     u, v = (cos * x + sin * y) / radius, (cos * y - sin * x) / radius
     distance = np.empty_like(u)
     for label in range(len(CLASSES)):
-        of = labels == label
-        distance[of] = _outside(label, u[of], v[of])
+        mine = labels == label
+        distance[mine] = _distance(label, u[mine], v[mine])
     mask = np.clip(0.5 - distance * radius, 0, 1)[..., None]
 
     # Colours: two drawn alike, their difference stretched to a random contrast; then who is who.
@@ -105,7 +105,7 @@ def _chunk(seed: int, stream: str, number: int) -> tuple[NDArray[np.uint8], NDAr
 
 
 def _grid(centre: Floats) -> tuple[Floats, Floats]:
-    """Pixel coordinates relative to each image's `centre` [n, 2] (pixels from the middle)."""
+    """Compute pixel coordinates relative to each image's `centre` [n, 2], in pixels."""
     span = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
     x = span[None, None, :] - centre[:, 0, None, None]
     y = span[None, :, None] - centre[:, 1, None, None]
@@ -113,8 +113,8 @@ def _grid(centre: Floats) -> tuple[Floats, Floats]:
     return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
 
 
-def _outside(label: int, u: Floats, v: Floats) -> Any:
-    """About the distance outside the shape's outline, in radii; negative inside. As `u`, `v`."""
+def _distance(label: int, u: Floats, v: Floats) -> Any:
+    """Estimate the distance from the shape's outline, in radii, negative inside. As `u`, `v`."""
     r = np.sqrt(u**2 + v**2)
     au, av = np.abs(u), np.abs(v)
     name = CLASSES[label]

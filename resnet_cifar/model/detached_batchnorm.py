@@ -10,6 +10,11 @@ With y = γ x̂ + β, x̂ = (x − μ)/σ and g = ∂L/∂y, over N, H, W of eac
 The forward pass is the same for all four, and so are ∂L/∂γ = Σ g x̂ and ∂L/∂β = Σ g, which PyTorch's
 backward kernel returns beside the first line's ∂L/∂x. So one more pass over the activations gives
 each of the other lines.
+
+Detaching what is written to the running statistics is a well-known wrong implementation: those are
+outside the graph anyway, and the layer is BatchNorm. The identities tell: in BatchNorm Σ ∂L/∂x = 0
+(the mean's term) and ⟨∂L/∂x, x̂⟩ = 0 but for eps (the variance's). With the mean detached the first
+becomes (γ/σ) ∂L/∂β, with the variance detached the second becomes (γ/σ) ∂L/∂γ.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(x)
+            return super().forward(x)  # running statistics are constants: nothing to detach
         count = x.numel() // x.shape[1]
         if count < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
@@ -57,7 +62,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         momentum = self.momentum
         if momentum is None:
-            momentum = 1 / int(self.num_batches_tracked)
+            momentum = 1 / int(self.num_batches_tracked)  # reads from the device
         running = (self.running_mean, self.running_var, momentum)
         y: Tensor = _Normalise.apply(x, self.weight, self.bias, *running, self.eps, self.detach)
         return y
@@ -77,6 +82,7 @@ class _Normalise(torch.autograd.Function):
         y, mean, inverse_std = torch.native_batch_norm(
             x, weight, bias, running_mean, running_var, True, momentum, eps
         )
+        # The batch's statistics, in float32 also where x is bfloat16; x̂ is computed from x again.
         ctx.save_for_backward(x, weight, mean, inverse_std)
         ctx.eps, ctx.detach = eps, detach
         return y
@@ -86,6 +92,8 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse_std = ctx.saved_tensors
         both = ctx.detach == "both"
+        # PyTorch's own kernel sums Σ g and Σ g x̂ in any case. Its ∂L/∂x, which costs another pass
+        # over the activations, is asked for only where one of the two terms stays.
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             g, x, weight, None, None, mean, inverse_std, True, ctx.eps, [not both, True, True]
         )
@@ -93,14 +101,14 @@ class _Normalise(torch.autograd.Function):
         count = x.numel() // x.shape[1]
         if both:
             dx = g * _per_channel(scale)
-        elif ctx.detach == "mean":
-            dx += _per_channel(scale * dbias / count)  # (γ/σ) mean g
-        else:  # (γ/σ) x̂ mean(g x̂), with x̂ = (x − μ)/σ a line in x
+        elif ctx.detach == "mean":  # give back (γ/σ) mean g: Σ ∂L/∂x is no longer 0
+            dx += _per_channel(scale * dbias / count)
+        else:  # give back (γ/σ) x̂ mean(g x̂), x̂ = (x − μ)/σ being a line in x: ⟨∂L/∂x, x̂⟩ is not 0
             slope = scale * inverse_std * dweight / count
             dx += torch.addcmul(_per_channel(-slope * mean), x, _per_channel(slope))
         return dx, dweight, dbias, None, None, None, None, None
 
 
 def _per_channel(values: Tensor) -> Tensor:
-    """[C] as [1, C, 1, 1]."""
+    """Reshape [C] to [1, C, 1, 1]."""
     return values[None, :, None, None]

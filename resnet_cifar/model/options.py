@@ -1,4 +1,4 @@
-"""The network's options: its depth and width, and what its normalisation layers are."""
+"""The network's options: its depth, its width, its normalisation layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def training_flop(macs: int) -> int:
-    """FLOP to train on an image whose forward pass takes `macs` multiply-accumulates: two each,
-    three times (forward, gradient of the inputs, gradient of the weights).
+    """Count FLOP to train on an image whose forward pass takes `macs` multiply-accumulates.
+
+    Two each, three times: forward, gradient of the inputs, gradient of the weights.
     """
     return 6 * macs
 
@@ -33,12 +34,16 @@ class Model(ABC):
 
     @abstractmethod
     def build(self, norm: Callable[[int], nn.Module], classes: int) -> nn.Module:
-        """The network: float [N, 3, 32, 32] to logits [N, classes]. `norm(channels)` is a layer."""
+        """Build the network: float [N, 3, 32, 32] to logits [N, classes].
+
+        Args:
+            norm: makes a normalisation layer for a channel count.
+        """
 
     def multiply_accumulates(self, classes: int) -> int:
-        """Multiply-accumulates of one image's forward pass, convolutions and linear layers alone.
+        """Count multiply-accumulates of one image's forward pass: convolutions and linear layers.
 
-        Counted on a network without values; an option that knows a formula needs no torch for it.
+        It counts on a network without values; an option that knows a formula needs no torch.
         """
         import torch
         from torch import nn
@@ -94,16 +99,16 @@ DETACH = ("none", "mean", "var", "both")
 
 @dataclass
 class Norm(ABC):
-    """What a normalisation layer is made of."""
+    """Kind of the normalisation layers."""
 
     NAME: ClassVar[str]
 
     def check(self, width: int) -> None:  # noqa: B027 (most go with any width)
-        """Raise ConfigError where a stage of `width` channels, or of a multiple, can't have it."""
+        """Raise ConfigError if stages of `width` channels, or of multiples, can't have it."""
 
     @abstractmethod
     def build(self, channels: int) -> nn.Module:
-        """A layer for float [N, channels, H, W]."""
+        """Build a layer for float [N, channels, H, W]."""
 
 
 @dataclass
@@ -145,7 +150,7 @@ class GroupNorm(Norm):
         require(0 < self.eps < 1, "norm.eps", self.eps, "above 0, below 1")
 
     def check(self, width: int) -> None:
-        """Every stage's channels are a multiple of the width, so it is what must divide."""
+        """Raise ConfigError if the groups don't divide the width, and with it every stage's."""
         fits = width % self.groups == 0
         require(fits, "norm.groups", self.groups, f"a divisor of model.width={width}")
 

@@ -1,4 +1,4 @@
-"""What an update does with a loss: backward pass, clipping, the step, averaged weights."""
+"""One optimizer update: backward, gradient clipping, step, weight averaging."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch.amp.grad_scaler import GradScaler
 
 
 class Average:
-    """A network whose weights are the mean of another's over its updates, later ones the heavier.
+    """Exponential moving average of a network's weights, bias-corrected like Adam's moments.
 
-    After t updates Σ dᵗ⁻ˢ θₛ / Σ dᵗ⁻ˢ over s = 1 … t: an exponential moving average of decay d
-    without the share that the usual recursion gives to the initial weights (as Adam corrects its
-    moments), so that short runs can use it. BatchNorm's running statistics are not averaged: those
-    of the averaged weights are other ones, and `settle` measures them (Izmailov et al. 2018).
+    After t updates it is Σ dᵗ⁻ˢ θₛ / Σ dᵗ⁻ˢ over s = 1 … t, d being the decay. The usual recursion
+    gives a share to the initial weights, which short runs could not use. BatchNorm's running
+    statistics are not averaged: the averaged weights have others, which
+    `update_batchnorm_statistics` measures (Izmailov et al. 2018).
 
     Args:
-        network: whose weights to follow; it is not changed.
+        network: the network to follow; it is not changed.
+        decay: weight of the previous average, at least 0, below 1.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -32,37 +33,46 @@ class Average:
         self._its = [parameter.detach() for parameter in network.parameters()]
 
     def update(self) -> None:
-        """Take in the network as it is now. Nothing in it waits for the device."""
+        """Add the network's current weights to the average, without waiting for the device."""
         self.updates += 1
+        # 1 at the first update: the average begins as the network is after it.
         share = (1 - self.decay) / (1 - self.decay**self.updates)
+        # One call for all parameters, which on a GPU are a few kernels in place of one each.
         torch._foreach_lerp_(self._mine, self._its, share)
 
     @torch.no_grad()
-    def settle(self, batches: Iterable[Tensor], autocast: AbstractContextManager[Any]) -> None:
+    def update_batchnorm_statistics(
+        self, batches: Iterable[Tensor], autocast: AbstractContextManager[Any]
+    ) -> None:
         """Measure the running statistics anew, as the mean over `batches` of training images."""
         norms = [
             m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
         ]
-        usual = [norm.momentum for norm in norms]
+        momenta = [norm.momentum for norm in norms]
         self.network.train()
         for number, x in enumerate(batches if norms else (), 1):
+            # Momentum 1/k at batch k is the plain mean; the first batch replaces what was there.
             for norm in norms:
                 norm.momentum = 1 / number
             with autocast:
                 self.network(x)
-        for norm, momentum in zip(norms, usual, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
 
 class Descent:
-    """The optimizer, and what surrounds its step; whatever is switched off does nothing.
+    """One optimizer update: backward, gradient clipping, step, weight averaging.
+
+    A part that is switched off does nothing.
 
     Args:
-        clip_norm: to what norm, of all parameters together, larger gradients are shortened (Pascanu
-            et al. 2013); 0: none is.
+        optimizer: updates the weights.
+        clip_norm: largest norm of the gradients of all parameters together; longer ones are
+            shortened to it (Pascanu et al. 2013). 0 switches clipping off.
         average: follows the weights. A step that the scaler leaves out counts as an update, as it
-            does for the schedule: whether it was, only the device knows.
-        scaler: of the loss, in fp16. Its step reads from the device unless the optimizer is fused.
+            does for the schedule: only the device knows that it was left out.
+        scaler: scales the loss, in fp16. Its step reads from the device unless the optimizer is
+            fused.
     """
 
     def __init__(
@@ -75,50 +85,52 @@ class Descent:
         self.optimizer, self.clip_norm, self.average = optimizer, clip_norm, average
         self.scaler = scaler or GradScaler("cpu", enabled=False)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        # Of this epoch's updates: the sum of their gradients' norms, how many were clipped, how
-        # many there were.
+        # Sums over this epoch's updates: gradient norms, clipped updates, updates.
         self._norms = torch.zeros(3, device=self._parameters[0].device)
         if self.scaler.is_enabled():
             _zero_momentum(optimizer)
 
     def step(self, loss: Tensor) -> None:
-        """One update from a batch's loss []. Nothing in it waits for the device."""
+        """Make one update from a batch's loss [], without waiting for the device."""
         torch.autograd.backward(self.scaler.scale(loss))
         if self.clip_norm:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)  # the norm is of the gradients, not of scaled ones
             self._clip()
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # nothing, on the device, where a gradient overflowed
         self.scaler.update()
+        # None, not zero: the next backward pass then writes gradients in place of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
 
     def _clip(self) -> None:
         norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
-        taken = norm.isfinite()  # what the scaler leaves out is no update
+        taken = norm.isfinite()  # a step that the scaler leaves out is no update
         clipped = taken & (norm > self.clip_norm)
         self._norms += torch.stack([norm.where(taken, 0.0), clipped, taken])
 
     def metrics(self) -> dict[str, float]:
-        """Of the epoch so far, where they mean something: `gradient_norm/train`, the mean over its
-        updates before clipping; `clipped/train`, the share of updates clipped; `loss_scale/train`,
-        as it is now. Waits for the device.
+        """Read the epoch's metrics so far, of the parts that are on. Waits for the device.
+
+        Returns:
+            `gradient_norm/train`, the mean over the updates, before clipping; `clipped/train`, the
+            share of updates clipped; `loss_scale/train`, as it is now.
         """
-        found = {}
+        metrics = {}
         if self.clip_norm:
             total, clipped, count = self._norms.cpu().tolist()
-            found["gradient_norm/train"] = total / max(count, 1)
-            found["clipped/train"] = clipped / max(count, 1)
+            metrics["gradient_norm/train"] = total / max(count, 1)
+            metrics["clipped/train"] = clipped / max(count, 1)
         if self.scaler.is_enabled():
-            found["loss_scale/train"] = self.scaler.get_scale()
-        return found
+            metrics["loss_scale/train"] = self.scaler.get_scale()
+        return metrics
 
     def end_epoch(self) -> None:
         """Begin the next epoch's metrics."""
         self._norms.zero_()
 
     def dump(self) -> dict[str, Any]:
-        """What a run is resumed from."""
+        """Return the state that a run resumes from, beside the network's weights."""
         state = {"optimizer": self.optimizer.state_dict(), **self.dump_weights()}
         if self.clip_norm:
             state["gradient_norms"] = self._norms
@@ -129,11 +141,11 @@ class Descent:
         return state
 
     def dump_weights(self) -> dict[str, Any]:
-        """What is kept of a finished run: the averaged weights, a state dict of the network."""
+        """Return what is kept of a finished run: the averaged weights, as a state dict."""
         return {} if self.average is None else {"ema": self.average.network.state_dict()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a `dump`, or show what a `dump_weights` holds."""
+        """Continue from what `dump` or `dump_weights` returned."""
         if "optimizer" in saved:
             self.optimizer.load_state_dict(saved["optimizer"])
         if self.clip_norm and "gradient_norms" in saved:
@@ -141,16 +153,17 @@ class Descent:
         if self.average is not None:
             self.average.network.load_state_dict(saved["ema"])
             self.average.updates = saved.get("ema_updates", 0)
-        # None where `auto` was another precision before: on another machine.
+        # Absent where `auto` was another precision before, on another machine.
         if self.scaler.is_enabled() and "scaler" in saved:
             self.scaler.load_state_dict(saved["scaler"])
 
 
 def _zero_momentum(optimizer: optim.Optimizer) -> None:
-    """Momentum buffers before the first step.
+    """Fill the momentum buffers with zeros before the first step.
 
-    PyTorch's fused SGD allocates them there and takes them for filled at the second, also if the
-    scaler had the first left out: what lay in memory is then the momentum (seen with torch 2.14).
+    PyTorch's fused SGD allocates them at the first step and takes them for filled at the second,
+    also if the scaler left the first one out: what lay in memory is then the momentum (seen with
+    torch 2.14).
     """
     for group in optimizer.param_groups:
         if group.get("momentum"):

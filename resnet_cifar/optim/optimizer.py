@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Optimizer(ABC):
-    """What updates the weights."""
+    """Rule by which gradients update the weights."""
 
     NAME: ClassVar[str]
-    lr: float  # of every parameter group that brings none of its own
+    lr: float  # of parameter groups without a rate of their own
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, "optimizer.lr", self.lr, "a finite number above 0")
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
-        """An optimizer over parameter groups that carry their own weight_decay.
+        """Build the optimizer over parameter groups that carry their own weight_decay.
 
         Args:
             fused: update all parameters in one kernel.

@@ -43,7 +43,7 @@ class Regularization:
         require(0 <= norm < math.inf, key, norm, "0 (no clipping) or a finite number above")
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The model's parameters as optimizer groups, each with its weight_decay."""
+        """Divide the model's parameters into optimizer groups, each with its weight_decay."""
         parameters = list(model.parameters())
         if self.decay_norm_and_bias:
             return [{"params": parameters, "weight_decay": self.weight_decay}]
@@ -55,8 +55,10 @@ class Regularization:
         ]
 
     def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Mean cross-entropy of logits [N, classes] and labels int64 [N], or float [N, classes]
-        with a share for each class; in nats.
+        """Build the loss: mean cross-entropy in nats.
+
+        It takes logits [N, classes] and labels int64 [N], or float [N, classes] with a share for
+        each class.
         """
         from torch import nn
 
@@ -65,7 +67,7 @@ class Regularization:
     def descent(
         self, model: nn.Module, optimizer: optim.Optimizer, scaler: GradScaler | None = None
     ) -> Descent:
-        """What an update of `model` by `optimizer` does with a loss."""
+        """Build the update of `model` by `optimizer`: clipping and averaging around its step."""
         from resnet_cifar.optim.descent import Average, Descent
 
         average = Average(model, self.ema_decay) if self.ema_decay else None

@@ -20,7 +20,7 @@ Schedule = Callable[[int], float]
 
 @dataclass
 class Scheduler(ABC):
-    """A linear warm-up, and after it the shape that an option states."""
+    """Learning rate over the updates of a run: a linear warm-up times an option's own shape."""
 
     NAME: ClassVar[str]
     warmup_epochs: float
@@ -30,14 +30,15 @@ class Scheduler(ABC):
         require(0 <= warmup < math.inf, "scheduler.warmup_epochs", warmup, "0 or more")
 
     def build(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        """The schedule of a parameter group whose own rate is `lr`."""
+        """Build the schedule of a parameter group whose own rate is `lr`."""
         shape = self.shape(lr, epochs, steps_per_epoch)
         steps = round(self.warmup_epochs * steps_per_epoch)
+        # step + 1: the first update has a rate above 0 already.
         return lambda step: shape(step) * min(1.0, (step + 1) / steps if steps else 1.0)
 
     @abstractmethod
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        """The schedule without its warm-up."""
+        """Build the schedule of a group whose own rate is `lr`, without the warm-up."""
 
 
 @dataclass
@@ -63,6 +64,7 @@ class Cosine(Scheduler):
 
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         def schedule(step: int) -> float:
+            # By whole epochs: the study's scheduler steps once an epoch.
             angle = math.pi * (step // steps_per_epoch) / epochs
             return self.eta_min + 0.5 * (lr - self.eta_min) * (1 + math.cos(angle))
 
@@ -134,7 +136,7 @@ class OneCycle(Scheduler):
         super().__post_init__()
 
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        end_of_run = epochs * steps_per_epoch - 1
+        end_of_run = epochs * steps_per_epoch - 1  # the last update, which has the lowest rate
         peak = self.pct_start * (end_of_run + 1) - 1
         first = lr / self.div_factor
         last = first / self.final_div_factor

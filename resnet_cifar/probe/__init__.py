@@ -1,1 +1,1 @@
-"""The probe: what a layer's gradients, weights and statistics do while it trains."""
+"""The probe: gradients, weights and batch statistics of every layer while it trains."""

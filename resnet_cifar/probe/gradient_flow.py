@@ -1,6 +1,6 @@
-"""What the probe measures, layer by layer: gradients, scale invariance, batch statistics.
+"""Gradient flow, layer by layer: gradients, scale invariance, batch statistics, rotation.
 
-Everything happens in a copy of the model, so that training cannot notice. The identities, with
+The probe works on a copy of the model, so that training can't notice it. The identities, with
 y = γx̂ + β and x̂ = (x − μ)/σ per channel: BatchNorm's gradient satisfies Σ ∂L/∂x = 0,
 ⟨∂L/∂x, x̂⟩ = 0 and w·∂L/∂w = 0 for each bias-free filter w before it (up to eps); detached
 statistics break them one by one (detached_batchnorm.py).
@@ -8,18 +8,19 @@ statistics break them one by one (detached_batchnorm.py).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from resnet_cifar.compute.device import Compute, full_float32
+from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import predict, score
 from resnet_cifar.data.augmentation import PROBE
 from resnet_cifar.data.images import DeviceImages
@@ -29,81 +30,105 @@ from resnet_cifar.probe.options import Probe
 Weighted = nn.Conv2d | nn.Linear
 
 
-@dataclass
-class GradientFlow:
-    """The probe of one run: which epochs and updates it looks at, and what it sees there."""
+class Training(Protocol):
+    """The parts of a run that the probe looks at; `training.engine.Engine` has them."""
 
-    options: Probe
-    epochs: int
-    steps: int  # updates in an epoch
+    options: Trainer
     seed: int
-    loss: Callable[[Tensor, Tensor], Tensor]
-    schedule: Schedule
+    schedules: Sequence[Schedule]
     train: DeviceImages
     val: DeviceImages
-    batch_size: int
     compute: Compute
-    model: nn.Module
-    account: Tensor  # this epoch's measured rotations: `rotations`
 
-    def due(self, epoch: int) -> bool:
-        """Whether epoch `epoch` (from 1) is looked at."""
-        return self.options.due(epoch, self.epochs)
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Logits and labels to the loss []."""
 
-    def watch(self, epoch: int, step: int) -> contextlib.AbstractContextManager[None]:
-        """Around an update: measures by what angles it turns the weights, if it is one of those."""
-        if self.due(epoch) and step in self.options.measured_steps(self.steps):
-            return rotating(self.model, self.account)
-        return contextlib.nullcontext()
+    @property
+    def model(self) -> nn.Module:
+        """The network, not compiled: hooks see its layers."""
 
-    def examine(
-        self, epoch: int, optimizer: torch.optim.Optimizer, between: Callable[[], None]
-    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Look at the network as `epoch` left it.
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of its weights."""
 
-        Args:
-            between: called after every batch of validation; it may raise to stop.
+    @property
+    def steps(self) -> int:
+        """Updates in an epoch."""
+
+    def stop_if_interrupted(self) -> None:
+        """Raise Interrupted where a signal has come."""
+
+
+@dataclass
+class GradientFlow:
+    """The probe of one run: chooses epochs and updates, and measures them.
+
+    Args:
+        rotations: the current epoch's sums, from `empty_rotations`. A checkpoint holds them, so
+            that a run interrupted within a probed epoch reports the same angles.
+    """
+
+    options: Probe
+    rotations: Tensor
+
+    def watch(self, run: Training, epoch: int, step: int) -> AbstractContextManager[None]:
+        """Measure by what angles the update made inside turns the weights, if it is chosen."""
+        probed = self.options.due(epoch, run.options.epochs)
+        if probed and step in self.options.measured_steps(run.steps):
+            return add_rotation(run.model, self.rotations)
+        return nullcontext()
+
+    def examine(self, run: Training, epoch: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Look at the network as `epoch` left it, where that epoch is probed.
 
         Returns:
-            Rows for probe.jsonl, one a layer; metrics of the epoch.
+            Rows for probe.jsonl, one a layer; metrics of the epoch. Both empty in other epochs.
         """
+        if not self.options.due(epoch, run.options.epochs):
+            return [], {}
         start = time.perf_counter()
-        draws = self.train.augmentation.draws(self.seed, PROBE, 0, len(self.train))
-        x, y = self.train.batch(self.train.view(draws), 0, self.options.images)
+        # Drawn for epoch 0 at every epoch: the same images each time, so that curves compare.
+        x, y = run.train.batch(run.train.draw_view(run.seed, PROBE, 0), 0, self.options.images)
         with full_float32():
-            rows = inspect(self.model, x, y, self.loss)
-        measured = self.options.measured_steps(self.steps)
-        rates = [self.schedule((epoch - 1) * self.steps + step) for step in measured]
-        turned = angular_updates(self.model, optimizer, self.account, sum(rates) / len(rates))
+            rows = inspect(run.model, x, y, run.loss)
+        rates = [
+            run.schedules[0]((epoch - 1) * run.steps + step)
+            for step in self.options.measured_steps(run.steps)
+        ]
+        turned = angular_updates(run.model, run.optimizer, self.rotations, sum(rates) / len(rates))
+        position = {"epoch": epoch, "step": epoch * run.steps}
+        rows = [position | row | turned.get(row["layer"], {}) for row in rows]
         batchnorm = any(row["kind"] == "norm" for row in rows)
-        metrics = self._validate_with_batch_statistics(between) if batchnorm else {}
-        where = {"epoch": epoch, "step": epoch * self.steps}
-        rows = [where | row | turned.get(row["layer"], {}) for row in rows]
+        metrics = self._validate_with_batch_statistics(run) if batchnorm else {}
         return rows, {**metrics, "speed/probe_seconds": time.perf_counter() - start}
 
-    def _validate_with_batch_statistics(self, between: Callable[[], None]) -> dict[str, float]:
-        """Clean validation, normalised as in training: batches about as large, their statistics.
+    def _validate_with_batch_statistics(self, run: Training) -> dict[str, float]:
+        """Score the clean view, normalised as in training: by batches about as large.
 
         Where `loss/val` is large and this is not, it is the running statistics that lag.
         """
-        images = min(self.options.val_images, len(self.val))
-        size = math.ceil(images / math.ceil(images / self.batch_size))  # no small last batch
-        draws = self.val.augmentation.clean(len(self.val)).part(0, images)
-        model = copy.deepcopy(self.model)  # in training mode it moves its running statistics
-        logits = predict(model, self.val, draws, self.compute, size, between, training=True)
-        scores = score(logits, self.val.labels[:images])
+        images = min(self.options.val_images, len(run.val))
+        # Equal batches: the statistics of a small last one would be noisier than training's.
+        size = math.ceil(images / math.ceil(images / run.options.batch_size))
+        draws = run.val.augmentation.clean(len(run.val)).part(0, images)
+        model = copy.deepcopy(run.model)  # in training mode it moves its running statistics
+        logits = predict(
+            model, run.val, draws, run.compute, size, run.stop_if_interrupted, training=True
+        )
+        scores = score(logits, run.val.labels[:images])
         return {f"{name}/val_batch_statistics": value for name, value in scores.items()}
 
 
 def weighted_layers(model: nn.Module) -> dict[str, Weighted]:
-    """The layers that have filters, by name, in the order of definition."""
+    """List the layers that have filters, by name, in the order of definition."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Weighted)}
 
 
 def inspect(
     model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> list[dict[str, Any]]:
-    """One row per layer of `model`, from one batch forward and backward in training mode.
+    """Measure every layer of `model`, by one batch forward and backward in training mode.
 
     `model` is left as it is. The arithmetic is the parameters' own, float32 in a run: identities
     that hold leave 1e-6 or less there, broken ones 1e-3 and more, and float64 would cost three
@@ -114,21 +139,23 @@ def inspect(
         y: labels int64 [n].
 
     Returns:
-        Rows with `layer`, `kind` (conv, linear, norm, activation) and numbers as `_weights`,
-        `_norm` and `_activation` give them. Only BatchNorm has rows of kind norm.
+        Rows with `layer`, `kind` (conv, linear, norm, activation) and the numbers of
+        `measure_weight`, `measure_norm` and `measure_activation`. Only BatchNorm has rows of kind
+        norm.
     """
     model = copy.deepcopy(model).train()
-    model.zero_grad(set_to_none=True)
+    model.zero_grad()  # a copy brings its gradients with it, and backward adds to them
     rows: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():
-        kind = next((kind for kind, of in KINDS.items() if isinstance(module, of)), None)
+        kind = next((kind for kind, layer in KINDS.items() if isinstance(module, layer)), None)
         if kind is not None:
             rows[name] = {"layer": name, "kind": kind}
             if kind in WATCH:
                 WATCH[kind](module, rows[name])
     torch.autograd.backward(loss(model(x), y))
     for name, layer in weighted_layers(model).items():
-        rows[name] |= _weights(layer.weight)
+        rows[name] |= measure_weight(layer.weight)
+    # Read last: a read per number within the pass would make the device wait for the host.
     return [
         {key: v.item() if isinstance(v, Tensor) else v for key, v in row.items()}
         for row in rows.values()
@@ -144,14 +171,14 @@ def _watch_norm(norm: nn.BatchNorm2d, row: dict[str, Any]) -> None:
     def see(_: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
         x = args[0].detach()  # what the hook holds must not hold the graph that holds the hook
         args[0].register_hook(  # type: ignore[no-untyped-call]
-            lambda dx: row.update(_norm(x, dx, norm.eps, *before))
+            lambda dx: row.update(measure_norm(x, dx, norm.eps, *before))
         )
 
     norm.register_forward_hook(see)
 
 
 def _watch_relu(relu: nn.ReLU, row: dict[str, Any]) -> None:
-    relu.register_forward_hook(lambda _, args, out: row.update(_activation(out.detach())))
+    relu.register_forward_hook(lambda _, args, out: row.update(measure_activation(out.detach())))
 
 
 KINDS = {"conv": nn.Conv2d, "linear": nn.Linear, "norm": nn.BatchNorm2d, "activation": nn.ReLU}
@@ -161,8 +188,8 @@ WATCH: dict[str, Callable[[Any, dict[str, Any]], None]] = {
 }
 
 
-def _weights(weight: Tensor) -> dict[str, Tensor]:
-    """Of a weight w [out, …] with a gradient ∇w (of the loss alone, without weight decay):
+def measure_weight(weight: Tensor) -> dict[str, Tensor]:
+    """Measure a weight w [out, …] and its gradient ∇w (of the loss alone, without weight decay).
 
     weight_norm, gradient_norm: ‖w‖, ‖∇w‖.
     radial: w·∇w/(‖w‖‖∇w‖) of the whole layer; below 0, a step along −∇w lengthens w.
@@ -179,10 +206,10 @@ def _weights(weight: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _norm(
+def measure_norm(
     x: Tensor, dx: Tensor, eps: float, running_mean: Tensor, running_var: Tensor
 ) -> dict[str, Tensor]:
-    """Of a norm layer's input x and its gradient ∂L/∂x, float [N, C, H, W].
+    """Measure a norm layer's input x and its gradient ∂L/∂x, float [N, C, H, W].
 
     Cosines and gaps are per channel, then the root mean square over channels. σ = √(var + eps),
     which is what the layer divides by.
@@ -215,9 +242,9 @@ def _norm(
     }
 
 
-def _activation(out: Tensor) -> dict[str, Tensor]:
-    """Of a ReLU's output float [N, C, H, W]: mean and standard deviation of its values, and the
-    share of dead channels, those that are zero at every place of every image of the batch.
+def measure_activation(out: Tensor) -> dict[str, Tensor]:
+    """Measure a ReLU's output float [N, C, H, W]: mean and standard deviation of its values, and
+    the share of dead channels, those that are zero at every position of every image of the batch.
     """
     return {
         "activation_mean": out.mean(),
@@ -227,17 +254,17 @@ def _activation(out: Tensor) -> dict[str, Tensor]:
 
 
 def _by_channel(x: Tensor) -> Tensor:
-    """[N, C, H, W] as [N·H·W, C]: no copy of channels_last, and the quicker reductions."""
+    """Reshape [N, C, H, W] to [N·H·W, C]: no copy of channels_last, and the quicker reductions."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a/b, and 0 where both are: a channel without gradient breaks no identity."""
+    """Divide a by b, giving 0 where both are: a channel without gradient breaks no identity."""
     return torch.where((a == 0) & (b == 0), 0.0, a / b)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Along the last dimension."""
+    """Cosine of the angle between a and b, along the last dimension."""
     return _ratio((a * b).sum(-1), a.norm(dim=-1) * b.norm(dim=-1))
 
 
@@ -245,30 +272,31 @@ def _rms(values: Tensor) -> Tensor:
     return values.square().mean().sqrt()
 
 
-def rotations(model: nn.Module) -> Tensor:
-    """An empty account for `rotating`: float64 [1 + layers] on the host, updates counted and then,
-    for each of `weighted_layers`, the sum over these updates of the filters' mean square rotation
-    (rad²).
+def empty_rotations(model: nn.Module) -> Tensor:
+    """Sums of an epoch's rotations, all zero: float64 [1 + layers] on the host.
+
+    The number of measured updates, then for each of `weighted_layers` the sum over these updates of
+    its filters' mean square rotation (rad²).
     """
     return torch.zeros(1 + len(weighted_layers(model)), dtype=torch.float64)
 
 
-@contextlib.contextmanager
-def rotating(model: nn.Module, account: Tensor) -> Iterator[None]:
-    """Enter in `account` by what angles the update made inside turns the weights.
+@contextmanager
+def add_rotation(model: nn.Module, rotations: Tensor) -> Iterator[None]:
+    """Add to `rotations` by what angles the update made inside turns the weights.
 
     They are read before it and after, to be compared in float64, which not every device has.
     """
     layers = list(weighted_layers(model).values())
-    before = _read(layers)
+    before = _copy_to_host(layers)
     yield
-    account[0] += 1
-    pairs = zip(before, _read(layers), strict=True)
-    account[1:] += torch.stack([rotation(*pair) for pair in pairs])
+    rotations[0] += 1
+    pairs = zip(before, _copy_to_host(layers), strict=True)
+    rotations[1:] += torch.stack([rotation(*pair) for pair in pairs])
 
 
-def _read(layers: list[Weighted]) -> list[Tensor]:
-    """Copies of the layers' weights on the host, by one read."""
+def _copy_to_host(layers: list[Weighted]) -> list[Tensor]:
+    """Copy the layers' weights to the host, by one read."""
     weights = [layer.weight.detach() for layer in layers]
     flat = torch.cat([weight.flatten() for weight in weights]).cpu()
     parts = torch.split(flat, [weight.numel() for weight in weights])
@@ -288,21 +316,21 @@ def rotation(before: Tensor, after: Tensor) -> Tensor:
 
 
 def angular_updates(
-    model: nn.Module, optimizer: torch.optim.Optimizer, account: Tensor, lr: float
+    model: nn.Module, optimizer: torch.optim.Optimizer, rotations: Tensor, lr: float
 ) -> dict[str, dict[str, Any]]:
-    """By layer, at the learning rate `lr`:
+    """Summarise the measured rotations of an epoch by layer, at the learning rate `lr`.
 
     angular_update: root mean square rotation (rad) over filters and measured updates; None if there
         was no update.
     angular_update_predicted: see `predicted_rotation`.
     effective_lr: lr/‖w‖².
     """
-    count, *sums = account.tolist()
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    count, *sums = rotations.tolist()
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     return {
         name: {
             "angular_update": math.sqrt(total / count) if count else None,
-            "angular_update_predicted": predicted_rotation(group_of[id(layer.weight)], lr),
+            "angular_update_predicted": predicted_rotation(groups[id(layer.weight)], lr),
             "effective_lr": lr / layer.weight.detach().square().sum().item(),
         }
         for (name, layer), total in zip(weighted_layers(model).items(), sums, strict=True)
@@ -310,8 +338,8 @@ def angular_updates(
 
 
 def predicted_rotation(group: dict[str, Any], lr: float) -> float | None:
-    """√(2·lr·wd/(1+m)): the root mean square angle (rad) by which SGD with momentum m turns a
-    scale-invariant weight per step once its norm is in equilibrium; None for other optimizers.
+    """Predict √(2·lr·wd/(1+m)): the root mean square angle (rad) by which SGD with momentum m turns
+    a scale-invariant weight per step once its norm is in equilibrium; None for other optimizers.
 
     Kosson et al. 2024, "Rotational equilibrium"; Wan et al. 2021, "Spherical motion dynamics". A
     gradient g ⊥ w moves w by lr·g/(1 − m) in all, so ‖w‖² grows by lr²‖g‖²/(1 − m)² and decays by

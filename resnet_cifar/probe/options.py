@@ -1,4 +1,4 @@
-"""The probe's options: when it looks, and at how much. What it measures is in gradient_flow.py."""
+"""The probe's options: its epochs, images and updates. gradient_flow.py measures."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Probe:
             require(value >= least, f"probe.{name}", value, f"{least} or more")
 
     def due(self, epoch: int, epochs: int) -> bool:
-        """Whether epoch `epoch` (from 1) of `epochs` is probed."""
+        """True if epoch `epoch` (from 1) of `epochs` is probed."""
         return self.epochs > 0 and (epoch in (1, epochs) or epoch % self.epochs == 0)
 
     def measured_steps(self, steps: int) -> list[int]:
-        """The updates (from 0) of a probed epoch of `steps` whose rotation is measured.
+        """Choose the updates (from 0) of a probed epoch of `steps` whose rotation is measured.
 
         Evenly spread and not consecutive: momentum makes neighbours resemble each other. The last
         one is among them.

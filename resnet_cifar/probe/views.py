@@ -43,7 +43,7 @@ COLUMNS = 4
 
 
 def value(row: Row, quantity: str) -> float | None:
-    """`quantity` of a row, None where it has none.
+    """Read `quantity` from a row, None where it has none.
 
     gradient_norm is that of weights. angular_ratio is measured over predicted.
     """
@@ -56,19 +56,19 @@ def value(row: Row, quantity: str) -> float | None:
 
 
 def curves(rows: Sequence[Row]) -> dict[str, float]:
-    """`probe/<quantity>/median` and `probe/<quantity>/worst` over the layers of one epoch.
+    """Summarise one epoch: `probe/<quantity>/median` and `probe/<quantity>/worst` over its layers.
 
     The worst is the largest; of angular_ratio the one furthest from 1, as a factor. Both leave out
     linear layers, as only the others are scale invariant. A quantity that no layer has is left out.
     """
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for quantity in CURVES:
-        of_layers = [value(row, quantity) for row in rows if row["kind"] != "linear"]
-        values = [number for number in of_layers if number is not None]
+        numbers = [value(row, quantity) for row in rows if row["kind"] != "linear"]
+        values = [number for number in numbers if number is not None]
         if values:
-            found[f"probe/{quantity}/median"] = float(np.median(values))
-            found[f"probe/{quantity}/worst"] = max(values, key=_badness(quantity))
-    return found
+            scalars[f"probe/{quantity}/median"] = float(np.median(values))
+            scalars[f"probe/{quantity}/worst"] = max(values, key=_badness(quantity))
+    return scalars
 
 
 def _badness(quantity: str) -> Callable[[float], float]:
@@ -78,7 +78,7 @@ def _badness(quantity: str) -> Callable[[float], float]:
 
 
 def heat_map(rows: Sequence[Row]) -> np.ndarray:
-    """Layers × probed epochs, a panel per quantity: an image uint8 [height, width, 3].
+    """Draw layers × probed epochs, a panel per quantity: an image uint8 [height, width, 3].
 
     Args:
         rows: of one run, at least one. White is where there is no number, or one that is 0.
@@ -115,15 +115,17 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
 
 
 def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
-    """The layers that have `quantity`, and its magnitude, float64 [layers, probed epochs], NaN
-    where it is missing.
+    """Arrange the magnitude of `quantity` as float64 [layers, probed epochs], NaN where missing.
+
+    Returns:
+        The layers that have it, and the table.
     """
-    found = {
+    numbers = {
         (row["layer"], row["epoch"]): abs(number)
         for row in rows
         if (number := value(row, quantity)) is not None
     }
-    layers = list(dict.fromkeys(layer for layer, _ in found))
+    layers = list(dict.fromkeys(layer for layer, _ in numbers))
     epochs = sorted({row["epoch"] for row in rows})
-    cells = [[found.get((layer, epoch), math.nan) for epoch in epochs] for layer in layers]
+    cells = [[numbers.get((layer, epoch), math.nan) for epoch in epochs] for layer in layers]
     return layers, np.array(cells, dtype=float).reshape(len(layers), len(epochs))

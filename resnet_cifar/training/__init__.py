@@ -1,1 +1,5 @@
-"""One run: data, network, norm, optimizer, schedule, loss, loop, record."""
+"""One run: data, network, norm, optimizer, schedule, loss, loop, record.
+
+`run.assemble` builds the parts, `engine.Engine.fit` is the loop, `state.State` is what a checkpoint
+holds.
+"""

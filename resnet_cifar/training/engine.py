@@ -1,4 +1,7 @@
-"""The training loop: epochs of steps, validation, records, checkpoints. It knows no YAML."""
+"""The training loop: epochs of steps, validation, records, checkpoints.
+
+Read `Engine.fit`, then `train_epoch`, `step` and `validate`. It knows no YAML.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from resnet_cifar.compute.device import Compute
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import hits, predict, score_views, update
 from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Draws
+from resnet_cifar.data.datasets import steps_per_epoch
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.optim.scheduler import Schedule
@@ -28,14 +32,17 @@ from resnet_cifar.training.live import Display
 from resnet_cifar.training.notes import epoch_line
 from resnet_cifar.training.state import State
 
+# Training images that measure the averaged network's BatchNorm statistics.
+STATISTICS_IMAGES = 4096
+
 
 @dataclass
 class Engine:
-    """A run in memory. `fit()` trains it to its end."""
+    """A run in memory: `fit` trains it to its end. Code counts steps; people count epochs."""
 
     options: Trainer
     seed: int
-    state: State
+    state: State  # all that training changes
     forward: Callable[[Tensor], Tensor]  # the model, or the compiled model
     loss: Callable[[Tensor, Tensor], Tensor]
     schedules: Sequence[Schedule]  # of each parameter group
@@ -51,9 +58,19 @@ class Engine:
     _saved_at: float = field(default_factory=time.monotonic)
 
     @property
+    def model(self) -> nn.Module:
+        """The network, not compiled; it shares its weights with `forward`."""
+        return self.state.model
+
+    @property
+    def optimizer(self) -> optim.Optimizer:
+        """The optimizer of the network's weights."""
+        return self.state.descent.optimizer
+
+    @property
     def steps(self) -> int:
         """Updates in an epoch; the last batch may be smaller."""
-        return math.ceil(len(self.train) / self.options.batch_size)
+        return steps_per_epoch(len(self.train), self.options.batch_size)
 
     def fit(self) -> str:
         """Train from where the state is to the last epoch.
@@ -64,126 +81,130 @@ class Engine:
         Raises:
             Interrupted: a signal came; the state is in last.pt.
         """
-        epochs = self.options.epochs
+        state, epochs = self.state, self.options.epochs
         self.display.start(epochs, self.steps)
-        if self.state.epoch and (lost := checkpoint.keep_best(self.directory, self.state.dump())):
+        # A kill between last.pt and best.pt leaves best.pt one epoch behind: it is written now.
+        if state.epoch and (lost := checkpoint.keep_best(self.directory, state.dump())):
             self.display.say(lost)
         logits: dict[str, Tensor] | None = None
-        while self.state.epoch < epochs:
-            start = time.perf_counter()
-            epoch = self.state.epoch + 1
+        while state.epoch < epochs:
+            start, epoch = time.perf_counter(), state.epoch + 1
             metrics = {"epoch": epoch, **self.train_epoch(epoch)}
+            # Each part only of a network that is still one: NaN would be measured at length.
             if losses_are_finite(metrics):
                 logits = self.validate(epoch)
                 metrics |= score_views(logits, self.val.labels)
-            if losses_are_finite(metrics) and self.probe.due(epoch):
+            if losses_are_finite(metrics):
                 metrics |= self.examine(epoch)
             if not losses_are_finite(metrics):
+                # Not saved: last.pt stays at the last epoch that was finite.
                 self.recorder.epoch(metrics)
-                self.recorder.progress(epoch, self.state.best)
+                self.recorder.progress(epoch, state.best)
                 return "diverged"
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
         self.finish(logits)
         return "completed"
 
-    def finish(self, logits: dict[str, Tensor] | None) -> None:
-        """What a finished run must have, also where a kill kept an earlier process from it."""
-        state, val = self.state, self.val
-        found = logits or self.validate(state.epoch)
-        self.recorder.predictions(found, val.labels, val.positions, val.pixels(), self.classes)
-        checkpoint.save(self.directory / LAST, state.dump_weights())
-        (self.directory / PREVIOUS).unlink(missing_ok=True)
-        self.recorder.progress(state.epoch, state.best)
-
     def train_epoch(self, epoch: int) -> dict[str, Any]:
-        """The remaining steps of an epoch; its metrics. Waits for the device at the end alone."""
-        state, size = self.state, self.options.batch_size
-        start, first = time.perf_counter(), state.step
-        draws = self.train.augmentation.draws(self.seed, TRAINING, epoch, len(self.train))
-        view = self.train.view(draws)
-        state.model.train()
+        """Train the remaining steps of an epoch and return its metrics."""
+        state = self.state
+        start, first = time.perf_counter(), state.step  # above 0 in an epoch that was interrupted
+        # An epoch's randomness is drawn at once, also when it is resumed: so a checkpoint needs no
+        # generator, and the steps do nothing but index.
+        view = self.train.draw_view(self.seed, TRAINING, epoch)
+        self.model.train()
         try:
             for step in range(first, self.steps):
-                with self.probe.watch(epoch, step):
+                with self.probe.watch(self, epoch, step):
                     self.step(view, step, (epoch - 1) * self.steps + step)
+                # Counted before anything can stop the run: a resume trains no update twice.
                 state.step = step + 1
-                self._show(epoch, first, start)
+                self._show_progress(epoch, first, start)
                 self._stop_or_save()
+            # The only read from the device in an epoch. One after each step would make the host
+            # wait for the device, and then the device for the host.
             loss, correct = (total / len(self.train) for total in state.tally.read(self.steps))
         finally:
+            # Also of an interrupted epoch: the images are trained, and the seconds spent.
             seconds = time.perf_counter() - start
-            images = max(0, min(state.step * size, len(self.train)) - first * size)
+            images = self._images_before(state.step) - self._images_before(first)
             self.recorder.trained(images, seconds)
         return {
             "step": epoch * self.steps,
             "accuracy/train": correct,
             "loss/train": loss,
             **state.descent.metrics(),
-            "lr": self.schedules[0](epoch * self.steps - 1),
+            "lr": self.schedules[0](epoch * self.steps - 1),  # of the epoch's last update
             # None where only the validation of the epoch was left to do.
             "speed/images_per_second": images / seconds if images else None,
         }
 
-    def step(self, view: View, step: int, of_run: int) -> None:
-        """Update `step` of an epoch, `of_run` of the run. Nothing in it waits for the device."""
-        state, size = self.state, self.options.batch_size
-        groups = state.descent.optimizer.param_groups
-        for group, schedule in zip(groups, self.schedules, strict=True):
-            group["lr"] = schedule(of_run)
+    def step(self, view: View, step: int, step_of_run: int) -> None:
+        """Make update `step` of an epoch. Nothing in it waits for the device."""
+        # The rate is a function of the update's number, set before each one: warm-up and one-cycle
+        # change it within an epoch, and a resumed run needs no scheduler's state.
+        for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
+            group["lr"] = schedule(step_of_run)
+        size = self.options.batch_size
         x, y = self.train.batch(view, step * size, (step + 1) * size)
-        loss, logits = update(x, y, self.forward, self.loss, state.descent, self.compute)
-        state.tally.keep(step, loss, hits(logits, y))
+        loss, logits = update(x, y, self.forward, self.loss, self.state.descent, self.compute)
+        self.state.tally.keep(step, loss, hits(logits, y))  # on the device, until the epoch's end
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
-        """Logits float32 [n, classes] of the clean view, and of the augmented one when due.
+        """Predict the validation images, after an epoch.
 
-        Where weights are averaged, those of the averaged network as well, in the clean view.
+        Returns:
+            Logits float32 [n, classes] by view: "val", clean; "val_augmented", when due; "val_ema",
+            the averaged network's of the clean view, where weights are averaged.
         """
         n, augmentation = len(self.val), self.val.augmentation
         views = {"val": augmentation.clean(n)}
+        # Not every epoch: a pass over a view is 8 % of an epoch's arithmetic.
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
             views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
-        size = self.options.eval_batch_size
-
-        def logits(network: nn.Module, draws: Draws) -> Tensor:
-            return predict(network, self.val, draws, self.compute, size, self._stop)
-
-        found = {view: logits(self.state.model, draws) for view, draws in views.items()}
+        logits = {name: self._predict(self.model, draws) for name, draws in views.items()}
         if (average := self.state.descent.average) is not None:
-            average.settle(self._some_images(epoch), self.compute.autocast())
-            found["val_ema"] = logits(average.network, views["val"])
-        return found
+            batches = self._training_batches(epoch)
+            average.update_batchnorm_statistics(batches, self.compute.autocast())
+            logits["val_ema"] = self._predict(average.network, views["val"])
+        return logits
 
-    def _some_images(self, epoch: int) -> Iterator[Tensor]:
-        """The first batches of the epoch's training view, 4,096 images or all there are."""
-        n, size = len(self.train), self.options.batch_size
-        view = self.train.view(self.train.augmentation.draws(self.seed, TRAINING, epoch, n))
-        for start in range(0, min(n, 4096), size):
-            self._stop()
+    def _predict(self, network: nn.Module, draws: Draws) -> Tensor:
+        size = self.options.eval_batch_size
+        return predict(network, self.val, draws, self.compute, size, self.stop_if_interrupted)
+
+    def _training_batches(self, epoch: int) -> Iterator[Tensor]:
+        """Gather the first images of the epoch's training view, in training's batches."""
+        view, size = self.train.draw_view(self.seed, TRAINING, epoch), self.options.batch_size
+        for start in range(0, min(len(view), STATISTICS_IMAGES), size):
+            self.stop_if_interrupted()
             yield self.train.batch(view, start, start + size)[0]
 
     def examine(self, epoch: int) -> dict[str, Any]:
-        """Probe the network as the epoch left it: rows to the record, metrics returned."""
-        rows, metrics = self.probe.examine(epoch, self.state.descent.optimizer, self._stop)
-        self.recorder.probe(rows)
+        """Probe the network as the epoch left it, if it is due: rows recorded, metrics returned."""
+        rows, metrics = self.probe.examine(self, epoch)
+        if rows:
+            self.recorder.probe(rows)
         return metrics
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
-        """Record first, then move the state to the next epoch and save it when due."""
+        """Record an epoch, move the state to the next one, save it when due."""
         state, options = self.state, self.options
+        # Before the checkpoint: a kill between the two leaves a line too many, which a resume cuts
+        # off; the other way round, it would leave an epoch without its line.
         self.recorder.epoch(metrics)
         if options.histogram_epochs and epoch % options.histogram_epochs == 0:
             self.recorder.histograms(state.model, epoch)
         state.end_epoch()
+        # Among equals the first: it was reached with less training.
         improved = state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]
         if improved:
-            state.best = {"epoch": epoch, **{k: metrics[k] for k in (OBJECTIVE, "loss/val")}}
-            state.best = finite(state.best)
+            state.best = finite({key: metrics[key] for key in ("epoch", OBJECTIVE, "loss/val")})
         overdue = time.monotonic() - self._saved_at > options.checkpoint_seconds
         due = overdue or epoch % options.checkpoint_epochs == 0 or epoch == options.epochs
-        # Always when it improved, before best.pt: so best.pt never comes from an epoch that a
-        # resume would train again.
+        # last.pt whenever the epoch improved, and before best.pt: best.pt then never comes from an
+        # epoch that a resume would train again.
         if improved or due:
             self.save()
         if improved:
@@ -191,31 +212,51 @@ class Engine:
         self.recorder.progress(epoch, state.best)
         self.display.epoch(epoch_line(metrics, options.epochs))
 
+    def finish(self, logits: dict[str, Tensor] | None) -> None:
+        """Write what a finished run must have, also where a kill kept an earlier process from it.
+
+        Args:
+            logits: of the last epoch's `validate`; None where an earlier process trained it.
+        """
+        state, val = self.state, self.val
+        logits = logits or self.validate(state.epoch)
+        self.recorder.predictions(logits, val.labels, val.positions, val.pixels(), self.classes)
+        # Weights alone: nothing is left to resume, and the optimizer's state is as large again.
+        checkpoint.save(self.directory / LAST, state.dump_weights())
+        (self.directory / PREVIOUS).unlink(missing_ok=True)
+        self.recorder.progress(state.epoch, state.best)
+
     def save(self) -> None:
         """Write last.pt, keeping the one before."""
         state = {**self.state.dump(), "digests": self.recorder.digests()}
         checkpoint.save_last(self.directory, state)
         self._saved_at = time.monotonic()
 
-    def _stop(self) -> None:
+    def stop_if_interrupted(self) -> None:
+        """Save and raise Interrupted where a signal has come."""
         if self.interrupt.signal is not None:
             self.save()
             raise Interrupted(self.interrupt.signal)
 
     def _stop_or_save(self) -> None:
-        self._stop()
+        self.stop_if_interrupted()
+        # By time as well as by epoch: an epoch of the full study takes minutes on a CPU.
         if time.monotonic() - self._saved_at > self.options.checkpoint_seconds:
             self.save()
 
-    def _show(self, epoch: int, first: int, start: float) -> None:
-        steps = self.state.step - first
-        rate = steps / (time.perf_counter() - start)
-        left = (self.options.epochs - epoch + 1) * self.steps - self.state.step
-        self.display.step(epoch, self.state.step, rate * self.options.batch_size, left / rate)
+    def _images_before(self, step: int) -> int:
+        """Images of an epoch's first `step` batches, of which the last may be smaller."""
+        return min(step * self.options.batch_size, len(self.train))
+
+    def _show_progress(self, epoch: int, first: int, start: float) -> None:
+        done = self.state.step
+        rate = (done - first) / (time.perf_counter() - start)  # updates a second
+        left = (self.options.epochs - epoch + 1) * self.steps - done  # updates of the run
+        self.display.step(epoch, done, rate * self.options.batch_size, left / rate)
 
 
 def losses_are_finite(metrics: dict[str, Any]) -> bool:
-    """Whether every loss measured in an epoch is a number.
+    """True if every loss measured in an epoch is a number.
 
     One logit that is not finite makes its loss NaN or infinite. So a network of NaN is noticed in
     whatever view it shows, and its accuracy (10 %, a constant class) is never taken for a result.

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a flag that the training loop looks at after every step.
+"""Turn SIGINT, SIGTERM and SIGHUP into a flag that the training loop reads after every step.
 
 Windows has no SIGHUP and no SIGUSR2; there the others do.
 """
@@ -24,7 +24,7 @@ WATCH_PARENT = "RESNET_CIFAR_WATCH_PARENT"
 
 
 class Interrupt:
-    """While entered, the first of these signals is remembered in `signal` instead of raised.
+    """Remembers the first of these signals in `signal`, while entered, in place of raising it.
 
     The second one acts as usual, so that a person who presses Ctrl-C twice is not kept waiting.
     A WARNING counts as one of them if it has a handler, which gets it when the run has ended; also
@@ -74,7 +74,7 @@ class Interrupt:
 
 
 def preempted() -> bool:
-    """Whether SLURM would let this job run on: then its SIGTERM announced a preemption.
+    """True if SLURM still lists the job as running: its SIGTERM announced a preemption.
 
     A job that ends itself in the time it was given is not requeued by SLURM. One that was cancelled
     or is being requeued is no longer RUNNING, and left alone.
@@ -83,11 +83,11 @@ def preempted() -> bool:
     if job is None:
         return False
     try:
-        asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+        command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.stdout.strip() == "RUNNING"
+    return answer.stdout.strip() == "RUNNING"
 
 
 def stop_with_parent() -> None:

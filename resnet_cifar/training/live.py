@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live line on a terminal, a line per epoch elsewhere."""
+"""Show a run while it trains: a live line on a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resnet_cifar.text import duration, on_terminal
 
 
 class _Console(Console):
-    """A console whose reader may go away (a closed pipe, a dead launcher): the run goes on."""
+    """Console that outlives its reader (a closed pipe, a dead launcher): the run goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -29,7 +29,7 @@ class _Console(Console):
 
 
 class _Left(ProgressColumn):
-    """Images/s of the epoch so far and the time left for the whole run."""
+    """Shows images/s of the epoch so far and the time left for the whole run."""
 
     def render(self, task: Any) -> Text:
         rate, left = task.fields["rate"], task.fields["left"]
@@ -37,11 +37,10 @@ class _Left(ProgressColumn):
 
 
 class Display:
-    """Lines for the person and for train.log; a live line while a run trains.
+    """Prints lines for the person and for train.log, and a live line while a run trains.
 
     Args:
         mode: auto, live, plain or quiet (trainer.progress).
-        log: file the lines are appended to as well, with the time of day.
     """
 
     def __init__(self, mode: str) -> None:
@@ -52,11 +51,11 @@ class Display:
         self._bar: Progress | None = None
 
     def log_to(self, path: Path) -> None:
-        """Append what is said from now on to `path` too."""
+        """Append the lines from now on to `path` too, with date and time."""
         self._log = append_regular(path)  # closed by __exit__
 
     def say(self, text: str) -> None:
-        """One line, unless quiet."""
+        """Print one line, unless quiet, and log it."""
         if not self._quiet:
             try:
                 self.console.print(text, markup=False)
@@ -65,7 +64,7 @@ class Display:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """A line for train.log alone. A log that can't be written stops no training."""
+        """Log a line without printing it. A log that can't be written stops no training."""
         if self._log:
             with contextlib.suppress(OSError):
                 self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
@@ -88,14 +87,19 @@ class Display:
             self._bar.start()
 
     def step(self, epoch: int, step: int, rate: float, left: float) -> None:
-        """`step` updates of `epoch` are done. Cheap, and nothing at all without a live line."""
+        """Show that `step` updates of `epoch` are done. Does nothing without a live line.
+
+        Args:
+            rate: images a second.
+            left: seconds until the run's end.
+        """
         if self._bar:
             self._bar.update(
                 self._bar.task_ids[0], completed=step, epoch=epoch, rate=rate, left=left
             )
 
     def epoch(self, text: str) -> None:
-        """The line of a finished epoch."""
+        """Print the line of a finished epoch."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], last="last: " + text.partition("  ")[2])
         self.say(text)

@@ -1,9 +1,8 @@
-"""Lines a run prints: opening, expected time, epochs, the best one."""
+"""Lines that a run prints: opening, epochs, ending. And the first lines of config.yaml."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +11,35 @@ from resnet_cifar.config.saved import to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.paths import command_name
-from resnet_cifar.record.schema import OBJECTIVE, finished
+from resnet_cifar.record.schema import OBJECTIVE, RunRecord, Session, result
+from resnet_cifar.text import duration
 from resnet_cifar.training.state import State
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
 
-def expected_seconds(config: Config, epochs_done: int, matmul_rate: float | None) -> float:
-    """Time left to train, by its arithmetic and the device's `matmul_rate` (FLOP/s)."""
-    flop = training_flop(config.multiply_accumulates())
-    left = config.images(config.trainer.epochs - epochs_done)
-    return flop * left / (ACHIEVED * (matmul_rate or math.inf))
-
-
-def best_line(best: dict[str, Any], epochs: int) -> str:
-    """The best epoch beside the last one, which is what counts: choosing it flatters."""
-    if best["epoch"] == epochs:
-        return "the last epoch was the best"
-    found = f"{100 * best[OBJECTIVE]:.2f} %"
-    return f"the best epoch was {best['epoch']} of {epochs} (val {found}): best.pt"
-
-
-def shorter_run(directory: Path, epochs: int) -> str | None:
-    """What becomes of the shorter run that somebody means to go on with by raising the epochs.
-
-    Args:
-        directory: of the run about to begin; one whose label differs in its epochs is looked for.
-    """
-    label, seed = directory.parent.name.rpartition("-")[0], directory.name
-    same = re.escape(label).replace(f"_{epochs}ep", r"_(\d+)ep") + "-[0-9a-f]{8}"
-    done = [
-        (int(found[1]), cell)
-        for cell in directory.parents[1].glob("*ep*")
-        if (found := re.fullmatch(same, cell.name)) and finished(cell / seed)
-    ]
-    shorter = max(((n, cell) for n, cell in done if n < epochs), default=None)
-    if shorter is None:
-        return None
-    return (
-        f"{shorter[1] / seed} stays as it is: {epochs} epochs are a run of their own, from the "
-        "start, since a schedule depends on its length"
-    )
-
-
 def config_file(config: Config, directory: Path) -> str:
-    """config.yaml: the configuration under a line that says how to run it again."""
+    """Write config.yaml: the configuration under a line that says how to run it again."""
     return (
         f"# {command_name('runs')} command {directory}\n"
         "# prints the command that trains this configuration again.\n" + to_yaml(config)
     )
 
 
+def shorter_run_note(shorter: Path, epochs: int) -> str:
+    """Tell somebody who raised the epochs that the shorter run is not gone on with."""
+    return (
+        f"{shorter} stays as it is: {epochs} epochs are a run of their own, from the "
+        "start, since a schedule depends on its length"
+    )
+
+
 def opening(
-    config: Config, directory: Path, compute: device.Compute, state: State, steps: int
+    config: Config, directory: Path, compute: device.Compute, state: State, session: Session
 ) -> list[str]:
-    """What is about to happen, on what."""
+    """Describe the run's start: directory, device, precision, where it resumes, how long."""
+    epochs = config.trainer.epochs
     on = [compute.name, compute.precision]
     if compute.device.type == "cpu":
         on.append(f"{compute.threads} threads")
@@ -76,18 +48,32 @@ def opening(
     lines = [f"{directory}", ", ".join(on)]
     if compute.caution:
         lines.append(compute.caution)
-    if state.epoch == config.trainer.epochs:
+    if state.epoch == epochs:
         lines.append("every epoch was trained before; what else a finished run has is made now")
     elif state.epoch or state.step:
+        steps = config.steps_per_epoch
         lines.append(
-            f"resumed at epoch {state.epoch + 1} of {config.trainer.epochs}, "
-            f"step {state.step} of {steps}"
+            f"resumed at epoch {state.epoch + 1} of {epochs}, step {state.step} of {steps}"
+        )
+    expected = expected_seconds(config, state.epoch, session.matmul_flops_per_second)
+    if expected > LONG:
+        lines.append(
+            f"this will take about {duration(expected)} on {compute.name}, "
+            f"{compute.threads} threads; it can be interrupted and resumed at any time. "
+            "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
         )
     return lines
 
 
+def expected_seconds(config: Config, epochs_done: int, matmul_rate: float | None) -> float:
+    """Estimate the time left to train, by arithmetic and the device's `matmul_rate` (FLOP/s)."""
+    flop = training_flop(config.multiply_accumulates())
+    left = config.images(config.trainer.epochs - epochs_done)
+    return flop * left / (ACHIEVED * (matmul_rate or math.inf))
+
+
 def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
-    """An epoch for people: per cent."""
+    """Format an epoch's metrics for people: accuracies in per cent."""
     width = len(str(epochs))
     parts = [
         f"epoch {metrics['epoch']:>{width}}/{epochs}",
@@ -102,3 +88,27 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     if (speed := metrics["speed/images_per_second"]) is not None:
         parts.append(f"{speed:,.0f} images/s")
     return "  ".join(parts)
+
+
+def interruption(directory: Path, state: State) -> str:
+    """Say where an interrupted run stopped, and that it can go on."""
+    return (
+        f"interrupted in epoch {state.epoch + 1}, step {state.step}: "
+        f"saved in {directory}; the same command goes on"
+    )
+
+
+def closing(directory: Path, record: RunRecord, status: str) -> list[str]:
+    """Describe the run's end: its outcome, and the best epoch beside the last one.
+
+    The last epoch is what counts: choosing the best by its validation accuracy flatters.
+    """
+    lines = [f"{status}: {directory}{result(record)}"]
+    if status == "completed" and (best := record.best) is not None:
+        if best["epoch"] == record.epochs:
+            lines.append("the last epoch was the best")
+        else:
+            accuracy = f"{100 * best[OBJECTIVE]:.2f} %"
+            epoch = f"{best['epoch']} of {record.epochs}"
+            lines.append(f"the best epoch was {epoch} (val {accuracy}): best.pt")
+    return lines

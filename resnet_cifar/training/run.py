@@ -1,42 +1,42 @@
-"""One run, from configuration to record."""
+"""One run, from configuration to record: `run`, then `train`, then `assemble`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
+import re
 import traceback
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from resnet_cifar.compute import device
 from resnet_cifar.compute.epoch_sums import Tally
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Cifar, Dataset, Split, steps_per_epoch
-from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.data.images import load_on_device
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Busy, Lock, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
-from resnet_cifar.probe import gradient_flow
-from resnet_cifar.probe.gradient_flow import GradientFlow
+from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance
-from resnet_cifar.record.layout import LOCK
+from resnet_cifar.record.layout import CONFIG, LOCK
 from resnet_cifar.record.recorder import Recorder, now
 from resnet_cifar.record.schema import RunRecord, Session, finished, objective, read_record, result
-from resnet_cifar.text import duration
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
 from resnet_cifar.training.notes import (
-    LONG,
-    best_line,
+    closing,
     config_file,
-    expected_seconds,
+    interruption,
     opening,
-    shorter_run,
+    shorter_run_note,
 )
 from resnet_cifar.training.state import State
 
@@ -51,15 +51,16 @@ def run(config: Config) -> float:
         UserError: it can't be run here; nothing has been written.
         Interrupted: a signal came; the same command goes on.
     """
-    directory = run_directory(config)
+    root, directory = Path(config.output_root), run_directory(config)
+    epochs = config.trainer.epochs
     # A job that SLURM has requeued goes on: it is its first start that began anew.
     rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     with Display(config.trainer.progress) as display:
         if not rerun and (record := finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{result(record)}")
             return objective(record)
-        if not directory.exists() and (note := shorter_run(directory, config.trainer.epochs)):
-            display.say(note)
+        if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
+            display.say(shorter_run_note(shorter, epochs))
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
@@ -67,15 +68,10 @@ def run(config: Config) -> float:
         try:
             with Interrupt() as interrupt:
                 if rerun and directory.exists():
-                    with _lock(config, directory, display, interrupt):
+                    with lock_run(config, directory, display, interrupt):
                         display.say(f"set aside as {set_aside(directory)}")
-                with _lock(config, directory, display, interrupt):
-                    if record := finished(directory):  # by the process that had the lock
-                        display.say(f"{directory}: {record.status} meanwhile{result(record)}")
-                        return objective(record)
-                    compute = _compute(config, directory)
-                    with device.settings(compute, config.trainer.deterministic):
-                        return train(config, directory, compute, split, display, interrupt)
+                with lock_run(config, directory, display, interrupt):
+                    return train_locked(config, directory, split, display, interrupt)
         except Busy as busy:
             display.say(f"{directory}: {busy.holder} is training it, skipped")
             return objective(read_record(directory))
@@ -85,11 +81,49 @@ def run(config: Config) -> float:
             ) from error
 
 
-def _compute(config: Config, directory: Path) -> device.Compute:
-    """What it is computed on; a run that was begun goes on in the precision it was begun in."""
-    record = read_record(directory)
-    begun = record.precision_on("cpu") if record else None
-    return device.resolve(config.trainer, config.model.width, directory.parents[1], begun)
+def lock_run(config: Config, directory: Path, display: Display, interrupt: Interrupt) -> Lock:
+    """Make the lock of a run, which waits for another process, or gives up at once (Busy)."""
+
+    def give_up() -> None:
+        if interrupt.signal is not None:
+            raise Interrupted(interrupt.signal)
+
+    return Lock(
+        directory / LOCK,
+        wait=config.when_busy == "wait",
+        on_wait=lambda holder: display.say(f"{directory}: {holder} is training it, waiting"),
+        poll=give_up,
+    )
+
+
+def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
+    """Find the longest finished run that differs from a new one's label in fewer epochs alone.
+
+    Args:
+        root: of the output directories.
+        directory: of the run about to begin, which has `epochs`.
+    """
+    label, seed = directory.parent.name.rpartition("-")[0], directory.name
+    same = re.escape(label).replace(f"_{epochs}ep", r"_(\d+)ep") + "-[0-9a-f]{8}"
+    lengths = {
+        cell / seed: int(match[1])
+        for cell in root.glob("*ep*")
+        if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
+    }
+    return max(filter(finished, lengths), key=lengths.__getitem__, default=None)
+
+
+def set_aside(directory: Path) -> Path:
+    """Rename a run directory to a dated name beside it, which is returned."""
+    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    refuse_link(directory)
+    aside = directory.with_name(f"{directory.name}.{stamp}")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = directory.with_name(f"{directory.name}.{stamp}-{count}")
+    directory.rename(aside)
+    return aside
 
 
 _prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are forked from
@@ -111,6 +145,22 @@ def _split(data: Dataset) -> Split:
     return next((split for known, split in _prepared if known == data), None) or data.load()
 
 
+def train_locked(
+    config: Config, directory: Path, split: Split, display: Display, interrupt: Interrupt
+) -> float:
+    """Train a run whose lock is held, unless the process that had the lock has finished it."""
+    record = read_record(directory)
+    if record and record.finished:
+        display.say(f"{directory}: {record.status} meanwhile{result(record)}")
+        return objective(record)
+    # A run goes on in the precision it was begun in: `auto` may measure another one today.
+    begun = record.precision_on("cpu") if record else None
+    root = Path(config.output_root)
+    compute = device.resolve(config.trainer, config.model.width, root, begun)
+    with device.settings(compute, config.trainer.deterministic):
+        return train(config, directory, compute, split, display, interrupt)
+
+
 def train(
     config: Config,
     directory: Path,
@@ -119,33 +169,22 @@ def train(
     display: Display,
     interrupt: Interrupt,
 ) -> float:
-    """Assemble the run, fit, record."""
+    """Assemble the run, fit it, record how it ended."""
     display.log_to(directory / "train.log")
-    engine, notes = assemble(config, directory, compute, split, display, interrupt)
+    engine = assemble(config, directory, compute, split, display, interrupt)
     state, recorder = engine.state, engine.recorder
     error: str | None = None
     status = "failed"
     try:
-        write_atomically(directory / "config.yaml", config_file(config, directory))
-        for line in (*notes, *opening(config, directory, compute, state, engine.steps)):
+        write_atomically(directory / CONFIG, config_file(config, directory))
+        for line in opening(config, directory, compute, state, recorder.session):
             display.say(line)
-        expected = expected_seconds(config, state.epoch, recorder.session.matmul_flops_per_second)
-        if expected > LONG:
-            display.say(
-                f"this will take about {duration(expected)} on {compute.name}, "
-                f"{compute.threads} threads; it can be interrupted and resumed at any time. "
-                "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
-            )
         status = engine.fit()
-        display.say(f"{status}: {directory}{result(recorder.record)}")
-        if state.best is not None and status == "completed":
-            display.say(best_line(state.best, config.trainer.epochs))
+        for line in closing(directory, recorder.record, status):
+            display.say(line)
     except Interrupted:
         status = "interrupted"
-        display.say(
-            f"interrupted in epoch {state.epoch + 1}, step {state.step}: "
-            f"saved in {directory}; the same command goes on"
-        )
+        display.say(interruption(directory, state))
         raise
     except BaseException as failure:
         error = describe(failure)
@@ -165,81 +204,49 @@ def assemble(
     split: Split,
     display: Display,
     interrupt: Interrupt,
-) -> tuple[Engine, list[str]]:
-    """The run's parts, its checkpoint loaded, its record open; and what loading had to say."""
-    trainer, cell = config.trainer, cell_name(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
-        model = config.build_model()
+) -> Engine:
+    """Build the parts of a run, load its checkpoint, open its record.
+
+    Raises:
+        UserError: the run's checkpoints or records can't be gone on from.
+    """
+    trainer, regularization = config.trainer, config.regularization
+
+    # Network and norm: weights drawn from the seed alone, so that cells are paired by seed.
+    model = draw_network(config)
     layout = device.place(model, compute)
-    train, val = (
-        DeviceImages(
-            part,
-            config.data.NORMALISATION,
-            config.augmentation,
-            compute.device,
-            layout,
-            len(config.data.CLASSES),
-        )
-        for part in split
-    )
-    groups = config.regularization.parameter_groups(model)
-    optimizer = config.optimizer.build(groups, fused=compute.fused)
-    descent = config.regularization.descent(model, optimizer, compute.scaler())
+
+    # Data: every image on the device as uint8; crops, flips and normalisation happen there.
+    train, val = load_on_device(split, config.data, config.augmentation, compute.device, layout)
     steps = steps_per_epoch(len(train), trainer.batch_size)
+
+    # Optimizer: parameter groups with their weight decay. Clipping, averaging and loss scaling
+    # surround its step, and do nothing where they are off.
+    groups = regularization.parameter_groups(model)
+    optimizer = config.optimizer.build(groups, fused=compute.fused)
+    descent = regularization.descent(model, optimizer, compute.scaler())
+
+    # Schedule: for each group, from the group's own rate, as a function of the update's number.
     schedules = [
         config.scheduler.build(group["lr"], trainer.epochs, steps)
         for group in optimizer.param_groups
     ]
+
+    # Forward pass, compiled where it pays, and loss: cross-entropy of labels or of their shares.
+    forward, loss = device.compiled(model, compute), regularization.loss()
+
+    # State: all that training changes, as the newest checkpoint left it.
     tally = Tally(steps, trainer.batch_size, compute.device)
-    rotations = gradient_flow.rotations(model)
-    state = State(model, descent, tally, rotations, labels={"cell": cell, "seed": config.seed})
-    owner = checkpoint.Owner(cell, config.seed, trainer.epochs, steps)
-    saved, notes = checkpoint.load_last(directory, owner)
-    if saved is not None:
-        state.restore(saved)
-    forward, loss = device.compiled(model, compute), config.regularization.loss()
-    probe = GradientFlow(
-        options=config.probe,
-        epochs=trainer.epochs,
-        steps=steps,
-        seed=config.seed,
-        loss=loss,
-        schedule=schedules[0],
-        train=train,
-        val=val,
-        batch_size=trainer.batch_size,
-        compute=compute,
-        model=model,
-        account=rotations,
-    )
-    # Last, because it begins to write: whatever fails before leaves no run behind.
-    recorder = Recorder(
-        directory,
-        RunRecord(
-            status="running",
-            cell=cell,
-            seed=config.seed,
-            epochs=trainer.epochs,
-            config=flatten(config),
-            device=compute.name,
-            parameters=sum(p.numel() for p in model.parameters()),
-            multiply_accumulates=config.multiply_accumulates(),
-            epochs_done=state.epoch,
-        ),
-        Session(
-            start=now(),
-            epoch=state.epoch,
-            step=state.step,
-            matmul_flops_per_second=round(device.matmul_rate(compute)),
-            **provenance.session(compute),
-        ),
-        hparams={**dict(items(config)), "seed": config.seed},
-        logger=config.logger,
-        digests=saved.get("digests") if saved else None,
-        say=display.say,
-    )
-    engine = Engine(
+    probe = GradientFlow(config.probe, empty_rotations(model))
+    labels = {"cell": cell_name(config), "seed": config.seed}
+    state = State(model, descent, tally, probe.rotations, labels=labels)
+    digests = resume(state, config, directory, steps, display)
+
+    # Record: last, because it begins to write. Whatever fails before leaves no run behind.
+    recorder = open_record(config, directory, compute, state, digests, display)
+
+    # Loop: `Engine.fit`.
+    return Engine(
         options=trainer,
         seed=config.seed,
         state=state,
@@ -256,30 +263,63 @@ def assemble(
         display=display,
         interrupt=interrupt,
     )
-    return engine, notes
 
 
-def set_aside(directory: Path) -> Path:
-    """Rename a run directory to a dated name beside it, which is returned."""
-    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    refuse_link(directory)
-    aside = directory.with_name(f"{directory.name}.{stamp}")
-    count = 1
-    while aside.exists():
-        count += 1
-        aside = directory.with_name(f"{directory.name}.{stamp}-{count}")
-    directory.rename(aside)
-    return aside
+def draw_network(config: Config) -> nn.Module:
+    """Build the network with weights drawn from the seed; the process's own generator stays."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
+        return config.build_model()
 
 
-def _lock(config: Config, directory: Path, display: Display, interrupt: Interrupt) -> Lock:
-    def give_up() -> None:
-        if interrupt.signal is not None:
-            raise Interrupted(interrupt.signal)
+def resume(
+    state: State, config: Config, directory: Path, steps: int, display: Display
+) -> Mapping[str, str] | None:
+    """Restore `state` from the run's newest checkpoint that can be read, if it has one.
 
-    return Lock(
-        directory / LOCK,
-        wait=config.when_busy == "wait",
-        on_wait=lambda holder: display.say(f"{directory}: {holder} is training it, waiting"),
-        poll=give_up,
+    Args:
+        steps: in an epoch.
+
+    Returns:
+        Digests of the record's lines when it was written, where it says.
+    """
+    run = checkpoint.Owner(cell_name(config), config.seed, config.trainer.epochs, steps)
+    saved, notes = checkpoint.load_last(directory, run)
+    for line in notes:
+        display.say(line)
+    if saved is None:
+        return None
+    state.restore(saved)
+    digests: Mapping[str, str] | None = saved.get("digests")
+    return digests
+
+
+def open_record(
+    config: Config,
+    directory: Path,
+    compute: device.Compute,
+    state: State,
+    digests: Mapping[str, str] | None,
+    display: Display,
+) -> Recorder:
+    """Open the run's record at the epochs that `state` has behind it."""
+    record = RunRecord(
+        status="running",
+        cell=cell_name(config),
+        seed=config.seed,
+        epochs=config.trainer.epochs,
+        config=flatten(config),
+        device=compute.name,
+        parameters=sum(p.numel() for p in state.model.parameters()),
+        multiply_accumulates=config.multiply_accumulates(),
+        epochs_done=state.epoch,
     )
+    session = Session(
+        start=now(),
+        epoch=state.epoch,
+        step=state.step,
+        matmul_flops_per_second=round(device.matmul_rate(compute)),
+        **provenance.session(compute),
+    )
+    hparams = {**dict(items(config)), "seed": config.seed}
+    return Recorder(directory, record, session, hparams, config.logger, digests, display.say)

@@ -13,19 +13,22 @@ from resnet_cifar.optim.descent import Descent
 
 @dataclass
 class State:
-    """What training changes, and what a checkpoint holds."""
+    """Everything that training changes. Whatever is not here is a function of the configuration.
+
+    So no random generator is: an epoch's draws follow from (seed, stream, epoch) alone.
+    """
 
     model: nn.Module
     descent: Descent
-    tally: Tally  # this epoch's summed loss and correct images so far
-    rotations: Tensor  # this epoch's measured rotations so far: gradient_flow.rotations
+    tally: Tally  # summed loss and correct images of this epoch's updates so far
+    rotations: Tensor  # the probe's sums of this epoch so far: gradient_flow.empty_rotations
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
-    best: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None  # metrics of the best epoch so far
     labels: dict[str, Any] = field(default_factory=dict)  # cell and seed, to know the file by
 
     def dump(self) -> dict[str, Any]:
-        """Plain containers and tensors: loads with weights_only=True."""
+        """Return all of it as plain containers and tensors, which load with weights_only=True."""
         return {
             **self.labels,
             "model": self.model.state_dict(),
@@ -38,6 +41,7 @@ class State:
         }
 
     def dump_weights(self) -> dict[str, Any]:
+        """Return what is kept of a finished run: weights, no optimizer."""
         return {
             **self.labels,
             "model": self.model.state_dict(),
@@ -47,6 +51,7 @@ class State:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from what `dump` or `dump_weights` returned."""
         self.model.load_state_dict(saved["model"])
         self.descent.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
@@ -56,7 +61,7 @@ class State:
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
 
     def end_epoch(self) -> None:
-        """Move on to the next epoch."""
+        """Move on to the next epoch, whose sums begin at zero."""
         self.epoch, self.step = self.epoch + 1, 0
         self.tally.clear()
         self.rotations.zero_()
