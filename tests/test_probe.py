@@ -1,6 +1,7 @@
 """The probe: what it measures is right, and training never notices it."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -524,7 +525,7 @@ def test_the_file_survives_a_kill(tmp_path: Path) -> None:
 
 def test_readers_need_no_torch() -> None:
     code = (
-        "import sys, resnet_cifar.probe.views, resnet_cifar.record.run_files;"
+        "import sys, resnet_cifar.probe.views, resnet_cifar.record.lines;"
         "assert not {'torch', 'matplotlib'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -593,14 +594,17 @@ def test_the_probe_is_no_part_of_a_run_s_name() -> None:
     """The names of the runs that exist."""
     probes = [compose([f"probe={option}"]).probe for option in ("off", "default", "full")]
     assert len(set(map(str, probes))) == 3
+    composed = functools.cache(lambda *overrides: compose([*overrides]))
     for path in (ROOT / "experiments" / "results" / "runs").iterdir():
         (recorded,) = path.glob("seed=0")
         flat = json.loads((recorded / "run.json").read_text())["config"]
-        keys = ("optimizer.lr", "scheduler", "norm.detach", "regularization.weight_decay")
-        overrides = [f"{key}={flat[key]}" for key in (*keys, "model.width", "trainer.epochs")]
-        added = {"augmentation": "crop_flip", "regularization.ema_decay": 0.0}  # since then
-        overrides += [f"{key}={flat.get(key, absent)}" for key, absent in added.items()]
-        config = compose(overrides)
+        augmentation = flat.get("augmentation", "crop_flip")  # records from before it lack it
+        config = composed(f"scheduler={flat['scheduler']}", f"augmentation={augmentation}")
+        keys = ("optimizer.lr", "norm.detach", "regularization.weight_decay")
+        for key in (*keys, "regularization.ema_decay", "model.width", "trainer.epochs"):
+            part, name = key.split(".")
+            changed = dataclasses.replace(getattr(config, part), **{name: flat.get(key, 0.0)})
+            config = dataclasses.replace(config, **{part: changed})
         for probe in probes:
             assert cell_name(dataclasses.replace(config, probe=probe)) == path.name
     for field in dataclasses.fields(Probe):

@@ -351,6 +351,7 @@ LOOP = [
     "trainer.precision=fp32",
     "trainer.augmented_val_every=2",
     "trainer.epochs=3",
+    "norm.eps=0.5",  # at 1e-5, a channel that hardly varies multiplies rounding by 300
     "scheduler=cosine",
     "optimizer.lr=0.05",
     "regularization.weight_decay=0.01",
@@ -391,7 +392,7 @@ def plain_loop(config: Config) -> list[dict[str, float]]:
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
             {"params": [p for p in parameters if p.ndim == 1]},
         ],
-        lr=0.05,
+        lr=config.optimizer.lr,
         momentum=0.9,
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
@@ -445,7 +446,7 @@ def test_a_run_is_the_plain_loop(trained: Trained) -> None:
     ours, plain = lines(trained(*LOOP)), plain_loop(compose(LOOP))
     assert [line.keys() for line in ours] == [line.keys() for line in plain]
     for line, expected in zip(ours, plain, strict=True):
-        assert line == pytest.approx(expected, rel=1e-3), line["epoch"]
+        assert line == pytest.approx(expected, rel=1e-5), line["epoch"]
 
 
 def test_the_first_of_equal_epochs_is_the_best(trained: Trained) -> None:
