@@ -29,7 +29,7 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import leftovers
 from resnet_cifar.record.lines import read_metrics
-from resnet_cifar.record.schema import _own_sum, read_record, write_record
+from resnet_cifar.record.schema import read_record, seal, write_record
 from resnet_cifar.runs.command import main
 from resnet_cifar.runs.table import load_metrics, load_predictions, load_probe, load_runs
 from resnet_cifar.trained import evaluate
@@ -128,10 +128,7 @@ def with_value(key: str, value: Any) -> Damage:
 
     def damage(path: Path, source: random.Random) -> None:
         plain = json.loads(path.read_text())
-        plain.pop("sha256")
-        plain[key] = value
-        plain["sha256"] = _own_sum(plain)
-        path.write_text(json.dumps(plain))
+        path.write_text(json.dumps(seal(plain | {key: value})))
 
     return damage
 
@@ -404,25 +401,55 @@ def during_training(patch: pytest.MonkeyPatch, action: Callable[[], object]) -> 
     patch.setattr(Engine, "step", step)
 
 
-@pytest.mark.parametrize("how", ["replaced", "shortened"])
-def test_metrics_that_go_away_while_it_trains_are_written_again(program: Program, how: str) -> None:
+@pytest.mark.parametrize("how", ["removed", "replaced", "shortened"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "probe.jsonl"])
+def test_lines_that_change_while_it_trains_stop_the_run(
+    program: Program, name: str, how: str
+) -> None:
     directory = run_directory(compose(COMMON))
-    path = directory / "metrics.jsonl"
+    path, whole = directory / name, []
 
     def act() -> None:
-        if how == "shortened":
-            path.write_text("")
-        else:
+        whole.append(path.read_bytes())
+        if how != "shortened":
             path.unlink()
+        if how != "removed":
             path.write_text("{}\n")
 
     with pytest.MonkeyPatch.context() as patch:
         during_training(patch, act)
-        outcome = program(*COMMON, "trainer.progress=plain")
-    assert outcome.code == 0
-    assert "metrics.jsonl was changed or removed" in outcome.out
-    assert [line["epoch"] for line in read_metrics(path)] == [1, 2]
+        outcome = program(*COMMON)
+    assert outcome.code == 1
+    assert f"{path} was changed or removed during training" in outcome.err
+    assert outcome.err.count("\n") == 1
+    left = path.read_text() if path.exists() else None
+    assert left == (None if how == "removed" else "{}\n")  # nobody wrote into it
+    record = read_record(directory)
+    assert record is not None
+    assert record.status == "failed"
+    assert "was changed or removed" in str(record.error)
+    assert main(["verify", "outputs"]) == 1
+    path.write_bytes(whole[0])
+    assert program(*COMMON).code == 0
     assert main(["verify", "outputs"]) == 0
+
+
+def test_a_line_that_changes_while_it_trains_is_no_result(program: Program) -> None:
+    """As long as before: only the checksum at the end sees it."""
+    path = run_directory(compose(COMMON)) / "metrics.jsonl"
+
+    def act() -> None:
+        text = path.read_text()
+        path.write_text(text.replace('"epoch": 1', '"epoch": 9'))
+
+    with pytest.MonkeyPatch.context() as patch:
+        during_training(patch, act)
+        outcome = program(*COMMON)
+    assert outcome.code == 1
+    assert "metrics.jsonl was changed or removed during training" in outcome.err
+    record = read_record(path.parent)
+    assert record is not None
+    assert record.status == "interrupted"  # it never said that it had completed
 
 
 @pytest.mark.parametrize("then", ["nothing", "another process"])

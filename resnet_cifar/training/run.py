@@ -70,12 +70,13 @@ def run(config: Config) -> float:
                     with _lock(config, directory, display, interrupt):
                         display.say(f"set aside as {set_aside(directory)}")
                 with _lock(config, directory, display, interrupt):
-                    if record := finished(directory):  # by the process that had the lock
+                    record = read_record(directory)
+                    if record and record.finished:  # by the process that had the lock
                         display.say(f"{directory}: {record.status} meanwhile{result(record)}")
                         return objective(record)
-                    compute = _compute(config, directory)
+                    compute = _compute(config, record)
                     with device.settings(compute, config.trainer.deterministic):
-                        return train(config, directory, compute, split, display, interrupt)
+                        return train(config, directory, compute, split, display, interrupt, record)
         except Busy as busy:
             display.say(f"{directory}: {busy.holder} is training it, skipped")
             return objective(read_record(directory))
@@ -85,11 +86,10 @@ def run(config: Config) -> float:
             ) from error
 
 
-def _compute(config: Config, directory: Path) -> device.Compute:
+def _compute(config: Config, record: RunRecord | None) -> device.Compute:
     """What it is computed on; a run that was begun goes on in the precision it was begun in."""
-    record = read_record(directory)
     begun = record.precision_on("cpu") if record else None
-    return device.resolve(config.trainer, config.model.width, directory.parents[1], begun)
+    return device.resolve(config.trainer, config.model.width, Path(config.output_root), begun)
 
 
 _prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are forked from
@@ -118,10 +118,11 @@ def train(
     split: Split,
     display: Display,
     interrupt: Interrupt,
+    before: RunRecord | None = None,
 ) -> float:
     """Assemble the run, fit, record."""
     display.log_to(directory / "train.log")
-    engine, notes = assemble(config, directory, compute, split, display, interrupt)
+    engine, notes = assemble(config, directory, compute, split, display, interrupt, before)
     state, recorder = engine.state, engine.recorder
     error: str | None = None
     status = "failed"
@@ -165,8 +166,13 @@ def assemble(
     split: Split,
     display: Display,
     interrupt: Interrupt,
+    before: RunRecord | None = None,
 ) -> tuple[Engine, list[str]]:
-    """The run's parts, its checkpoint loaded, its record open; and what loading had to say."""
+    """The run's parts, its checkpoint loaded, its record open; and what loading had to say.
+
+    Args:
+        before: the record of the run's earlier sessions.
+    """
     trainer, cell = config.trainer, cell_name(config)
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
@@ -216,6 +222,7 @@ def assemble(
     # Last, because it begins to write: whatever fails before leaves no run behind.
     recorder = Recorder(
         directory,
+        Path(config.output_root),
         RunRecord(
             status="running",
             cell=cell,
@@ -227,6 +234,7 @@ def assemble(
             multiply_accumulates=config.multiply_accumulates(),
             epochs_done=state.epoch,
         ),
+        before,
         Session(
             start=now(),
             epoch=state.epoch,
