@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import AppendedFile, write_atomically
@@ -101,7 +101,7 @@ class LinesFile:
             self.trim()
             self._file = AppendedFile(self.path)
         elif not self._file.in_place():
-            raise changed(self.path)
+            refuse_changed(self.path)
         self._file.append(content)
         self.lines += lines
         self._count(content)
@@ -126,9 +126,9 @@ class LinesFile:
             self._file = None
 
 
-def changed(path: Path) -> UserError:
-    """The error of a file that somebody else wrote to while this process was writing it."""
-    return UserError(
+def refuse_changed(path: Path) -> NoReturn:
+    """Raise UserError: somebody else wrote to a file that this process was writing."""
+    raise UserError(
         f"{path} was changed or removed during training, so this run stops and leaves it as it "
         "is; put back as it was, the same command goes on from the last checkpoint"
     )

@@ -19,7 +19,7 @@ from resnet_cifar.probe import views
 from resnet_cifar.record import pictures
 from resnet_cifar.record.integrity import sums
 from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
-from resnet_cifar.record.lines import LinesFile, changed
+from resnet_cifar.record.lines import LinesFile, refuse_changed
 from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import (
     FINAL,
@@ -202,11 +202,10 @@ class Recorder:
                         self.record.epochs_done,
                     )
                 )
-            for tracker in self._trackers:
-                tracker.end(status)
-            self._lock.check()
             if status in FINAL:
                 self._sum_files()
+            for tracker in self._trackers:
+                tracker.end(status)
             self.record.status = status
             self.record.error = error
             self._update()
@@ -261,7 +260,7 @@ class Recorder:
         summed = sums(self.directory, SUMMED)
         for file in (self._metrics, self._probe):
             if file.lines and summed.get(file.path.name) != file.sum():
-                raise changed(file.path)
+                refuse_changed(file.path)
         self.record.files |= summed
 
     def _update(self) -> None:

@@ -223,7 +223,7 @@ def finite(metrics: Mapping[str, Any]) -> Metrics:
 def _parse(content: bytes) -> RunRecord:
     plain = parse_json(content)
     version = plain.get("version", 1)
-    expect(version != 1, f"version 1, written before checksums; this one reads {VERSION}")
+    expect(version != 1, "it is of version 1, written before checksums, which is read no more")
     expect(version == VERSION, f"version={version!r} is of a later program; this one has {VERSION}")
     sealed = plain.get("sha256") == seal(plain)["sha256"]
     expect(sealed, "its checksum does not fit: it was changed after it was written")
@@ -318,7 +318,7 @@ def check_metrics(metrics: Metrics, where: str) -> None:
     expect(type(epoch) is int and epoch >= 1, f"{where}: epoch={epoch!r} is no epoch")
     for key, value in metrics.items():
         if value is not None:
-            number = type(value) in (int, float) and math.isfinite(value)
+            number = type(value) is int or (type(value) is float and math.isfinite(value))
             expect(number, f"{where}: {key}={value!r} is not a number")
             if key.startswith("accuracy/"):
                 expect(0 <= value <= 1, f"{where}: {key}={value} is not between 0 and 1")
