@@ -27,7 +27,7 @@ _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of the regular file at `path`.
+    """Open the regular file at `path` and return its descriptor.
 
     Raises:
         OSError: there is none (without os.O_CREAT), it can't be opened, or it is a link, a pipe, a
@@ -58,14 +58,14 @@ def _kind(path: Path) -> str:
 
 
 def append_regular(path: Path) -> TextIO:
-    """A regular file opened for appending text. Raises OSError as `open_regular`."""
+    """Open a regular file for appending text. Raises OSError as `open_regular`."""
     return os.fdopen(
         open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8"
     )
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError as `open_regular`."""
+    """Read a regular file. Raises OSError as `open_regular`."""
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
         return file.read()
 
@@ -94,33 +94,37 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """`value` as indented JSON, atomically. Raises ValueError on NaN: JSON has none."""
+    """Write `value` as indented JSON, atomically. Raises ValueError on NaN: JSON has none."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 class AppendedFile:
-    """A file that grows. `append` returns when the disk has it."""
+    """A file that only this process appends to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._bytes = os.fstat(self._file).st_size
 
     def append(self, content: bytes) -> None:
-        """Raises OSError when the disk is full."""
+        """Write and wait for the disk. Raises OSError when it is full."""
         view = memoryview(content)
         while view:
             view = view[os.write(self._file, view) :]
         os.fsync(self._file)
+        self._bytes += len(content)
 
     def in_place(self) -> bool:
-        """Whether the file still lies at its path."""
-        return _same(self._file, self.path)
+        """True if the file still lies at its path and is as long as it was left."""
+        return _is_at(self._file, self.path) and os.fstat(self._file).st_size == self._bytes
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._file)
 
 
-def _same(file: int, path: Path) -> bool:
+def _is_at(file: int, path: Path) -> bool:
+    """True if the open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(file), os.lstat(path))
     except FileNotFoundError:
@@ -237,7 +241,7 @@ class Lock:
         file = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         try:
             # The directory may have been set aside while this process was waiting.
-            if _take(file) and _same(file, self.path):
+            if _take(file) and _is_at(file, self.path):
                 self._file = file
                 return True
         finally:
@@ -254,7 +258,7 @@ class Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock at `path`. Creates nothing."""
+    """True if some process holds the lock at `path`. Creates nothing."""
     try:
         file = open_regular(path, os.O_RDONLY if _can_share() else os.O_RDWR)
     except OSError:
@@ -272,14 +276,14 @@ def _can_share() -> bool:
 
 
 class Watched:
-    """Notices that the lock this process holds was removed: then another may be writing, too."""
+    """Notices that a lock this process holds was removed: another may be writing, too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._was = os.lstat(path) if path.exists() else None  # a benchmark locks nothing
 
     def check(self) -> None:
-        """Raises UserError if the file at the path is no longer the one that was locked."""
+        """Raise UserError if the file at the path is no longer the one that was locked."""
         with contextlib.suppress(FileNotFoundError):
             if self._was is None or os.path.samestat(self._was, os.lstat(self.path)):
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
 from resnet_cifar.identity import cell_name, flatten
+from resnet_cifar.record.integrity import sums
+from resnet_cifar.record.layout import SUMMED
+from resnet_cifar.record.schema import RunRecord, Session, finite, seal, write_record
 
 FULL = [f"cell={name}" for name in (
     "lr_0.001", "lr_0.01", "lr_0.1", "baseline", "cosine", "cosine_wd_5e-4", "cosine_wd_1e-2",
@@ -37,6 +41,7 @@ def make_run(
     curve: Sequence[float] | None = None,
     status: str = "completed",
     commit: str = "0123456789abcdef",
+    sessions: Sequence[Session] = (),
     logits: np.ndarray | None = None,
     labels: np.ndarray | None = None,
 ) -> Path:
@@ -47,6 +52,7 @@ def make_run(
             `averaged`, of averaged weights, is there if given.
         loss: of both views and of training.
         curve: clean accuracy by epoch; flat unless given, and before what is given.
+        sessions: one of an hour, unless given.
         logits, labels: predictions of both views.
     """
     config = _composed(tuple(overrides))
@@ -68,29 +74,56 @@ def make_run(
     lines[-1]["loss/val_augmented"] = loss
     if averaged is not None:
         lines[-1] |= {"accuracy/val_ema": averaged, "loss/val_ema": loss}
-    record: dict[str, Any] = {
-        "status": status, "error": "OSError: no space" if status == "failed" else None,
-        "cell": cell, "seed": seed, "epochs": config.trainer.epochs,
-        "epochs_done": len(lines),
-        "parameters": 1000 * config.model.width, "multiply_accumulates": 1_000_000,
-        "device": "a CPU", "config": flatten(config) | {"seed": seed}, "final": lines[-1],
-        "best": {"epoch": len(lines), "accuracy/val": accuracy, "loss/val": loss},
-        "sessions": [{
-            "start": "2026-01-01T00:00:00+00:00", "end": "2026-01-01T01:00:00+00:00",
-            "seconds": 3600.0, "device": "a CPU", "device_type": "cpu", "precision": "fp32",
-            "threads": 1, "versions": {"torch": "2.14.1"},
-            "git": {"commit": commit, "uncommitted": None}, "images_trained": 40_000,
-            "images_per_second": 100.0, "share_of_matmul_rate": 0.5,
-        }],
-        "evaluations": [],
-    }  # fmt: skip
-    (directory / "run.json").write_text(json.dumps(record))
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [finite(line) for line in lines]
+    write_lines(directory / "metrics.jsonl", lines)
     if logits is not None:
         half = logits.astype(np.float16)
         np.savez(directory / "predictions.npz", logits_val=half, logits_val_augmented=half,
                  labels=labels, index=np.arange(len(half)))  # fmt: skip
+    session = Session(
+        "2026-01-01T00:00:00+00:00", "a CPU", "cpu", end="2026-01-01T01:00:00+00:00",
+        seconds=3600.0, precision="fp32", threads=1, versions={"torch": "2.14.1"},
+        git={"commit": commit, "uncommitted": None}, images_trained=40_000,
+        images_per_second=100.0, share_of_matmul_rate=0.5,
+    )  # fmt: skip
+    record = RunRecord(
+        status, cell, seed, config.trainer.epochs, flatten(config) | {"seed": seed}, "a CPU",
+        error="OSError: no space" if status == "failed" else None,
+        epochs_done=len(lines), parameters=1000 * config.model.width,
+        multiply_accumulates=1_000_000, final=lines[-1],
+        best=finite({"epoch": len(lines), "accuracy/val": accuracy, "loss/val": loss}),
+        sessions=list(sessions) or [session], files=sums(directory, SUMMED),
+    )  # fmt: skip
+    write_record(directory, record)
     return directory
+
+
+def make_small_run(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Path:
+    """A run of three epochs in a cell of any name, `days` old, with weights of 1,000 bytes."""
+    directory = root / cell / f"seed={seed}"
+    directory.mkdir(parents=True)
+    then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+    done = 3 if status == "completed" else 2
+    lines = [{"epoch": epoch, "accuracy/val": 0.5} for epoch in range(1, done + 1)]
+    write_lines(directory / "metrics.jsonl", lines)
+    record = RunRecord(
+        status, cell, seed, 3, {}, "a CPU", epochs_done=done, final=lines[-1],
+        error="OSError: no space" if status == "failed" else None,
+        sessions=[Session(start=then, device="a CPU", device_type="cpu", end=then)],
+    )  # fmt: skip
+    write_record(directory, record)
+    (directory / "last.pt").write_bytes(b"0" * 1000)
+    return directory
+
+
+def change_record(directory: Path, **values: Any) -> None:
+    """Give run.json other values, and the checksum that fits them."""
+    path = directory / "run.json"
+    path.write_text(json.dumps(seal(json.loads(path.read_text()) | values)))
+
+
+def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def add_probe(directory: Path, broken: Sequence[str] = (), ratio: float = 1.0) -> None:
@@ -111,4 +144,4 @@ def add_probe(directory: Path, broken: Sequence[str] = (), ratio: float = 1.0) -
                 "weight_norm": 2.0, "radial_rms": radial, "angular_update": 0.01 * ratio,
                 "angular_update_predicted": 0.01,
             })  # fmt: skip
-    (directory / "probe.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(directory / "probe.jsonl", lines)

@@ -159,4 +159,6 @@ def test_hydra_stays_at_the_door() -> None:
         for path in [ROOT / "train.py", *(ROOT / "resnet_cifar").rglob("*.py")]
         if importing.search(path.read_text())
     }
-    assert found == {f"resnet_cifar/{name}.py" for name in ("cli/train", "config/compose", "config/saved")}
+    assert found == {
+        f"resnet_cifar/{name}.py" for name in ("cli/train", "config/compose", "config/saved")
+    }

@@ -29,7 +29,7 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import leftovers
 from resnet_cifar.record.lines import read_metrics
-from resnet_cifar.record.schema import _own_sum, read_record, write_record
+from resnet_cifar.record.schema import read_record, seal, write_record
 from resnet_cifar.runs.command import main
 from resnet_cifar.runs.table import load_metrics, load_predictions, load_probe, load_runs
 from resnet_cifar.trained import evaluate
@@ -128,10 +128,7 @@ def with_value(key: str, value: Any) -> Damage:
 
     def damage(path: Path, source: random.Random) -> None:
         plain = json.loads(path.read_text())
-        plain.pop("sha256")
-        plain[key] = value
-        plain["sha256"] = _own_sum(plain)
-        path.write_text(json.dumps(plain))
+        path.write_text(json.dumps(seal(plain | {key: value})))
 
     return damage
 
@@ -349,12 +346,15 @@ def interrupted(prepared: Path, program: Program) -> Path:
         ({"seed": 1}, "of another run, .*/seed=1"),
         ({"cell": "lr1-00000000"}, "of another run, lr1"),
         ({"cell": ...}, "of another run, None"),
-        ({"epoch": 99}, "at epoch 99"),
+        ({"epoch": 3}, "at epoch 3"),
+        ({"epoch": -1}, "at epoch -1"),
         ({"epoch": "1"}, "at epoch 1"),
-        ({"step": 999}, "at step 999"),
+        ({"step": 5}, "at step 5"),
         ({"step": -1}, "at step -1"),
+        ({"step": 1.0}, r"at step 1\.0"),
         ({"epoch": 2, "step": 1}, "at step 1 after the last epoch"),
         ({"best": None}, "without its best epoch"),
+        ({"best": {"epoch": 0}}, "with best="),
         ({"best": {"epoch": 2}}, "with best="),
         ({"best": 0.5}, "with best="),
         ({"optimizer": ...}, "without its optimizer"),
@@ -365,7 +365,10 @@ def test_a_checkpoint_that_cannot_be_gone_on_from(change: dict[str, Any], said: 
     right = {"cell": "lr0.1-12345678", "seed": 0, "epoch": 1, "step": 4, "best": {"epoch": 1}}
     owner.check({**right, "optimizer": {}}, Path("last.pt"))
     owner.check({**right, "epoch": 2, "step": 0}, Path("last.pt"))  # finished: weights alone
-    state = {**right, "optimizer": {}, **change}
+    del right["step"]
+    owner.check({**right, "epoch": 2}, Path("last.pt"))
+    owner.check({**right, "epoch": 0, "best": None, "optimizer": {}}, Path("last.pt"))
+    state = {**right, "step": 4, "optimizer": {}, **change}
     with pytest.raises(UserError, match=said):
         owner.check({k: v for k, v in state.items() if v is not ...}, Path("last.pt"))
 
@@ -404,25 +407,58 @@ def during_training(patch: pytest.MonkeyPatch, action: Callable[[], object]) -> 
     patch.setattr(Engine, "step", step)
 
 
-@pytest.mark.parametrize("how", ["replaced", "shortened"])
-def test_metrics_that_go_away_while_it_trains_are_written_again(program: Program, how: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("metrics.jsonl", how) for how in ("removed", "replaced", "shortened")]
+    + [("probe.jsonl", "replaced")],
+)
+def test_lines_that_change_while_it_trains_stop_the_run(
+    program: Program, name: str, how: str
+) -> None:
     directory = run_directory(compose(COMMON))
-    path = directory / "metrics.jsonl"
+    path, whole = directory / name, []
 
     def act() -> None:
-        if how == "shortened":
-            path.write_text("")
-        else:
+        whole.append(path.read_bytes())
+        if how != "shortened":
             path.unlink()
+        if how != "removed":
             path.write_text("{}\n")
 
     with pytest.MonkeyPatch.context() as patch:
         during_training(patch, act)
-        outcome = program(*COMMON, "trainer.progress=plain")
-    assert outcome.code == 0
-    assert "metrics.jsonl was changed or removed" in outcome.out
-    assert [line["epoch"] for line in read_metrics(path)] == [1, 2]
+        outcome = program(*COMMON)
+    assert outcome.code == 1
+    assert f"{path} was changed or removed during training" in outcome.err
+    assert outcome.err.count("\n") == 1
+    left = path.read_text() if path.exists() else None
+    assert left == (None if how == "removed" else "{}\n")  # nobody wrote into it
+    record = read_record(directory)
+    assert record is not None
+    assert record.status == "failed"
+    assert "was changed or removed" in str(record.error)
+    assert main(["verify", "outputs"]) == 1
+    path.write_bytes(whole[0])
+    assert program(*COMMON).code == 0
     assert main(["verify", "outputs"]) == 0
+
+
+def test_a_line_that_changes_while_it_trains_is_no_result(program: Program) -> None:
+    """As long as before: only the checksum at the end sees it."""
+    path = run_directory(compose(COMMON)) / "metrics.jsonl"
+
+    def act() -> None:
+        text = path.read_text()
+        path.write_text(text.replace('"epoch": 1', '"epoch": 9'))
+
+    with pytest.MonkeyPatch.context() as patch:
+        during_training(patch, act)
+        outcome = program(*COMMON)
+    assert outcome.code == 1
+    assert "metrics.jsonl was changed or removed during training" in outcome.err
+    record = read_record(path.parent)
+    assert record is not None
+    assert record.status == "interrupted"  # it never said that it had completed
 
 
 @pytest.mark.parametrize("then", ["nothing", "another process"])

@@ -55,11 +55,15 @@ def state(value: float) -> dict:
     return {"model": {"w": torch.full((1000,), float(value))}, "epoch": int(value)}
 
 
+OWNER = checkpoint.Owner("lr0.1-12345678", 0, epochs=2, steps=4)
+
+
 def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -> None:
-    checkpoint.save_last(tmp_path, state(1))
-    checkpoint.save_last(tmp_path, state(2))
+    whole = {"cell": OWNER.cell, "seed": OWNER.seed, "best": {"epoch": 1}, "optimizer": {}}
+    checkpoint.save_last(tmp_path, whole | state(1))
+    checkpoint.save_last(tmp_path, whole | state(2))
     (tmp_path / "last.pt").rename(tmp_path / "last.previous.pt")  # the moment in between
-    found, notes = checkpoint.load_last(tmp_path)
+    found, notes = checkpoint.load_last(tmp_path, OWNER)
     assert found is not None
     assert found["epoch"] == 2
     assert notes == []
@@ -125,7 +129,7 @@ def test_a_failed_save_leaves_the_last_checkpoint_and_nothing_else(
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
-    assert checkpoint.load_last(tmp_path) == (None, [])
+    assert checkpoint.load_last(tmp_path, OWNER) == (None, [])
 
 
 def hold(path: str, seconds: float) -> None:

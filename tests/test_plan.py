@@ -8,9 +8,8 @@ from made_up import make_run
 
 from hydra_plugins.local_pool import AtOnce
 from resnet_cifar.config.compose import compose, compose_untyped
-from resnet_cifar.config.schema import VALIDATION_COST, Config
-from resnet_cifar.identity import cell_name, flatten, run_directory
-from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
+from resnet_cifar.config.schema import VALIDATION_COST
+from resnet_cifar.record.schema import Session
 from resnet_cifar.sweep import plan
 from resnet_cifar.sweep.job import RunJob
 from resnet_cifar.sweep.plan import START_UP, makespan, planned_run
@@ -100,17 +99,12 @@ def test_what_is_left_takes_as_long_as_the_same_kind_has(
     monkeypatch.chdir(tmp_path)
     job = RunJob(compose_untyped([*TINY, "trainer.epochs=10"]), [])
     assert job.seconds() is None
-    before = compose([*TINY, "trainer.epochs=5"])
     session = Session("2026-01-01", "CPU", "cpu", images_trained=800, images_per_second=7.0)
-    record_run(run_directory(before), before, "interrupted", 5, session)
+    root, before = Path("outputs"), [*TINY, "trainer.epochs=5"]
+    make_run(root, before, status="interrupted", curve=[0.5] * 5, sessions=[session])
     assert job.seconds() == pytest.approx(START_UP + job.run.images(10) / 7)
-    record_run(job.directory, job.run, "failed", 9)
+    slow = Session("2026-01-02", "CPU", "cpu")
+    longer = [*TINY, "trainer.epochs=10"]
+    failed = make_run(root, longer, status="failed", curve=[0.5] * 9, sessions=[slow])
+    assert failed == job.directory
     assert job.seconds() == pytest.approx(START_UP + job.run.images(1) / 7)
-
-
-def record_run(directory: Path, config: Config, status: str, done: int, *sessions: Session) -> None:
-    directory.mkdir(parents=True)
-    name, epochs = cell_name(config), config.trainer.epochs
-    record = RunRecord(status, name, config.seed, epochs, flatten(config), "CPU")
-    record.epochs_done, record.sessions, record.version = done, list(sessions), VERSION
-    write_record(directory, record)

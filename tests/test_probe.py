@@ -30,9 +30,10 @@ from resnet_cifar.model.options import DETACH, BatchNorm, ResNet18
 from resnet_cifar.probe import gradient_flow as flow
 from resnet_cifar.probe import views
 from resnet_cifar.probe.options import Probe
+from resnet_cifar.record.integrity import read_run_lines
 from resnet_cifar.record.layout import METRICS
 from resnet_cifar.record.layout import PROBE as PROBE_FILE
-from resnet_cifar.record.lines import LinesFile, read_metrics, read_probe
+from resnet_cifar.record.lines import LinesFile, read_metrics
 
 AUGMENTATION = CropFlip(4, 0.5)
 
@@ -353,7 +354,7 @@ def test_training_is_the_same_to_the_last_bit(trained: Trained, detach: str) -> 
         assert_same_training(runs[option], runs["off"])
     assert not (runs["off"] / PROBE_FILE).exists()
     probed = {
-        option: sorted({row["epoch"] for row in read_probe(run / PROBE_FILE)})
+        option: sorted({row["epoch"] for row in read_run_lines(run, PROBE_FILE)})
         for option, run in runs.items()
     }
     expected = {"off": [], "default": [1, 3], "full": [1, 2, 3]}
@@ -382,7 +383,7 @@ def test_interrupted_and_resumed_with_the_probe(
     assert_same_training(run, undisturbed)
     assert lines(run) == lines(undisturbed)
     assert (run / PROBE_FILE).read_text() == (undisturbed / PROBE_FILE).read_text()
-    rows = read_probe(run / PROBE_FILE)
+    rows = read_run_lines(run, PROBE_FILE)
     assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) == 3 * 58
 
 
@@ -429,7 +430,7 @@ def test_rates_are_those_of_the_measured_updates(trained: Trained) -> None:
     run = trained("scheduler=one_cycle", "probe=full", "probe.angular_steps=2")
     schedule = compose(["scheduler=one_cycle"]).scheduler.build(0.01, 2, 4)
     means = {1: (schedule(1) + schedule(3)) / 2, 2: (schedule(5) + schedule(7)) / 2}
-    rows = [row for row in read_probe(run / PROBE_FILE) if "weight_norm" in row]
+    rows = [row for row in read_run_lines(run, PROBE_FILE) if "weight_norm" in row]
     assert {row["epoch"] for row in rows} == {1, 2}
     for row in rows:
         rate = row["effective_lr"] * row["weight_norm"] ** 2
@@ -444,11 +445,11 @@ def test_a_run_begun_without_the_probe_goes_on_with_it(program: Program, trained
     assert program(*SMALL, "probe=full").code == 0
     run = directory(*SMALL)
     assert_same_training(run, off)
-    assert {row["epoch"] for row in read_probe(run / PROBE_FILE)} == {2, 3}
+    assert {row["epoch"] for row in read_run_lines(run, PROBE_FILE)} == {2, 3}
 
 
 def test_what_stands_in_a_row(trained: Trained) -> None:
-    rows = read_probe(trained(*SMALL, "probe=full", "optimizer.momentum=0.5") / PROBE_FILE)
+    rows = read_run_lines(trained(*SMALL, "probe=full", "optimizer.momentum=0.5"), PROBE_FILE)
     everywhere = {"epoch", "step", "layer", "kind"}
     weights = {"weight_norm", "gradient_norm", "radial", "radial_rms", "effective_lr"}
     weights |= {"angular_update", "angular_update_predicted"}
@@ -475,7 +476,7 @@ def test_what_stands_in_a_row(trained: Trained) -> None:
 def test_other_networks_and_optimizers(trained: Trained, option: str) -> None:
     more = ["norm.groups=2"] if option == "norm=groupnorm" else []
     run = trained(option, *more, "probe=full", "trainer.epochs=1")
-    rows = read_probe(run / PROBE_FILE)
+    rows = read_run_lines(run, PROBE_FILE)
     assert ("norm" in {row["kind"] for row in rows}) == (option == "optimizer=adamw")
     (line,) = lines(run)
     assert (line.keys() >= BATCH_STATISTICS) == (option == "optimizer=adamw")
@@ -510,15 +511,15 @@ def test_the_record_of_a_diverged_run(trained: Trained) -> None:
 
 def test_the_file_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "probe.jsonl"
-    opened = LinesFile(path, 0, key=("epoch", "layer"))
+    opened = LinesFile(path, 0)
     assert not path.exists()
     opened.append(*({"epoch": 1, "layer": layer, "kind": "conv", "x": 1.0} for layer in "ab"))
     opened.append(*({"epoch": 2, "layer": layer, "kind": "conv", "x": math.inf} for layer in "ab"))
     opened.close()
     with path.open("a") as file:
         file.write('{"epoch": 3, "layer": "a", "x"')  # torn
-    assert [row["x"] for row in read_probe(path)] == [1.0, 1.0, None, None]
-    LinesFile(path, 1, key=("epoch", "layer")).trim()
+    assert [row["x"] for row in LinesFile(path, 9).lines] == [1.0, 1.0, None, None]
+    LinesFile(path, 1).trim()
     expected = [{"epoch": 1, "layer": layer, "kind": "conv", "x": 1.0} for layer in "ab"]
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
 
@@ -548,7 +549,7 @@ def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
     assert len(curves) <= 24
     for tag in [*curves, "loss/val_batch_statistics"]:
         assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3]
-    rows = [row for row in read_probe(run / PROBE_FILE) if row["epoch"] == 2]
+    rows = [row for row in read_run_lines(run, PROBE_FILE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value
     assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
     assert set(tags["images"]) == {"confusion/val", "mistakes/val", "probe/layers_by_epochs"}

@@ -1,27 +1,31 @@
 """The record: written by one, read by one, and what is wrong with it said in a line."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from made_up import make_run
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import change_record, make_run, write_lines
 
 from resnet_cifar.files import Lock
 from resnet_cifar.record import integrity
 from resnet_cifar.record.integrity import damage, read_run_lines, read_summed
-from resnet_cifar.record.lines import LinesFile, read_metrics, read_probe
+from resnet_cifar.record.lines import LinesFile, read_metrics
 from resnet_cifar.record.schema import (
-    VERSION,
     Evaluation,
     FileSum,
     RecordError,
     RunRecord,
-    _content,
+    Session,
     objective,
+    read_content,
     read_record,
     record_or_reason,
+    seal,
     write_record,
 )
 
@@ -32,11 +36,6 @@ TINY = ["data=synthetic", "model.width=8", "trainer.epochs=3"]
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path, TINY, 0, 0.5, curve=[0.3, 0.4, 0.5])
-
-
-def change(directory: Path, **values: Any) -> None:
-    path = directory / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def said(directory: Path) -> str:
@@ -62,21 +61,87 @@ def test_every_committed_record_is_read() -> None:
         assert [session.seconds for session in record.sessions] == [
             session["seconds"] for session in plain["sessions"]
         ]
-        if "data.crop_padding" in plain["config"]:
-            assert (
-                record.config["augmentation.crop_padding"] == plain["config"]["data.crop_padding"]
-            )
-            assert not {"data.crop_padding", "data.flip_probability"} & record.config.keys()
-        metrics = read_metrics(directory / "metrics.jsonl")
+        assert "metrics.jsonl" in record.files
+        assert ("probe.jsonl" in record.files) == (directory / "probe.jsonl").exists()
+        metrics = read_run_lines(directory, "metrics.jsonl")
         assert [line["epoch"] for line in metrics] == list(range(1, record.epochs + 1))
-        read_probe(directory / "probe.jsonl")
+        assert damage(directory, record) == []
+
+
+TEXT = st.text(max_size=20)
+WHOLE = st.integers(0, 2**70)
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+SCALAR = st.none() | st.booleans() | st.integers() | NUMBER | TEXT
+
+
+@st.composite
+def metrics(draw: st.DrawFn, epoch: int) -> dict[str, Any]:
+    names = st.sampled_from(["loss/val", "lr", "speed/epoch_seconds", "ä b"])
+    share = st.none() | st.floats(0, 1)
+    numbers = draw(st.dictionaries(names, st.none() | NUMBER | st.integers()))
+    return {"epoch": epoch, **numbers, "accuracy/val": draw(share)}
+
+
+@st.composite
+def records(draw: st.DrawFn) -> RunRecord:
+    """Any record that the recorder may write."""
+    epochs = draw(st.integers(1, 400))
+    status = draw(st.sampled_from(["completed", "diverged", "interrupted", "failed"]))
+    done = epochs if status == "completed" else draw(st.integers(0, epochs))
+    final = draw(metrics(done)) if done else None
+    best = draw(st.none() | metrics(draw(st.integers(1, done)))) if done else None
+    sessions = st.builds(
+        Session,
+        precision_seconds=st.dictionaries(TEXT, NUMBER, max_size=2),
+        git=st.dictionaries(TEXT, st.none() | TEXT, max_size=2),
+        seconds=NUMBER, images_per_second=st.none() | NUMBER,
+        matmul_flops_per_second=st.none() | NUMBER, model_flops_per_second=st.none() | NUMBER,
+        share_of_matmul_rate=st.none() | NUMBER,
+    )  # fmt: skip
+    scores = st.dictionaries(st.sampled_from(["accuracy/test", "loss/test"]), NUMBER)
+    return RunRecord(
+        status, draw(TEXT), draw(WHOLE), epochs,
+        draw(st.dictionaries(TEXT, SCALAR | st.lists(SCALAR, max_size=3), max_size=5)),
+        draw(TEXT), draw(st.none() | TEXT), draw(st.none() | WHOLE), draw(st.none() | WHOLE), done,
+        final, best, draw(st.lists(sessions, max_size=2)),
+        draw(st.lists(st.builds(Evaluation, scores=scores), max_size=2)),
+        draw(st.dictionaries(TEXT, st.builds(FileSum), max_size=2)),
+    )  # fmt: skip
+
+
+@given(record=records())
+def test_any_record_that_is_written_is_read_back(record: RunRecord) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_record(Path(folder), record)
+        assert read_record(Path(folder)) == record
+
+
+@given(data=st.data())
+def test_a_record_with_any_other_value_is_refused_in_one_line(data: st.DataObject) -> None:
+    """One value, wherever it stands, replaced by any: a record, or a line; never anything else."""
+    plain = json.loads((COMMITTED[-1] / "run.json").read_text())
+    at: Any = plain
+    while True:
+        key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+        if not isinstance(at[key], (dict, list)) or not at[key] or data.draw(st.booleans()):
+            break
+        at = at[key]
+    at[key] = data.draw(st.recursive(SCALAR, lambda e: st.lists(e) | st.dictionaries(TEXT, e)))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "run.json").write_text(json.dumps(seal(plain)))
+        found = record_or_reason(Path(folder))
+        if isinstance(found, str):
+            assert "is not a record of this program: " in found
+            assert len(found.splitlines()) == 1
+        else:
+            write_record(Path(folder), found)
+            assert read_record(Path(folder)) == found
 
 
 @pytest.mark.parametrize("directory", COMMITTED[:3], ids=lambda path: path.parent.name)
 def test_what_is_written_is_read_back(tmp_path: Path, directory: Path) -> None:
     record = read_record(directory)
     assert record is not None
-    record.version = VERSION
     record.files = {"last.pt": FileSum("0" * 64, 7)}
     record.evaluations.append(
         Evaluation("test", "last", 5, "2026-01-01T00:00:00+00:00", {"accuracy/test": 0.5})
@@ -87,11 +152,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, directory: Path) -> None:
     assert plain["evaluations"][-1]["accuracy/test"] == 0.5  # flat in the file
 
 
-def test_a_changed_record_is_noticed(tmp_path: Path, run: Path) -> None:
-    record = read_record(run)
-    assert record is not None
-    record.version = VERSION
-    write_record(run, record)
+def test_a_changed_record_is_noticed(run: Path) -> None:
     text = (run / "run.json").read_text()
     (run / "run.json").write_text(text.replace('"accuracy/val": 0.5', '"accuracy/val": 0.6'))
     assert "its checksum does not fit" in said(run)
@@ -116,20 +177,28 @@ def test_a_foreign_file(run: Path, text: str) -> None:
         ({"final": [1]}, "final=[1] is not a mapping"),
         ({"final": {"epoch": 3, "accuracy/val": "high"}}, "accuracy/val='high' is not a number"),
         ({"final": {"epoch": 3, "accuracy/val": 1.5}}, "accuracy/val=1.5 is not between 0 and 1"),
+        ({"final": {"epoch": 3, "accuracy/val": 10**400}}, "is not between 0 and 1"),
         ({"best": {"epoch": None}}, "best: epoch=None"),
         ({"sessions": {}}, "sessions={} is not a list"),
-        ({"sessions": [{"start": 3}]}, "it has no sessions[0].device"),
+        ({"sessions": [{"start": ""}]}, "it has no sessions[0].device"),
         ({"sessions": [{"start": 3, "device": "", "device_type": ""}]}, "sessions[0].start=3"),
         ({"evaluations": [{"split": "test"}]}, "it has no evaluations[0].weights"),
-        ({"config": {"a": [1]}}, "config.a=[1]"),
+        ({"config": {"a": 1, "scheduler.steps": {"b": 1}}}, "config.scheduler.steps={'b': 1} is"),
+        ({"config": {"a": [1, [2]]}}, "config.a[1]=[2] is not a boolean or a whole number or"),
+        ({"files": {"a.pt": 1, "last.pt": {"sha256": "", "bytes": "7"}}}, "files.a.pt=1 is not a"),
+        ({"files": {"last.pt": {"sha256": "", "bytes": "7"}}}, "files.last.pt.bytes='7' is not a"),
+        ({"a - at `$.sessions[9]": 1}, "a - at `$.sessions[9]"),  # a key like msgspec's paths
+        ({"epochs": 10**400}, "epochs_done=3 of 1000"),
         ({"surprise": 1}, "surprise is unknown here"),
         ({"version": 99}, "version=99 is of a later program"),
+        ({"version": "two"}, "version='two'"),
+        ({"version": 1}, "version 1, written before checksums"),
         ({"seed": 1}, "another run"),
         ({"cell": "lr1-00000000"}, "another run"),
     ],
 )
 def test_a_wrong_value_is_named(run: Path, values: dict[str, Any], what: str) -> None:
-    change(run, **values)
+    change_record(run, **values)
     assert what in said(run)
 
 
@@ -149,7 +218,7 @@ def test_no_record_is_none(tmp_path: Path) -> None:
 
 
 def test_running_without_a_lock_was_killed(run: Path) -> None:
-    change(run, status="running")
+    change_record(run, status="running")
     found = read_record(run)
     assert found is not None
     assert found.status == "interrupted"
@@ -159,13 +228,21 @@ def test_running_without_a_lock_was_killed(run: Path) -> None:
     assert found.status == "running"
 
 
-def test_a_network_of_nan_of_an_earlier_version_is_diverged(run: Path) -> None:
-    final = {"epoch": 3, "accuracy/val": 0.1, "loss/val": None}
-    change(run, final=final)
+def test_a_diverged_run_is_worth_the_least(run: Path) -> None:
+    change_record(run, status="diverged")
     record = read_record(run)
-    assert isinstance(record, RunRecord)
-    assert record.status == "diverged"
+    assert record is not None
+    assert record.final is not None
+    assert record.final["accuracy/val"] == 0.5
     assert objective(record) == 0
+
+
+def test_values_of_a_configuration_may_be_lists(run: Path) -> None:
+    record = read_record(run)
+    assert record is not None
+    record.config |= {"scheduler.milestones": [1, 2], "none": [], "mixed": [0.5, "a", None, True]}
+    write_record(run, record)
+    assert read_record(run) == record
 
 
 @pytest.mark.parametrize(
@@ -188,10 +265,23 @@ def test_a_damaged_line_is_named(run: Path, line: str) -> None:
         read_metrics(path)
 
 
-def test_a_torn_last_line_is_left_out(run: Path) -> None:
-    path = run / "metrics.jsonl"
-    path.write_text(path.read_text()[:-5])
-    assert [line["epoch"] for line in read_metrics(path)] == [1, 2]
+@given(lines=st.integers(0, 6).flatmap(lambda n: st.tuples(*(metrics(e + 1) for e in range(n)))),
+       share=st.floats(0, 1))  # fmt: skip
+def test_a_torn_last_line_is_left_out(lines: tuple[dict[str, Any], ...], share: float) -> None:
+    """Cut off at any byte: the lines that are whole are read, and a resume goes on from them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        write_lines(path, lines)
+        content = path.read_bytes()
+        left = content[: round(share * len(content))]
+        path.write_bytes(left)
+        whole = list(lines[: left.count(b"\n")])
+        assert read_metrics(path) == whole
+        opened = LinesFile(path, len(whole))
+        opened.append({"epoch": len(whole) + 1})
+        opened.close()
+        assert read_metrics(path) == [*whole, {"epoch": len(whole) + 1}]
+        assert path.read_bytes().startswith(content[: content[: len(left)].rfind(b"\n") + 1])
 
 
 # A run that has not ended: its record knows the lines so far -------------------------------------
@@ -204,7 +294,7 @@ def going_on(run: Path) -> Path:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     record = read_record(run)
     assert record is not None
-    record.status, record.epochs_done, record.version = "interrupted", 2, VERSION
+    record.status, record.epochs_done = "interrupted", 2
     record.files = {path.name: LinesFile(path, 2).sum()}
     write_record(run, record)
     return run
@@ -239,7 +329,7 @@ def test_a_run_that_goes_on_between_two_looks_is_not_damaged(
     """It is taken up an epoch earlier after run.json was read and before its lines are."""
     record = read_record(going_on)
     assert record is not None
-    original, looks = _content, []
+    original, looks = read_content, []
 
     def content(path: Path) -> bytes | None:
         if path.name == "metrics.jsonl" and not looks:
@@ -250,7 +340,7 @@ def test_a_run_that_goes_on_between_two_looks_is_not_damaged(
             write_record(going_on, record)
         return original(path)
 
-    monkeypatch.setattr(integrity, "_content", content)
+    monkeypatch.setattr(integrity, "read_content", content)
     found = read_summed(going_on, "metrics.jsonl", read_record(going_on))
     assert looks
     assert found is not None

@@ -209,10 +209,8 @@ def test_the_averaged_weights_are_evaluated_when_asked(
     program(*TINY, EMA)
     run = directory(EMA)
     final = record(run)["final"]
-    with np.load(run / "predictions.npz") as stored:
-        right = (stored["logits_val_ema"].argmax(1) == stored["labels"]).mean()
     found: dict[str, Any] = evaluate.evaluate(run, "validation", "ema")
-    assert found["views"]["val"]["accuracy"] == final["accuracy/val_ema"] == pytest.approx(right)
+    assert found["views"]["val"]["accuracy"] == final["accuracy/val_ema"]
     assert found["views"]["val"]["loss"] == pytest.approx(final["loss/val_ema"], rel=1e-5)
     assert json.loads((run / "evaluation-validation-ema.json").read_text())["weights"] == "ema"
     assert record(run)["evaluations"][0]["weights"] == "ema"
@@ -223,18 +221,19 @@ def test_the_averaged_weights_are_evaluated_when_asked(
         evaluate.evaluate(trained(), "validation", "ema")
 
 
-def test_records_of_earlier_versions_say_what_they_lacked(program: Program, tmp_path: Path) -> None:
-    from resnet_cifar.record.schema import read_record
+def test_records_of_earlier_versions_say_what_they_lacked(tmp_path: Path) -> None:
+    from made_up import change_record, make_run
 
-    program(*TINY)
-    path = directory() / "run.json"
-    plain = json.loads(path.read_text())
-    del plain["config"]["regularization.ema_decay"], plain["sha256"]
-    plain["version"] = 1
-    path.write_text(json.dumps(plain))
-    read = read_record(directory())
-    assert read is not None
-    assert read.config["regularization.ema_decay"] == 0.0
+    from resnet_cifar.runs.find import find
+
+    run = make_run(tmp_path, TINY)
+    flat = json.loads((run / "run.json").read_text())["config"]
+    lacking = {key: value for key, value in flat.items() if key != "regularization.ema_decay"}
+    change_record(run, config=lacking)
+    (row,) = load_runs(tmp_path).to_dict("records")
+    assert row["regularization.ema_decay"] == 0.0
+    (shown,) = find(tmp_path)
+    assert shown.row()["regularization.ema_decay"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
-from made_up import FULL, add_probe, make_run
+from made_up import FULL, add_probe, change_record, make_run
 from scipy import stats
 
 from resnet_cifar.errors import UserError
@@ -611,10 +611,9 @@ def test_text_of_the_runs_is_shown_as_it_is(
         record = json.loads((directory / "run.json").read_text())
         record["config"] |= {"data.root": EVIL, "trainer.precision": EVIL}
         record["sessions"][0] |= {"device": EVIL, "precision": EVIL}
-        (directory / "run.json").write_text(json.dumps(record))
+        change_record(directory, **record)
     directory = make_run(tmp_path / "runs", [*SHORT, f"{LR}=1"], 0, 0.5, status="failed")
-    record = json.loads((directory / "run.json").read_text()) | {"error": EVIL}
-    (directory / "run.json").write_text(json.dumps(record))
+    change_record(directory, error=EVIL)
     (tmp_path / "runs" / "[b]odd\udcff" / "seed=0").mkdir(parents=True)
     to = tmp_path / "report"
     assert main([str(tmp_path / "runs"), "--to", str(to), "--title", EVIL]) == 0
@@ -647,8 +646,7 @@ def test_odd_runs_are_named_and_the_others_answered(
         return make_run(root, overrides, next(seeds), 0.1, logits=logits, labels=labels)
 
     def rewrite(directory: Path, **changes: object) -> Path:
-        record = json.loads((directory / "run.json").read_text()) | changes
-        (directory / "run.json").write_text(json.dumps(record))
+        change_record(directory, **changes)
         return directory
 
     whole = json.loads((odd() / "run.json").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from made_up import make_run
+from made_up import change_record, make_run
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.runs.table import identity_keys, load_metrics, load_predictions, load_runs
@@ -57,15 +57,19 @@ def test_what_is_no_run_is_named(runs: Path) -> None:
     (broken / "run.json").write_text('{"status": "comp')
     odd = cell / "seed=8"
     odd.mkdir()
-    (odd / "run.json").write_text('{"status": "completed"}')
+    (odd / "run.json").write_text('{"status": "completed", "version": 2}')
+    old = cell / "seed=9"
+    old.mkdir()
+    (old / "run.json").write_text('{"status": "completed"}')
     shutil.copytree(cell / "seed=0", cell / "seed=0.2026-01-01T00-00-00")  # set aside
     table = load_runs(runs)
     assert len(table) == 3
     skipped = table.attrs["skipped"]
-    assert set(skipped) == {str(runs / "notes" / "seed=1"), str(broken), str(odd)}
+    assert set(skipped) == {str(runs / "notes" / "seed=1"), str(broken), str(odd), str(old)}
     assert "has no run.json" in skipped[str(runs / "notes" / "seed=1")]
     assert "is not a record" in skipped[str(broken)]
-    assert "it has no cell" in skipped[str(odd)]
+    assert "its checksum does not fit" in skipped[str(odd)]
+    assert "version 1, written before checksums" in skipped[str(old)]
 
 
 def test_a_run_in_two_roots_counts_once(runs: Path, tmp_path: Path) -> None:
@@ -110,6 +114,8 @@ def test_torn_repeated_and_null_lines(runs: Path) -> None:
     path = directory / "metrics.jsonl"
     again = json.loads(path.read_text().splitlines()[1]) | {"accuracy/val": 0.45, "loss/val": None}
     path.write_text(path.read_text() + json.dumps(again) + '\n{"epoch": 4, "accur')
+    assert str(path) in load_metrics(runs).attrs["skipped"]
+    change_record(directory, files={})  # where no checksum tells
     mine = load_metrics(runs)
     mine = mine[mine["directory"] == str(directory)].set_index("epoch")
     assert list(mine.index) == [1, 2, 3]
@@ -126,6 +132,10 @@ def test_predictions(runs: Path, tmp_path: Path) -> None:
     assert (found.labels == labels).all()
     assert load_predictions(load_runs(runs)["directory"][0]) is None
     whole = (directory / "predictions.npz").read_bytes()
+    (directory / "predictions.npz").write_bytes(whole + b"?")
+    with pytest.raises(UserError, match=r"predictions\.npz was changed"):
+        load_predictions(directory)
+    change_record(directory, files={})  # where no checksum tells
     for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:200] + b"?" + whole[201:]):
         (directory / "predictions.npz").write_bytes(damaged)
         with pytest.raises(UserError, match=r"predictions\.npz can't be read"):

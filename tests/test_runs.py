@@ -1,44 +1,17 @@
 """Looking after runs: list, archive, remove, and the command of a run."""
 
-import json
 import shlex
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Program
+from made_up import make_small_run as make
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
-from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
 from resnet_cifar.runs.command import main
 from resnet_cifar.runs.find import find
-
-
-def make(root: Path, cell: str, seed: int, status: str, days: float = 0.0) -> Path:
-    path = root / cell / f"seed={seed}"
-    path.mkdir(parents=True)
-    then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
-    done = 3 if status == "completed" else 2
-    record = RunRecord(
-        status=status,
-        error="OSError: no space" if status == "failed" else None,
-        cell=cell,
-        seed=seed,
-        epochs=3,
-        epochs_done=done,
-        config={},
-        device="a CPU",
-        final={"epoch": done, "accuracy/val": 0.5},
-        sessions=[Session(start=then, device="a CPU", device_type="cpu", end=then)],
-        version=VERSION,
-    )
-    write_record(path, record)
-    lines = [{"epoch": epoch, "accuracy/val": 0.5} for epoch in range(1, done + 1)]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (path / "last.pt").write_bytes(b"0" * 1000)
-    return path
 
 
 @pytest.fixture

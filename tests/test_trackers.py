@@ -17,7 +17,6 @@ from test_run import interrupt_at
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.saved import load, to_yaml
 from resnet_cifar.identity import cell_name, flatten, run_directory
-from resnet_cifar.record import logger
 from resnet_cifar.record.logger import TensorBoard
 from resnet_cifar.record.schema import Tracked, read_record
 from resnet_cifar.record.tensorboard import Board
@@ -200,7 +199,7 @@ def test_a_missing_extra_is_said_before_anything_is_written(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        logger.importlib.util, "find_spec", lambda name: None if name == package else find(name)
+        importlib.util, "find_spec", lambda name: None if name == package else find(name)
     )
     outcome = program(*TINY, f"logger={package}", *sweep)
     assert outcome.code == 1

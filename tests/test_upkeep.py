@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_runs import make
+from made_up import make_small_run as make
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Busy, Lock

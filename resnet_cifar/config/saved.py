@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from resnet_cifar.identity import MOVED, items
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.probe.options import Probe
 from resnet_cifar.record.logger import TensorBoard
+from resnet_cifar.record.schema import RunRecord
 
 OF_ONE_CALL = ("rerun", "when_busy")  # what to do about a run that is there, not what it is
 
@@ -108,15 +110,24 @@ def _fill_in(values: dict[Any, Any], kind: type[Any], default: object) -> dict[A
     return values
 
 
-def with_absent(flat: dict[str, Any]) -> dict[str, Any]:
-    """A flat configuration of an earlier version, with what its missing keys stood for."""
-    found = dict(flat)
+def with_absent(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a flat configuration with what its keys stood for that were not there yet."""
+    whole = dict(flat)
     for group, kinds in groups().items():
         kind = next((k for k in kinds if flat.get(group, group) == k.NAME), None)
         for field in dataclasses.fields(kind) if kind else ():
             if "absent" in field.metadata:
-                found.setdefault(f"{group}.{field.name}", field.metadata["absent"])
-    return found
+                whole.setdefault(f"{group}.{field.name}", field.metadata["absent"])
+    return whole
+
+
+def fill_in_absent(record: RunRecord) -> RunRecord:
+    """Give a record's configuration, in place, the keys that were added after it was written.
+
+    Whatever compares configurations calls it: the reader of records knows no options.
+    """
+    record.config = with_absent(record.config)
+    return record
 
 
 def reproduce_command(config: Config) -> str:

@@ -1,1 +1,1 @@
-"""What a run leaves, and the one writer of it."""
+"""Files and the one writer of them that a run leaves: record, lines, checkpoints, trackers."""

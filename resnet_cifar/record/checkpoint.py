@@ -17,7 +17,6 @@ from resnet_cifar.record.integrity import read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
 from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord
 
-LAST, PREVIOUS, BEST = LAST, PREVIOUS, BEST
 KEPT = ("cell", "seed", "model", "ema", "epoch", "best")  # what is kept of a finished run
 
 
@@ -72,7 +71,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Owner:
-    """The run that a checkpoint has to be of."""
+    """The run that a checkpoint has to belong to."""
 
     cell: str
     seed: int
@@ -89,6 +88,7 @@ class Owner:
             )
 
     def _problem(self, state: dict[str, Any]) -> str | None:
+        """Say what keeps the run from being gone on with from `state`; None if nothing does."""
         epoch, step, best = state.get("epoch"), state.get("step", 0), state.get("best")
         if (state.get("cell"), state.get("seed")) != (self.cell, self.seed):
             return f"of another run, {state.get('cell')}/seed={state.get('seed')}"
@@ -106,10 +106,8 @@ class Owner:
         return None if type(at) is int and 1 <= at <= epoch else f"with best={best}"
 
 
-def load_last(
-    directory: Path, owner: Owner | None = None
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that can be read, and is of `owner`.
+def load_last(directory: Path, owner: Owner) -> tuple[dict[str, Any] | None, list[str]]:
+    """Load the newest checkpoint that can be read and belongs to `owner`.
 
     Returns:
         The state, None where the run has no checkpoint yet; and what to tell the user.
@@ -121,8 +119,7 @@ def load_last(
     for name in (LAST, PREVIOUS):
         try:
             state = load(directory / name)
-            if owner:
-                owner.check(state, directory / name)
+            owner.check(state, directory / name)
             return state, notes
         except FileNotFoundError:
             continue
@@ -134,7 +131,7 @@ def load_last(
 
 
 def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, Any]:
-    """Weights of a run, one of `WEIGHTS`, checked to be the ones its record speaks of.
+    """Load weights of a run, one of `WEIGHTS`, and check that they are the record's.
 
     Returns:
         A dict with "model", a state dict, and "epoch".
@@ -162,7 +159,7 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
 
 
 def keep_best(directory: Path, state: dict[str, Any]) -> str | None:
-    """Make best.pt what `state`, a run's weights as it is taken up, says is best.
+    """Make sure that best.pt is of the epoch that `state`, a run as it is taken up, calls best.
 
     A process killed between last.pt and best.pt left the one before, or none.
 
@@ -173,10 +170,10 @@ def keep_best(directory: Path, state: dict[str, Any]) -> str | None:
     try:
         there = load(path)
         fits = all(there.get(key) == state.get(key) for key in ("cell", "seed"))
-        found = there.get("epoch") if fits else None
+        epoch = there.get("epoch") if fits else None
     except (FileNotFoundError, UserError):
-        found = None
-    if best is None or found == best["epoch"]:
+        epoch = None
+    if best is None or epoch == best["epoch"]:
         return None
     if state["epoch"] == best["epoch"] and not state.get("step"):
         save(path, {key: value for key, value in state.items() if key in KEPT})

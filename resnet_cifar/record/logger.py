@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go beside its own files: the options, and what each promises.
+"""The options of `logger`: trackers that a run's numbers and pictures go to beside its files.
 
 TensorBoard's event file is always written. `logger=mlflow` and `logger=wandb` add a tracker. None
 of them changes a result or a name, and none can end a run: the files are the record.
@@ -19,7 +19,7 @@ from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 @dataclass
 class Logger(ABC):
-    """Execution only: names and results are the same whatever stands here."""
+    """A choice of tracker. Execution only: names and results are the same whatever stands here."""
 
     NAME: ClassVar[str]
     PACKAGE: ClassVar[str] = ""  # what it imports, and the extra of pyproject.toml that brings it
@@ -32,7 +32,7 @@ class Logger(ABC):
 
     @abstractmethod
     def open(self, run: TrackedRun) -> Tracker | None:
-        """The tracker, its run begun or taken up; None: TensorBoard alone. May raise anything."""
+        """Begin or take up the run there. None: TensorBoard alone. May raise anything."""
 
 
 @dataclass

@@ -45,12 +45,12 @@ class MLflowTracker(Tracker):
         # Runs that start at once would all make the database's tables.
         with Lock(run.root / ".mlflow.lock"):
             self._client = MlflowClient(uri or None)
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
+            known = self._client.get_experiment_by_name(experiment)
+            if known is None:
                 pictures = (run.root / "mlflow").absolute().as_uri() if own else None
                 identity = self._client.create_experiment(experiment, pictures)
             else:
-                identity = found.experiment_id
+                identity = known.experiment_id
         if run.id:
             try:
                 self.id = self._client.get_run(run.id).info.run_id
@@ -61,9 +61,9 @@ class MLflowTracker(Tracker):
             tags = {"cell": run.cell}
             new = self._client.create_run(identity, tags=tags, run_name=run.name)
             self.id = new.info.run_id
-            self._parameters(run.config)
+            self._log_parameters(run.config)
 
-    def _parameters(self, config: Mapping[str, Any]) -> None:
+    def _log_parameters(self, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         items = [Param(key, str(value)) for key, value in config.items()]

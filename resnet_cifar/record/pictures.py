@@ -1,4 +1,4 @@
-"""What a net gets wrong, as images for TensorBoard: confusion matrix and surest mistakes.
+"""Images of a network's errors, for trackers: confusion matrix and surest mistakes.
 
 Drawn with Pillow, which torchvision needs anyway: importing matplotlib would take longer than a
 small run's last epoch.
@@ -21,7 +21,7 @@ INK, PAPER, BLUE = (20, 20, 20), (255, 255, 255), np.array([33, 102, 172])
 
 
 def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixels:
-    """The confusion matrix: rows the true class, shaded by the share of the row; counts inside.
+    """Draw the confusion matrix: a row a true class, shaded by share of the row; counts inside.
 
     Args:
         logits: float [n, classes].
@@ -51,8 +51,8 @@ def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixel
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
             if cell == CELL:
                 ink = PAPER if share[i, j] > 0.5 else INK
-                place = (x + cell // 2 - 1, y + cell // 2 - 1)
-                draw.text(place, str(matrix[i, j]), fill=ink, font=font, anchor="mm")
+                centre = (x + cell // 2 - 1, y + cell // 2 - 1)
+                draw.text(centre, str(matrix[i, j]), fill=ink, font=font, anchor="mm")
     title = ImageFont.load_default(11)
     draw.text((GAP, top - GAP), "true \\ predicted", fill=INK, font=title, anchor="lb")
     return np.asarray(image)
@@ -61,7 +61,7 @@ def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixel
 def mistakes(
     pixels: Pixels, logits: Floats, labels: Integers, classes: Sequence[str], count: int = 32
 ) -> Pixels:
-    """The images a net is surest to have right and has wrong, each with truth and prediction.
+    """Draw the surest mistakes, each image with its truth and what was predicted.
 
     Args:
         pixels: uint8 [n, height, width, 3].

@@ -1,4 +1,4 @@
-"""What a session ran on: device and arithmetic, versions, commit, a hash of what is uncommitted."""
+"""The surroundings of a session: device, arithmetic, versions, commit and uncommitted changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorb
 
 
 def session(compute: Compute) -> dict[str, Any]:
-    """Of this process, for run.json."""
+    """Describe this process, for run.json."""
     return {
         "device": compute.name,
         "device_type": compute.device.type,
@@ -36,20 +36,20 @@ def session(compute: Compute) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python's and the packages' versions, without importing them."""
-    found = {"python": platform.python_version()}
+    """Look up Python's and the packages' versions, without importing them."""
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
     if checkout() is None:  # where a commit says more
-        found["resnet-cifar"] = version("resnet-cifar")
-    return found
+        numbers["resnet-cifar"] = version("resnet-cifar")
+    return numbers
 
 
 def git_state(directory: Path | None) -> dict[str, str | None]:
-    """The commit checked out in `directory` and 16 hex digits for its uncommitted changes.
+    """Ask git for the commit of `directory` and 16 hex digits for its uncommitted changes.
 
     Both None outside a repository or without git; the second None in a clean tree.
 

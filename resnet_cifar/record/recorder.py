@@ -17,15 +17,13 @@ from resnet_cifar.files import Watched, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures
-from resnet_cifar.record.fail_safe import Guarded, TrackedOnce
 from resnet_cifar.record.integrity import sums
 from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
-from resnet_cifar.record.lines import LinesFile, read_metrics
+from resnet_cifar.record.lines import LinesFile, refuse_changed
 from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import (
     FINAL,
     START_AGAIN,
-    VERSION,
     Evaluation,
     Metrics,
     RecordError,
@@ -36,11 +34,11 @@ from resnet_cifar.record.schema import (
     write_record,
 )
 from resnet_cifar.record.tensorboard import Board
-from resnet_cifar.record.tracker import TrackedRun, Tracker
+from resnet_cifar.record.tracker import Guarded, TrackedOnce, TrackedRun, Tracker
 
 
 def now() -> str:
-    """UTC, ISO 8601, seconds."""
+    """The time: UTC, ISO 8601, seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -49,23 +47,27 @@ class Recorder:
 
     Args:
         directory: the run directory, locked by this process.
+        root: output_root, where trackers keep what they share.
         record: what run.json says of the run whatever happens: cell, seed, config, epochs, ….
             Earlier sessions and evaluations are added to it.
+        before: what run.json said when the lock was taken.
         session: what it says of this session: device, versions, ….
         hparams: columns of TensorBoard's HPARAMS tab.
         logger: what the run is tracked by beside TensorBoard.
-        digests: what `digests()` was when the checkpoint was written, where it says.
+        digests: the checkpoint's `digests()`, where it has them.
         say: tells the user a line.
 
     Raises:
-        RecordError: the files of the run are damaged, another run's, or lack epochs that
-            `record.epochs_done` says are done.
+        RecordError: the files of the run are damaged, or lack epochs that `record.epochs_done` says
+            are done.
     """
 
     def __init__(
         self,
         directory: Path,
+        root: Path,
         record: RunRecord,
+        before: RunRecord | None,
         session: Session,
         hparams: dict[str, Any],
         logger: Logger,
@@ -76,7 +78,6 @@ class Recorder:
         done = record.epochs_done
         for path in leftovers(directory):  # of killed writers: the lock is held
             path.unlink()
-        before = read_record(directory)
         if before is not None:
             if before.epochs_done and not (done or session.step):
                 raise RecordError(
@@ -86,21 +87,19 @@ class Recorder:
             record.sessions, record.evaluations = before.sessions, before.evaluations
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
-        record.version = VERSION
         self._lock = Watched(directory / LOCK)
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
-        metrics, probe = directory / METRICS, directory / PROBE
-        epochs = {line["epoch"] for line in read_metrics(metrics)}
-        if lost := set(range(1, done + 1)) - epochs:
-            raise RecordError(
-                f"{metrics} has no line of epochs {sorted(lost)}, which the checkpoint has behind "
-                f"it; {START_AGAIN}"
-            )
         known = digests or {}
-        self._metrics = LinesFile(metrics, done, sha256=known.get(metrics.name))
-        key = ("epoch", "layer")
-        self._probe = LinesFile(probe, done, key, sha256=known.get(probe.name))
+        self._metrics = LinesFile(directory / METRICS, done)
+        if lost := set(range(1, done + 1)) - {line["epoch"] for line in self._metrics.lines}:
+            raise RecordError(
+                f"{self._metrics.path} has no line of epochs {sorted(lost)}, which the checkpoint "
+                f"has behind it; {START_AGAIN}"
+            )
+        self._metrics.expect(known.get(METRICS))
+        self._probe = LinesFile(directory / PROBE, done)
+        self._probe.expect(known.get(PROBE))
         self._update()  # first, or a kill leaves a record that has more epochs than lines
         self._metrics.append()  # there from the start, for whoever follows it
         self._probe.trim()
@@ -109,7 +108,7 @@ class Recorder:
         board = Guarded("TensorBoard", lambda: Board(directory, done - len(again), hparams), say)
         for line in again:
             board.scalars(self._with_curves(line))
-        self._trackers: list[Tracker] = [board, self._tracked(logger)]
+        self._trackers: list[Tracker] = [board, self._open_tracker(logger, root)]
 
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
@@ -127,18 +126,18 @@ class Recorder:
                     session.share_of_matmul_rate = round(share, 3)
 
     def epoch(self, metrics: Metrics) -> None:
-        """One epoch's metrics, after what the probe found: to the file first, then to trackers."""
+        """Record one epoch's metrics, after its `probe` rows: the file first, then trackers."""
         self._append(self._metrics, metrics)
         line = self._with_curves(metrics)
         for tracker in self._trackers:
             tracker.scalars(line)
 
     def probe(self, rows: list[dict[str, Any]]) -> None:
-        """What the probe found after an epoch, a row per layer."""
+        """Record the probe's rows of an epoch, one a layer."""
         self._append(self._probe, *rows)
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
-        """Every parameter and its last gradient, for trackers."""
+        """Hand every parameter to the trackers."""
         for tracker in self._trackers:
             tracker.histograms(model, epoch)
 
@@ -150,33 +149,34 @@ class Recorder:
         pixels: torch.Tensor,
         classes: Sequence[str],
     ) -> None:
-        """The last epoch's predictions: predictions.npz, and for trackers what is wrong in them.
+        """Write the last epoch's predictions.npz, and draw for trackers what is wrong in them.
 
         Args:
-            logits: [n, classes] by view, "val", "val_augmented" and, averaged, "val_ema".
+            logits: [n, classes] by view; "val" and "val_augmented" are kept.
             labels: int64 [n].
             index: int64 [n], the images' positions in the data set.
             pixels: uint8 [n, height, width, 3].
             classes: their names.
         """
         truth = labels.cpu().numpy()
-        half = {f"logits_{view}": each.half().cpu().numpy() for view, each in logits.items()}
+        kept = ("val", "val_augmented")
+        half = {f"logits_{view}": logits[view].half().cpu().numpy() for view in kept}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
         self._lock.check()
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
 
         def draw() -> None:
-            found, epoch = logits["val"].cpu().numpy(), self.record.epochs
-            matrix = pictures.confusion(found, truth, classes)
+            clean, epoch = logits["val"].cpu().numpy(), self.record.epochs
+            matrix = pictures.confusion(clean, truth, classes)
             self._show("confusion/val", matrix, epoch)
-            wrong = pictures.mistakes(pixels.cpu().numpy(), found, truth, classes)
+            wrong = pictures.mistakes(pixels.cpu().numpy(), clean, truth, classes)
             self._show("mistakes/val", wrong, epoch)
 
         self._decorate(draw)
 
     def digests(self) -> dict[str, str]:
-        """What a checkpoint knows the lines by that belong to it."""
+        """The checksums of the lines so far: a checkpoint keeps them, to be taken up with them."""
         return {file.path.name: file.sum().sha256 for file in (self._metrics, self._probe)}
 
     def progress(self, epochs_done: int, best: Metrics | None) -> None:
@@ -189,6 +189,9 @@ class Recorder:
         """Close the session with the run's status and the files with it.
 
         What decorates comes first: a run that says it has ended has everything.
+
+        Raises:
+            UserError: the lock or a file of the run was changed by somebody else.
         """
         try:
             if status in FINAL and self._probe.lines:
@@ -199,14 +202,10 @@ class Recorder:
                         self.record.epochs_done,
                     )
                 )
+            if status in FINAL:
+                self._sum_files()
             for tracker in self._trackers:
                 tracker.end(status)
-            self._lock.check()
-            for file in (self._metrics, self._probe):
-                if not file.intact():
-                    self._restore(file)
-            if status in FINAL:
-                self.record.files |= sums(self.directory, SUMMED)
             self.record.status = status
             self.record.error = error
             self._update()
@@ -217,7 +216,7 @@ class Recorder:
                 tracker.close()
 
     def _decorate(self, draw: Callable[[], None]) -> None:
-        """What only decorates never ends a run."""
+        """Draw what only decorates: a failure is said and never ends the run."""
         try:
             draw()
         except Exception as error:
@@ -228,12 +227,12 @@ class Recorder:
             tracker.image(name, pixels, epoch)
 
     def _with_curves(self, metrics: Metrics) -> Metrics:
-        """An epoch's metrics, with the probe's of the epoch where it has looked."""
+        """Return an epoch's metrics, with the curves of its probe rows where there are any."""
         rows = [row for row in self._probe.lines if row["epoch"] == metrics["epoch"]]
         return {**metrics, **(views.curves(rows) if rows else {})}
 
-    def _tracked(self, logger: Logger) -> Tracker:
-        """The tracker that was chosen, given the epochs it lacks."""
+    def _open_tracker(self, logger: Logger, root: Path) -> Tracker:
+        """Open the tracker that was chosen; it is given the epochs it lacks."""
         record = self.record
         earlier = [s.tracked for s in record.sessions if s.tracked]
         before = next((t for t in reversed(earlier) if t.tracker == logger.NAME), None)
@@ -245,24 +244,27 @@ class Recorder:
         run = TrackedRun(
             name=f"{record.cell}/seed={record.seed}",
             cell=record.cell,
-            root=self.directory.parents[1],
+            root=root,
             config=record.config,
             id=before.id if before else "",
         )
         lines = [self._with_curves(line) for line in self._metrics.lines]
-        return TrackedOnce(logger, run, before, lines, mark, self._say)
+        return TrackedOnce(logger.NAME, lambda: logger.open(run), before, lines, mark, self._say)
 
     def _append(self, file: LinesFile, *lines: Metrics) -> None:
         self._lock.check()
-        if not file.in_place():
-            self._restore(file)
         file.append(*lines)
 
-    def _restore(self, file: LinesFile) -> None:
-        self._say(f"{file.path} was changed or removed while the run was trained: written again")
-        file.restore()
+    def _sum_files(self) -> None:
+        """Put the checksums of the run's files into the record; its lines have to be as written."""
+        summed = sums(self.directory, SUMMED)
+        for file in (self._metrics, self._probe):
+            if file.lines and summed.get(file.path.name) != file.sum():
+                refuse_changed(file.path)
+        self.record.files |= summed
 
     def _update(self) -> None:
+        """Write run.json as the run stands now."""
         self._lock.check()
         session = self.session
         session.end = now()
@@ -276,24 +278,24 @@ class Recorder:
         write_record(self.directory, self.record)
 
 
-def record_evaluation(directory: Path, found: Mapping[str, Any]) -> None:
+def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
     """Write evaluation-<split>.json (-best.json) and count it in run.json; the run is locked.
 
     Args:
-        found: what `evaluate` returns.
+        evaluation: what `evaluate` returns.
     """
     record = read_record(directory)
     if record is None:
         raise RecordError(f"{directory} has no {RUN}")
-    suffix = "" if found["weights"] == "last" else f"-{found['weights']}"
-    name = f"evaluation-{found['split']}{suffix}.json"
-    write_json(directory / name, dict(found))
+    suffix = "" if evaluation["weights"] == "last" else f"-{evaluation['weights']}"
+    name = f"evaluation-{evaluation['split']}{suffix}.json"
+    write_json(directory / name, dict(evaluation))
     record.files |= sums(directory, [name])
     scores = {
         f"{quantity}/{view}": value[quantity]
         for quantity in ("accuracy", "loss")
-        for view, value in found["views"].items()
+        for view, value in evaluation["views"].items()
     }
-    entry = Evaluation(found["split"], found["weights"], found["epoch"], found["made"], scores)
-    record.evaluations.append(entry)
+    about = {key: evaluation[key] for key in ("split", "weights", "epoch", "made")}
+    record.evaluations.append(Evaluation(**about, scores=scores))
     write_record(directory, record)

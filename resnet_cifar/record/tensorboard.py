@@ -77,7 +77,7 @@ class Board(Tracker):
         self._writer.flush()
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
-        """The epoch's numbers under their own names, and to disk."""
+        """Write the epoch's numbers under their own names, to disk."""
         for name, value in metrics.items():
             if "/" in name or name == "lr":
                 if value is None and name.startswith("speed/"):
@@ -87,18 +87,16 @@ class Board(Tracker):
         self._writer.flush()
 
     def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        """An image uint8 [height, width, 3]."""
+        """Write an image, uint8 [height, width, 3]."""
         self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
-        """Every parameter and its last gradient."""
+        """Write the distribution of every parameter."""
         for name, parameter in model.named_parameters():
             self._writer.add_histogram(f"weights/{name}", parameter.detach(), epoch)
-            if parameter.grad is not None:
-                self._writer.add_histogram(f"gradients/{name}", parameter.grad, epoch)
 
     def end(self, status: str) -> None:
-        """The run's outcome. A run that failed may go on: only the first end is believed."""
+        """Write the run's outcome. A run that failed may go on: only the first end is believed."""
         if status not in FINAL:
             return
         code = STATUS.get(status, api_pb2.STATUS_FAILURE)
@@ -117,7 +115,7 @@ class Board(Tracker):
 
 
 def columns(cell: dict[str, Any]) -> dict[str, Any]:
-    """What the HPARAMS tab shows of a configuration. An empty cell there means: as usual."""
+    """Choose the HPARAMS tab's columns. An empty cell there means: as usual."""
     unusual = [key for key in cell if key not in COLUMNS and cell[key] != USUAL.get(key)]
     return {key: cell[key] for key in (*COLUMNS, *unusual) if key in cell}
 
@@ -135,7 +133,7 @@ def _start(hparams: dict[str, Any]) -> plugin_data_pb2.SessionStartInfo:
 
 
 def _await_a_later_name(newest: str) -> None:
-    """Readers take the files in the order of their names, which begin with the second."""
+    """Wait for the next second: readers order the files by their names, which begin with it."""
     stamp = newest.removeprefix(EVENTS).partition(".")[0]
     deadline = time.monotonic() + 1.1
     while stamp.isdigit() and time.time() < int(stamp) + 1 and time.monotonic() < deadline:

@@ -48,14 +48,11 @@ class WandbTracker(Tracker):
         self._run.log({name: wandb.Image(pixels)}, step=epoch)
 
     def histograms(self, model: nn.Module, epoch: int) -> None:
-        found = {}
-        for name, parameter in model.named_parameters():
-            found[f"weights/{name}"] = parameter.detach()
-            if parameter.grad is not None:
-                found[f"gradients/{name}"] = parameter.grad
         histograms = {
-            k: wandb.Histogram(np_histogram=np.histogram(v.float().cpu(), bins=64))
-            for k, v in found.items()
+            f"weights/{name}": wandb.Histogram(
+                np_histogram=np.histogram(parameter.detach().float().cpu(), bins=64)
+            )
+            for name, parameter in model.named_parameters()
         }
         self._run.log(histograms, step=epoch)
 

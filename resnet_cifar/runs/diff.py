@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_cifar.config.saved import fill_in_absent
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number
 from resnet_cifar.record.schema import OBJECTIVE, RunRecord, Session, read_record, record_or_reason
@@ -68,7 +69,7 @@ def side(path: Path) -> Side:
     """
     record = read_record(path)
     if record is not None:
-        return Side(path, {record.seed: record}, False, [])
+        return Side(path, {record.seed: fill_in_absent(record)}, False, [])
     records, unread = {}, []
     for run in sorted(path.glob("seed=*")) if path.is_dir() else ():
         if not run.name.removeprefix("seed=").isdecimal():
@@ -77,7 +78,7 @@ def side(path: Path) -> Side:
         if isinstance(found, str):
             unread.append(found)
         else:
-            records[found.seed] = found
+            records[found.seed] = fill_in_absent(found)
     if not records:
         why = f": {unread[0]}" if unread else ""
         raise UserError(f"{path} is neither a run, <cell>/seed=<n>, nor a cell with runs{why}")

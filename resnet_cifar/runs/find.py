@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from resnet_cifar.config.saved import fill_in_absent
 from resnet_cifar.errors import UserError
 from resnet_cifar.record.integrity import wrong_sizes
 from resnet_cifar.record.layout import RUN
@@ -67,6 +68,7 @@ def _read(path: Path) -> Run:
             size += file.lstat().st_size
     if isinstance(found, str):
         return Run(path, "unreadable", None, found, [], size, _age(None, path))
+    fill_in_absent(found)
     damaged = wrong_sizes(path, found)
     return Run(path, found.status, found, "", damaged, size, _age(found.ended, path))
 

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
+from resnet_cifar.config.saved import fill_in_absent
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.integrity import read_run_lines, read_summed
 from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE, RUN
@@ -69,7 +70,7 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
             if isinstance(record, str):
                 skipped[str(directory)] = record
                 continue
-            row = _row(directory, record)
+            row = _row(directory, fill_in_absent(record))
             key = (row["cell"], row["seed"])
             if key in seen:
                 skipped[str(directory)] = f"the same run as {seen[key]}"

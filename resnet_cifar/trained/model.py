@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cifar import scores
-from resnet_cifar.config.saved import load
+from resnet_cifar.config.saved import fill_in_absent, load
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import NoAugmentation
 from resnet_cifar.data.datasets import Images, Normalisation
@@ -58,7 +58,7 @@ def open_run(directory: Path) -> tuple[RunRecord, Config]:
     if (cell_name(config), config.seed) != (record.cell, record.seed):
         path = directory / CONFIG
         raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
-    return record, config
+    return fill_in_absent(record), config
 
 
 def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> TrainedModel:

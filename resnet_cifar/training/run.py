@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import traceback
@@ -18,7 +17,7 @@ from resnet_cifar.compute import device
 from resnet_cifar.compute.epoch_sums import Tally
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
-from resnet_cifar.data.datasets import Cifar, Dataset, Split, steps_per_epoch
+from resnet_cifar.data.datasets import Split, steps_per_epoch
 from resnet_cifar.data.images import load_on_device
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Busy, Lock, refuse_link, write_atomically
@@ -64,7 +63,7 @@ def run(config: Config) -> float:
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
-        split = _split(config.data)
+        split = config.data.load()
         try:
             with Interrupt() as interrupt:
                 if rerun and directory.exists():
@@ -126,25 +125,6 @@ def set_aside(directory: Path) -> Path:
     return aside
 
 
-_prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are forked from
-
-
-def prepare(config: Config) -> None:
-    """Load what the runs of a sweep share, before they are forked: its first run's images.
-
-    What fails, and what would have to be downloaded, is left to the runs.
-    """
-    data = config.data
-    if isinstance(data, Cifar):
-        data = dataclasses.replace(data, download=False)
-    with contextlib.suppress(Exception):
-        _prepared.append((config.data, data.load()))
-
-
-def _split(data: Dataset) -> Split:
-    return next((split for known, split in _prepared if known == data), None) or data.load()
-
-
 def train_locked(
     config: Config, directory: Path, split: Split, display: Display, interrupt: Interrupt
 ) -> float:
@@ -158,7 +138,7 @@ def train_locked(
     root = Path(config.output_root)
     compute = device.resolve(config.trainer, config.model.width, root, begun)
     with device.settings(compute, config.trainer.deterministic):
-        return train(config, directory, compute, split, display, interrupt)
+        return train(config, directory, compute, split, display, interrupt, record)
 
 
 def train(
@@ -168,10 +148,15 @@ def train(
     split: Split,
     display: Display,
     interrupt: Interrupt,
+    before: RunRecord | None,
 ) -> float:
-    """Assemble the run, fit it, record how it ended."""
+    """Assemble the run, fit it, record how it ended.
+
+    Args:
+        before: the record of the run's earlier sessions.
+    """
     display.log_to(directory / "train.log")
-    engine = assemble(config, directory, compute, split, display, interrupt)
+    engine = assemble(config, directory, compute, split, display, interrupt, before)
     state, recorder = engine.state, engine.recorder
     error: str | None = None
     status = "failed"
@@ -204,8 +189,12 @@ def assemble(
     split: Split,
     display: Display,
     interrupt: Interrupt,
+    before: RunRecord | None = None,
 ) -> Engine:
     """Build the parts of a run, load its checkpoint, open its record.
+
+    Args:
+        before: the record of the run's earlier sessions.
 
     Raises:
         UserError: the run's checkpoints or records can't be gone on from.
@@ -243,7 +232,7 @@ def assemble(
     digests = resume(state, config, directory, steps, display)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
-    recorder = open_record(config, directory, compute, state, digests, display)
+    recorder = open_record(config, directory, compute, state, before, digests, display)
 
     # Loop: `Engine.fit`.
     return Engine(
@@ -299,6 +288,7 @@ def open_record(
     directory: Path,
     compute: device.Compute,
     state: State,
+    before: RunRecord | None,
     digests: Mapping[str, str] | None,
     display: Display,
 ) -> Recorder:
@@ -322,4 +312,14 @@ def open_record(
         **provenance.session(compute),
     )
     hparams = {**dict(items(config)), "seed": config.seed}
-    return Recorder(directory, record, session, hparams, config.logger, digests, display.say)
+    return Recorder(
+        directory,
+        Path(config.output_root),
+        record,
+        before,
+        session,
+        hparams,
+        config.logger,
+        digests,
+        display.say,
+    )
