@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import traceback
 from datetime import datetime
@@ -15,7 +14,7 @@ from resnet_cifar.compute import device
 from resnet_cifar.compute.epoch_sums import Tally
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
-from resnet_cifar.data.datasets import Cifar, Dataset, Split, steps_per_epoch
+from resnet_cifar.data.datasets import Split, steps_per_epoch
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Busy, Lock, refuse_link, write_atomically
@@ -63,7 +62,7 @@ def run(config: Config) -> float:
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
-        split = _split(config.data)
+        split = config.data.load()
         try:
             with Interrupt() as interrupt:
                 if rerun and directory.exists():
@@ -90,25 +89,6 @@ def _compute(config: Config, directory: Path) -> device.Compute:
     record = read_record(directory)
     begun = record.precision_on("cpu") if record else None
     return device.resolve(config.trainer, config.model.width, directory.parents[1], begun)
-
-
-_prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are forked from
-
-
-def prepare(config: Config) -> None:
-    """Load what the runs of a sweep share, before they are forked: its first run's images.
-
-    What fails, and what would have to be downloaded, is left to the runs.
-    """
-    data = config.data
-    if isinstance(data, Cifar):
-        data = dataclasses.replace(data, download=False)
-    with contextlib.suppress(Exception):
-        _prepared.append((config.data, data.load()))
-
-
-def _split(data: Dataset) -> Split:
-    return next((split for known, split in _prepared if known == data), None) or data.load()
 
 
 def train(
