@@ -81,6 +81,7 @@ class ForkServer:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *preload])
         self._deadline = time.monotonic() + IMPORTS
+        self._closed = False
         with _ready_for_server(env):
             forkserver.ensure_running()
         self._asking = threading.Thread(target=self._ask, daemon=True)
@@ -124,7 +125,7 @@ class ForkServer:
     def close(self) -> None:
         """End the server, which has nothing to lose. Its jobs, if any are left, go on."""
         pid, runs = self._pid, self._runs()
-        self._pid = None
+        self._pid, self._closed = None, True
         if pid is not None and runs:
             os.kill(pid, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # multiprocessing reaps it
@@ -138,10 +139,10 @@ class ForkServer:
                 process.start()
             pid = answer.recv()
             process.join()
-            if _is_safe(pid):
-                self._pid = pid
-            else:
+            if self._closed or not _is_safe(pid):
                 os.kill(pid, signal.SIGKILL)
+            else:
+                self._pid = pid
 
     def _runs(self) -> bool:
         """Return True if it can fork, as far as anybody knows."""
@@ -223,6 +224,7 @@ def _run_job(
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv[1:] = [label]
     _replace_environment(env)
+    multiprocessing.set_start_method(None, force=True)  # the job's own processes: as by default
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     gc.freeze()  # or a collection would copy what is shared with the server
     code = _work(entry)

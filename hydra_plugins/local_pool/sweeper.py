@@ -31,19 +31,12 @@ class GridConf:
 ConfigStore.instance().store(group="hydra/sweeper", name="grid_schema", node=GridConf)
 
 
-class Grid(Sweeper):
-    """Hydra's basic sweeper without its detours; the arguments are those of GridConf.
-
-    The basic sweeper composes every job before the launcher does so again, writes a file into a
-    directory of its own, and takes a list of presets for a list of empty grids.
-    """
+class LaunchingSweeper(Sweeper):
+    """A sweeper with the launcher that was chosen beside it."""
 
     config: DictConfig  # by setup, as the next two
     context: HydraContext
     launcher: Launcher
-
-    def __init__(self, params: dict[str, Any], union: str) -> None:
-        self.params, self.union = dict(params), union
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -52,6 +45,22 @@ class Grid(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """Parse command-line arguments by Hydra's grammar."""
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        return parser.parse_overrides(list(arguments))
+
+
+class Grid(LaunchingSweeper):
+    """Hydra's basic sweeper without its detours; the arguments are those of GridConf.
+
+    The basic sweeper composes every job before the launcher does so again, writes a file into a
+    directory of its own, and takes a list of presets for a list of empty grids.
+    """
+
+    def __init__(self, params: dict[str, Any], union: str) -> None:
+        self.params, self.union = dict(params), union
 
     def sweep(self, arguments: list[str]) -> Any:
         jobs: list[list[str]] = []
@@ -67,7 +76,7 @@ class Grid(Sweeper):
         """Split several presets at once: a command line for each, and the grid it brings."""
         several = [
             override
-            for override in self._parse(arguments)
+            for override in self.parse(arguments)
             if override.key_or_group == self.union and override.is_discrete_sweep()
         ]
         if not several:
@@ -98,7 +107,7 @@ class Grid(Sweeper):
         The first argument varies slowest; of several with one key the last counts.
         """
         values: dict[str, list[str]] = {}
-        for override in self._parse(arguments):
+        for override in self.parse(arguments):
             key = override.get_key_element()
             if not override.is_sweep_override():
                 values[key] = [f"{key}={override.get_value_element_as_str()}"]
@@ -111,7 +120,3 @@ class Grid(Sweeper):
             if not values[key]:
                 raise ConfigCompositionException(f"{override.input_line} is not allowed: no value")
         return [list(job) for job in itertools.product(*values.values())]
-
-    def _parse(self, arguments: Sequence[str]) -> list[Override]:
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        return parser.parse_overrides(list(arguments))

@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydra_plugins.local_pool import Job, Outcome
 from hydra_plugins.local_pool._grid import Composer, make_jobs
 from hydra_plugins.local_pool._terminal import SweepConsole
 from hydra_plugins.local_pool.launcher import LocalPool
+from hydra_plugins.local_pool.sweeper import LaunchingSweeper
 
 if TYPE_CHECKING:
     from hydra_plugins.search._search import Search
@@ -74,30 +70,18 @@ if available():  # else a configuration that asks for it can't be composed
     ConfigStore.instance().store(group="hydra/sweeper", name="search_schema", node=SearchConf)
 
 
-class OptunaSearch(Sweeper):
+class OptunaSearch(LaunchingSweeper):
     """See the package's docstring; the arguments are those of SearchConf."""
-
-    config: DictConfig  # by setup, as the next two
-    context: HydraContext
-    launcher: Launcher
 
     def __init__(self, **options: Any) -> None:
         self.options = SearchConf(**options)
         self._console = SweepConsole()
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.config, self.context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
     def sweep(self, arguments: list[str]) -> None:
         from hydra_plugins.search import _space, _study
         from hydra_plugins.search._search import Search
 
-        fixed, space = self._parse(arguments)
+        fixed, space = self._split(arguments)
         job = OmegaConf.select(self.config, "hydra.launcher.job")
         kind: type[Job] = get_class(job) if job else Job
         composer = Composer(self.config, self.context.config_loader)
@@ -128,14 +112,13 @@ class OptunaSearch(Sweeper):
         if not self._quiet():
             kind.answer([make(_space.overrides(point)) for point in study.completed()])
 
-    def _parse(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
+    def _split(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
         """Split the command line into what every job has and the space."""
         from hydra_plugins.search._space import distribution
 
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
         params = [f"{key}={value}" for key, value in self.options.params.items()]
         # The last one of a key counts.
-        last = {o.get_key_element(): o for o in parser.parse_overrides([*params, *arguments])}
+        last = {o.get_key_element(): o for o in self.parse([*params, *arguments])}
         fixed = [str(o.input_line) for o in last.values() if not o.is_sweep_override()]
         space = {key: distribution(o) for key, o in last.items() if o.is_sweep_override()}
         if not space:

@@ -82,6 +82,7 @@ def test_a_forked_job_finds_what_a_program_would(
     assert seen["arguments"] == ["good"]
     assert seen["folder"] == str(tmp_path)
     assert (seen["group"], seen["imported"], seen["interrupts"]) == (True, True, True)
+    assert seen["start method"] is None  # the default
     assert seen["main"] == "__main__"  # the file of the program that forks was not run again
     assert list(good.tail) == ["a word"]
     assert (tmp_path / "good.left").exists()

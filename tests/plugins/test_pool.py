@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hydra_plugins.local_pool import Job, Outcome
+from hydra_plugins.local_pool import Job, JobSource, Outcome, _pool
 from hydra_plugins.local_pool._pool import Pool
 
 from .toys import STUBBORN, Script, make_pool, send_signals, wait_for
@@ -43,13 +44,16 @@ def test_two_jobs_share_a_device_where_asked(tmp_path: Path) -> None:
     assert max(sum(s <= start < e for _, s, e in spans) for _, start, _ in spans) == 2
 
 
-@pytest.mark.parametrize(("jobs", "spare", "most"), [(3, 1, 3), (5, 1, 3), (7, 3, 3), (3, 0, 2)])
+@pytest.mark.parametrize(
+    ("jobs", "slots", "spare", "most"),
+    [(3, 2, 1, 3), (5, 2, 1, 3), (7, 2, 3, 3), (3, 2, 0, 2), (5, 3, 1, 4)],
+)
 def test_the_last_jobs_share_what_the_others_have(
-    tmp_path: Path, jobs: int, spare: int, most: int
+    tmp_path: Path, jobs: int, slots: int, spare: int, most: int
 ) -> None:
-    """Never more than two while two are left to start; then the odd one beside them."""
+    """Never more than `slots` while as many are left to start; then the odd ones beside them."""
     several = [Script(tmp_path / f"job{i}", "0.8") for i in range(jobs)]
-    pool = Pool(several, {}, ["", ""], {}, "quiet", spare=[""] * spare)
+    pool = Pool(several, {}, [""] * slots, {}, "quiet", spare=[""] * spare)
     pool.run()
     assert len(pool.outcomes) == jobs
     spans = sorted(read_span(job.path)[1:] for job in several)
@@ -330,3 +334,59 @@ def test_without_process_groups_standard_input_tells_jobs_to_end(
     assert (tmp_path / "listens.saved").exists()
     assert time.monotonic() - began < 30
     assert not pool.failures
+
+
+class Proposals(JobSource):
+    """Proposes the same job again and again, under other names, until told to end."""
+
+    kind, total, before = Script, 5, 0
+
+    def __init__(self, make: Callable[[int], Job], behind: Path) -> None:
+        self.jobs: list[Job] = []
+        self._make, self._behind = make, behind
+        self.stopped_jobs: list[Job] = []
+
+    def next(self) -> Job | None:
+        if self.stopped_jobs:
+            return None
+        self.jobs.append(self._make(len(self.jobs)))
+        return self.jobs[-1]
+
+    def label(self, job: Job) -> str:
+        return job.label
+
+    def stop(self, job: Job) -> str:
+        return "behind" if self._behind.exists() else ""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        raise AssertionError
+
+    def stopped(self, job: Job) -> None:
+        self.stopped_jobs.append(job)
+
+
+def test_a_source_is_asked_for_no_more_where_one_job_takes_too_long(tmp_path: Path) -> None:
+    def make(number: int) -> Job:
+        job = Known(tmp_path / f"job{number}", "0")
+        job.estimate = 3600.0
+        return job
+
+    source = Proposals(make, tmp_path / "never")
+    pool = Pool([], {}, [""], {}, "quiet", time.monotonic() + 60, source)
+    pool.run()
+    assert len(source.jobs) == 1
+    assert pool.left == source.jobs
+
+
+def test_a_pruned_job_has_time_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pool, "WATCH", 0.0)
+    slow = STUBBORN.replace("raise SystemExit(143)", "time.sleep(0.5); raise SystemExit(143)")
+
+    def make(number: int) -> Job:
+        return Script(tmp_path / f"job{number}", "polite", script=slow)
+
+    source = Proposals(make, tmp_path / "job0.ready")
+    pool = Pool([], {}, [""], {}, "quiet", source=source)
+    pool.run()
+    assert (pool.failures, pool.pruned) == ({}, {source.jobs[0].key: "behind"})
+    assert source.stopped_jobs == source.jobs[:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -122,6 +123,7 @@ def work() -> int:
         "path": sys.path,
         "interrupts": signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []),
         "main": sys.modules["__main__"].__name__,
+        "start method": multiprocessing.get_start_method(allow_none=True),
     }
     Path(path + ".part").write_text(json.dumps(seen))
     os.rename(path + ".part", path + ".seen")
