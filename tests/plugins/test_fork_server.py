@@ -64,7 +64,7 @@ def wait_for_end(process: JobProcess) -> int:
 
 
 def read_seen(process: JobProcess) -> dict[str, Any]:
-    """What the job found, once it has run; nothing where its program was started instead."""
+    """Read what the job has found; nothing where its program was started instead."""
     path = Path(f"{process.job.key}.seen")
     wait_for(lambda: path.exists() or process.poll() is not None, "it does nothing")
     return dict(json.loads(path.read_text())) if path.exists() else {}
@@ -123,7 +123,7 @@ def test_a_forked_job_gets_signals_and_notices_the_pool_s_end(start: Start) -> N
 def test_libraries_read_the_sweep_s_environment(
     make_server: Callable[..., ForkServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is imported before the fork finds it there; the pool's own is as it was."""
+    """Modules imported before the fork find it there; the pool keeps its own."""
     code = "import os, pathlib\nnames = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS')\n"
     code += (
         f"pathlib.Path({str(tmp_path / 'found')!r}).write_text(str([os.environ[n] for n in names]))"

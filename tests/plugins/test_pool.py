@@ -313,7 +313,7 @@ def test_an_error_of_the_pool_s_own_ends_its_jobs(tmp_path: Path) -> None:
 def test_without_process_groups_standard_input_tells_jobs_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Windows, which lacks these names: the first signal closes it, the second kills."""
+    """Windows lacks these names: there the first signal closes it, the second kills."""
     monkeypatch.delattr(os, "killpg")
     monkeypatch.delattr(signal, "SIGKILL")
     monkeypatch.setattr(subprocess.Popen, "kill", lambda self: os.kill(self.pid, 9))

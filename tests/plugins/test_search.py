@@ -135,7 +135,7 @@ def study(
 
 
 def proposals(count: int, **settings: Any) -> list[Any]:
-    """What an undisturbed search proposes where every trial's value is its x."""
+    """The proposals of an undisturbed search where every trial's value is its x."""
     with _study.open_storage(None) as storage:
         ours = study(storage, **settings)
         for _ in range(count):
