@@ -1,19 +1,16 @@
 """The benchmark's command, and that what it compares is the same training."""
 
-import copy
-import importlib
 import json
 import multiprocessing
 import re
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import TINY
 from scipy import stats
 from torch import nn
 
@@ -255,42 +252,6 @@ def test_one_host_sync_an_epoch(compiled: str, tmp_path: Path) -> None:
             engine.recorder.end("completed")
     syncs = [w for w in caught if "synchronizing" in str(w.message)]
     assert len(syncs) == 1
-
-
-@pytest.fixture
-def packing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    return importlib.import_module("packing")
-
-
-def test_stacked_networks_train_as_single_ones(packing: ModuleType) -> None:
-    config = compose([*TINY, "regularization.weight_decay=5e-4"])
-    compute = device.resolve(compose([*TINY, "trainer.precision=fp32"]).trainer)
-    alone = [model.double() for model in packing.models(config, compute, 3)]
-    together = packing.Stacked(copy.deepcopy(alone), config, compute)
-    torch.manual_seed(0)
-    x, y = packing.batch(config, compute, 3)
-    losses = [together.update(x.double(), y) for _ in range(3)][-1]
-    for number, model in enumerate(alone):
-        groups = config.regularization.parameter_groups(model)
-        descent, criterion = Descent(config.optimizer.build(groups)), config.regularization.loss()
-        for _ in range(3):
-            loss, _ = update(x[number].double(), y[number], model, criterion, descent, compute)
-        torch.testing.assert_close(losses[number], loss, rtol=1e-9, atol=0)
-        for name, weight in model.named_parameters():
-            torch.testing.assert_close(
-                together.weights[name][number], weight, rtol=1e-9, atol=1e-12
-            )
-        for name, value in model.named_buffers():
-            torch.testing.assert_close(together.buffers[name][number], value, rtol=1e-9, atol=1e-12)
-
-
-def test_packing_at_tiny_size(packing: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = "--width=2 --batch-size=4 --device=cpu --precision=fp32 --rounds=1 --seconds=0.05"
-    packing.main([*tiny.split(), "--networks", "1", "2", "--ways", "threads", "stacked"])
-    table = capsys.readouterr().out.splitlines()
-    assert table[3] == "| networks | threads | stacked |"
-    assert [line.split()[1] for line in table[5:]] == ["1", "2"]
 
 
 # When so narrow a net leaves chance depends on the order of its images: with this many an epoch

@@ -17,12 +17,11 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.local_pool import Job, Outcome, SweepFailed
-from hydra_plugins.local_pool._grid import jobs_of
-from hydra_plugins.local_pool._returned import returned
+from hydra_plugins.local_pool._grid import make_jobs
 from hydra_plugins.local_pool._terminal import SweepConsole
-from hydra_plugins.local_pool.launcher import visible_devices
+from hydra_plugins.local_pool.launcher import make_return, visible_devices
 
-SWEEPER = re.compile(r"\W*hydra[./]sweeper")  # an override of it
+SWEEPER = re.compile(r"\W*hydra[./]sweeper")  # an override that chooses or sets the sweeper
 # ${where_gpu:x} is x where this machine has a GPU, else 0.
 OmegaConf.register_new_resolver(
     "where_gpu", lambda share: share if any(visible_devices("auto")) else 0, replace=True
@@ -31,9 +30,9 @@ OmegaConf.register_new_resolver(
 
 @dataclass
 class HandedConfigurations:
-    """A task function for an engine's jobs: each gets the configuration that was checked here.
+    """A task function for an engine's jobs that gives each the configuration checked here.
 
-    The engines compose one again, wherever the job runs, from files that may have changed.
+    The engines compose it again wherever the job runs, from files that may have changed.
     """
 
     task_function: TaskFunction
@@ -48,19 +47,19 @@ class ClusterLauncher(Launcher):
 
     Args:
         job: dotted path of a subclass of hydra_plugins.local_pool.Job.
-        settings: those of the engine's own schema.
+        settings: the options of the engine's own schema.
     """
 
     ENGINE: ClassVar[str]
-    SCHEMA: ClassVar[tuple[str, str]]  # the engine's: module and class
-    LEFT_ALONE: ClassVar[str]  # what a person should know who ends this command early
+    SCHEMA: ClassVar[tuple[str, str]]  # of the engine's options: module and class
+    LEFT_ALONE: ClassVar[str]  # for a person who ends this command early
+    config: DictConfig  # by setup, as the next two
+    context: HydraContext
+    task_function: TaskFunction
 
     def __init__(self, job: str, **settings: Any) -> None:
         self.job: type[Job] = get_class(job)
         self.engine: Launcher = get_class(self.ENGINE)(**settings)
-        self.config: DictConfig | None = None
-        self.context: HydraContext | None = None
-        self.task_function: TaskFunction | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -70,9 +69,7 @@ class ClusterLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        assert self.config is not None
-        assert self.context is not None
-        jobs = jobs_of(self.job, self.config, self.context, job_overrides)
+        jobs = make_jobs(self.job, self.config, self.context, job_overrides)
         distinct = list(dict.fromkeys(jobs))
         done = {job: outcome for job in distinct if (outcome := job.outcome())}
         left = [job for job in distinct if job not in done]
@@ -92,7 +89,7 @@ class ClusterLauncher(Launcher):
         except Exception as error:  # one job that was killed is enough for that
             cause = self.job.cause(error).partition(" Error stream")[0]
         for job, result in zip_longest(left, results):
-            ended, text = self._ended(job, result)
+            ended, text = self._conclude(job, result)
             if ended:
                 done[job] = ended
             console.say(f"{label[job]}: {text}")
@@ -102,27 +99,20 @@ class ClusterLauncher(Launcher):
             self.job.answer(distinct)
         failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")
         return [
-            returned(job, JobStatus.COMPLETED, done[job].value)
+            make_return(job, JobStatus.COMPLETED, done[job].value)
             if job in done
-            else returned(job, JobStatus.FAILED, failure)
+            else make_return(job, JobStatus.FAILED, failure)
             for job in jobs
         ]
 
     def _engine_launch(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
-        assert self.context is not None
-        assert self.task_function is not None
         # The engines make hydra.sweep.dir in every job, and compose there what is not used: with
         # no sweeper but the default, since a preset that has chosen another one is not among it.
         theirs = deepcopy(self.config)
-        assert theirs is not None
         with read_write(theirs), open_dict(theirs):
             theirs.hydra.sweep.dir = "."
             theirs.hydra.overrides.hydra = [
-                *(
-                    o
-                    for o in theirs.hydra.overrides.hydra
-                    if not re.match(r"\W*hydra[./]sweeper", o)
-                ),
+                *(line for line in theirs.hydra.overrides.hydra if not SWEEPER.match(line)),
                 *("hydra.sweep.dir=.", "hydra.mode=MULTIRUN"),
             ]
         handed = HandedConfigurations(self.task_function, [job.config for job in jobs])
@@ -130,8 +120,8 @@ class ClusterLauncher(Launcher):
         # Without overrides: what they would compose there is not used.
         return self.engine.launch([[] for _ in jobs], initial_job_idx=0)
 
-    def _ended(self, job: Job, result: JobReturn | None) -> tuple[Outcome | None, str]:
-        """What came of a job, by the engine's account and its own record; and in words."""
+    def _conclude(self, job: Job, result: JobReturn | None) -> tuple[Outcome | None, str]:
+        """Decide by the engine's word and the job's record if it is done, and say it in words."""
         job.exit_code = 0
         outcome = job.outcome()
         if result is not None and result.status == JobStatus.COMPLETED:
@@ -153,7 +143,7 @@ class Slurm(ClusterLauncher):
 
 
 class SlurmLocal(ClusterLauncher):
-    """What `Slurm` does, as processes of this machine, all at once: to try it, and for tests."""
+    """`Slurm` as processes of this machine, all at once: to try it, and for tests."""
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
     SCHEMA = ("hydra_plugins.hydra_submitit_launcher.config", "LocalQueueConf")
@@ -169,7 +159,7 @@ class Ray(ClusterLauncher):
 
 
 def _store(name: str, launcher: type[ClusterLauncher]) -> None:
-    """Store the schema of hydra/launcher=`name`: the engine's, where it is installed, and `job`."""
+    """Store the schema of hydra/launcher=`name`: the engine's, if it is installed, and `job`."""
     module, schema = launcher.SCHEMA
     try:
         engine_s = getattr(importlib.import_module(module), schema)

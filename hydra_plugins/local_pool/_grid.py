@@ -20,17 +20,17 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_writ
 from hydra_plugins.local_pool._job import Job
 
 
-def jobs_of(
+def make_jobs(
     make: type[Job],
     config: DictConfig,
     context: HydraContext,
     job_overrides: Sequence[Sequence[str]],
     composer: Composer | None = None,
 ) -> list[Job]:
-    """A job for each list of overrides. Those that are the same work are the same object.
+    """Make a job for each list of overrides; jobs that are the same work are the same object.
 
     Args:
-        composer: of the sweep, if it is composed bit by bit.
+        composer: the sweep's, where its jobs come one by one.
 
     Raises:
         Exception: a configuration can't be composed or is not allowed.
@@ -42,7 +42,7 @@ def jobs_of(
     for number, overrides in enumerate(job_overrides):
         composed = composer.compose(overrides)
         OmegaConf.set_cache(composed, {"now": composer.now})
-        plain = _resolved(composed, number)
+        plain = _resolve(composed, number)
         composer.now = {**composer.now, **OmegaConf.get_cache(composed).get("now", {})}
         job = make(plain, [o for o in overrides if not o.startswith("hydra.")])
         jobs.append(distinct.setdefault(job.key, job))
@@ -50,7 +50,7 @@ def jobs_of(
 
 
 class Composer:
-    """What Hydra composes for a sweep's jobs, 50 times as fast.
+    """Composes the configurations of a sweep's jobs as Hydra does, 50 times as fast.
 
     Which files a configuration is made of depends on the choices of groups alone: they are read and
     merged once for each choice, and the values applied to a copy, by Hydra's own code. Hydra's node
@@ -74,7 +74,7 @@ class Composer:
             )
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """As `load_sweep_config` of Hydra's loader.
+        """Compose a job's configuration, as `load_sweep_config` of Hydra's loader does.
 
         Raises:
             HydraException: it can't be composed.
@@ -85,7 +85,7 @@ class Composer:
         return self._loader.load_sweep_config(self._config, list(overrides))
 
     def _quickly(self, overrides: Sequence[str]) -> DictConfig | None:
-        """None where it takes more than a choice of groups and values."""
+        """Compose it from parts; None where it takes more than groups and values."""
         if self._files is None:
             return None
         lines = [self._parse(line) for line in overrides]
@@ -94,7 +94,7 @@ class Composer:
             return None
         chosen = tuple(str(override.input_line) for override, is_group in lines if is_group)
         if chosen not in self._bases:
-            self._bases[chosen] = self._base(chosen)
+            self._bases[chosen] = self._compose_base(chosen)
         base, hydra = self._bases[chosen]
         composed = copy.deepcopy(base)
         with open_dict(composed), flag_override(composed, "no_deepcopy_set_nodes", True):
@@ -110,7 +110,7 @@ class Composer:
         return composed
 
     def _parse(self, line: str) -> tuple[Override, bool]:
-        """An override, and whether it says which files: as Hydra tells it from a value in them."""
+        """Parse an override; True if it chooses a group's file, by Hydra's own rule."""
         if line not in self._parsed:
             override = self._parser.parse_override(line)
             known = self._files.group_exists(override.key_or_group)
@@ -118,7 +118,8 @@ class Composer:
             self._parsed[line] = override, is_group
         return self._parsed[line]
 
-    def _base(self, chosen: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    def _compose_base(self, chosen: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+        """Compose the files of these choices; return them without Hydra's node, and that node."""
         composed = self._loader.load_sweep_config(self._config, list(chosen))
         hydra = composed.hydra
         with read_write(composed), open_dict(composed):
@@ -126,8 +127,8 @@ class Composer:
         return composed, hydra
 
 
-def _resolved(composed: DictConfig, number: int) -> DictConfig:
-    """`composed` without Hydra's node, every ${…} replaced by what it means now."""
+def _resolve(composed: DictConfig, number: int) -> DictConfig:
+    """Replace every ${…} in `composed` by its value now; return it without Hydra's node."""
     hydra = composed.hydra
     with read_write(hydra), open_dict(hydra):
         hydra.job.num, hydra.job.id = number, str(number)

@@ -1,23 +1,25 @@
-"""What the pool needs to know of a job."""
+"""The contract between the launchers, a project's jobs and a search."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import DictConfig
 
 
 class Outcome(NamedTuple):
-    """How a job ended for good."""
+    """A job's end for good."""
 
     value: Any  # what the task function returns: the objective of a search
     text: str  # for people: "completed, 94.2 %"
 
 
 class Progress(NamedTuple):
-    """How far a job is, in any unit."""
+    """A job's progress, in any unit."""
 
     done: float
     total: float
@@ -26,15 +28,15 @@ class Progress(NamedTuple):
 
 
 class AtOnce(NamedTuple):
-    """How many jobs share a CPU.
+    """The number of jobs that share a CPU.
 
-    Between `runs` and `last` it is time they share, which only jobs of a thread each do well. So
-    the last jobs never wait beside an idle core for one that has just begun: three equal ones on
-    two cores take the time of one and a half, not of two.
+    The last jobs, when fewer are left to start than run, may be more than there are cores: so none
+    waits beside an idle core for one that has just begun. Three equal ones on two cores take the
+    time of one and a half, not of two. Only jobs of one thread each share cores that well.
     """
 
     runs: int
-    last: int = 0  # of the last ones, when fewer are left to start than run; 0: no more than `runs`
+    last: int = 0  # as many of the last ones; 0: no more than `runs`
 
 
 class SweepFailed(Exception):
@@ -54,14 +56,13 @@ class Job:
         Exception: the configuration is not allowed. The sweep ends before any job has started.
     """
 
-    # What its process does as "module:function", which returns the exit code. Where that is said,
-    # several jobs on a CPU are forked from a process that has imported `preload`, in place of
-    # starting `command()`. Those modules may start no threads and touch no device; what libraries
-    # read of the environment while they are loaded is the pool's, not the job's.
+    # "module:function", the work of its process, which returns the exit code. With it, several jobs
+    # on a CPU are forked from a process that has imported `preload`, in place of starting
+    # `command()`. Those modules may start no threads and touch no device. A job finds in its
+    # environment what it would find as a program; but what a library has read there while it was
+    # imported (OMP_NUM_THREADS) is the sweep's.
     entry: ClassVar[str] = ""
     preload: ClassVar[Sequence[str]] = ()
-    # "module:function", called there with what the first job is `handed`: for what jobs share.
-    warm: ClassVar[str] = ""
 
     def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
         self.config, self.overrides = config, list(overrides)
@@ -82,7 +83,7 @@ class Job:
         return [sys.executable, sys.argv[0], *self.overrides, "hydra.mode=RUN"]
 
     def handed(self) -> str:
-        """What its process finds on standard input, which stays open as long as the pool lives.
+        """The text its process finds on standard input, which stays open while the pool lives.
 
         The place for the configuration, if the process has a way to take it: files edited since the
         sweep began, or a time of day in a name, then mean what they meant when it was checked.
@@ -90,7 +91,7 @@ class Job:
         return ""
 
     def outcome(self) -> Outcome | None:
-        """How it ended for good, or None while there is something left to do.
+        """Its end for good, or None while there is something left to do.
 
         Asked before the job starts (then an outcome means: skip it) and after its process ended.
         Exit code 0 without an outcome means that another process is at it (`busy`); else it failed.
@@ -98,61 +99,99 @@ class Job:
         return Outcome(None, "completed") if self.exit_code == 0 else None
 
     def busy(self) -> bool:
-        """Whether a process that is not this pool's is working on it now."""
+        """Return True if a process that is not this pool's is working on it now."""
         return False
 
     def progress(self) -> Progress | None:
-        """How far it is, as far as anybody can tell."""
+        """Its progress, as far as it is known."""
         return None
 
     def curve(self) -> Sequence[tuple[int, float]]:
-        """What a search compares before the end: (step, objective), of all steps but the last."""
+        """The objective by step, for a search to compare: of all steps but the last."""
         return []
 
     def cost(self) -> float:
-        """What is left to do of it, in a unit that jobs of one sweep share."""
+        """The work that is left of it, in a unit that the jobs of a sweep share."""
         return 1.0
 
     def seconds(self) -> float | None:
-        """How long what is left will take from now, its start included; None if nobody knows."""
+        """The time that is left of it, its start included; None if nobody knows."""
         return None
 
     def log(self) -> str | None:
-        """Where its own log is, if there is one."""
+        """The path of its own log, if there is one."""
         return None
 
     @classmethod
-    def at_once(
-        cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
-    ) -> AtOnce:
-        """How many of `jobs` should share a CPU of so many threads, each with its part of them.
+    def cpus(cls) -> int:
+        """The CPUs that this process may use, and no more than OMP_NUM_THREADS says."""
+        if hasattr(os, "sched_getaffinity"):
+            here = len(os.sched_getaffinity(0))
+        else:
+            here = os.cpu_count() or 1
+        said = os.environ.get("OMP_NUM_THREADS", "")
+        return min(here, int(said)) if said.isdigit() and int(said) > 0 else here
 
-        Asked where `jobs_per_device` is "auto" and several jobs are to be done; it may measure.
+    @classmethod
+    def at_once(cls, jobs: Sequence[Job], cpus: int) -> AtOnce:
+        """The number of `jobs` that should share so many CPUs, each with its part of them.
 
-        Args:
-            keep: false where nothing may be written.
-            say: tells the user a line, before what takes a while.
+        Asked at a sweep's start where `jobs_per_device` is "auto" and several jobs are to be done.
         """
         return AtOnce(1)
 
     @staticmethod
     def cause(error: BaseException) -> str:
-        """An exception from a job's process, in one line for people."""
+        """Say in one line for people why a job's process raised `error`."""
         text = " ".join(str(error).split())
         return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
-        """The jobs of one sweep by short names: what tells them apart."""
+        """Short names of the jobs of one sweep: what tells them apart."""
         return [job.label for job in jobs]
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:
-        """Print what those of a sweep's jobs that have their outcome say."""
+        """Print what a sweep has shown, by those of its jobs that have their outcome."""
 
     @classmethod
     def plan(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
-        """Print what a sweep would do with so many at once on `threads` CPU threads each."""
+        """Print the plan of a sweep: so many at once on `threads` CPU threads each."""
         for job in jobs:
             print(job.label)
         print(f"{len(jobs)} jobs on {at_once.runs} × {threads} threads")
+
+
+class JobSource(ABC):
+    """Proposes a pool's jobs one by one, each by the results of others.
+
+    Attributes:
+        kind: the class of its jobs.
+        total: how many there will be at most, those of earlier processes included.
+        before: how many of them earlier processes got done.
+    """
+
+    kind: type[Job]
+    total: int
+    before: int
+
+    @abstractmethod
+    def next(self) -> Job | None:
+        """Return a job to start now; None: there is none, at least until a running one ends."""
+
+    @abstractmethod
+    def label(self, job: Job) -> str:
+        """Return the short name of one of its jobs."""
+
+    @abstractmethod
+    def stop(self, job: Job) -> str:
+        """Say why a running job should save what it has and end; "": it goes on."""
+
+    @abstractmethod
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Take in the outcome of a job."""
+
+    @abstractmethod
+    def stopped(self, job: Job) -> None:
+        """Take in that a job has ended without an outcome, as `stop` wanted."""

@@ -11,17 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from hydra_plugins.local_pool._fork_server import UNKNOWN, ForkedProcess, ForkServer
 from hydra_plugins.local_pool._job import Job
-from hydra_plugins.local_pool._nursery import Nursery, NurseryChild
 
 
 class JobProcess:
-    """A job that runs, its output line by line.
+    """A running job and its output, line by line.
 
     Args:
         slot: the device it sees; "" for none.
-        env: added to this process's, all but the device.
-        nursery: where it is forked if that can be; else its command is started.
+        env: added to this process's environment, all but the device.
+        server: forks it if it can; else the job's command is started.
         on_line: called from another thread with the job and each line it prints.
     """
 
@@ -30,30 +30,31 @@ class JobProcess:
         job: Job,
         slot: str,
         env: Mapping[str, str],
-        nursery: Nursery | None,
+        server: ForkServer | None,
         on_line: Callable[[Job, str], None],
     ) -> None:
         self.job, self.slot = job, slot
         self.started = time.monotonic()
         self.at_start = job.progress()
         self.tail: deque[str] = deque(maxlen=50)
-        self.signals = 0  # how many it has been sent
-        self.stopped = ""  # why it was told to end before the others
-        self._unsent: list[int] = []
+        self.stops = 0  # how often it was told to end
+        self.pruned = ""  # why it was told to end before the others
+        self._signalled = 0  # how often that has reached it
         # Standard input is a pipe that closes when this process is gone, however it goes.
         stdin, ours = os.pipe()
         output, theirs = os.pipe()
-        added = {**env, **({"CUDA_VISIBLE_DEVICES": slot} if slot else {})}
+        whole = {**os.environ, **env, **({"CUDA_VISIBLE_DEVICES": slot} if slot else {})}
         try:
-            child = nursery.start(job.label, added, stdin, theirs) if nursery else None
+            forked = server.start(job.entry, job.label, whole, stdin, theirs) if server else None
             # A session of its own: the terminal's Ctrl-C is the pool's, which passes it on.
-            self._child: subprocess.Popen[bytes] | NurseryChild = child or subprocess.Popen(
+            self._child: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
                 job.command(),
                 stdin=stdin,
                 stdout=theirs,
                 stderr=theirs,
-                env={**os.environ, **added},
+                env=whole,
                 start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows
             )
         finally:
             os.close(stdin)
@@ -75,31 +76,51 @@ class JobProcess:
                     self._on_line(self.job, line)
 
     def poll(self) -> int | None:
-        """The exit code (-n for signal n), or None while it runs."""
+        """Return the exit code (-n for signal n; or UNKNOWN), or None while it runs."""
         code = self._child.poll()
         if code is None:
-            self._deliver()
+            self._signal()
             return None
-        with contextlib.suppress(OSError):  # what it never read
-            self._stdin.close()
+        self._close_stdin()
         self._reader.join(1.0)  # a grandchild could hold the pipe open for longer
         return code
 
-    def send(self, number: int) -> None:
-        """A signal for the job and what it started."""
-        self._unsent.append(number)
-        self._deliver()
+    def stop(self) -> None:
+        """Tell the job and what it started to save and end; the second time, end them."""
+        self.stops += 1
+        self._signal()
 
-    def _deliver(self) -> None:
-        if self._child.pid is None:  # it has not been forked yet
-            return
-        for number in self._unsent:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, number)
-        self._unsent.clear()
+    def _signal(self) -> None:
+        """Send what it was told; again if it had no process group of its own yet."""
+        while self._signalled < min(self.stops, 2):
+            if not self._send(last=self._signalled == 1):
+                return
+            self._signalled += 1
 
-    def cause(self, code: int) -> str:
-        """Why it failed, in one line: its last word, or the signal that ended it."""
+    def _send(self, last: bool) -> bool:
+        """Send SIGTERM, or SIGKILL as the `last`; return True if it has been received."""
+        if not hasattr(os, "killpg"):  # Windows: jobs notice that their standard input is closed
+            if last:
+                assert isinstance(self._child, subprocess.Popen)
+                self._child.kill()
+            else:
+                self._close_stdin()
+            return True
+        assert self._child.pid is not None
+        try:
+            os.killpg(self._child.pid, signal.SIGKILL if last else signal.SIGTERM)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _close_stdin(self) -> None:
+        with contextlib.suppress(OSError):  # what it never read
+            self._stdin.close()
+
+    def explain(self, code: int) -> str:
+        """Say why it failed, in one line: its last word, or the signal that ended it."""
+        if code == UNKNOWN:
+            return "ended by a signal; by which, the fork server knew, which is gone"
         if code < 0:
             name = signal.Signals(-code).name
             return f"ended by signal {-code} ({name})"

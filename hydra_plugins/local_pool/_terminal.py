@@ -1,4 +1,4 @@
-"""Lines for people, whatever becomes of the place they go to."""
+"""Lines for people: a console that outlives its reader, and lines that are drawn anew."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from rich.text import Text
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """Write a duration for people: 45 s, 12 min, 3.4 h, 2.1 days."""
+    for unit, size, least in (("days", 86400, 86400), ("h", 3600, 3600), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
 
 
-def fitted(text: str, width: int) -> str:
-    """`text` in exactly `width` columns: padded, or cut with an ellipsis."""
+def fit(text: str, width: int) -> str:
+    """Bring `text` to exactly `width` columns: padded, or cut with an ellipsis."""
     return text.ljust(width) if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
@@ -30,7 +31,7 @@ class SweepConsole(Console):
         super().__init__(highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line, as it is."""
+        """Print one line, as it is."""
         self.print(text, markup=False)
 
     def print(self, *objects: Any, **settings: Any) -> None:
@@ -47,7 +48,7 @@ class SweepConsole(Console):
         os.close(nowhere)
 
     def bar(self, share: float, width: int) -> Text:
-        """A bar of `width` columns of which `share` (0 to 1) is done."""
+        """Draw a bar of `width` columns of which `share` (0 to 1) is done."""
         done, rest = "━─" if self.encoding.lower().startswith("utf") else "#."
         full = round(width * min(1.0, max(0.0, share)))
         return Text.assemble((done * full, "green"), (rest * (width - full), "bright_black"))

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live view of its runs on a terminal, lines elsewhere."""
+"""A sweep on the screen: a live view of its runs on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from hydra_plugins.local_pool._job import Job, Outcome
+from hydra_plugins.local_pool._job import Job, JobSource, Outcome
 from hydra_plugins.local_pool._process import JobProcess
-from hydra_plugins.local_pool._source import JobSource
-from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration, fitted
+from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration, fit
 
 REFRESH = 0.5  # seconds; a job's progress is read from its files
 BAR = 10  # columns
@@ -37,7 +36,7 @@ class SweepView:
     Args:
         mode: auto, live, plain or quiet.
         jobs: those of the sweep, each once.
-        source: where more come from.
+        source: proposes more of them.
     """
 
     def __init__(self, mode: str, jobs: Sequence[Job], source: JobSource | None = None) -> None:
@@ -57,7 +56,7 @@ class SweepView:
         self._start = time.monotonic()
 
     def begin(self, jobs: Sequence[Job], done: Mapping[str, Outcome], slots: int) -> None:
-        """What there is to do."""
+        """Say how many jobs there are, and which are done."""
         self._ended = self._before + len(done)
         left = self._total - self._ended
         if self._live:
@@ -65,55 +64,55 @@ class SweepView:
         self._say(f"{self._total} runs: {self._ended} done before, {left} to do, {slots} at once")
         for job in jobs:
             if job.key in done:
-                self._of(job, f"skipped, {done[job.key].text}")
+                self._say_of_job(job, f"skipped, {done[job.key].text}")
 
     def add(self, job: Job, label: str) -> None:
-        """A job that the source came up with."""
+        """Take in a job that the source has proposed."""
         self._labels[job] = label
         self._numbers[job] = self._before + len(self._numbers) + 1
 
-    def started(self, job: Job, slot: str) -> None:
-        self._of(job, "started" + (f" on GPU {slot}" if slot else ""))
+    def show_start(self, job: Job, slot: str) -> None:
+        self._say_of_job(job, "started" + (f" on GPU {slot}" if slot else ""))
 
-    def ended(self, job: Job, outcome: Outcome, where: str) -> None:
+    def show_end(self, job: Job, outcome: Outcome, where: str) -> None:
         self._ended += 1
-        self._of(job, outcome.text + (f" ({where})" if where else ""))
+        self._say_of_job(job, outcome.text + (f" ({where})" if where else ""))
 
-    def failed(self, job: Job, cause: str) -> None:
+    def show_failure(self, job: Job, cause: str) -> None:
         self._ended += 1
-        self._of(job, f"FAILED: {cause}")
+        self._say_of_job(job, f"FAILED: {cause}")
 
-    def interrupted(self, job: Job) -> None:
-        self._of(job, "interrupted")
+    def show_interrupted(self, job: Job) -> None:
+        self._say_of_job(job, "interrupted")
 
-    def busy(self, job: Job) -> None:
-        self._of(job, "another process is at it, later")
+    def show_busy(self, job: Job) -> None:
+        self._say_of_job(job, "another process is at it, later")
 
-    def time_is_up(self) -> None:
+    def show_time_is_up(self) -> None:
         self._say("the time is up: what runs saves and ends")
 
-    def output(self, job: Job, line: str) -> None:
-        """A line a job printed. The live view has its own way to show that."""
+    def show_output(self, job: Job, line: str) -> None:
+        """Show a line that a job has printed; the live view shows its progress instead."""
         if self._mode == "plain":
-            self._say(f"{self._tag(job)} {line}")
+            self._say(f"{self._number(job)} {line}")
 
     def refresh(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> None:
         """Bring the live view up to date, now and then."""
         if self._live is None or time.monotonic() - self._refreshed < REFRESH:
             return
         width = self._console.size.width
-        lines = self._table([self._row(process) for process in running], width)
+        lines = self._lay_out([self._describe(process) for process in running], width)
         share = self._ended / self._total
         text = f" {self._ended} of {self._total} ended, {len(running)} running"
-        if left := self._time_left(running, waiting):
+        if left := self._estimate_left(running, waiting):
             text += f", about {duration(left)} left"
         with self._lock:
             self._live.draw([*lines, self._console.bar(share, BAR) + Text(text)])
         self._refreshed = time.monotonic()
 
-    def _row(self, process: JobProcess) -> Row:
+    def _describe(self, process: JobProcess) -> Row:
         job, progress = process.job, process.job.progress()
-        label = f"{self._tag(job)} {self._labels[job]}"
+        label = f"{self._number(job)} {self._labels[job]}"
         slot = f"GPU {process.slot}" if process.slot else ""
         if progress is None:
             return Row(label, 0.0, "starting", "", slot, "")
@@ -123,8 +122,8 @@ class SweepView:
         share = progress.done / progress.total
         return Row(label, share, progress.text, left, slot, progress.detail)
 
-    def _table(self, rows: Sequence[Row], width: int) -> list[Text]:
-        """A line for each row. What doesn't fit goes: the detail, then the end of the label."""
+    def _lay_out(self, rows: Sequence[Row], width: int) -> list[Text]:
+        """Return a line for each row; if they are too wide, the detail goes, then labels' ends."""
         if not rows:
             return []
         texts = [[row.progress, row.left, row.slot, row.detail] for row in rows]
@@ -139,41 +138,41 @@ class SweepView:
         label = min(longest, max(SHORTEST, room()))
         lines = []
         for row, cells in zip(rows, texts, strict=True):
-            cells = [fitted(text, w) for text, w in zip(cells, widths, strict=True) if w]
+            cells = [fit(text, w) for text, w in zip(cells, widths, strict=True) if w]
             bar = self._console.bar(row.share, BAR)
-            line = Text(fitted(row.label, label) + "  ") + bar + Text("  " + "  ".join(cells))
+            line = Text(fit(row.label, label) + "  ") + bar + Text("  " + "  ".join(cells))
             line.rstrip()
             lines.append(line)
         return lines
 
-    def _time_left(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> float | None:
-        """Seconds to the end at the speed of the sweep so far; None before anything is known."""
-        if self._source:  # nobody knows what it will come up with
+    def _estimate_left(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> float | None:
+        """Seconds to the end at the speed so far; None before anything is known."""
+        if self._source:  # nobody knows what it will propose
             return None
         left = sum(process.job.cost() for process in running)
         left += sum(self._costs[job] for job in waiting)
         made = sum(self._costs.values()) - left
         return left * (time.monotonic() - self._start) / made if made > 0 else None
 
-    def summary(
+    def summarize(
         self,
         outcomes: Mapping[str, Outcome],
         failures: Sequence[tuple[Job, str]],
         left: Sequence[Job],
         interrupted: bool,
-        stopped: Mapping[str, str],
+        pruned: Mapping[str, str],
     ) -> None:
-        """The end: counts, every failure with its cause and its log, what there was no time for."""
+        """Say how it ended: counts, failures with cause and log, jobs there was no time for."""
         if self._live:
             with self._lock:
                 self._live.clear()
         parts = [f"{self._before} before"] if self._before else []
         parts.append(f"{len(outcomes)} done")
-        if stopped:
-            parts.append(f"{len(stopped)} stopped early")
+        if pruned:
+            parts.append(f"{len(pruned)} stopped early")
         if failures:
             parts.append(f"{len(failures)} failed")
-        ended = self._before + len(outcomes) + len(stopped) + len(failures)
+        ended = self._before + len(outcomes) + len(pruned) + len(failures)
         if unfinished := self._total - ended:
             parts.append(f"{unfinished} not finished")
         passed = duration(time.monotonic() - self._start)
@@ -190,12 +189,12 @@ class SweepView:
         elif left:
             self._say("there was no time for the rest; the same command goes on")
 
-    def _tag(self, job: Job) -> str:
+    def _number(self, job: Job) -> str:
         width = len(str(self._total))
         return f"[{self._numbers[job]:>{width}}/{self._total}]"
 
-    def _of(self, job: Job, text: str) -> None:
-        self._say(f"{self._tag(job)} {self._labels[job]}: {text}")
+    def _say_of_job(self, job: Job, text: str) -> None:
+        self._say(f"{self._number(job)} {self._labels[job]}: {text}")
 
     def _say(self, text: str) -> None:
         if self._mode == "quiet":

@@ -2,16 +2,13 @@
 
 # No `from __future__ import annotations`: Hydra executes plugin modules before they are in
 # sys.modules, where dataclasses look up annotations that are strings.
-import contextlib
 import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
@@ -22,17 +19,13 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from hydra_plugins.local_pool._grid import jobs_of
-from hydra_plugins.local_pool._job import AtOnce, Job, SweepFailed
-from hydra_plugins.local_pool._mps import TOOL, available, mps
-from hydra_plugins.local_pool._returned import returned
-from hydra_plugins.local_pool._source import JobSource
+from hydra_plugins.local_pool._grid import make_jobs
+from hydra_plugins.local_pool._job import AtOnce, Job, JobSource, SweepFailed
 
 if TYPE_CHECKING:
-    from hydra_plugins.local_pool._nursery import Nursery
+    from hydra_plugins.local_pool._fork_server import ForkServer
     from hydra_plugins.local_pool._pool import Pool
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container
 VIEWS = ("auto", "live", "plain", "quiet")
 
 
@@ -46,7 +39,6 @@ class LocalPoolConf:
 
     devices: Any  # "auto", or a list of visible-device numbers
     jobs_per_device: Any  # "auto", or how many
-    mps: bool
     threads: int
     minutes: float
     progress: str
@@ -59,9 +51,6 @@ class LocalPoolConf:
         number = type(self.jobs_per_device) is int and self.jobs_per_device >= 1
         self._require(
             number or self.jobs_per_device == "auto", "jobs_per_device", "auto, or 1 or more"
-        )
-        self._require(
-            not self.mps or available(), "mps", f"false on this machine, which has no {TOOL}"
         )
         self._require(self.threads >= 0, "threads", "0 or more")
         self._require(0 <= self.minutes < math.inf, "minutes", "0 or more")
@@ -84,10 +73,11 @@ ConfigStore.instance().store(group="hydra/launcher", name="local_pool", node=Loc
 class LocalPool(Launcher):
     """See the package's docstring; the arguments are those of LocalPoolConf."""
 
+    config: DictConfig  # by setup, as the next one
+    context: HydraContext
+
     def __init__(self, **options: Any) -> None:
         self.options = LocalPoolConf(**options)
-        self.config: DictConfig | None = None
-        self.context: HydraContext | None = None
         self._deadline: float | None = None
 
     def setup(
@@ -100,9 +90,7 @@ class LocalPool(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        assert self.config is not None
-        assert self.context is not None
-        jobs = jobs_of(get_class(self.options.job), self.config, self.context, job_overrides)
+        jobs = make_jobs(get_class(self.options.job), self.config, self.context, job_overrides)
         distinct = list(dict.fromkeys(jobs))
         if self.options.plan:
             self._plan(distinct)
@@ -116,14 +104,14 @@ class LocalPool(Launcher):
         failed = len(pool.failures)
         error = SweepFailed(f"{failed} of {len(distinct)} runs failed; see above for each")
         return [
-            returned(job, JobStatus.COMPLETED, pool.outcomes[job.key].value)
+            make_return(job, JobStatus.COMPLETED, pool.outcomes[job.key].value)
             if job.key in pool.outcomes
-            else returned(job, JobStatus.FAILED, error)
+            else make_return(job, JobStatus.FAILED, error)
             for job in jobs
         ]
 
     def search(self, source: JobSource) -> None:
-        """Run what `source` comes up with, every slot busy as long as there is something.
+        """Run the jobs that `source` proposes, every slot busy as long as there are any.
 
         Raises:
             SystemExit: a signal came, the time is up, or only the plan was asked for.
@@ -142,22 +130,22 @@ class LocalPool(Launcher):
             raise SystemExit(0)
 
     def _slots(self, devices: list[str], to_do: Sequence[Job] = ()) -> tuple[list[str], list[str]]:
-        """A device for each job that may run at once, and for more when they are the last."""
+        """A device for each job that may run at once, and for more of them when they are the last.
+
+        The number is set here, once for the whole sweep.
+        """
         count = self.options.jobs_per_device
         if count != "auto":
             return devices * int(count), []
-        if any(devices) or self.options.threads or _cpus() < 2 or len(to_do) < 2:
+        if any(devices) or self.options.threads or len(to_do) < 2:
             return devices, []  # several on a GPU, or of a chosen size: only where asked for
-        keep = not self.options.plan
-        at_once = type(to_do[0]).at_once(to_do, _cpus(), keep, self._say)
+        kind = type(to_do[0])
+        at_once = kind.at_once(to_do, kind.cpus())
         return devices * at_once.runs, devices * max(0, at_once.last - at_once.runs)
 
-    def _say(self, line: str) -> None:
-        if self.options.progress != "quiet":
-            print(line, file=sys.stderr, flush=True)
-
     def _threads(self, at_once: int) -> int:
-        return self.options.threads or max(1, _cpus() // at_once)
+        kind: type[Job] = get_class(self.options.job)
+        return self.options.threads or max(1, kind.cpus() // at_once)
 
     def _plan(self, jobs: Sequence[Job]) -> None:
         to_do = [job for job in jobs if job.outcome() is None]
@@ -168,22 +156,20 @@ class LocalPool(Launcher):
         raise SystemExit(0)
 
     def _run(self, jobs: Sequence[Job], count: int, source: JobSource | None = None) -> "Pool":
-        """The pool, when it has run `jobs` and what the source had, `count` in all."""
+        """Run `jobs` and what the source proposes, `count` in all; return the pool that did."""
         from hydra_plugins.local_pool._pool import Pool
 
-        assert self.config is not None
         done = {job.key: outcome for job in jobs if (outcome := job.outcome())}
         to_do = [job for job in jobs if job.key not in done]
         devices = visible_devices(self.options.devices)
-        with contextlib.ExitStack() as stack:
-            env = stack.enter_context(mps()) if self.options.mps else {}
-            env |= {**self.options.env, **self.config.hydra.job.env_set}
-            nursery = None if any(devices) else _nursery(to_do, source, env)
-            if nursery:
-                stack.callback(nursery.close)
-            slots, spare = self._slots(devices, to_do)  # may measure while the nursery imports
-            threads = self._threads(min(len(slots), count))
-            env = {"OMP_NUM_THREADS": str(threads), **env}
+        slots, spare = self._slots(devices, to_do)
+        threads = self._threads(min(len(slots), count))
+        env = {"OMP_NUM_THREADS": str(threads)}
+        env |= {**self.options.env, **self.config.hydra.job.env_set}
+        several = source.total - source.before if source else len(to_do)
+        # Not with GPUs: that a fork is safe for CUDA has not been tried on one.
+        server = None if any(devices) or several < 2 else self._fork_server(env)
+        try:
             pool = Pool(
                 jobs,
                 done,
@@ -192,55 +178,59 @@ class LocalPool(Launcher):
                 self.options.progress,
                 deadline=self._deadline,
                 source=source,
-                nursery=nursery,
+                server=server,
                 spare=spare,
             )
             pool.run()
+        finally:
+            if server:
+                server.close()
         return pool
 
+    def _fork_server(self, env: Mapping[str, str]) -> "ForkServer | None":
+        """A process to fork jobs from, where this system and their class know of one."""
+        from hydra_plugins.local_pool._fork_server import AVAILABLE, ForkServer
 
-def _nursery(
-    to_do: Sequence[Job], source: JobSource | None, env: Mapping[str, str]
-) -> "Nursery | None":
-    """Where jobs can be forked, if there are several.
+        kind: type[Job] = get_class(self.options.job)
+        return ForkServer(kind.preload, env) if AVAILABLE and kind.entry else None
 
-    Not with GPUs: that a fork is safe for CUDA has not been tried on one.
-    """
-    from hydra_plugins.local_pool._nursery import AVAILABLE, Nursery
 
-    count = source.total - source.before if source else len(to_do)
-    if not AVAILABLE or count < 2:
-        return None
-    kind = source.kind if source else type(to_do[0])
-    warm = (kind.warm, to_do[0].handed()) if kind.warm and to_do else None
-    return Nursery(kind.preload, kind.entry, env, warm) if kind.entry else None
+class _Returned(JobReturn):
+    """Hydra's result, but it raises a failure without printing the overrides first."""
+
+    @property
+    def return_value(self) -> Any:
+        if self.status == JobStatus.COMPLETED:
+            return self._return_value
+        raise self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
+
+
+def make_return(job: Job, status: JobStatus, value: Any) -> JobReturn:
+    """Make Hydra's result of a job; `value` is its return value or the exception it raised."""
+    result = _Returned(overrides=job.overrides, cfg=job.config, status=status)
+    result.return_value = value
+    return result
 
 
 def visible_devices(wanted: Any) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES is set to, job by job; [""] where there is no GPU."""
+    """The values of CUDA_VISIBLE_DEVICES, one for each device; [""] where there is no GPU."""
     if wanted != "auto":
         return [str(device) for device in wanted]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        visible = ",".join(_nvidia_smi())
+        visible = ",".join(_list_gpus())
     return [device for device in visible.split(",") if device.strip()] or [""]
 
 
-def _nvidia_smi() -> list[str]:
-    """The numbers of the GPUs here. Asked of the driver's own tool: no need to load PyTorch."""
+def _list_gpus() -> list[str]:
+    """The numbers of the GPUs here, by the driver's own tool: no need to load PyTorch."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     query = [tool, "--query-gpu=index", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.split() if done.returncode == 0 else []
-
-
-def _cpus() -> int:
-    """CPUs this process may run on, in a container too, and no more threads than it was told."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no limit
-        quota, period = QUOTA.read_text().split()
-        here = min(here, max(1, math.ceil(int(quota) / int(period))))
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return min(here, int(told)) if told.isdigit() and int(told) > 0 else here

@@ -22,8 +22,8 @@ class GridConf:
     """The options, one line each; their values are one line each of YAML."""
 
     params: dict[str, Any]  # key by key what would stand on the command line, which comes after it
-    # A config group whose options may bring `params` of their own. Several at once
-    # (group=first,second) are the union of their grids. "": none does.
+    # A config group of presets that may bring `params` of their own: group=first,second sweeps
+    # over the union of their grids. "": none does.
     union: str
     _target_: str = "hydra_plugins.local_pool.sweeper.Grid"
 
@@ -31,18 +31,12 @@ class GridConf:
 ConfigStore.instance().store(group="hydra/sweeper", name="grid_schema", node=GridConf)
 
 
-class Grid(Sweeper):
-    """Hydra's basic sweeper without its detours; the arguments are those of GridConf.
+class LaunchingSweeper(Sweeper):
+    """A sweeper with the launcher that was chosen beside it."""
 
-    The basic sweeper composes every job before the launcher does so again, writes a file into a
-    directory of its own, and takes a list of presets for a list of empty grids.
-    """
-
-    def __init__(self, params: dict[str, Any], union: str) -> None:
-        self.params, self.union = dict(params), union
-        self.config: DictConfig | None = None
-        self.context: HydraContext | None = None
-        self.launcher: Launcher | None = None
+    config: DictConfig  # by setup, as the next two
+    context: HydraContext
+    launcher: Launcher
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -52,22 +46,37 @@ class Grid(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """Parse command-line arguments by Hydra's grammar."""
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        return parser.parse_overrides(list(arguments))
+
+
+class Grid(LaunchingSweeper):
+    """Hydra's basic sweeper without its detours; the arguments are those of GridConf.
+
+    The basic sweeper composes every job before the launcher does so again, writes a file into a
+    directory of its own, and takes a list of presets for a list of empty grids.
+    """
+
+    def __init__(self, params: dict[str, Any], union: str) -> None:
+        self.params, self.union = dict(params), union
+
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.launcher is not None
         jobs: list[list[str]] = []
         for presets, params in self._grids(arguments):
             swept = [f"{key}={value}" for key, value in params.items()]
-            jobs += self._product([*swept, *presets])
+            jobs += self._expand([*swept, *presets])
         results = self.launcher.launch(jobs, initial_job_idx=0)
         for result in results:
             _ = result.return_value  # raises what the job failed with
         return [results]
 
     def _grids(self, arguments: list[str]) -> list[tuple[list[str], dict[str, Any]]]:
-        """Command lines, and what is swept over beside them."""
+        """Split several presets at once: a command line for each, and the grid it brings."""
         several = [
             override
-            for override in self._parsed(arguments)
+            for override in self.parse(arguments)
             if override.key_or_group == self.union and override.is_discrete_sweep()
         ]
         if not several:
@@ -77,13 +86,11 @@ class Grid(Sweeper):
         grids = []
         for option in several[-1].sweep_string_iterator():
             arguments = [f"{key}={option}", *others]
-            grids.append((arguments, self._params_of(arguments, f"{key}={option}")))
+            grids.append((arguments, self._read_params(arguments, f"{key}={option}")))
         return grids
 
-    def _params_of(self, arguments: list[str], preset: str) -> dict[str, Any]:
-        """The grid that comes with a preset."""
-        assert self.config is not None
-        assert self.context is not None
+    def _read_params(self, arguments: list[str], preset: str) -> dict[str, Any]:
+        """Read the grid that a preset brings."""
         composed = self.context.config_loader.load_configuration(
             config_name=self.config.hydra.job.config_name,
             overrides=[*self.config.hydra.overrides.hydra, *arguments],
@@ -94,11 +101,13 @@ class Grid(Sweeper):
             raise ConfigCompositionException(message)
         return dict(composed.hydra.sweeper.params)
 
-    def _product(self, arguments: list[str]) -> list[list[str]]:
-        """The command lines of single jobs: the first argument varies slowest, the last one of a
-        key counts."""
+    def _expand(self, arguments: list[str]) -> list[list[str]]:
+        """Expand a grid to the command lines of its jobs.
+
+        The first argument varies slowest; of several with one key the last counts.
+        """
         values: dict[str, list[str]] = {}
-        for override in self._parsed(arguments):
+        for override in self.parse(arguments):
             key = override.get_key_element()
             if not override.is_sweep_override():
                 values[key] = [f"{key}={override.get_value_element_as_str()}"]
@@ -111,8 +120,3 @@ class Grid(Sweeper):
             if not values[key]:
                 raise ConfigCompositionException(f"{override.input_line} is not allowed: no value")
         return [list(job) for job in itertools.product(*values.values())]
-
-    def _parsed(self, arguments: Sequence[str]) -> list[Override]:
-        assert self.context is not None
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        return parser.parse_overrides(list(arguments))

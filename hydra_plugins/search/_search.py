@@ -1,4 +1,4 @@
-"""A search as the source of a pool's jobs."""
+"""A search as the source of a pool's jobs, one for each trial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Search(JobSource):
     """Jobs for the trials of a study, until there are `n_trials`.
 
     Args:
-        make: a job from overrides. Raises where its configuration is not allowed.
+        make: makes a job of overrides; raises where its configuration is not allowed.
         say: tells the user a line.
     """
 

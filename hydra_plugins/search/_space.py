@@ -20,10 +20,10 @@ Point = Mapping[str, Any]
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What a sweep over one key means.
+    """Read the sweep over one key as a distribution of Optuna's.
 
     Raises:
-        ConfigCompositionException: nothing that can be searched.
+        ConfigCompositionException: it can't be searched.
     """
 
     def require(condition: bool, allowed: str) -> None:
@@ -56,39 +56,39 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(choices)
 
 
-def values(of: BaseDistribution) -> list[Any] | None:
-    """Every value, where they can be counted."""
-    if isinstance(of, CategoricalDistribution):
-        return list(of.choices)
-    if isinstance(of, (IntDistribution, FloatDistribution)) and of.step and not of.log:
-        count = round((of.high - of.low) / of.step) + 1
-        return [of.low + number * of.step for number in range(count)]
+def list_values(axis: BaseDistribution) -> list[Any] | None:
+    """List every value of an axis of the space; None if they can't be counted."""
+    if isinstance(axis, CategoricalDistribution):
+        return list(axis.choices)
+    if isinstance(axis, (IntDistribution, FloatDistribution)) and axis.step and not axis.log:
+        count = round((axis.high - axis.low) / axis.step) + 1
+        return [axis.low + number * axis.step for number in range(count)]
     return None
 
 
-def ends(of: BaseDistribution) -> list[Any]:
-    """The values to try first whether they are allowed: both ends, every choice."""
-    if isinstance(of, CategoricalDistribution):
-        return list(of.choices)
-    assert isinstance(of, (IntDistribution, FloatDistribution))
-    return [of.low, of.high]
+def list_ends(axis: BaseDistribution) -> list[Any]:
+    """List the extreme values of an axis: both ends, or every choice."""
+    if isinstance(axis, CategoricalDistribution):
+        return list(axis.choices)
+    assert isinstance(axis, (IntDistribution, FloatDistribution))
+    return [axis.low, axis.high]
 
 
-def corners(space: Space) -> list[Point]:
-    """Few points in which every end of every key comes."""
-    columns = {key: ends(of) for key, of in space.items()}
+def list_corners(space: Space) -> list[Point]:
+    """List a few points that together have every extreme value of every key."""
+    columns = {key: list_ends(axis) for key, axis in space.items()}
     count = max(map(len, columns.values()))
     rows = zip(*(islice(cycle(column), count) for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def overrides(point: Point) -> list[str]:
-    """A point of the space as it stands on a command line."""
+    """Write a point of the space as a command line."""
     return [f"{key}={value}" for key, value in point.items()]
 
 
 def label(point: Point) -> str:
-    """A point for people: "lr=0.0125 weight_decay=0.0014"."""
+    """Write a point for people: "lr=0.0125 weight_decay=0.0014"."""
     tails = [key.rpartition(".")[2] for key in point]
     names = [
         tail if tails.count(tail) == 1 else key for key, tail in zip(point, tails, strict=True)

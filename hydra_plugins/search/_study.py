@@ -39,7 +39,7 @@ class Trial(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How a search proposes and prunes."""
+    """The options of a search: how it proposes and prunes."""
 
     direction: str
     seed: int
@@ -48,7 +48,7 @@ class Options(NamedTuple):
 
 
 class Grid(GridSampler):
-    """Optuna's, which ends `Study.optimize` when the grid is done; here there is none to end."""
+    """Optuna's grid, which would end `Study.optimize` when it is done: nobody calls that here."""
 
     def after_trial(self, *arguments: Any) -> None:
         pass
@@ -58,9 +58,9 @@ class SearchStudy:
     """A study of one question.
 
     Args:
-        storage: from `opened`.
-        question: what the command sets beside the space and the options, in words: with those it
-            makes the study's name.
+        storage: from `open_storage`.
+        question: whatever else the command sets, in words. With space and options it makes the
+            study's name.
 
     Raises:
         ConfigCompositionException: the options are not Optuna's, or don't go with the space.
@@ -70,11 +70,13 @@ class SearchStudy:
         self.space, self.options = space, options
         self._storage = storage
         self.name = _name(space, options, question)
-        with quiet():
+        with silent_optuna():
             self._study = optuna.create_study(
                 storage=storage,
-                sampler=self._sampler(0),
-                pruner=_made("pruner", lambda: cast(BasePruner, instantiate(options.pruner))),
+                sampler=self._make_sampler(0),
+                pruner=_instantiate(
+                    "pruner", lambda: cast(BasePruner, instantiate(options.pruner))
+                ),
                 study_name=self.name,
                 direction=StudyDirection[options.direction.upper()],
                 load_if_exists=True,
@@ -86,9 +88,9 @@ class SearchStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Those that have their point."""
-        found = self._study.get_trials(deepcopy=False)
-        return [trial for trial in found if trial.params.keys() == self.space.keys()]
+        """The trials that have their point."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.params.keys() == self.space.keys()]
 
     def open(self) -> list[Trial]:
         """The trials that were asked for and have not been told."""
@@ -100,61 +102,61 @@ class SearchStudy:
 
     @property
     def most(self) -> float:
-        """How many trials there can be."""
+        """The number of trials there can be."""
         if not issubclass(get_class(self.options.sampler._target_), GridSampler):
             return math.inf
-        return math.prod(len(_space.values(of) or ()) for of in self.space.values())
+        return math.prod(len(_space.list_values(of) or ()) for of in self.space.values())
 
     def ask(self) -> Trial:
-        """A new trial."""
-        with quiet():
-            self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+        """Propose a new trial."""
+        with silent_optuna():
+            self._study.sampler = self._make_sampler(len(self._study.get_trials(deepcopy=False)))
             trial = self._study.ask(dict(self.space))
         return self._trial(trial)
 
     def _trial(self, trial: FrozenTrial | optuna.Trial) -> Trial:
-        """In the order of the space: Optuna's is another after reading its journal."""
+        """Make a trial of Optuna's one, its keys in the order of the space, as they were typed."""
         return Trial(trial.number, {key: trial.params[key] for key in self.space})
 
     def report(self, number: int, curve: list[tuple[int, float]]) -> bool:
-        """Tell what a trial has reached by step; whether it should be pruned at one of them."""
+        """Report a trial's values by step; return True if it should be pruned at one of them."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
         known = self._storage.get_trial(trial_id).intermediate_values
         for step, value in curve:
             if step in known:
                 continue
             self._storage.set_trial_intermediate_value(trial_id, step, value)
-            with quiet():
+            with silent_optuna():
                 trial = self._storage.get_trial(trial_id)
                 if self._study.pruner.prune(self._study, trial):
                     return True
         return False
 
     def tell(self, number: int, value: float | None, state: TrialState | None = None) -> None:
-        """The outcome of a trial, or the `state` it is left in."""
-        with quiet():
+        """Tell the outcome of a trial, or the `state` it is left in."""
+        with silent_optuna():
             self._study.tell(number, value, state=state, skip_if_finished=True)
 
-    def _sampler(self, number: int) -> BaseSampler:
-        """For trial `number`: made anew, so that nothing it knows is lost with a process."""
+    def _make_sampler(self, number: int) -> BaseSampler:
+        """Make the sampler of trial `number`, anew: nothing it knows is lost with a process."""
         options, seed = self.options.sampler, self.options.seed
 
         def make() -> BaseSampler:
             if not issubclass(get_class(options._target_), GridSampler):
                 of_trial = np.random.SeedSequence([seed, number]).generate_state(1)
                 return cast(BaseSampler, instantiate(options, seed=int(of_trial[0])))
-            columns = {key: _space.values(of) for key, of in self.space.items()}
+            columns = {key: _space.list_values(of) for key, of in self.space.items()}
             for key, column in columns.items():
                 if column is None:
                     message = f"{key} is an interval, which has no grid: choice(…) or range(…)"
                     raise ConfigCompositionException(f"hydra/sweeper/sampler=grid: {message}")
             return Grid({key: column or [] for key, column in columns.items()}, seed)
 
-        return _made("sampler", make)
+        return _instantiate("sampler", make)
 
 
-def _made(what: str, make: Callable[[], T]) -> T:
-    """What Optuna makes of its options; its complaint in one line."""
+def _instantiate(what: str, make: Callable[[], T]) -> T:
+    """Let Optuna make something of its options; its complaint becomes one line."""
     try:
         return make()
     except ConfigCompositionException:
@@ -165,7 +167,7 @@ def _made(what: str, make: Callable[[], T]) -> T:
 
 
 def _name(space: Space, options: Options, question: str) -> str:
-    """The study's name: the keys for people, then a hash of the question."""
+    """Name a study: the keys for people, then a hash of the question."""
     asked = {
         "space": {key: distribution_to_json(of) for key, of in space.items()},
         "direction": options.direction,
@@ -179,7 +181,7 @@ def _name(space: Space, options: Options, question: str) -> str:
 
 
 class _Held(JournalFileOpenLock):
-    """The journal's lock where the whole search holds the file."""
+    """The journal's lock, which has nothing to do: the whole search holds the file."""
 
     def acquire(self) -> bool:
         return True
@@ -189,8 +191,8 @@ class _Held(JournalFileOpenLock):
 
 
 @contextlib.contextmanager
-def opened(path: Path | None) -> Iterator[BaseStorage]:
-    """The file of studies, held by this process; None: nothing that stays.
+def open_storage(path: Path | None) -> Iterator[BaseStorage]:
+    """Open the file of studies and hold it; None: nothing is kept.
 
     Raises:
         ConfigCompositionException: another search has it, or it is not one of Optuna's.
@@ -201,7 +203,7 @@ def opened(path: Path | None) -> Iterator[BaseStorage]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a pipe would hang
-            raise ConfigCompositionException(_not_one(path))
+            raise ConfigCompositionException(_describe_misuse(path))
         file = open(path, "ab+")  # noqa: SIM115 (closed below)
     except OSError as error:
         message = f"{path} can't be written: {error.strerror}"
@@ -212,11 +214,11 @@ def opened(path: Path | None) -> Iterator[BaseStorage]:
         try:
             storage = JournalStorage(JournalFileBackend(str(path), _Held(str(path))))
         except Exception:
-            raise ConfigCompositionException(_not_one(path)) from None
+            raise ConfigCompositionException(_describe_misuse(path)) from None
         yield storage
 
 
-def _not_one(path: Path) -> str:
+def _describe_misuse(path: Path) -> str:
     return f"{path} is not a journal of Optuna's: hydra.sweeper.storage=<another file>"
 
 
@@ -233,19 +235,19 @@ def _hold(file: Any, path: Path) -> None:
 
 
 def _drop_torn_line(file: Any, path: Path) -> None:
-    """What a full disk or a crash left of the last line; Optuna would write on in it."""
+    """Drop a last line that a full disk or a crash has cut off; Optuna would go on in it."""
     file.seek(0)
     content = file.read()
     if content and not content.startswith(b'{"op_code":'):
-        raise ConfigCompositionException(_not_one(path))  # and is left alone
+        raise ConfigCompositionException(_describe_misuse(path))  # and is left alone
     whole = content.rfind(b"\n") + 1
     if whole != len(content):
         file.truncate(whole)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Optuna's log and its warnings that parts of it are new."""
+def silent_optuna() -> Iterator[None]:
+    """Silence Optuna's log and its warnings that parts of it are new."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

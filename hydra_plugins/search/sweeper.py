@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydra_plugins.local_pool import Job, Outcome
-from hydra_plugins.local_pool._grid import Composer, jobs_of
+from hydra_plugins.local_pool._grid import Composer, make_jobs
 from hydra_plugins.local_pool._terminal import SweepConsole
 from hydra_plugins.local_pool.launcher import LocalPool
+from hydra_plugins.local_pool.sweeper import LaunchingSweeper
 
 if TYPE_CHECKING:
     from hydra_plugins.search._search import Search
@@ -74,49 +70,34 @@ if available():  # else a configuration that asks for it can't be composed
     ConfigStore.instance().store(group="hydra/sweeper", name="search_schema", node=SearchConf)
 
 
-class OptunaSearch(Sweeper):
+class OptunaSearch(LaunchingSweeper):
     """See the package's docstring; the arguments are those of SearchConf."""
 
     def __init__(self, **options: Any) -> None:
         self.options = SearchConf(**options)
-        self.config: DictConfig | None = None
-        self.context: HydraContext | None = None
-        self.launcher: Launcher | None = None
         self._console = SweepConsole()
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.config, self.context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         from hydra_plugins.search import _space, _study
         from hydra_plugins.search._search import Search
 
-        assert self.config is not None
-        fixed, space = self._parsed(arguments)
+        fixed, space = self._split(arguments)
         job = OmegaConf.select(self.config, "hydra.launcher.job")
         kind: type[Job] = get_class(job) if job else Job
-        assert self.context is not None
         composer = Composer(self.config, self.context.config_loader)
 
         def make(overrides: Sequence[str]) -> Job:
-            assert self.config is not None
-            assert self.context is not None
-            return jobs_of(kind, self.config, self.context, [[*fixed, *overrides]], composer)[0]
+            return make_jobs(kind, self.config, self.context, [[*fixed, *overrides]], composer)[0]
 
-        # Before anything is written: every value once, and whether the options are Optuna's.
-        first, *_ = [make(_space.overrides(point)) for point in _space.corners(space)]
+        # Before anything is written: every extreme value is tried, and the options are Optuna's.
+        first, *_ = [make(_space.overrides(point)) for point in _space.list_corners(space)]
         o = self.options
         options = _study.Options(o.direction, o.seed, o.sampler, o.pruner)
-        with _study.opened(None) as nowhere:
+        with _study.open_storage(None) as nowhere:
             _study.SearchStudy(nowhere, space, options, "")
         planned = isinstance(self.launcher, LocalPool) and self.launcher.options.plan
         file = None if planned else Path(os.path.expanduser(o.storage))
-        with _study.opened(file) as storage:
+        with _study.open_storage(file) as storage:
             study = _study.SearchStudy(storage, space, options, first.label)
             n_trials = int(min(o.n_trials, study.most))
             search = Search(study, n_trials, kind, make, self._console.say)
@@ -124,22 +105,20 @@ class OptunaSearch(Sweeper):
                 if isinstance(self.launcher, LocalPool):
                     self.launcher.search(search)
                 else:
-                    self._in_batches(search)
+                    self._search_in_batches(search)
             finally:
                 if not planned:
                     self._summarize(study, file)
         if not self._quiet():
             kind.answer([make(_space.overrides(point)) for point in study.completed()])
 
-    def _parsed(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
-        """What every job has, and the space."""
+    def _split(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
+        """Split the command line into what every job has and the space."""
         from hydra_plugins.search._space import distribution
 
-        assert self.context is not None
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
         params = [f"{key}={value}" for key, value in self.options.params.items()]
         # The last one of a key counts.
-        last = {o.get_key_element(): o for o in parser.parse_overrides([*params, *arguments])}
+        last = {o.get_key_element(): o for o in self.parse([*params, *arguments])}
         fixed = [str(o.input_line) for o in last.values() if not o.is_sweep_override()]
         space = {key: distribution(o) for key, o in last.items() if o.is_sweep_override()}
         if not space:
@@ -147,9 +126,8 @@ class OptunaSearch(Sweeper):
             raise ConfigCompositionException(message)
         return fixed, space
 
-    def _in_batches(self, search: "Search") -> None:
-        """On a launcher that takes a list of jobs and comes back when the last one has ended."""
-        assert self.launcher is not None
+    def _search_in_batches(self, search: "Search") -> None:
+        """Search on a launcher that takes a list of jobs and returns when all have ended."""
         if not self.options.pruner._target_.endswith(".NopPruner"):
             self._console.say("without pruning: this launcher says nothing of jobs that run")
         index = 0
@@ -160,7 +138,6 @@ class OptunaSearch(Sweeper):
                 search.ended(job, Outcome(result.return_value, ""))  # raises what it failed with
 
     def _quiet(self) -> bool:
-        assert self.config is not None
         return bool(OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet")
 
     def _summarize(self, study: Any, file: Path | None) -> None:

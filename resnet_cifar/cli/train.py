@@ -141,16 +141,6 @@ def train_handed() -> int:
     return guard(main)
 
 
-def prepare_handed(handed: str) -> None:
-    """In what a sweep's runs are forked from: load what the run that is `handed` shares with them.
-
-    Internal, as `train_handed`.
-    """
-    from resnet_cifar.training.run import prepare
-
-    prepare(pickle.loads(base64.b64decode(handed)))
-
-
 def _without(name: str, short: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """What an option of Hydra's says in `argv`, if it is there, and the rest of them."""
     rest: list[str] = []

@@ -9,11 +9,11 @@ import base64
 import dataclasses
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra_plugins.local_pool import AtOnce, Job, Outcome, Progress
-from resnet_cifar.compute.cpu import available_memory
+from resnet_cifar.compute.cpu import available_cpus, available_memory, told_threads
 from resnet_cifar.config.compose import from_dictconfig
 from resnet_cifar.config.schema import Config
 from resnet_cifar.errors import describe
@@ -33,7 +33,6 @@ class RunJob(Job):
     # torch comes with the first; the second, a second and a half, every optimizer of PyTorch's
     # imports at its first step (torch 2.14, optim/optimizer.py), also where nothing is compiled.
     preload = ("resnet_cifar.training.run", "torch._dynamo")
-    warm = "resnet_cifar.cli.train:prepare_handed"
 
     def __init__(self, config: Any, overrides: Sequence[str]) -> None:
         super().__init__(config, overrides)
@@ -119,25 +118,20 @@ class RunJob(Job):
         return describe(error)
 
     @classmethod
-    def at_once(
-        cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
-    ) -> AtOnce:
+    def cpus(cls) -> int:
+        here = available_cpus()
+        return min(here, told_threads() or here)
+
+    @classmethod
+    def at_once(cls, jobs: Sequence[Job], cpus: int) -> AtOnce:
         runs = [job for job in jobs if isinstance(job, RunJob)]
         used = max(job.run.trainer.threads for job in runs)
         room = int(available_memory() / max(memory(job.run) for job in runs))
-        most = min(len(runs), room, threads // max(1, used))
+        most = min(len(runs), room, cpus // max(1, used))
         if most < 2:
             return AtOnce(1)
-        alone = (used or threads // most) == 1  # a thread waits for no other
-        several = AtOnce(most, min(2 * most - 1, room) if alone else 0)
-        if used:  # with its own number of threads a run leaves the others idle
-            return several
-        from resnet_cifar.sweep.together import Question, pays
-
-        widest = max((job.run for job in runs), key=lambda run: run.model.width)
-        question = Question(widest.model.width, widest.trainer.precision, most, threads)
-        root = runs[0].directory.parents[1]
-        return several if pays(question, root, keep, say) else AtOnce(1)
+        alone = (used or cpus // most) == 1  # a thread waits for no other
+        return AtOnce(most, min(2 * most - 1, room) if alone else 0)
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
