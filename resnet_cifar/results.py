@@ -1,4 +1,4 @@
-"""Runs as tables, for notebooks and programs: the loaders of `runs.table` under their public name."""
+"""Runs as tables, for notebooks and programs: the public name of `runs.table`'s loaders."""
 
 from resnet_cifar.runs.table import (
     Predictions,

@@ -20,7 +20,7 @@ from resnet_cifar.record.layout import SUMMED
 from resnet_cifar.record.lines import LinesFile
 from resnet_cifar.record.schema import read_record, write_record
 from resnet_cifar.runs.command import main
-from resnet_cifar.runs.find import find
+from resnet_cifar.runs.find import find_runs
 from resnet_cifar.runs.housekeeping import REMOVED, archive_root, clean
 
 CELL = "lr0.1_a-11111111"
@@ -216,7 +216,7 @@ def test_older_than_is_a_number_of_days(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert days in said
-    assert len(find(root)) == 2
+    assert len(find_runs(root)) == 2
 
 
 LEFT = (

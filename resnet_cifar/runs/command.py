@@ -16,11 +16,12 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Busy
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import CONFIG
-from resnet_cifar.runs import diff as difference
 from resnet_cifar.runs import listing
-from resnet_cifar.runs.find import STATUSES, Run, find
+from resnet_cifar.runs.diff import print_differences
+from resnet_cifar.runs.find import STATUSES, Run, find_runs
 from resnet_cifar.runs.housekeeping import archive, clean, leftovers, remove
-from resnet_cifar.text import printable
+from resnet_cifar.runs.row import listed_row
+from resnet_cifar.text import print_csv, print_json, printable
 
 DAY = 86400.0  # seconds
 
@@ -36,31 +37,37 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
         and (options.older_than is None or run.age > options.older_than * DAY)
     ]
     if options.where:
-        rows = [run.row() for run in runs]
-        met = {row["directory"] for row in listing.where(rows, options.where)}
+        rows = [listed_row(run) for run in runs]
+        met = {row["directory"] for row in listing.filter_rows(rows, options.where)}
         chosen = [run for run in chosen if str(run.path) in met]
     if getattr(options, "sort", None):
         by_path = {str(run.path): run for run in chosen}
-        rows = listing.in_order([r.row() for r in chosen], options.sort, options.reverse)
+        rows = [listed_row(run) for run in chosen]
+        rows = listing.sort_rows(rows, options.sort, options.reverse)
         chosen = [by_path[row["directory"]] for row in rows]
     return chosen
 
 
-def show(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None:
+def print_runs(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None:
     """Print the runs and what they add up to, or what the list's options ask for."""
-    rows = [run.row() for run in runs]
-    keys, shown = None, listing.columns(rows, [run.record.config for run in runs if run.record])
-    if options is not None:
-        if options.columns:
-            keys, shown = listing.chosen(rows, options.columns)
-        if options.json:
-            return listing.print_json(rows, keys)
-        if options.csv:
-            return listing.print_csv(rows, keys)
-    listing.show(rows, shown)
+    rows = [listed_row(run) for run in runs]
+    chosen = listing.chosen_columns(rows, options.columns) if options and options.columns else {}
+    if options and options.json:
+        print_json([{key: row.get(key) for key in chosen or row} for row in rows])
+    elif options and options.csv:
+        print_csv(list(chosen) or listing.csv_columns(rows), rows)
+    else:
+        configs = [run.record.config for run in runs if run.record]
+        columns = list(chosen.values()) or listing.default_columns(rows, configs)
+        listing.print_rows(rows, columns)
+        _print_sum(runs)
+
+
+def _print_sum(runs: Sequence[Run]) -> None:
+    """Print how many runs there are, of which status, and what is wrong with any."""
     counts = [(status, sum(run.status == status for run in runs)) for status in STATUSES]
     parts = [f"{count} {status}" for status, count in counts if count]
-    total = listing.size(sum(run.bytes for run in runs))
+    total = listing.format_size(sum(run.bytes for run in runs))
     print(f"{len(runs)} runs, {total}" + (f": {', '.join(parts)}" if parts else ""))
     for run in runs:
         if run.record is None:
@@ -69,7 +76,6 @@ def show(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
             print(printable(line))
-    return None
 
 
 def _agreed(question: str, yes: bool) -> bool:
@@ -87,12 +93,12 @@ def _change(options: argparse.Namespace) -> None:
             f"{options.action} what? Select runs by --status, --cell, --seed, --older-than or "
             "--where, or take --all"
         )
-    chosen = select(find(options.root), options)
+    chosen = select(find_runs(options.root), options)
     if not chosen:
         print("no run meets that")
         return
-    show(chosen)
-    size = listing.size(sum(run.bytes for run in chosen))
+    print_runs(chosen)
+    size = listing.format_size(sum(run.bytes for run in chosen))
     if not _agreed(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
         print("nothing done")
         return
@@ -116,32 +122,32 @@ def _change(options: argparse.Namespace) -> None:
 def _clean(root: Path, yes: bool) -> None:
     if not root.is_dir():
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    found = leftovers(root)
-    for path in found:
+    left = leftovers(root)
+    for path in left:
         print(path)
-    if not found:
+    if not left:
         print("nothing was left behind")
     elif not yes:
         print("left by processes that were killed; --yes deletes them")
     else:
-        for path in found:
+        for path in left:
             with contextlib.suppress(Busy):
                 clean(path)
-        print(f"deleted {len(found)}")
+        print(f"deleted {len(left)}")
 
 
 def _verify(root: Path) -> None:
     """Look at every file of every run; 1 where one is not as its run left it."""
     damaged, unknown = 0, 0
-    runs = find(root)
+    runs = find_runs(root)
     for run in runs:
         if run.record is None:
-            found = [run.reason]
+            problems = [run.reason]
         else:
-            found = damage(run.path, run.record)
+            problems = damage(run.path, run.record)
             unknown += run.record.finished and not run.record.files
-        damaged += bool(found)
-        for line in found:
+        damaged += bool(problems)
+        for line in problems:
             print(line)
     print(f"{len(runs)} runs, {damaged} of them damaged")
     if unknown:
@@ -219,9 +225,9 @@ def _do(options: argparse.Namespace) -> None:
 
         print(reproduce_command(load(options.run / CONFIG)))
     elif options.action == "list":
-        show(select(find(options.root), options), options)
+        print_runs(select(find_runs(options.root), options), options)
     elif options.action == "diff":
-        difference.show(options.first, options.second)
+        print_differences(options.first, options.second)
     elif options.action == "verify":
         _verify(options.root)
     elif options.action == "clean":

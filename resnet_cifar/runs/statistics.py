@@ -27,7 +27,22 @@ class Estimate(NamedTuple):
 
     @property
     def half_width(self) -> float:
+        """Half the width of the interval."""
         return (self.high - self.low) / 2
+
+    def text(self, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
+        """`95.06 ± 0.12`, as `plus_minus`."""
+        return plus_minus(scale * self.mean, scale * self.half_width, digits, sign)
+
+
+def plus_minus(mean: float, half_width: float, digits: int = 2, sign: str = "") -> str:
+    """`95.06 ± 0.12`; the mean alone where there is no interval (NaN).
+
+    Args:
+        sign: "+" where a positive mean has one.
+    """
+    text = f"{mean:{sign}.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} ± {half_width:.{digits}f}"
 
 
 def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:

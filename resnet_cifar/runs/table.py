@@ -11,11 +11,9 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import io
-import json
-import re
+import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +23,16 @@ import pandas as pd
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.integrity import read_run_lines, read_summed
-from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE, RUN
-from resnet_cifar.record.schema import RunRecord, read_record, record_or_reason
+from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
+from resnet_cifar.record.schema import RunRecord, read_record
+from resnet_cifar.runs.find import find_runs
+from resnet_cifar.runs.row import Row, flat_row
+from resnet_cifar.runs.row import code as code
 
-# Of the configuration's own keys these say nothing about a run that its other columns don't.
-_REDUNDANT = ("seed", "output_root", "rerun", "when_busy")
+# Columns of `flat_row` that say nothing about a run that its other columns don't.
+_LEFT_OUT = ("output_root", "rerun", "when_busy", "last/lr")
+# Numbers without a "/" that a run may lack, as any of those with one.
+_NUMBERS = ("images_per_second", "share_of_matmul_rate")
 
 
 # Arrow's strings, which pandas takes where pyarrow is there, can't hold a path that is not UTF-8.
@@ -58,29 +61,34 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     Raises:
         UserError: a root is not a directory.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     skipped: dict[str, str] = {}
     seen: dict[tuple[str, int], str] = {}
     for root in map(Path, roots):
-        if not root.is_dir():
-            raise UserError(f"{root} is not a directory: give one that holds runs")
-        for directory in _run_directories(root, skipped):
-            record = record_or_reason(directory)
-            if isinstance(record, str):
-                skipped[str(directory)] = record
+        # A copy is the second of two that are the same run.
+        for run in sorted(find_runs(root), key=lambda run: run.is_copy):
+            directory, record = str(run.path), run.record
+            if run.is_set_aside:
                 continue
-            row = _row(directory, record)
-            key = (row["cell"], row["seed"])
-            if key in seen:
-                skipped[str(directory)] = f"the same run as {seen[key]}"
-                continue
-            seen[key] = row["directory"]
-            rows.append(row)
+            if record is None:
+                skipped[directory] = run.reason
+            elif (first := seen.setdefault((record.cell, record.seed), directory)) != directory:
+                skipped[directory] = f"the same run as {first}"
+            else:
+                rows.append({"directory": directory, **_table_columns(record)})
     runs = pd.DataFrame(rows)
     if rows:
         runs = runs.sort_values(["cell", "seed"], ignore_index=True)
     runs.attrs["skipped"] = skipped
     return runs
+
+
+def _table_columns(record: RunRecord) -> Row:
+    """The columns of `flat_row` that a table has, NaN for numbers that are not known."""
+    row = {key: value for key, value in flat_row(record).items() if key not in _LEFT_OUT}
+    row["error"] = record.error or ""
+    numbers = [key for key in row if "/" in key or key in _NUMBERS]
+    return row | {key: math.nan for key in numbers if row[key] is None}
 
 
 @any_text
@@ -226,86 +234,3 @@ def identity_keys(runs: pd.DataFrame) -> list[str]:
         if column in known
         or ("." in column and column.partition(".")[0] in groups and column not in execution)
     ]
-
-
-def _run_directories(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
-    """`<cell>/seed=<n>` below `root`, or `root` itself where that is what was given.
-
-    Runs set aside (`seed=0.2026-11-24T10-00-00`) are not among them.
-    """
-    if root.name.removeprefix("seed=").isdigit() and (root / RUN).exists():
-        yield root
-        return
-    for cell in _entries(root, skipped):
-        if not cell.name.startswith(".") and _is_directory(cell, skipped):
-            for entry in _entries(cell, skipped):
-                if re.fullmatch(r"seed=[0-9]+", entry.name) and _is_directory(entry, skipped):
-                    yield entry
-
-
-def _is_directory(path: Path, skipped: dict[str, str]) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:  # it can't be looked at
-        skipped[str(path)] = describe(error)
-        return False
-
-
-def _entries(directory: Path, skipped: dict[str, str]) -> list[Path]:
-    try:
-        return sorted(directory.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        skipped[str(directory)] = describe(error)
-        return []
-
-
-def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
-    sessions = record.sessions
-    row: dict[str, Any] = {
-        "directory": str(directory),
-        "cell": record.cell,
-        "seed": record.seed,
-        "status": record.status,
-        "error": record.error or "",
-        "epochs": record.epochs,
-        "epochs_done": record.epochs_done,
-        "parameters": record.parameters,
-    }
-    row |= {k: v for k, v in record.config.items() if k not in _REDUNDANT}
-    row |= {k: np.nan if v is None else v for k, v in (record.final or {}).items()}
-    row.pop("epoch", None)
-    row |= {f"best/{k}": v for k, v in (record.best or {}).items()}
-    tests = [entry for entry in record.evaluations if entry.split == "test"]
-    row["test_evaluations"] = len(tests)
-    for entry in tests:
-        if entry.weights == "last":
-            row |= {k: entry.scores.get(k, np.nan) for k in ("accuracy/test", "loss/test")}
-    rates = [(s.images_trained, s.images_per_second) for s in sessions if s.images_per_second]
-    images = sum(count for count, _ in rates)
-    shares = [s.share_of_matmul_rate for s in sessions if s.share_of_matmul_rate is not None]
-    row |= {
-        "sessions": len(sessions),
-        "started": sessions[0].start if sessions else None,
-        "seconds": sum(s.seconds for s in sessions),
-        "images_trained": images,
-        "images_per_second": images / sum(n / rate for n, rate in rates) if images else np.nan,
-        "share_of_matmul_rate": shares[-1] if shares else np.nan,
-        "device": _joined(s.device for s in sessions),
-        "device_type": _joined(s.device_type for s in sessions),
-        "precision": _joined(s.precision for s in sessions),
-        "threads": _joined(s.threads for s in sessions),
-        "versions": _joined(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
-        "code": _joined(code(s.git) for s in sessions),
-    }
-    return row
-
-
-def code(git: dict[str, str | None]) -> str:
-    if not git.get("commit"):
-        return "unknown"
-    changed = git.get("uncommitted")
-    return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
-
-
-def _joined(values: Iterable[Any]) -> str:
-    return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import result
+from resnet_cifar.runs.find import find_cell_runs
 from resnet_cifar.text import printable
 
 if TYPE_CHECKING:
@@ -83,12 +83,10 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     runs: list[Path] = []
     others: list[Path] = []
     for path in paths:
-        seeds = [p.parent for p in path.glob(f"seed=*/{RUN}")] if path.is_dir() else []
-        seeds = sorted(p for p in seeds if re.fullmatch(r"seed=\d+", p.name))
         if (path / RUN).is_file():
             runs.append(path)
-        elif seeds:
-            runs += seeds
+        elif path.is_dir() and (inside := _runs_in(path)):
+            runs += inside
         elif path.exists() or path.suffix:
             others.append(path)
         else:
@@ -97,6 +95,12 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         given = ", ".join(map(str, paths))
         raise UserError(f"no run among {given}: give a directory <cell>/seed=<n> with run.json")
     return list(dict.fromkeys(runs)), others
+
+
+def _runs_in(directory: Path) -> list[Path]:
+    """The runs of a cell, or of a folder of copies, but for those set aside."""
+    runs = [run for run in find_cell_runs(directory) if not run.is_set_aside]
+    return [run.path for run in runs if (run.path / RUN).is_file()]
 
 
 def load_models(runs: Sequence[Path], weights: str, device: str) -> list[TrainedModel]:
