@@ -119,6 +119,9 @@ def test_a_copied_run_is_a_run_everywhere(copies: Path, capsys: pytest.CaptureFi
         cell / "a copy",
     ]
     assert {(run.status, run.seed) for run in runs} == {("completed", "0")}
+    assert main(["outputs"]) == 0
+    names = [line.rpartition("  ")[2] for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert names == ["outputs/a net", "outputs/best of all/net", cell.name, f"{cell}/a copy"]
     assert main(["verify", "outputs"]) == 0
     assert capsys.readouterr().out.startswith("4 runs, 0 of them damaged\n")
     table = load_runs(root)

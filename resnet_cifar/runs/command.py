@@ -37,8 +37,8 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
         and (options.older_than is None or run.age > options.older_than * DAY)
     ]
     if options.where:
-        rows = [listed_row(run) for run in runs]
-        met = {row["directory"] for row in listing.filter_rows(rows, options.where)}
+        rows = listing.filter_rows([listed_row(run) for run in runs], options.where)
+        met = {row["directory"] for row in rows}
         chosen = [run for run in chosen if str(run.path) in met]
     if getattr(options, "sort", None):
         by_path = {str(run.path): run for run in chosen}
@@ -49,7 +49,7 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
 
 
 def print_runs(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None:
-    """Print the runs and what they add up to, or what the list's options ask for."""
+    """Print the runs and their sum, in the form that the list's options ask for."""
     rows = [listed_row(run) for run in runs]
     chosen = listing.chosen_columns(rows, options.columns) if options and options.columns else {}
     if options and options.json:
@@ -78,7 +78,7 @@ def _print_sum(runs: Sequence[Run]) -> None:
             print(printable(line))
 
 
-def _agreed(question: str, yes: bool) -> bool:
+def _confirm(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -86,7 +86,7 @@ def _agreed(question: str, yes: bool) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _change(options: argparse.Namespace) -> None:
+def _archive_or_remove(options: argparse.Namespace) -> None:
     conditions = (options.status, options.cell, options.seed, options.older_than, options.where)
     if not options.all and not any(given is not None for given in conditions):
         raise UserError(
@@ -99,7 +99,7 @@ def _change(options: argparse.Namespace) -> None:
         return
     print_runs(chosen)
     size = listing.format_size(sum(run.bytes for run in chosen))
-    if not _agreed(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
+    if not _confirm(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
         print("nothing done")
         return
     failed = False
@@ -137,7 +137,7 @@ def _clean(root: Path, yes: bool) -> None:
 
 
 def _verify(root: Path) -> None:
-    """Look at every file of every run; 1 where one is not as its run left it."""
+    """Look at every file of every run; exit with 1 where one is not as its run left it."""
     damaged, unknown = 0, 0
     runs = find_runs(root)
     for run in runs:
@@ -216,10 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
     text = "the command that trains the configuration of a run again"
     sub = actions.add_parser("command", help=text, description=text)
     sub.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
-    return run_command(parser, _do, arguments)
+    return run_command(parser, _run_action, arguments)
 
 
-def _do(options: argparse.Namespace) -> None:
+def _run_action(options: argparse.Namespace) -> None:
     if options.action == "command":
         from resnet_cifar.config.saved import load, reproduce_command
 
@@ -233,4 +233,4 @@ def _do(options: argparse.Namespace) -> None:
     elif options.action == "clean":
         _clean(options.root, options.yes)
     else:
-        _change(options)
+        _archive_or_remove(options)

@@ -1,4 +1,4 @@
-"""In what two runs, or two cells, differ: `python -m resnet_cifar runs diff A B`. No torch here."""
+"""Differences of two runs, or two cells: `python -m resnet_cifar runs diff A B`. No torch here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHERE = ("output_root", "rerun", "when_busy")  # of one call, not of a run
 
 
 class Side(NamedTuple):
-    """What is compared: a run, or the runs of a cell by seed."""
+    """One of the two that are compared: a run, or the runs of a cell by seed."""
 
     path: Path
     records: dict[int, RunRecord]
@@ -188,6 +188,7 @@ def _show_mean(values: Sequence[float], digits: int, sign: str = "") -> str:
     """`95.06 ± 0.12 (n=3)`; a single value alone, without the second that scipy takes."""
     if len(values) < 2:
         return "".join(f"{value:{sign}.{digits}f}" for value in values)
-    from resnet_cifar.runs.statistics import estimate
+    from resnet_cifar.runs.statistics import estimate, plus_minus
 
-    return f"{estimate(values).text(digits, sign=sign)} (n={len(values)})"
+    e = estimate(values)
+    return f"{plus_minus(e.mean, e.half_width, digits, sign)} (n={e.n})"

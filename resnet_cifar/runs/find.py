@@ -2,7 +2,7 @@
 
 A run is a directory with run.json, whatever its name: the directory that is asked about, one in it
 (a cell's runs, a folder of copies) or one in its subdirectories (`<root>/<cell>/seed=<n>`). A
-directory that is named like a run, `seed=…`, and has no run.json is found, too, and says so. A run
+directory that is named like a run, `seed=…`, and has no run.json is a run without a record. A run
 directory whose name begins with a dot is none: it is on its way out (`housekeeping`).
 """
 
@@ -17,7 +17,6 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from resnet_cifar.config.saved import with_absent
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.integrity import wrong_sizes
 from resnet_cifar.record.layout import RUN
@@ -96,7 +95,7 @@ class Run:
 
     @cached_property
     def damaged(self) -> list[str]:
-        """What its files are not as the run left them in, a line each, as far as sizes tell."""
+        """A line for each file that is not as the run left it, as far as sizes tell."""
         return wrong_sizes(self.path, self.record) if self.record else []
 
     @cached_property
@@ -187,6 +186,8 @@ def read_run(directory: Path) -> RunRecord | None:
     Raises:
         RecordError: it is damaged, another run's, or not one of this program's.
     """
+    from resnet_cifar.config.saved import with_absent
+
     record = read_record(directory)
     if record is not None:
         record.config = with_absent(record.config)

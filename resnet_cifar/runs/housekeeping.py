@@ -83,9 +83,9 @@ def archive(directory: Path, root: Path) -> Path:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What killed processes left below `root` and in its archive; a living one's is not among it.
+    """List what killed processes left below `root` and in its archive, but nothing of living ones.
 
-    Files that were being written into a run, and runs on their way out.
+    That is files that were being written into a run, and runs on their way out.
     """
     left: list[Path] = []
     for top in (root.resolve(), archive_root(root)):

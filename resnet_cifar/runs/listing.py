@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from resnet_cifar.config.keys import execution_keys
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number, varying_keys
 from resnet_cifar.runs.row import LAST, Row
@@ -94,11 +93,13 @@ class Column(NamedTuple):
 
 
 def default_columns(rows: Sequence[Row], configs: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """What the runs differ in, then how they went; their names, which say it all again, last.
+    """Columns of what the runs differ in, then of how they went; their names last.
 
     Args:
         configs: the runs' flat configurations, of those that have one.
     """
+    from resnet_cifar.config.keys import execution_keys
+
     execution = execution_keys()
     varying = varying_keys([{k: v for k, v in c.items() if k not in execution} for c in configs])
     varying.pop("trainer.epochs", None)  # the epochs done are shown of how many
@@ -111,7 +112,7 @@ def default_columns(rows: Sequence[Row], configs: Sequence[Mapping[str, Any]]) -
         _make_column("accuracy/val_augmented", "augm. %"),
         _make_column("size", "size"),
         _make_column("age", "age"),
-        Column("cell", functools.partial(_show_value, "cell"), words=True),
+        Column("cell", _show_cell, words=True),
     ]
 
 
@@ -143,6 +144,12 @@ def _show_value(key: str, row: Row) -> str:
 
 def _show_status(row: Row) -> str:
     return f"{row['status']}, damaged" if row["damaged"] else str(row["status"])
+
+
+def _show_cell(row: Row) -> str:
+    """The cell's name; of what does not lie in `<cell>/seed=<n>`, a copy for one, the directory."""
+    in_place = row["directory"].endswith(f"{row['cell']}/seed={row['seed']}")
+    return printable(row["cell" if in_place else "directory"])
 
 
 def _show_epochs(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""A run as one flat row, of which `runs` and `load_runs` take their columns. No pandas, no torch."""
+"""A run as one flat row, of which `runs` and `load_runs` take their columns. No pandas here."""
 
 from __future__ import annotations
 

@@ -30,10 +30,6 @@ class Estimate(NamedTuple):
         """Half the width of the interval."""
         return (self.high - self.low) / 2
 
-    def text(self, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
-        """`95.06 ± 0.12`, as `plus_minus`."""
-        return plus_minus(scale * self.mean, scale * self.half_width, digits, sign)
-
 
 def plus_minus(mean: float, half_width: float, digits: int = 2, sign: str = "") -> str:
     """`95.06 ± 0.12`; the mean alone where there is no interval (NaN).
@@ -159,7 +155,7 @@ def pooled(samples: Sequence[Sequence[float]]) -> Spread:
 def prediction_interval(
     values: Sequence[float], n: int, spread: Spread, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Where the mean of n further values of the population that `values` come from will lie.
+    """The interval in which the mean of n further values of the population of `values` will lie.
 
     mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `spread`.
     """

@@ -1,4 +1,4 @@
-"""Runs as tables: what the report, the notebook and other people's analyses start from.
+"""Runs as tables, for the report, the notebook and other people's analyses.
 
     from resnet_cifar.results import load_metrics, load_runs
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +110,7 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     for directory in runs["directory"] if len(runs) else ():
         before = len(columns["epoch"])
         for line in _lines(Path(directory), METRICS, skipped):
-            for key in line.keys() - columns.keys():
+            for key in [key for key in line if key not in columns]:
                 columns[key] = [None] * len(columns["epoch"])
             for key, values in columns.items():
                 values.append(line.get(key))
@@ -135,7 +133,7 @@ def _lines(directory: Path, name: str, skipped: dict[str, str]) -> list[dict[str
 
 @any_text
 def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """What the probe found in `runs` (as from `load_runs`, or a directory of runs).
+    """The probe's measurements in `runs` (as from `load_runs`, or a directory of runs).
 
     Returns:
         One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and
@@ -153,9 +151,9 @@ def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
             for position, key in enumerate(("directory", "cell", "seed")):
                 part.insert(position, key, run[key])
             parts.append(part)
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    found.attrs["skipped"] = skipped
-    return found
+    probes = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    probes.attrs["skipped"] = skipped
+    return probes
 
 
 class Predictions(NamedTuple):
@@ -166,21 +164,8 @@ class Predictions(NamedTuple):
     positions: np.ndarray  # int64 [n]: in the data set
 
 
-# What numpy's reader ends with on a file that is not whole.
-_DAMAGED_ARRAYS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def load_predictions(directory: str | Path) -> Predictions | None:
-    """What a completed run predicts for each validation image; None where it left nothing.
+    """The predictions of a completed run for each validation image; None where it left none.
 
     Raises:
         UserError: the file is damaged, or not the one that the run wrote.
@@ -193,25 +178,26 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     try:
         with np.load(io.BytesIO(content)) as stored:
             logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
-            found = Predictions(logits, stored["labels"], stored["index"])
-        _check_predictions(found)
-        return found
-    except _DAMAGED_ARRAYS as error:
+            predictions = Predictions(logits, stored["labels"], stored["index"])
+        _check_predictions(predictions)
+        return predictions
+    except Exception as error:  # numpy's reader raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error
 
 
-def _check_predictions(found: Predictions) -> None:
+def _check_predictions(predictions: Predictions) -> None:
     """Raise ValueError unless the arrays have the shapes and types that belong together."""
-    n, classes = len(found.labels), found.logits["val"].shape[-1]
-    for logits in found.logits.values():
+    labels, positions = predictions.labels, predictions.positions
+    n, classes = len(labels), predictions.logits["val"].shape[-1]
+    for logits in predictions.logits.values():
         if logits.dtype.kind != "f" or logits.shape != (n, classes):
             raise ValueError(f"logits are {logits.dtype} {logits.shape} for {n} labels")
         if not np.isfinite(logits).all():
             raise ValueError("a logit is not finite")
-    for name, integers in (("labels", found.labels), ("index", found.positions)):
+    for name, integers in (("labels", labels), ("index", positions)):
         if integers.dtype.kind not in "iu" or integers.shape != (n,) or not n:
             raise ValueError(f"{name} are {integers.dtype} {integers.shape}")
-    if found.labels.min() < 0 or found.labels.max() >= classes:
+    if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"a label is none of {classes} classes")
 
 
