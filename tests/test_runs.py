@@ -134,7 +134,6 @@ def test_a_copied_run_is_a_run_everywhere(copies: Path, capsys: pytest.CaptureFi
     assert sort_out([root / "best of all", cell])[0] == [
         root / "best of all" / "net",
         copies,
-        cell / "a copy",
     ]
     assert main(["diff", "outputs/best of all", str(copies)]) == 0
     assert "the configurations are the same" in capsys.readouterr().out

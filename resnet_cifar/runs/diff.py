@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number
 from resnet_cifar.record.schema import OBJECTIVE, Metrics, RunRecord, Session
-from resnet_cifar.runs.find import find_cell_runs, read_run
+from resnet_cifar.runs.find import count_runs, find_cell_runs, read_run
 from resnet_cifar.text import duration, print_table, printable
 
 WHERE = ("output_root", "rerun", "when_busy")  # of one call, not of a run
@@ -60,13 +60,10 @@ def read_side(path: Path) -> Side:
     if record is not None:
         return Side(path, {record.seed: record}, False, [])
     runs = find_cell_runs(path) if path.is_dir() else []
-    runs = [run for run in runs if not run.is_set_aside]
-    unread = [run.reason for run in runs if run.record is None]
-    records: dict[int, RunRecord] = {}
-    for run in runs:
-        if run.record is not None:
-            records.setdefault(run.record.seed, run.record)
-    if len({record.cell for record in records.values()}) != 1:
+    unread = [run.reason for run in runs if run.record is None and not run.is_set_aside]
+    known = [run.record for run in count_runs(runs)[0] if run.record]
+    records = {record.seed: record for record in known}
+    if len({record.cell for record in known}) != 1:
         why = f": {unread[0]}" if unread else ""
         raise UserError(f"{path} is neither a run, <cell>/seed=<n>, nor a cell with runs{why}")
     return Side(path, records, True, unread)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +148,25 @@ def find_cell_runs(directory: Path) -> list[Run]:
     """
     runs = [entry for entry in _subdirectories(directory) if _is_listed(entry)]
     return sorted(runs, key=lambda run: not run.path.name.startswith("seed="))
+
+
+def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
+    """Choose the runs that tables and comparisons count: each once, an original before its copies.
+
+    Returns:
+        Those runs; and by directory, why a run is left out that was not set aside.
+    """
+    counted: list[Run] = []
+    left_out: dict[str, str] = {}
+    first: dict[tuple[str, int], Run] = {}
+    for run in sorted((run for run in runs if not run.is_set_aside), key=lambda run: run.is_copy):
+        if run.record is None:
+            left_out[str(run.path)] = run.reason
+        elif (same := first.setdefault((run.record.cell, run.record.seed), run)) is not run:
+            left_out[str(run.path)] = f"the same run as {same.path}"
+        else:
+            counted.append(run)
+    return counted, left_out
 
 
 def is_run_directory(path: Path) -> bool:

@@ -22,8 +22,8 @@ from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.integrity import read_run_lines, read_summed
 from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
-from resnet_cifar.record.schema import RunRecord, read_record
-from resnet_cifar.runs.find import find_runs
+from resnet_cifar.record.schema import read_record
+from resnet_cifar.runs.find import Run, count_runs, find_runs
 from resnet_cifar.runs.row import Row, flat_row
 from resnet_cifar.runs.row import code as code
 
@@ -59,21 +59,8 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     Raises:
         UserError: a root is not a directory.
     """
-    rows: list[Row] = []
-    skipped: dict[str, str] = {}
-    seen: dict[tuple[str, int], str] = {}
-    for root in map(Path, roots):
-        # A copy is the second of two that are the same run.
-        for run in sorted(find_runs(root), key=lambda run: run.is_copy):
-            directory, record = str(run.path), run.record
-            if run.is_set_aside:
-                continue
-            if record is None:
-                skipped[directory] = run.reason
-            elif (first := seen.setdefault((record.cell, record.seed), directory)) != directory:
-                skipped[directory] = f"the same run as {first}"
-            else:
-                rows.append({"directory": directory, **_table_columns(record)})
+    counted, skipped = count_runs(run for root in roots for run in find_runs(Path(root)))
+    rows = [{"directory": str(run.path), **_table_columns(run)} for run in counted]
     runs = pd.DataFrame(rows)
     if rows:
         runs = runs.sort_values(["cell", "seed"], ignore_index=True)
@@ -81,10 +68,11 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     return runs
 
 
-def _table_columns(record: RunRecord) -> Row:
+def _table_columns(run: Run) -> Row:
     """The columns of `flat_row` that a table has, NaN for numbers that are not known."""
-    row = {key: value for key, value in flat_row(record).items() if key not in _LEFT_OUT}
-    row["error"] = record.error or ""
+    assert run.record is not None
+    row = {key: value for key, value in flat_row(run.record).items() if key not in _LEFT_OUT}
+    row["error"] = run.record.error or ""
     numbers = [key for key in row if "/" in key or key in _NUMBERS]
     return row | {key: math.nan for key in numbers if row[key] is None}
 

@@ -95,11 +95,18 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _runs_in(directory: Path) -> list[Path]:
-    """The runs of a cell, or of a folder of copies, but for those set aside."""
-    from resnet_cifar.runs.find import find_cell_runs
+    """The runs of a cell, or of a folder of copies, each once and without those set aside.
 
-    runs = [run for run in find_cell_runs(directory) if not run.is_set_aside]
-    return [run.path for run in runs if (run.path / RUN).is_file()]
+    Raises:
+        UserError: a run among them can't be read.
+    """
+    from resnet_cifar.runs.find import count_runs, find_cell_runs
+
+    runs = find_cell_runs(directory)
+    for run in runs:
+        if run.record is None and not run.is_set_aside and (run.path / RUN).exists():
+            raise UserError(run.reason)
+    return [run.path for run in count_runs(runs)[0]]
 
 
 def load_models(runs: Sequence[Path], weights: str, device: str) -> list[TrainedModel]:
