@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -164,6 +164,7 @@ def test_holm() -> None:
     assert s.holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=9), st.floats(1e-3, 0.999))
 def test_holm_rejects_what_the_stepwise_procedure_rejects(p_values: list[float], a: float) -> None:
     """Its definition: from the smallest p on, reject while p times the tests left is at most a."""
