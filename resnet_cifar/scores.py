@@ -1,4 +1,4 @@
-"""What logits are worth: accuracy, loss, per class, confusion, calibration. numpy only.
+"""Scores of logits: confusion, calibration. numpy only; accuracy and loss are `compute.step.score`.
 
 Everything takes logits float [n, classes] and labels int [n]; float16 logits are computed with in
 float64.
@@ -23,16 +23,6 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
     return result
 
 
-def accuracy(logits: Floats, labels: Integers) -> float:
-    """Fraction of images whose largest logit is their label's."""
-    return float((logits.argmax(axis=1) == labels).mean())
-
-
-def cross_entropy(logits: Floats, labels: Integers) -> float:
-    """Mean negative log-likelihood, nats."""
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
-
-
 def confusion_matrix(logits: Floats, labels: Integers) -> NDArray[np.int64]:
     """Counts int64 [classes, classes]: row the true class, column the predicted one."""
     classes = logits.shape[1]
@@ -49,7 +39,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(logits: Floats, labels: Integers, bins: int = 15) -> Reliability:
-    """What a reliability diagram draws (Guo et al. 2017)."""
+    """Accuracy by confidence, as a reliability diagram draws it (Guo et al. 2017)."""
     probabilities = np.exp(log_softmax(logits))
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels

@@ -1,14 +1,18 @@
-"""Text for people: durations, printable lines, consoles."""
+"""Text for people and programs: durations, printable lines, consoles, tables, JSON and CSV."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def duration(seconds: float) -> str:
@@ -42,12 +46,68 @@ def wide_console() -> Console:
 
     rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
     """
+    from rich.console import Console
+
     return Console(highlight=False, soft_wrap=True, width=None if on_terminal() else 200)
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
+    """True if standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def terminal_width() -> int | None:
+    """Characters of a line of the terminal; None where standard output is none."""
+    return wide_console().width if on_terminal() else None
+
+
+def print_table(
+    heads: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    words: Sequence[bool],
+    folded: int = -1,
+) -> None:
+    """Print a table: on a terminal as wide as fits, elsewhere as plain lines, `-` for no value.
+
+    Args:
+        words: of each column, whether it is set left; numbers are set right on a terminal.
+        folded: position of the column that takes several lines where the terminal is narrow, if it
+            holds words.
+    """
+    if not on_terminal():
+        plain = [heads, *([field or "-" for field in line] for line in lines)]
+        widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+        for line in plain:
+            cells = (field.ljust(width) for field, width in zip(line, widths, strict=True))
+            print("  ".join(cells).rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for position, (head, left) in enumerate(zip(heads, words, strict=True)):
+        folds = left and position == folded % len(heads)
+        table.add_column(
+            Text(head),
+            justify="left" if left else "right",
+            no_wrap=not folds,
+            overflow="fold" if folds else "ellipsis",  # a number is never cut without a mark
+        )
+    for line in lines:
+        table.add_row(*map(Text, line))
+    wide_console().print(table)
+
+
+def print_json(value: object) -> None:
+    """Print `value` for programs; accuracies are fractions."""
+    print(json.dumps(value, indent=1))
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print the `columns` of `rows` for programs; nothing for what a row lacks."""
+    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from resnet_cifar.compute import device
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import ConfigError, describe
-from resnet_cifar.runs.command import main
 from resnet_cifar.training.engine import Engine
 
 
@@ -135,12 +134,6 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     assert program(*TINY, "seed=1").code == 0  # another run goes by what is measured now
     (run,) = (tmp_path / "outputs").glob("*/seed=1")
     assert json.loads((run / "run.json").read_text())["sessions"][0]["precision"] == "fp32"
-    # What is not a run is known to whoever looks after runs.
-    (tmp_path / "outputs" / f".{machine.MEASURED}.host.1.tmp").write_text("half")
-    assert main(["verify", "outputs"]) == 0
-    assert main(["clean", "outputs", "--yes"]) == 0
-    assert not list((tmp_path / "outputs").glob("*.tmp"))
-    assert (tmp_path / "outputs" / machine.MEASURED).exists()
 
 
 @pytest.mark.parametrize(

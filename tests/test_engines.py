@@ -17,7 +17,7 @@ from test_sweep import finish, records, results, start, wait_for
 from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.identity import run_directory
-from resnet_cifar.runs.find import find
+from resnet_cifar.runs.find import find_runs
 from resnet_cifar.training import interrupt
 from resnet_cifar.training.interrupt import WARNING, Interrupt
 
@@ -61,7 +61,7 @@ def test_submitit_trains_a_grid_and_leaves_a_failure_alone(
     assert results(tmp_path) == expected
     # The jobs' own files lie among the runs, and are no runs.
     assert list((tmp_path / "outputs" / ".slurm").iterdir())
-    assert len(find(tmp_path / "outputs")) == 2
+    assert len(find_runs(tmp_path / "outputs")) == 2
 
 
 @needs_submitit

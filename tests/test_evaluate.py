@@ -3,13 +3,16 @@
 import errno
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, Program
 
-from resnet_cifar import scores
-from resnet_cifar.config.compose import compose
+from resnet_cifar import compose, scores, train
+from resnet_cifar.compute.step import score
 from resnet_cifar.data.datasets import Synthetic
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
@@ -18,14 +21,27 @@ from resnet_cifar.trained import evaluate
 RUN = run_directory(compose(TINY))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    train(compose([*TINY, "trainer.progress=quiet", f"output_root={root}"]))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def copied(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trained run lies at RUN."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "outputs")
+
+
 def record() -> dict:
     return json.loads((RUN / "run.json").read_text())
 
 
 def test_validation_equals_the_last_epoch(
-    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program(*TINY)
     with monkeypatch.context() as patch:
         patch.setattr(Synthetic, "load_test", lambda self: pytest.fail("the test set was read"))
         assert evaluate.main([str(RUN)]) == 0
@@ -45,7 +61,6 @@ def test_validation_equals_the_last_epoch(
 
 
 def test_every_look_at_the_test_set_is_counted(program: Program) -> None:
-    program(*TINY)
     for _ in range(2):
         assert evaluate.main([str(RUN), "--test"]) == 0
     looks = [e for e in record()["evaluations"] if e["split"] == "test"]
@@ -59,15 +74,14 @@ def test_every_look_at_the_test_set_is_counted(program: Program) -> None:
     assert len(record()["evaluations"]) == 4
 
 
-def test_best_weights_on_request(program: Program) -> None:
-    program(*TINY)
+def test_best_weights_on_request() -> None:
     assert evaluate.main([str(RUN), "--weights", "best"]) == 0
     found = json.loads((RUN / "evaluation-validation-best.json").read_text())
     assert found["epoch"] == record()["best"]["epoch"]
     assert found["views"]["val"]["accuracy"] == record()["best"]["accuracy/val"]
 
 
-def test_refusals_are_one_line(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*arguments: str) -> str:
         assert evaluate.main(list(arguments)) in (1, 2)
         error = capsys.readouterr().err
@@ -75,7 +89,6 @@ def test_refusals_are_one_line(program: Program, capsys: pytest.CaptureFixture[s
         return error
 
     assert "is not a run" in refused("nowhere")
-    program(*TINY)
     assert "has no files" in refused(str(RUN), "--data-root", "elsewhere")
     assert "CUDA" in refused(str(RUN), "--device", "cuda:99")
     with Lock(RUN / ".lock"):
@@ -93,10 +106,9 @@ def test_scores_by_hand() -> None:
     """Three images, two classes, worked out on paper."""
     logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], dtype=np.float64))
     labels = np.array([0, 1, 1])
-    assert scores.accuracy(logits, labels) == 2 / 3
-    assert scores.cross_entropy(logits, labels) == pytest.approx(
-        -(np.log(0.9) + np.log(0.4) + np.log(0.8)) / 3
-    )
+    found = score(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert found["accuracy"] == 2 / 3
+    assert found["loss"] == pytest.approx(-(np.log(0.9) + np.log(0.4) + np.log(0.8)) / 3)
     assert scores.confusion_matrix(logits, labels).tolist() == [[1, 0], [1, 1]]
     # Confidences 0.9, 0.6, 0.8 fall into bins of their own: |1−0.9|, |0−0.6|, |1−0.8| over 3.
     assert scores.expected_calibration_error(logits, labels, bins=10) == pytest.approx(0.9 / 3)
@@ -109,10 +121,9 @@ def test_calibration_of_certain_and_right_is_zero() -> None:
 
 
 def test_a_run_that_cannot_be_written_is_validated_all_the_same(
-    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a read-only disk, say. The test set is not looked at: the look can't be counted."""
-    program(*TINY)
     before = {path.name: path.read_bytes() for path in RUN.iterdir()}
 
     def read_only(self: Lock) -> None:

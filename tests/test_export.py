@@ -187,7 +187,7 @@ def test_nothing_is_overwritten_or_half_written(
     assert 'needs onnxscript, which is not here: pip install -c constraints.txt -e ".[export]"' in (
         refused(tmp_path / "net.onnx")
     )
-    monkeypatch.setattr(export, "_compare", _differ)
+    monkeypatch.setattr(export, "check_answers", _differ)
     assert "answers otherwise" in refused(tmp_path / "net.pt2")
     assert sorted(tmp_path.iterdir()) == [file]
 
@@ -198,7 +198,7 @@ def _differ(*_: object) -> None:
 
 def test_another_answer_is_noticed() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    export._compare("the same", net, net)
+    export.check_answers("the same", net, net)
     for other in (lambda x: net(x) + 0.1, lambda x: net(x) * float("nan")):
         with pytest.raises(UserError, match="answers otherwise than the network"):
-            export._compare("another", net, other)
+            export.check_answers("another", net, other)

@@ -183,4 +183,4 @@ def test_two_runs(call: Call, root: Path) -> None:
 
 
 def test_sizes() -> None:
-    assert [listing.size(n) for n in (0, 999, 45_000_000)] == ["0 B", "999 B", "45 MB"]
+    assert [listing.format_size(n) for n in (0, 999, 45_000_000)] == ["0 B", "999 B", "45 MB"]

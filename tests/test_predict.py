@@ -209,7 +209,7 @@ def test_options_of_one_s_own_and_runs_of_different_data_sets(
 def written(path: Path, image: Image.Image, **settings: Any) -> np.ndarray:
     """`image` through a file, as the network gets it."""
     image.save(path, **settings)
-    return photos.read(path).pixels
+    return photos.read_photo(path).pixels
 
 
 def test_every_kind_of_pixel(tmp_path: Path) -> None:
@@ -247,18 +247,18 @@ def test_the_centre_upright(tmp_path: Path) -> None:
     wide = np.full((60, 200, 3), 255, np.uint8)
     wide[:, 70:130] = (10, 20, 30)
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    seen = photos.read(tmp_path / "wide.png")
+    seen = photos.read_photo(tmp_path / "wide.png")
     assert (seen.pixels[:, 1:-1] == (10, 20, 30)).all()
     assert (seen.width, seen.height, seen.resized) == (200, 60, True)
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
-    assert (photos.read(tmp_path / "dot.png").pixels == (1, 2, 3)).all()
+    assert (photos.read_photo(tmp_path / "dot.png").pixels == (1, 2, 3)).all()
     # Lying on its side: EXIF's orientation 6 turns it clockwise.
     left = np.zeros((32, 64, 3), np.uint8)
     left[:, :32] = 255
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(left).save(tmp_path / "side.jpg", exif=exif, quality=95)
-    turned = photos.read(tmp_path / "side.jpg")
+    turned = photos.read_photo(tmp_path / "side.jpg")
     assert (turned.width, turned.height) == (32, 64)
     assert turned.pixels[2].mean() > 240
     assert turned.pixels[-3].mean() < 15
@@ -269,7 +269,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError) as caught:
-            photos.read(tmp_path / name)
+            photos.read_photo(tmp_path / name)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -293,4 +293,4 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.png")
         assert "a pipe" in reason("pipe.png")  # and not waited for
     (tmp_path / "link.png").symlink_to(tmp_path / "whole.png")
-    assert photos.read(tmp_path / "link.png").width == 64
+    assert photos.read_photo(tmp_path / "link.png").width == 64

@@ -12,7 +12,15 @@ from conftest import ROOT
 from made_up import change_record, make_run
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.runs.table import identity_keys, load_metrics, load_predictions, load_runs
+from resnet_cifar.runs.find import find_runs
+from resnet_cifar.runs.row import listed_row
+from resnet_cifar.runs.table import (
+    identity_keys,
+    load_metrics,
+    load_predictions,
+    load_runs,
+    records,
+)
 
 TINY = ["data=synthetic", "model.width=8", "trainer.epochs=3"]
 
@@ -36,6 +44,18 @@ def test_a_row_is_a_run(runs: Path) -> None:
     assert (row["seconds"], row["images_per_second"]) == (3600, pytest.approx(100))
     assert (row["device"], row["code"], row["test_evaluations"]) == ("a CPU", "0123456789", 0)
     assert table.attrs["skipped"] == {}
+
+
+def test_the_table_says_what_the_list_says(runs: Path) -> None:
+    make_run(runs, TINY, 4, status="failed")
+    listed = {row["directory"]: row for row in map(listed_row, find_runs(runs))}
+    table = load_runs(runs)
+    assert len(table) == len(listed) == 4
+    for row in records(table):
+        other = listed[row["directory"]]
+        shared = row.keys() & other.keys()
+        assert {"optimizer.lr", "accuracy/val", "best/accuracy/val", "seconds"} <= shared
+        assert {key: row[key] or None for key in shared} == {k: other[k] or None for k in shared}
 
 
 def test_a_committed_record_is_read(runs: Path) -> None:

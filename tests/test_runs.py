@@ -1,17 +1,25 @@
 """Looking after runs: list, archive, remove, and the command of a run."""
 
+import errno
+import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Program
+from made_up import make_run
 from made_up import make_small_run as make
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
+from resnet_cifar.runs import find
 from resnet_cifar.runs.command import main
-from resnet_cifar.runs.find import find
+from resnet_cifar.runs.find import find_runs
+from resnet_cifar.runs.table import load_runs
+from resnet_cifar.sweep.plan import recorded_speed
+from resnet_cifar.trained.predict import sort_out
 
 
 @pytest.fixture
@@ -56,11 +64,93 @@ def test_selection(tree: Path, action: str, selection: list[str], left: int) -> 
     unknown = tree / "lr0.01_b-22222222" / "seed=1"  # no record: never taken for a run
     chosen = selection in (["--cell", "*-22222222"], ["--seed", "1"], ["--all"])
     assert main([action, "outputs", *selection, "--yes"]) == int(chosen)
-    assert len(find(tree)) == left
+    assert len(find_runs(tree)) == left
     assert unknown.exists()
     archived = list(Path("outputs.archive").glob("*/seed=*"))
     assert len(archived) == (4 - left if action == "archive" else 0)
     assert (tree / "notes").exists()
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, a copy beside it, one in a folder of somebody's own, one at the top."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("outputs")
+    run = make_run(root, ["data=synthetic", "trainer.epochs=2"])
+    for copy in (run.with_name("a copy"), root / "best of all" / "net", root / "a net"):
+        shutil.copytree(run, copy)
+    return run
+
+
+def test_a_copied_run_is_a_run_everywhere(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, cell = Path("outputs"), copies.parent
+    runs = find_runs(root)
+    assert [run.path for run in runs] == [
+        root / "a net",
+        root / "best of all" / "net",
+        copies,
+        cell / "a copy",
+    ]
+    assert {(run.status, run.seed) for run in runs} == {("completed", "0")}
+    assert main(["outputs"]) == 0
+    names = [line.rpartition("  ")[2] for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert names == ["outputs/a net", "outputs/best of all/net", cell.name, f"{cell}/a copy"]
+    assert main(["verify", "outputs"]) == 0
+    assert capsys.readouterr().out.startswith("4 runs, 0 of them damaged\n")
+    table = load_runs(root)
+    assert list(table["directory"]) == [str(copies)]  # the original, wherever it comes in order
+    assert table.attrs["skipped"] == {
+        str(run.path): f"the same run as {copies}" for run in runs if run.path != copies
+    }
+    assert load_runs(root / "best of all")["directory"][0] == str(root / "best of all" / "net")
+    assert load_runs(cell)["directory"][0] == str(copies)
+    assert sort_out([root / "best of all", cell])[0] == [
+        root / "best of all" / "net",
+        copies,
+    ]
+    assert main(["diff", "outputs/best of all", str(copies)]) == 0
+    assert "the configurations are the same" in capsys.readouterr().out
+    speed = recorded_speed(compose(["data=synthetic", "trainer.epochs=2"]), lambda session: True)
+    assert speed == (100.0, 4)
+
+
+def test_what_is_set_aside_is_listed_and_answers_nothing(copies: Path) -> None:
+    root = Path("outputs")
+    shutil.rmtree(root / "a net")
+    shutil.rmtree(root / "best of all")
+    (copies.parent / "a copy").rename(copies.parent / "seed=0.2026-01-01T00-00-00")
+    shutil.copytree(copies.parent, root / ".hidden" / copies.parent.name)
+    shutil.copytree(copies.parent, root / ".kept")
+    shutil.copytree(copies, copies.parent / ".removed-seed=1")  # on its way out: no run at all
+    aside = [run.is_set_aside for run in find_runs(root)]
+    assert aside == [True, True, False, True]
+    assert len(load_runs(root)) == 1
+    assert load_runs(root).attrs["skipped"] == {}
+    assert sort_out([copies.parent])[0] == [copies]
+
+
+def test_runs_are_found_without_reading_them(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find, "read_record", lambda path: pytest.fail(f"{path} was read"))
+    assert len(find_runs(Path("outputs"))) == 4
+
+
+def test_a_directory_that_cannot_be_looked_at_is_named(
+    copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, closed = os.listdir, Path("outputs") / "best of all"
+
+    def listdir(path: Path) -> list[str]:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    said = f"PermissionError: [Errno 13] Permission denied: '{closed}'"
+    assert load_runs("outputs").attrs["skipped"][str(closed)] == said
+    assert main([]) == 0
+    assert f"{said}\n" in capsys.readouterr().out
+    assert main(["verify"]) == 1
+    assert f"{said}\n4 runs, 1 of them damaged\n" in capsys.readouterr().out
 
 
 def test_an_archived_run_can_be_put_back(tree: Path) -> None:
@@ -83,10 +173,10 @@ def test_it_asks_first(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda question: "n")
     assert main(["remove", "outputs", "--all"]) == 0
-    assert len(find(tree)) == 4
+    assert len(find_runs(tree)) == 4
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert main(["remove", "outputs", "--status", "completed"]) == 0
-    assert len(find(tree)) == 3
+    assert len(find_runs(tree)) == 3
 
 
 def test_a_run_that_is_being_trained_is_left_alone(
@@ -94,7 +184,7 @@ def test_a_run_that_is_being_trained_is_left_alone(
 ) -> None:
     with Lock(tree / "lr0.1_a-11111111" / "seed=0" / ".lock"):
         assert main(["remove", "outputs", "--cell", "lr0.1", "--yes"]) == 0
-    assert [run.path.name for run in find(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
+    assert [run.path.name for run in find_runs(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
     assert "left alone" in capsys.readouterr().out
 
 
@@ -113,7 +203,7 @@ def test_refused_in_one_line(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
-    assert len(find(tree)) == 4
+    assert len(find_runs(tree)) == 4
 
 
 def test_command(program: Program, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from resnet_cifar.runs import statistics as s
@@ -160,6 +162,28 @@ def test_holm() -> None:
     assert corrected[0] == 1.0
     assert math.isnan(corrected[1])
     assert s.holm([]) == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=9), st.floats(1e-3, 0.999))
+def test_holm_rejects_what_the_stepwise_procedure_rejects(p_values: list[float], a: float) -> None:
+    """Its definition: from the smallest p on, reject while p times the tests left is at most a."""
+    tests = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    rejected = set()
+    for left, (p, i) in zip(range(len(tests), 0, -1), tests, strict=True):
+        if left * p > a:
+            break
+        rejected.add(i)
+    corrected = s.holm(p_values)
+    assert {i for i, p in enumerate(corrected) if p <= a} == rejected
+    assert [math.isnan(p) for p in corrected] == [math.isnan(p) for p in p_values]
+
+
+def test_a_mean_is_written_with_half_its_interval() -> None:
+    assert s.plus_minus(95.061, 0.125) == "95.06 ± 0.12"
+    assert s.plus_minus(0.5, math.nan, digits=4) == "0.5000"
+    assert s.plus_minus(0.5, 1.0, digits=1, sign="+") == "+0.5 ± 1.0"
+    assert s.plus_minus(-0.5, 1.0, digits=1, sign="+") == "-0.5 ± 1.0"
 
 
 @pytest.mark.parametrize("null", [0.0, 0.5, 2.0])

@@ -49,8 +49,9 @@ def known_identity_keys() -> dict[str, IdentityKey]:
 
 
 def execution_keys() -> set[str]:
-    """The configuration keys that only say how a result is computed."""
-    return {key for key, (_, execution) in _known_keys().items() if execution}
+    """The configuration keys that only say where and how a result is computed."""
+    root = {field.name for field in dataclasses.fields(Config) if field.metadata.get("execution")}
+    return root | {key for key, (_, execution) in _known_keys().items() if execution}
 
 
 def _known_keys() -> dict[str, tuple[IdentityKey, bool]]:

@@ -1,1 +1,1 @@
-"""Runs on disk: found, listed, compared, tidied up."""
+"""Runs on disk: discovery, tables, comparison, housekeeping."""

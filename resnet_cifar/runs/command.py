@@ -16,11 +16,12 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Busy
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import CONFIG
-from resnet_cifar.runs import diff as difference
 from resnet_cifar.runs import listing
-from resnet_cifar.runs.find import STATUSES, Run, find
+from resnet_cifar.runs.diff import print_differences
+from resnet_cifar.runs.find import STATUSES, Run, find_runs
 from resnet_cifar.runs.housekeeping import archive, clean, leftovers, remove
-from resnet_cifar.text import printable
+from resnet_cifar.runs.row import listed_row
+from resnet_cifar.text import print_csv, print_json, printable
 
 DAY = 86400.0  # seconds
 
@@ -36,31 +37,37 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
         and (options.older_than is None or run.age > options.older_than * DAY)
     ]
     if options.where:
-        rows = [run.row() for run in runs]
-        met = {row["directory"] for row in listing.where(rows, options.where)}
+        rows = listing.filter_rows([listed_row(run) for run in runs], options.where)
+        met = {row["directory"] for row in rows}
         chosen = [run for run in chosen if str(run.path) in met]
     if getattr(options, "sort", None):
         by_path = {str(run.path): run for run in chosen}
-        rows = listing.in_order([r.row() for r in chosen], options.sort, options.reverse)
+        rows = [listed_row(run) for run in chosen]
+        rows = listing.sort_rows(rows, options.sort, options.reverse)
         chosen = [by_path[row["directory"]] for row in rows]
     return chosen
 
 
-def show(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None:
-    """Print the runs and what they add up to, or what the list's options ask for."""
-    rows = [run.row() for run in runs]
-    keys, shown = None, listing.columns(rows, [run.record.config for run in runs if run.record])
-    if options is not None:
-        if options.columns:
-            keys, shown = listing.chosen(rows, options.columns)
-        if options.json:
-            return listing.print_json(rows, keys)
-        if options.csv:
-            return listing.print_csv(rows, keys)
-    listing.show(rows, shown)
+def print_runs(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None:
+    """Print the runs and their sum, in the form that the list's options ask for."""
+    rows = [listed_row(run) for run in runs]
+    chosen = listing.chosen_columns(rows, options.columns) if options and options.columns else {}
+    if options and options.json:
+        print_json([{key: row.get(key) for key in chosen or row} for row in rows])
+    elif options and options.csv:
+        print_csv(list(chosen) or listing.csv_columns(rows), rows)
+    else:
+        configs = [run.record.config for run in runs if run.record]
+        columns = list(chosen.values()) or listing.default_columns(rows, configs)
+        listing.print_rows(rows, columns)
+        _print_sum(runs)
+
+
+def _print_sum(runs: Sequence[Run]) -> None:
+    """Print how many runs there are, of which status, and what is wrong with any."""
     counts = [(status, sum(run.status == status for run in runs)) for status in STATUSES]
     parts = [f"{count} {status}" for status, count in counts if count]
-    total = listing.size(sum(run.bytes for run in runs))
+    total = listing.format_size(sum(run.bytes for run in runs))
     print(f"{len(runs)} runs, {total}" + (f": {', '.join(parts)}" if parts else ""))
     for run in runs:
         if run.record is None:
@@ -69,10 +76,9 @@ def show(runs: Sequence[Run], options: argparse.Namespace | None = None) -> None
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
             print(printable(line))
-    return None
 
 
-def _agreed(question: str, yes: bool) -> bool:
+def _confirm(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -80,20 +86,20 @@ def _agreed(question: str, yes: bool) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _change(options: argparse.Namespace) -> None:
+def _archive_or_remove(options: argparse.Namespace) -> None:
     conditions = (options.status, options.cell, options.seed, options.older_than, options.where)
     if not options.all and not any(given is not None for given in conditions):
         raise UserError(
             f"{options.action} what? Select runs by --status, --cell, --seed, --older-than or "
             "--where, or take --all"
         )
-    chosen = select(find(options.root), options)
+    chosen = select(find_runs(options.root), options)
     if not chosen:
         print("no run meets that")
         return
-    show(chosen)
-    size = listing.size(sum(run.bytes for run in chosen))
-    if not _agreed(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
+    print_runs(chosen)
+    size = listing.format_size(sum(run.bytes for run in chosen))
+    if not _confirm(f"{options.action} these {len(chosen)} runs, {size}?", options.yes):
         print("nothing done")
         return
     failed = False
@@ -116,28 +122,28 @@ def _change(options: argparse.Namespace) -> None:
 def _clean(root: Path, yes: bool) -> None:
     if not root.is_dir():
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    found = leftovers(root)
-    for path in found:
+    left = leftovers(root)
+    for path in left:
         print(path)
-    if not found:
+    if not left:
         print("nothing was left behind")
     elif not yes:
         print("left by processes that were killed; --yes deletes them")
     else:
-        for path in found:
+        for path in left:
             with contextlib.suppress(Busy):
                 clean(path)
-        print(f"deleted {len(found)}")
+        print(f"deleted {len(left)}")
 
 
 def _verify(root: Path) -> None:
-    """Look at every file of every run; 1 where one is not as its run left it."""
+    """Look at every file of every run; exit with 1 where one is not as its run left it."""
     damaged = 0
-    runs = find(root)
+    runs = find_runs(root)
     for run in runs:
-        found = [run.reason] if run.record is None else damage(run.path, run.record)
-        damaged += bool(found)
-        for line in found:
+        problems = [run.reason] if run.record is None else damage(run.path, run.record)
+        damaged += bool(problems)
+        for line in problems:
             print(line)
     print(f"{len(runs)} runs, {damaged} of them damaged")
     if damaged:
@@ -201,21 +207,21 @@ def main(arguments: list[str] | None = None) -> int:
     text = "the command that trains the configuration of a run again"
     sub = actions.add_parser("command", help=text, description=text)
     sub.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
-    return run_command(parser, _do, arguments)
+    return run_command(parser, _run_action, arguments)
 
 
-def _do(options: argparse.Namespace) -> None:
+def _run_action(options: argparse.Namespace) -> None:
     if options.action == "command":
         from resnet_cifar.config.saved import load, reproduce_command
 
         print(reproduce_command(load(options.run / CONFIG)))
     elif options.action == "list":
-        show(select(find(options.root), options), options)
+        print_runs(select(find_runs(options.root), options), options)
     elif options.action == "diff":
-        difference.show(options.first, options.second)
+        print_differences(options.first, options.second)
     elif options.action == "verify":
         _verify(options.root)
     elif options.action == "clean":
         _clean(options.root, options.yes)
     else:
-        _change(options)
+        _archive_or_remove(options)

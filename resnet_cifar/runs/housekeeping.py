@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import filecmp
 import os
-import shutil
+import shlex
 import stat
 from pathlib import Path
 
-from resnet_cifar.compute import cpu as machine
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Lock, is_held, refuse_link
 from resnet_cifar.record import layout
-from resnet_cifar.record.layout import LOCK, RUN, is_leftover, is_ours
+from resnet_cifar.record.layout import LOCK, RUN, is_ours
 from resnet_cifar.record.schema import record_or_reason
+from resnet_cifar.runs.find import is_run_directory
 
-REMOVED, ARRIVING = ".removed-", ".archiving-"  # a run on its way out, or into the archive
+REMOVED = ".removed-"  # before the name of a run on its way out
 
 
 def archive_root(root: Path) -> Path:
-    """Where `archive` moves the runs of `root`: beside the real directory."""
+    """The directory that `archive` moves the runs of `root` to, beside the real `root`."""
     real = root.resolve()
     if not real.name:
         raise UserError(f"{root} is the root of a file system: nothing can be archived beside it")
@@ -39,12 +38,12 @@ def remove(directory: Path, root: Path) -> None:
         Busy: a process holds its lock.
         UserError: it is not a run of this program inside `root`, or holds other people's files.
     """
-    _refuse(directory, root)
+    _refuse_no_run(directory, root)
     with Lock(directory / LOCK, wait=False):
         _refuse_odd(directory)
         _refuse_foreign(directory)
         _discard(directory)
-    _remove_if_empty(directory.parent)
+    _remove_if_empty(directory.parent, root)
 
 
 def archive(directory: Path, root: Path) -> Path:
@@ -52,53 +51,59 @@ def archive(directory: Path, root: Path) -> Path:
 
     Raises:
         Busy: a process holds its lock.
-        UserError: it is not a run of this program inside `root`, or another one of that name is
-            in the archive.
+        UserError: it is not a run in a cell of `root`, another one of that name is in the archive,
+            or the archive is on another file system.
     """
-    _refuse(directory, root)
-    place = archive_root(root)
-    target = place / directory.parent.name / directory.name
+    _refuse_no_run(directory, root)
+    if directory.parent.parent != root:
+        raise UserError(f"{directory} is in no cell of {root}: give the directory of the cells")
+    archived = archive_root(root)
+    target = archived / directory.parent.name / directory.name
     with Lock(directory / LOCK, wait=False):
         _refuse_odd(directory)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.parent.resolve() != place.resolve() / target.parent.name:
+        if target.parent.resolve() != archived.resolve() / target.parent.name:
             raise UserError(f"{target.parent} is a link: left alone")
         if os.path.lexists(target):
-            # Killed after the copy was whole and before the original went.
-            if not _same(directory, target):
-                raise UserError(f"{target} exists already: remove or rename it first")
-            _discard(directory)
-        else:
-            _move(directory, target)
-    _remove_if_empty(directory.parent)
+            raise UserError(f"{target} exists already: remove or rename it first")
+        try:
+            os.rename(directory, target)
+        except OSError as error:
+            _remove_if_empty(target.parent, archived.parent)
+            _remove_if_empty(archived, archived.parent)
+            if error.errno != errno.EXDEV:
+                raise
+            made, moved, to = (shlex.quote(str(p)) for p in (target.parent, directory, target))
+            raise UserError(
+                f"{archived} is on another disk than {directory}, which is left alone; "
+                f"mkdir -p {made} && mv {moved} {to} would move it"
+            ) from error
+    _remove_if_empty(directory.parent, root)
     return target
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What killed processes left below `root` and in its archive; a living one's is not among it.
+    """List what killed processes left below `root` and in its archive, but nothing of living ones.
 
-    Files that were being written, in a run or beside the runs; runs on their way out, and copies
-    on their way into the archive.
+    That is files that were being written into a run, and runs on their way out.
     """
-    found: list[Path] = []
-    if root.is_dir() and not is_held(root / machine.LOCK):
-        unwritten = (path for path in sorted(root.iterdir()) if machine.is_ours(path.name))
-        found += [path for path in unwritten if path.is_file() and not path.is_symlink()]
+    left: list[Path] = []
     for top in (root.resolve(), archive_root(root)):
-        for cell in sorted(top.iterdir()) if top.is_dir() else ():
-            if cell.is_symlink() or not cell.is_dir():
-                continue
-            for entry in sorted(cell.iterdir()):
-                if entry.is_symlink() or not entry.is_dir():
-                    continue
-                moved = entry.name.startswith((f"{REMOVED}seed=", f"{ARRIVING}seed="))
+        for cell in _real_directories(top):
+            for entry in (cell, *_real_directories(cell)):
                 if is_held(entry / LOCK):
                     continue
-                if moved and _all_ours(entry):
-                    found.append(entry)
-                elif entry.name.startswith("seed="):
-                    found += layout.leftovers(entry)
-    return found
+                if entry.name.startswith(REMOVED) and _is_all_ours(entry):
+                    left.append(entry)
+                elif is_run_directory(entry):
+                    left += layout.leftovers(entry)
+    return left
+
+
+def _real_directories(directory: Path) -> list[Path]:
+    """The directories in one, by name, without links to others."""
+    entries = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
 
 
 def clean(path: Path) -> None:
@@ -106,19 +111,20 @@ def clean(path: Path) -> None:
     if path.is_dir():
         _delete(path)
     else:
-        lock = machine.LOCK if machine.is_ours(path.name) else LOCK
-        with Lock(path.parent / lock, wait=False):
+        with Lock(path.parent / LOCK, wait=False):
             path.unlink(missing_ok=True)
 
 
-def _refuse(directory: Path, root: Path) -> None:
+def _refuse_no_run(directory: Path, root: Path) -> None:
+    """Raise UserError unless `directory` is, on real paths, a run of this program inside `root`."""
     refuse_link(directory)
-    expected = root.resolve() / directory.parent.name / directory.name
-    if directory.resolve() != expected:
+    if directory.resolve() != root.resolve() / directory.relative_to(root):
         raise UserError(f"{directory} is reached through a link: left alone")
     record = record_or_reason(directory)
     if isinstance(record, str):
         raise UserError(f"{record}: left alone, since it can't be known for a run")
+    if directory == root:
+        raise UserError(f"{directory} is a run itself: give the directory that it lies in")
 
 
 def _refuse_odd(directory: Path) -> None:
@@ -136,7 +142,7 @@ def _refuse_foreign(directory: Path) -> None:
         )
 
 
-def _all_ours(directory: Path) -> bool:
+def _is_all_ours(directory: Path) -> bool:
     with contextlib.suppress(UserError):
         _refuse_odd(directory)
         _refuse_foreign(directory)
@@ -149,7 +155,7 @@ def _discard(directory: Path) -> None:
     gone = directory.with_name(f"{REMOVED}{directory.name}")
     if os.path.lexists(gone):  # an earlier removal was killed
         refuse_link(gone)
-        if not _all_ours(gone):
+        if not _is_all_ours(gone):
             raise UserError(f"{gone} is in the way and not of this program: left alone")
         _delete(gone)
     os.rename(directory, gone)
@@ -159,53 +165,16 @@ def _discard(directory: Path) -> None:
 def _delete(directory: Path) -> None:
     """The record last but for the lock: what is left after a kill is still known for a run."""
 
-    def order(entry: Path) -> int:
+    def rank(entry: Path) -> int:
         last = {RUN: 2, LOCK: 3}
         return last.get(entry.name, int(is_ours(entry.name)))
 
-    for entry in sorted(directory.iterdir(), key=order):
+    for entry in sorted(directory.iterdir(), key=rank):
         entry.unlink(missing_ok=True)
     directory.rmdir()
 
 
-def _move(directory: Path, target: Path) -> None:
-    try:
-        os.rename(directory, target)
-        return
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-    names = sorted(_content(directory))
-    arriving = target.with_name(f"{ARRIVING}{target.name}")
-    if os.path.lexists(arriving):  # an earlier copy was killed
-        refuse_link(arriving)
-        _refuse_odd(arriving)
-        if not _content(arriving) <= set(names):
-            raise UserError(f"{arriving} is in the way and no copy of {directory}: left alone")
-        _delete(arriving)
-    arriving.mkdir()
-    for name in names:
-        shutil.copy2(directory / name, arriving / name, follow_symlinks=False)
-        with open(arriving / name, "rb") as file:
-            os.fsync(file.fileno())
-    os.rename(arriving, target)
-    _discard(directory)
-
-
-def _content(directory: Path) -> set[str]:
-    """The names in a run directory that are worth keeping."""
-    names = {entry.name for entry in directory.iterdir()}
-    return {n for n in names if n != LOCK and not is_leftover(n)}
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether two directories hold the same files."""
-    if other.is_symlink() or not other.is_dir() or _content(one) != _content(other):
-        return False
-    _, different, unread = filecmp.cmpfiles(one, other, sorted(_content(one)), shallow=False)
-    return not different and not unread
-
-
-def _remove_if_empty(cell: Path) -> None:
-    with contextlib.suppress(OSError):
-        cell.rmdir()
+def _remove_if_empty(directory: Path, root: Path) -> None:
+    if directory != root:
+        with contextlib.suppress(OSError):
+            directory.rmdir()

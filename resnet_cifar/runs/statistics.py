@@ -27,7 +27,18 @@ class Estimate(NamedTuple):
 
     @property
     def half_width(self) -> float:
+        """Half the width of the interval."""
         return (self.high - self.low) / 2
+
+
+def plus_minus(mean: float, half_width: float, digits: int = 2, sign: str = "") -> str:
+    """`95.06 ± 0.12`; the mean alone where there is no interval (NaN).
+
+    Args:
+        sign: "+" where a positive mean has one.
+    """
+    text = f"{mean:{sign}.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} ± {half_width:.{digits}f}"
 
 
 def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -144,7 +155,7 @@ def pooled(samples: Sequence[Sequence[float]]) -> Spread:
 def prediction_interval(
     values: Sequence[float], n: int, spread: Spread, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Where the mean of n further values of the population that `values` come from will lie.
+    """The interval in which the mean of n further values of the population of `values` will lie.
 
     mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `spread`.
     """

@@ -1,4 +1,4 @@
-"""Runs as tables: what the report, the notebook and other people's analyses start from.
+"""Runs as tables, for the report, the notebook and other people's analyses.
 
     from resnet_cifar.results import load_metrics, load_runs
 
@@ -11,11 +11,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import io
-import json
-import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +19,18 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
-from resnet_cifar.config.saved import fill_in_absent
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.integrity import read_run_lines, read_summed
-from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE, RUN
-from resnet_cifar.record.schema import RunRecord, read_record, record_or_reason
+from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
+from resnet_cifar.record.schema import read_record
+from resnet_cifar.runs.find import Run, count_runs, find_runs
+from resnet_cifar.runs.row import Row, flat_row
+from resnet_cifar.runs.row import code as code
 
-# Of the configuration's own keys these say nothing about a run that its other columns don't.
-_REDUNDANT = ("seed", "output_root", "rerun", "when_busy")
+# Columns of `flat_row` that say nothing about a run that its other columns don't.
+_LEFT_OUT = ("output_root", "rerun", "when_busy", "last/lr")
+# Numbers without a "/" that a run may lack, as any of those with one.
+_NUMBERS = ("images_per_second", "share_of_matmul_rate")
 
 
 # Arrow's strings, which pandas takes where pyarrow is there, can't hold a path that is not UTF-8.
@@ -59,29 +59,22 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     Raises:
         UserError: a root is not a directory.
     """
-    rows: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}
-    seen: dict[tuple[str, int], str] = {}
-    for root in map(Path, roots):
-        if not root.is_dir():
-            raise UserError(f"{root} is not a directory: give one that holds runs")
-        for directory in _run_directories(root, skipped):
-            record = record_or_reason(directory)
-            if isinstance(record, str):
-                skipped[str(directory)] = record
-                continue
-            row = _row(directory, fill_in_absent(record))
-            key = (row["cell"], row["seed"])
-            if key in seen:
-                skipped[str(directory)] = f"the same run as {seen[key]}"
-                continue
-            seen[key] = row["directory"]
-            rows.append(row)
+    counted, skipped = count_runs(run for root in roots for run in find_runs(Path(root)))
+    rows = [{"directory": str(run.path), **_table_columns(run)} for run in counted]
     runs = pd.DataFrame(rows)
     if rows:
         runs = runs.sort_values(["cell", "seed"], ignore_index=True)
     runs.attrs["skipped"] = skipped
     return runs
+
+
+def _table_columns(run: Run) -> Row:
+    """The columns of `flat_row` that a table has, NaN for numbers that are not known."""
+    assert run.record is not None
+    row = {key: value for key, value in flat_row(run.record).items() if key not in _LEFT_OUT}
+    row["error"] = run.record.error or ""
+    numbers = [key for key in row if "/" in key or key in _NUMBERS]
+    return row | {key: math.nan for key in numbers if row[key] is None}
 
 
 @any_text
@@ -105,7 +98,7 @@ def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     for directory in runs["directory"] if len(runs) else ():
         before = len(columns["epoch"])
         for line in _lines(Path(directory), METRICS, skipped):
-            for key in line.keys() - columns.keys():
+            for key in [key for key in line if key not in columns]:
                 columns[key] = [None] * len(columns["epoch"])
             for key, values in columns.items():
                 values.append(line.get(key))
@@ -128,7 +121,7 @@ def _lines(directory: Path, name: str, skipped: dict[str, str]) -> list[dict[str
 
 @any_text
 def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """What the probe found in `runs` (as from `load_runs`, or a directory of runs).
+    """The probe's measurements in `runs` (as from `load_runs`, or a directory of runs).
 
     Returns:
         One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and
@@ -146,9 +139,9 @@ def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
             for position, key in enumerate(("directory", "cell", "seed")):
                 part.insert(position, key, run[key])
             parts.append(part)
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    found.attrs["skipped"] = skipped
-    return found
+    probes = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    probes.attrs["skipped"] = skipped
+    return probes
 
 
 class Predictions(NamedTuple):
@@ -159,21 +152,8 @@ class Predictions(NamedTuple):
     positions: np.ndarray  # int64 [n]: in the data set
 
 
-# What numpy's reader ends with on a file that is not whole.
-_DAMAGED_ARRAYS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def load_predictions(directory: str | Path) -> Predictions | None:
-    """What a completed run predicts for each validation image; None where it left nothing.
+    """The predictions of a completed run for each validation image; None where it left none.
 
     Raises:
         UserError: the file is damaged, or not the one that the run wrote.
@@ -186,25 +166,26 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     try:
         with np.load(io.BytesIO(content)) as stored:
             logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
-            found = Predictions(logits, stored["labels"], stored["index"])
-        _check_predictions(found)
-        return found
-    except _DAMAGED_ARRAYS as error:
+            predictions = Predictions(logits, stored["labels"], stored["index"])
+        _check_predictions(predictions)
+        return predictions
+    except Exception as error:  # numpy's reader raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error
 
 
-def _check_predictions(found: Predictions) -> None:
+def _check_predictions(predictions: Predictions) -> None:
     """Raise ValueError unless the arrays have the shapes and types that belong together."""
-    n, classes = len(found.labels), found.logits["val"].shape[-1]
-    for logits in found.logits.values():
+    labels, positions = predictions.labels, predictions.positions
+    n, classes = len(labels), predictions.logits["val"].shape[-1]
+    for logits in predictions.logits.values():
         if logits.dtype.kind != "f" or logits.shape != (n, classes):
             raise ValueError(f"logits are {logits.dtype} {logits.shape} for {n} labels")
         if not np.isfinite(logits).all():
             raise ValueError("a logit is not finite")
-    for name, integers in (("labels", found.labels), ("index", found.positions)):
+    for name, integers in (("labels", labels), ("index", positions)):
         if integers.dtype.kind not in "iu" or integers.shape != (n,) or not n:
             raise ValueError(f"{name} are {integers.dtype} {integers.shape}")
-    if found.labels.min() < 0 or found.labels.max() >= classes:
+    if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"a label is none of {classes} classes")
 
 
@@ -227,86 +208,3 @@ def identity_keys(runs: pd.DataFrame) -> list[str]:
         if column in known
         or ("." in column and column.partition(".")[0] in groups and column not in execution)
     ]
-
-
-def _run_directories(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
-    """`<cell>/seed=<n>` below `root`, or `root` itself where that is what was given.
-
-    Runs set aside (`seed=0.2026-11-24T10-00-00`) are not among them.
-    """
-    if root.name.removeprefix("seed=").isdigit() and (root / RUN).exists():
-        yield root
-        return
-    for cell in _entries(root, skipped):
-        if not cell.name.startswith(".") and _is_directory(cell, skipped):
-            for entry in _entries(cell, skipped):
-                if re.fullmatch(r"seed=[0-9]+", entry.name) and _is_directory(entry, skipped):
-                    yield entry
-
-
-def _is_directory(path: Path, skipped: dict[str, str]) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:  # it can't be looked at
-        skipped[str(path)] = describe(error)
-        return False
-
-
-def _entries(directory: Path, skipped: dict[str, str]) -> list[Path]:
-    try:
-        return sorted(directory.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        skipped[str(directory)] = describe(error)
-        return []
-
-
-def _row(directory: Path, record: RunRecord) -> dict[str, Any]:
-    sessions = record.sessions
-    row: dict[str, Any] = {
-        "directory": str(directory),
-        "cell": record.cell,
-        "seed": record.seed,
-        "status": record.status,
-        "error": record.error or "",
-        "epochs": record.epochs,
-        "epochs_done": record.epochs_done,
-        "parameters": record.parameters,
-    }
-    row |= {k: v for k, v in record.config.items() if k not in _REDUNDANT}
-    row |= {k: np.nan if v is None else v for k, v in (record.final or {}).items()}
-    row.pop("epoch", None)
-    row |= {f"best/{k}": v for k, v in (record.best or {}).items()}
-    tests = [entry for entry in record.evaluations if entry.split == "test"]
-    row["test_evaluations"] = len(tests)
-    for entry in tests:
-        if entry.weights == "last":
-            row |= {k: entry.scores.get(k, np.nan) for k in ("accuracy/test", "loss/test")}
-    rates = [(s.images_trained, s.images_per_second) for s in sessions if s.images_per_second]
-    images = sum(count for count, _ in rates)
-    shares = [s.share_of_matmul_rate for s in sessions if s.share_of_matmul_rate is not None]
-    row |= {
-        "sessions": len(sessions),
-        "started": sessions[0].start if sessions else None,
-        "seconds": sum(s.seconds for s in sessions),
-        "images_trained": images,
-        "images_per_second": images / sum(n / rate for n, rate in rates) if images else np.nan,
-        "share_of_matmul_rate": shares[-1] if shares else np.nan,
-        "device": _joined(s.device for s in sessions),
-        "device_type": _joined(s.device_type for s in sessions),
-        "precision": _joined(s.precision for s in sessions),
-        "threads": _joined(s.threads for s in sessions),
-        "versions": _joined(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
-        "code": _joined(code(s.git) for s in sessions),
-    }
-    return row
-
-
-def code(git: dict[str, str | None]) -> str:
-    if not git.get("commit"):
-        return "unknown"
-    changed = git.get("uncommitted")
-    return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
-
-
-def _joined(values: Iterable[Any]) -> str:
-    return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))

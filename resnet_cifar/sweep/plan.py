@@ -19,6 +19,7 @@ from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session, record_or_reason
+from resnet_cifar.runs.find import Run, find_runs
 
 # How a run stands, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
@@ -125,9 +126,10 @@ def recorded_speed(config: Config, counts: Callable[[Session], bool]) -> Recorde
     """The speed that the latest runs of this kind beside `config`'s had, in sessions that count."""
     found: list[tuple[str, float]] = []
     wanted = _kind(config)
-    for path in run_directory(config).parents[1].glob(f"*/seed=*/{RUN}"):
+    root = run_directory(config).parents[1]
+    for run in find_runs(root) if root.is_dir() else ():
         with contextlib.suppress(OSError):
-            kind, sessions = _sessions(path.parent, path.lstat().st_mtime_ns)
+            kind, sessions = _sessions(run.path, (run.path / RUN).lstat().st_mtime_ns)
             for session in sessions if kind == wanted else ():
                 enough = session.images_trained >= 50 * config.trainer.batch_size
                 if enough and session.images_per_second and counts(session):
@@ -141,8 +143,8 @@ def recorded_speed(config: Config, counts: Callable[[Session], bool]) -> Recorde
 @functools.lru_cache(maxsize=100_000)
 def _sessions(directory: Path, changed: int) -> tuple[Any, list[Session]]:
     """A run's kind and its sessions, read once as long as its record has not `changed`."""
-    record = record_or_reason(directory)
-    return (None, []) if isinstance(record, str) else (_kind_of(record.config), record.sessions)
+    record = Run(directory).record
+    return (_kind_of(record.config), record.sessions) if record else (None, [])
 
 
 class Speeds:

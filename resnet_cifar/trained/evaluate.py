@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.text import print_table, printable
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from resnet_cifar.compute.device import Compute
     from resnet_cifar.config.schema import Config
     from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.trained.model import TrainedModel
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +46,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     for run in options.run:
         try:
             for split in ("validation", "test") if options.test else ("validation",):
-                show(evaluate(run, split, options.weights, options.device, options.data_root))
+                print_evaluation(
+                    evaluate(run, split, options.weights, options.device, options.data_root)
+                )
         except (UserError, OSError) as error:  # the others are evaluated all the same
             if len(options.run) == 1:
                 raise
@@ -77,61 +78,55 @@ def evaluate(
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.
     """
-    from resnet_cifar.compute import device as devices
-    from resnet_cifar.data.datasets import Cifar
-    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.compute.device import resolve, settings
     from resnet_cifar.files import Busy
-    from resnet_cifar.record import checkpoint
     from resnet_cifar.record.recorder import now, record_evaluation
-    from resnet_cifar.trained.model import open_run
+    from resnet_cifar.trained.model import open_run, restore_model
 
     record, config = open_run(directory)
     if data_root is not None:
-        if not isinstance(config.data, Cifar):
-            raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
-        config.data = dataclasses.replace(config.data, root=data_root)
+        _move_data(config, data_root)
     trainer = dataclasses.replace(config.trainer, device=device)
-    compute = devices.resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
+    compute = resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
     try:
-        with _locked(directory, split) as recorded:
+        with _lock(directory, split) as recorded:
             images = config.data.load_test() if split == "test" else config.data.load().val
-            saved = checkpoint.load_weights(directory, weights, record)
-            model = config.build_model()
-            model.load_state_dict(saved["model"])
-            layout = devices.place(model, compute)
-            on_device = DeviceImages(
-                images,
-                config.data.NORMALISATION,
-                config.augmentation,
-                compute.device,
-                layout,
-                len(config.data.CLASSES),
-            )
-            with devices.settings(compute, config.trainer.deterministic):
-                views = _views(directory, config, model, on_device, saved["epoch"], split, compute)
-            found = {
+            model = restore_model(directory, record, config, weights, compute)
+            with settings(compute, config.trainer.deterministic):
+                placed = model.place_images(images, config.augmentation)
+                views = evaluate_views(model, placed, split)
+            evaluation = {
                 "split": split,
                 "weights": weights,
-                "epoch": saved["epoch"],
+                "epoch": model.epoch,
                 "complete": record.status == "completed",
                 "made": now(),
                 "device": compute.name,
                 "precision": compute.precision,
                 "cell": record.cell,
                 "seed": record.seed,
-                "classes": list(config.data.CLASSES),
+                "classes": list(model.classes),
                 "views": views,
             }
             if recorded:
-                record_evaluation(directory, found)
+                record_evaluation(directory, evaluation)
     except Busy as busy:
         raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
-    return {"run": str(directory), "recorded": recorded, **found}
+    return {"run": str(directory), "recorded": recorded, **evaluation}
+
+
+def _move_data(config: Config, root: str) -> None:
+    """Have the data set's files read from `root`. Raises UserError where it has none."""
+    from resnet_cifar.data.datasets import Cifar
+
+    if not isinstance(config.data, Cifar):
+        raise UserError(f"--data-root={root}: data={config.data.NAME} has no files")
+    config.data = dataclasses.replace(config.data, root=root)
 
 
 @contextlib.contextmanager
-def _locked(directory: Path, split: str) -> Iterator[bool]:
-    """Hold the run's lock; whether the run can be written.
+def _lock(directory: Path, split: str) -> Iterator[bool]:
+    """Hold the run's lock; yields True if the run can be written.
 
     Raises:
         Busy: it is being trained.
@@ -159,72 +154,67 @@ def _locked(directory: Path, split: str) -> Iterator[bool]:
         yield writable
 
 
-def _views(
-    directory: Path,
-    config: Config,
-    model: nn.Module,
-    images: DeviceImages,
-    epoch: int,
-    split: str,
-    compute: Compute,
-) -> dict[str, Any]:
-    """Every view's scores. The augmented view is the one training saw at that epoch."""
+def evaluate_views(model: TrainedModel, images: DeviceImages, split: str) -> dict[str, Any]:
+    """Every view's scores, by view. The augmented one is what training saw at that epoch.
+
+    Raises:
+        UserError: a logit is not finite.
+    """
     from resnet_cifar import scores
-    from resnet_cifar.compute.step import predict
+    from resnet_cifar.compute.step import predict, score
     from resnet_cifar.data.augmentation import VALIDATION
 
-    n, augmentation = len(images), config.augmentation
+    config, augmentation = model.config, images.augmentation
+    n, labels = len(images), images.labels.numpy()
     views = {"test" if split == "test" else "val": augmentation.clean(n)}
     if split == "validation":
-        views["val_augmented"] = augmentation.draws(config.seed, VALIDATION, epoch, n)
-    labels = images.labels.numpy()
-    found = {}
+        views["val_augmented"] = augmentation.draws(config.seed, VALIDATION, model.epoch, n)
+    scored = {}
     for view, draws in views.items():
-        tensor = predict(model, images, draws, compute, config.trainer.eval_batch_size)
+        batch_size = config.trainer.eval_batch_size
+        tensor = predict(model.network, images, draws, model.compute, batch_size)
         if not tensor.isfinite().all():
             raise UserError(
-                f"{directory}: the network of epoch {epoch} answers with numbers that are not "
-                "finite: it diverged, and has no accuracy"
+                f"{model.directory}: the network of epoch {model.epoch} answers with numbers that "
+                "are not finite: it diverged, and has no accuracy"
             )
         logits = tensor.numpy()
         confusion = scores.confusion_matrix(logits, labels)
         per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
-        found[view] = {
+        scored[view] = {
             "images": n,
-            "accuracy": scores.accuracy(logits, labels),
-            "loss": scores.cross_entropy(logits, labels),
+            **score(tensor, images.labels),
             "expected_calibration_error": scores.expected_calibration_error(logits, labels),
             "accuracy_per_class": per_class.tolist(),
             "confusion_matrix": confusion.tolist(),
         }
-    return found
+    return scored
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print an evaluation."""
-    from rich.table import Table
-
-    from resnet_cifar.text import wide_console
-
-    console = wide_console()
-    console.print(f"{found['run']}  {found['weights']} weights, epoch {found['epoch']}")
-    if not found["recorded"]:
-        console.print("not recorded: the run can't be written")
-    table = Table("view", "images", "accuracy %", "loss", "calibration error %")
-    for view, value in found["views"].items():
-        table.add_row(
+def print_evaluation(evaluation: dict[str, Any]) -> None:
+    """Print what `evaluate` returns: the scores of every view, the accuracy of every class."""
+    weights, epoch = evaluation["weights"], evaluation["epoch"]
+    print(f"{printable(evaluation['run'])}  {weights} weights, epoch {epoch}")
+    if not evaluation["recorded"]:
+        print("not recorded: the run can't be written")
+    heads = ["view", "images", "accuracy %", "loss", "calibration error %"]
+    lines = [
+        [
             view,
             f"{value['images']:,}",
             f"{100 * value['accuracy']:.2f}",
             f"{value['loss']:.4f}",
             f"{100 * value['expected_calibration_error']:.2f}",
-        )
-    console.print(table)
-    table = Table("class", *found["views"], title="accuracy per class %", title_justify="left")
-    for i, name in enumerate(found["classes"]):
-        row = [f"{100 * v['accuracy_per_class'][i]:.1f}" for v in found["views"].values()]
-        table.add_row(name, *row)
-    console.print(table)
+        ]
+        for view, value in evaluation["views"].items()
+    ]
+    print()
+    print_table(heads, lines, [True, False, False, False, False])
+    views = evaluation["views"]
+    by_view = [[f"{100 * a:.1f}" for a in v["accuracy_per_class"]] for v in views.values()]
+    print("\naccuracy per class %")
+    lines = [list(line) for line in zip(evaluation["classes"], *by_view, strict=True)]
+    print_table(["class", *views], lines, [True] + [False] * len(views))
 
 
 if __name__ == "__main__":

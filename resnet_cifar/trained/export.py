@@ -70,7 +70,7 @@ def _export(options: argparse.Namespace) -> None:
     from resnet_cifar.trained.model import load_model
 
     for file in options.files:
-        _check(file, options.names, options.overwrite)
+        _refuse_unwritable(file, options.names, options.overwrite)
     model = load_model(options.run, options.weights, "cpu")
     for file in options.files:
         described = metadata(model, options.names)
@@ -81,7 +81,7 @@ def _export(options: argparse.Namespace) -> None:
         print(f"{file}: {len(content):,} bytes, {model.weights} weights, epoch {model.epoch}")
 
 
-def _check(file: Path, names: str, overwrite: bool) -> None:
+def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
     if file.suffix not in KINDS:
         raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
@@ -100,7 +100,7 @@ def _check(file: Path, names: str, overwrite: bool) -> None:
 
 
 def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
-    """What goes along with a network: text by name, lists and mappings as JSON."""
+    """Text by name that goes along with a network; lists and mappings as JSON."""
     from resnet_cifar.config.saved import reproduce_command
 
     record, (mean, std) = model.record, model.normalisation
@@ -134,25 +134,25 @@ def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
 
 
 def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of one of our ResNets under the names that torchvision's have.
+    """Rename the state dict of one of our ResNets as torchvision's are named.
 
     Raises:
         UserError: a name is none of a ResNet's.
     """
-    found = {}
+    renamed = {}
     for name, tensor in weights.items():
         module, _, leaf = name.rpartition(".")
         for pattern, theirs in _TORCHVISION:
             if match := re.fullmatch(pattern, module):
                 stage = str(int(match[1]) + 1) if match.groups() else ""
-                found[f"{match.expand(theirs.replace('{}', stage))}.{leaf}"] = tensor
+                renamed[f"{match.expand(theirs.replace('{}', stage))}.{leaf}"] = tensor
                 break
         else:
             raise UserError(f"--names=torchvision: {name} is no weight of a ResNet")
-    return found
+    return renamed
 
 
-def _safetensors(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
+def _write_safetensors(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
     from safetensors import torch as safetensors
 
     weights = {k: v.contiguous() for k, v in model.network.state_dict().items()}
@@ -165,13 +165,13 @@ def _safetensors(model: TrainedModel, described: dict[str, str], names: str) -> 
     return content
 
 
-def _onnx(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
+def _write_onnx(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
     import onnx
     import onnxruntime
     import torch
 
-    network, example = _plain(model.network), _images(2)
-    with _in_silence():
+    network, example = _to_contiguous(model.network), _draw_images(2)
+    with _ignore_warnings():
         program = torch.onnx.export(
             network,
             (example,),
@@ -196,39 +196,39 @@ def _onnx(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         return torch.from_numpy(logits)
 
-    _compare("ONNX", network, run)
+    check_answers("ONNX", network, run)
     return content
 
 
-def _pt2(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
+def _write_pt2(model: TrainedModel, described: dict[str, str], names: str) -> bytes:
     import torch
 
-    network, buffer = _plain(model.network), io.BytesIO()
-    with _in_silence():
+    network, buffer = _to_contiguous(model.network), io.BytesIO()
+    with _ignore_warnings():
         shapes = ({0: torch.export.Dim("n")},)
-        program = torch.export.export(network, (_images(2),), dynamic_shapes=shapes)
+        program = torch.export.export(network, (_draw_images(2),), dynamic_shapes=shapes)
         torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(described)})
         buffer.seek(0)
-        _compare("torch.export", network, torch.export.load(buffer).module())
+        check_answers("torch.export", network, torch.export.load(buffer).module())
     return buffer.getvalue()
 
 
 KINDS = {
-    ".safetensors": Kind(_safetensors, ("safetensors",)),
-    ".onnx": Kind(_onnx, ("onnx", "onnxscript", "onnxruntime")),
-    ".pt2": Kind(_pt2, ()),
+    ".safetensors": Kind(_write_safetensors, ("safetensors",)),
+    ".onnx": Kind(_write_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    ".pt2": Kind(_write_pt2, ()),
 }
 
 
-def _plain(network: nn.Module) -> nn.Module:
-    """`network` in the memory layout that every program expects."""
+def _to_contiguous(network: nn.Module) -> nn.Module:
+    """Move `network` to the memory layout that every program expects."""
     import torch
 
     return network.to(memory_format=torch.contiguous_format)
 
 
-def _images(count: int) -> Tensor:
-    """Drawn ones, of the mean and spread that preprocessed images have."""
+def _draw_images(count: int) -> Tensor:
+    """Random images [count, 3, 32, 32] with the mean and spread of preprocessed ones."""
     import torch
 
     from resnet_cifar.data.augmentation import generator
@@ -236,23 +236,23 @@ def _images(count: int) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=generator(0, "export"))
 
 
-def _compare(what: str, network: nn.Module, other: Callable[[Tensor], Tensor]) -> None:
+def check_answers(what: str, network: nn.Module, other: Callable[[Tensor], Tensor]) -> None:
     """Raise UserError unless `other` answers as `network` does, whatever the batch."""
     import torch
 
     for count in (1, 2, 7):
-        images = _images(count)
+        images = _draw_images(count)
         with torch.inference_mode():
-            expected, found = network(images), other(images)
-        gap = (found - expected).abs().max() / expected.abs().max().clamp(min=1)
+            expected, answer = network(images), other(images)
+        gap = (answer - expected).abs().max() / expected.abs().max().clamp(min=1)
         if not gap <= TOLERANCE:  # also where one is not finite
             raise UserError(
                 f"{what} answers otherwise than the network: by {gap:.2g} of its logits"
             )
 
 
-def _in_silence() -> warnings.catch_warnings[None]:
-    """Without what exporters warn their own developers of."""
+def _ignore_warnings() -> warnings.catch_warnings[None]:
+    """Silence what exporters warn their own developers of."""
     return warnings.catch_warnings(action="ignore")
 
 

@@ -1,4 +1,4 @@
-"""A trained network: how to come by one, and what it takes to use it."""
+"""Trained networks: train one, load one, and use it with its preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cifar import scores
-from resnet_cifar.config.saved import fill_in_absent, load
+from resnet_cifar.config.saved import load
 from resnet_cifar.config.schema import Config
-from resnet_cifar.data.augmentation import NoAugmentation
+from resnet_cifar.data.augmentation import Augmentation, NoAugmentation
 from resnet_cifar.data.datasets import Images, Normalisation
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.record.layout import CONFIG, WEIGHTS
-from resnet_cifar.record.schema import Metrics, RunRecord, read_record
+from resnet_cifar.record.schema import Metrics, RunRecord
+from resnet_cifar.runs.find import read_run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,14 +52,14 @@ def open_run(directory: Path) -> tuple[RunRecord, Config]:
     Raises:
         UserError: there is none, or they are damaged or of different runs.
     """
-    record = read_record(directory)
+    record = read_run(directory)
     if record is None:
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
     config = load(directory / CONFIG)
     if (cell_name(config), config.seed) != (record.cell, record.seed):
         path = directory / CONFIG
         raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
-    return fill_in_absent(record), config
+    return record, config
 
 
 def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> TrainedModel:
@@ -74,28 +75,41 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
         UserError: no such run or weights; they are damaged, changed or another run's; the network
             has diverged.
     """
-    from resnet_cifar.compute import device as devices
-    from resnet_cifar.record import checkpoint
+    from resnet_cifar.compute.device import resolve
 
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights} is not allowed: one of {', '.join(WEIGHTS)}")
     directory = Path(run)
     record, config = open_run(directory)
     options = dataclasses.replace(config.trainer, device=device, precision="fp32", compile="false")
-    compute = devices.resolve(options)
-    saved = checkpoint.load_weights(directory, weights, record)
-    if not all(tensor.isfinite().all() for tensor in saved["model"].values()):
-        raise UserError(f"{directory}: the network of epoch {saved['epoch']} is not finite")
+    model = restore_model(directory, record, config, weights, resolve(options))
+    if not all(tensor.isfinite().all() for tensor in model.network.state_dict().values()):
+        raise UserError(f"{directory}: the network of epoch {model.epoch} is not finite")
+    return model
+
+
+def restore_model(
+    directory: Path, record: RunRecord, config: Config, weights: str, compute: Compute
+) -> TrainedModel:
+    """Build the network of a run that was opened, with its trained weights, on its device.
+
+    Raises:
+        UserError: there are no such weights; they are damaged, changed or another run's.
+    """
+    from resnet_cifar.compute.device import place
+    from resnet_cifar.record.checkpoint import load_weights
+
+    saved = load_weights(directory, weights, record)
     network = config.build_model()
     network.load_state_dict(saved["model"])
     network.requires_grad_(False).eval()
-    devices.place(network, compute)
+    place(network, compute)
     return TrainedModel(network, config, record, directory, weights, saved["epoch"], compute)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What `load_model` gives."""
+    """A trained network with the run it is of, and where it computes."""
 
     network: nn.Module  # evaluation mode: float32 [n, 3, 32, 32], preprocessed, to [n, classes]
     config: Config
@@ -118,13 +132,13 @@ class TrainedModel:
     @property
     def metrics(self) -> Metrics:
         """Its epoch's metrics, as far as the record has them."""
-        known = self.record.best if self.weights == "best" else self.record.final
-        if not known or known["epoch"] != self.epoch:
+        metrics = self.record.best if self.weights == "best" else self.record.final
+        if not metrics or metrics["epoch"] != self.epoch:
             return {}
         if self.weights == "ema":
-            of_them = {k.removesuffix("_ema"): v for k, v in known.items() if k.endswith("_ema")}
-            return {"epoch": self.epoch, **of_them}
-        return known
+            averaged = {k.removesuffix("_ema"): v for k, v in metrics.items() if k.endswith("_ema")}
+            return {"epoch": self.epoch, **averaged}
+        return metrics
 
     def preprocess(self, images: NDArray[np.uint8]) -> Tensor:
         """RGB images uint8 [n, 32, 32, 3] as the network takes them: float32 [n, 3, 32, 32].
@@ -132,12 +146,12 @@ class TrainedModel:
         Raises:
             UserError: they have another type or shape.
         """
-        on_device = self._on_device(images)
-        view = on_device.view(on_device.augmentation.clean(len(images)))
-        return on_device.batch(view, 0, len(images))[0]
+        placed = self._place_pixels(images)
+        view = placed.view(placed.augmentation.clean(len(images)))
+        return placed.batch(view, 0, len(images))[0]
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time: [n, classes].
+        """Logits float32 [n, classes] of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time.
 
         Raises:
             UserError: the images have another type or shape, or a logit is not finite.
@@ -145,32 +159,35 @@ class TrainedModel:
         from resnet_cifar.compute.device import full_float32
         from resnet_cifar.compute.step import predict
 
-        on_device = self._on_device(images)
-        view = on_device.augmentation.clean(len(images))
+        placed = self._place_pixels(images)
+        view = placed.augmentation.clean(len(images))
         with full_float32():
-            found = predict(self.network, on_device, view, self.compute, BATCH).numpy()
-        if not np.isfinite(found).all():
+            logits = predict(self.network, placed, view, self.compute, BATCH).numpy()
+        if not np.isfinite(logits).all():
             raise UserError(
                 f"{self.directory}: its network answers with numbers that are not finite"
             )
-        return found
+        return logits
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """The softmax of `logits`."""
+        """Probabilities float64 [n, classes]: the softmax of `logits`."""
         return np.exp(scores.log_softmax(self.logits(images)))
 
-    def _on_device(self, images: NDArray[np.uint8]) -> DeviceImages:
+    def place_images(self, images: Images, augmentation: Augmentation) -> DeviceImages:
+        """`images` on the network's device, in its layout, ready to be augmented and normalised."""
         from resnet_cifar.compute.device import memory_format
-        from resnet_cifar.data.images import SIZE, DeviceImages
+        from resnet_cifar.data.images import DeviceImages
+
+        layout = memory_format(self.compute, self.network)
+        device, classes = self.compute.device, len(self.classes)
+        return DeviceImages(images, self.normalisation, augmentation, device, layout, classes)
+
+    def _place_pixels(self, images: NDArray[np.uint8]) -> DeviceImages:
+        from resnet_cifar.data.images import SIZE
 
         shape = tuple(images.shape)
         if images.dtype != np.uint8 or shape[1:] != (SIZE, SIZE, 3) or not shape[0]:
             raise UserError(f"images are {images.dtype} {shape}: uint8 [n, {SIZE}, {SIZE}, 3]")
         positions = np.arange(len(images))
-        return DeviceImages(
-            Images(np.ascontiguousarray(images), np.zeros_like(positions), positions),
-            self.normalisation,
-            NoAugmentation(),
-            self.compute.device,
-            memory_format(self.compute, self.network),
-        )
+        unlabelled = Images(np.ascontiguousarray(images), np.zeros_like(positions), positions)
+        return self.place_images(unlabelled, NoAugmentation())

@@ -32,11 +32,11 @@ class Photo(NamedTuple):
 
     @property
     def resized(self) -> bool:
-        """Whether it was cropped or resized."""
+        """True if it was cropped or resized."""
         return (self.width, self.height) != (SIZE, SIZE)
 
 
-def find(path: Path) -> list[Path]:
+def list_image_files(path: Path) -> list[Path]:
     """The PNG and JPEG files below a directory, in order; a file is itself. Hidden ones are not."""
     if not path.is_dir():
         return [path]
@@ -48,8 +48,8 @@ def find(path: Path) -> list[Path]:
     )
 
 
-def read(path: Path) -> Photo:
-    """An image file.
+def read_photo(path: Path) -> Photo:
+    """Read an image file as the networks see it.
 
     Raises:
         UserError: it is none, is damaged, or is too large to be a picture.
@@ -60,7 +60,7 @@ def read(path: Path) -> Photo:
             warnings.simplefilter("ignore")  # of metadata nobody needs
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as stored:
-                image = _rgb(ImageOps.exif_transpose(stored))
+                image = _to_rgb(ImageOps.exif_transpose(stored))
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
     except UnidentifiedImageError as error:
@@ -73,7 +73,7 @@ def read(path: Path) -> Photo:
     return Photo(path, np.asarray(image), width, height)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """`image` in 8-bit RGB, on white."""
     if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -6,9 +6,6 @@ Several runs answer together: their probabilities are averaged.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +16,7 @@ from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import result
-from resnet_cifar.text import printable
+from resnet_cifar.text import print_csv, print_json, print_table, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,27 +46,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from resnet_cifar.trained import photos
+    from resnet_cifar.trained.photos import list_image_files, read_photo
 
     runs, others = sort_out(options.paths)
     models = load_models(runs, options.weights, options.device)
-    files = list(dict.fromkeys(file for path in others for file in photos.find(path)))
+    files = list(dict.fromkeys(file for path in others for file in list_image_files(path)))
     if not files:
         raise UserError(f"{', '.join(map(str, others)) or 'the command'} names no PNG or JPEG file")
-    found, left_out = [], {}
+    photos, left_out = [], {}
     for file in files:
         try:
-            found.append(photos.read(file))
+            photos.append(read_photo(file))
         except UserError as error:
             left_out[str(file)] = str(error)
             print(printable(f"error: {describe(error)}"), file=sys.stderr)
-    predictions = Predictions(models, found, averaged(models, found), left_out)
+    classified = ClassifiedPhotos(models, photos, average_probabilities(models, photos), left_out)
     if options.json:
-        print_json(predictions)
+        print_json(classified.as_plain())
     elif options.csv:
-        print_csv(predictions)
+        print_csv(classified.csv_columns(), classified.csv_rows())
     else:
-        show(predictions)
+        print_classes(classified)
     if left_out:
         raise SystemExit(1)
 
@@ -83,12 +80,10 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     runs: list[Path] = []
     others: list[Path] = []
     for path in paths:
-        seeds = [p.parent for p in path.glob(f"seed=*/{RUN}")] if path.is_dir() else []
-        seeds = sorted(p for p in seeds if re.fullmatch(r"seed=\d+", p.name))
         if (path / RUN).is_file():
             runs.append(path)
-        elif seeds:
-            runs += seeds
+        elif path.is_dir() and (inside := _runs_in(path)):
+            runs += inside
         elif path.exists() or path.suffix:
             others.append(path)
         else:
@@ -97,6 +92,21 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         given = ", ".join(map(str, paths))
         raise UserError(f"no run among {given}: give a directory <cell>/seed=<n> with run.json")
     return list(dict.fromkeys(runs)), others
+
+
+def _runs_in(directory: Path) -> list[Path]:
+    """The runs of a cell, or of a folder of copies, each once and without those set aside.
+
+    Raises:
+        UserError: a run among them can't be read.
+    """
+    from resnet_cifar.runs.find import count_runs, find_cell_runs
+
+    runs = find_cell_runs(directory)
+    for run in runs:
+        if run.record is None and not run.is_set_aside and (run.path / RUN).exists():
+            raise UserError(run.reason)
+    return [run.path for run in count_runs(runs)[0]]
 
 
 def load_models(runs: Sequence[Path], weights: str, device: str) -> list[TrainedModel]:
@@ -118,89 +128,88 @@ def load_models(runs: Sequence[Path], weights: str, device: str) -> list[Trained
     return models
 
 
-def averaged(models: Sequence[TrainedModel], found: Sequence[Photo]) -> NDArray[np.float64]:
-    """The models' mean probabilities: [images, classes]."""
+def average_probabilities(
+    models: Sequence[TrainedModel], photos: Sequence[Photo]
+) -> NDArray[np.float64]:
+    """The models' mean probabilities: float64 [images, classes]."""
     import numpy as np
 
-    if not found:
+    if not photos:
         return np.zeros((0, len(models[0].classes)))
-    pixels = np.stack([photo.pixels for photo in found])
+    pixels = np.stack([photo.pixels for photo in photos])
     mean: NDArray[np.float64] = np.mean([m.probabilities(pixels) for m in models], axis=0)
     return mean
 
 
-class Predictions(NamedTuple):
-    """What is said of some images."""
+class ClassifiedPhotos(NamedTuple):
+    """Images with the probabilities of their classes."""
 
     models: list[TrainedModel]
     photos: list[Photo]
     probabilities: NDArray[np.float64]  # [images, classes]
     left_out: dict[str, str]  # by path, why
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        return self.models[0].classes
+
     def rows(self) -> list[dict[str, Any]]:
         """One an image: its path, size, whether it was resized, class, probabilities by class."""
         return [
             {
                 "image": str(photo.path),
-                "class": self.models[0].classes[values.argmax()],
+                "class": self.classes[values.argmax()],
                 "probability": float(values.max()),
                 "width": photo.width,
                 "height": photo.height,
                 "resized": photo.resized,
-                "probabilities": dict(zip(self.models[0].classes, values.tolist(), strict=True)),
+                "probabilities": dict(zip(self.classes, values.tolist(), strict=True)),
             }
             for photo, values in zip(self.photos, self.probabilities, strict=True)
         ]
 
+    def as_plain(self) -> dict[str, Any]:
+        """One object for JSON: the runs, the images, what was left out and why."""
+        runs = [
+            {"run": str(model.directory), "weights": model.weights, "epoch": model.epoch}
+            for model in self.models
+        ]
+        return {"runs": runs, "images": self.rows(), "left_out": self.left_out}
 
-def print_json(predictions: Predictions) -> None:
-    """One object: the runs, the images, what was left out and why."""
-    runs = [
-        {"run": str(model.directory), "weights": model.weights, "epoch": model.epoch}
-        for model in predictions.models
-    ]
-    whole = {"runs": runs, "images": predictions.rows(), "left_out": predictions.left_out}
-    print(json.dumps(whole, indent=2))
+    def csv_columns(self) -> list[str]:
+        """The columns of `csv_rows`."""
+        classes = [f"probability of {name}" for name in self.classes]
+        return ["image", "class", "probability", "width", "height", "resized", *classes]
+
+    def csv_rows(self) -> list[dict[str, Any]]:
+        """`rows` with a column for every class."""
+        return [
+            row | {f"probability of {name}": p for name, p in row["probabilities"].items()}
+            for row in self.rows()
+        ]
 
 
-def print_csv(predictions: Predictions) -> None:
-    """One line an image; a column for every class."""
-    classes = predictions.models[0].classes
-    first = ("image", "class", "probability", "width", "height", "resized")
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*first, *(f"probability of {name}" for name in classes)])
-    for row in predictions.rows():
-        writer.writerow([*(row[key] for key in first), *row["probabilities"].values()])
-
-
-def show(predictions: Predictions) -> None:
-    """Print a table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from resnet_cifar.text import wide_console
-
-    console = wide_console()
-    for model in predictions.models:
+def print_classes(classified: ClassifiedPhotos) -> None:
+    """Print the runs, and the two likeliest classes of every image."""
+    for model in classified.models:
         reached = result(model.record) if model.weights == "last" else ""
         state = "" if model.record.finished else f", {model.record.status}"
-        text = f"{model.directory}  {model.weights} weights, epoch {model.epoch}{state}{reached}"
-        console.print(printable(text), markup=False)
-    table = Table("image", "class", "%", "or", "%", "pixels")
-    table.columns[0].overflow = "fold"
-    for column in (table.columns[2], table.columns[4]):
-        column.justify = "right"
-    for row in predictions.rows():
+        weights = f"{model.weights} weights, epoch {model.epoch}"
+        print(f"{printable(str(model.directory))}  {weights}{state}{reached}")
+    lines = []
+    for row in classified.rows():
         (best, p), (second, q) = sorted(row["probabilities"].items(), key=lambda kv: -kv[1])[:2]
         size = f"{row['width']}×{row['height']}" + (", resized" if row["resized"] else "")
-        name = Text(printable(row["image"]))
-        table.add_row(name, best, f"{100 * p:.1f}", second, f"{100 * q:.1f}", size)
-    console.print(table)
-    if resized := sum(photo.resized for photo in predictions.photos):
-        console.print(
-            f"{resized} of {len(predictions.photos)} images are not 32×32: shorter side resized to "
-            "32 pixels, centre taken",
-            markup=False,
+        image = printable(row["image"])
+        lines.append([image, best, f"{100 * p:.1f}", second, f"{100 * q:.1f}", size])
+    print()
+    heads = ["image", "class", "%", "or", "%", "pixels"]
+    print_table(heads, lines, [True, True, False, True, False, True], folded=0)
+    if resized := sum(photo.resized for photo in classified.photos):
+        print(
+            f"{resized} of {len(lines)} images are not 32×32: shorter side resized to 32 pixels, "
+            "centre taken"
         )
 
 
