@@ -1,24 +1,22 @@
 """The benchmark's command, and that what it compares is the same training."""
 
-import copy
-import importlib
+import functools
 import json
 import multiprocessing
 import re
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import TINY
 from scipy import stats
 from torch import nn
 
 from benchmarks import __main__ as benchmark
-from benchmarks import peers, plain
+from benchmarks import measure, peers, plain
 from benchmarks.contenders import Contender, Process
 from resnet_cifar.compute import device
 from resnet_cifar.compute.step import score_views, update
@@ -47,13 +45,13 @@ def test_command(
 ) -> None:
     monkeypatch.setattr(benchmark, "SYNTHETIC", ("data.train_size=64", "data.val_size=32"))
     timed: list[tuple[str, int]] = []
-    seconds = benchmark._seconds
+    seconds = measure.time_commands
 
     def one_for_all(recipe: str, overrides: Any, runs: int, workers: int) -> float:
         timed.append((recipe, runs))
         return seconds(recipe, overrides, runs, workers) if runs == 1 else 2.0
 
-    monkeypatch.setattr(benchmark, "_seconds", one_for_all)
+    monkeypatch.setattr(measure, "time_commands", one_for_all)
     out = tmp_path / "new" / "benchmark.json"
     options = ["--options", "layout", "cuda_graphs", "fused", "--peers", "--small-runs=5"]
     code = benchmark.main([*TINY_COMMAND, *options, f"--out={out}"])
@@ -131,25 +129,36 @@ def test_another_recipe_trains_the_same_network(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seconds=0"], "--seconds=0.0 is not allowed: above 0"),
-        (["--rounds=0"], "--rounds=0 is not allowed: 1 or more"),
-        (["--workers", "2", "0"], "--workers=0 is not allowed: 1 or more"),
-        (["--width=0"], "model.width=0 is not allowed: 1 to 1024"),
-        (["--width=x"], "model.width=x"),
-        (["--batch-size=1"], "trainer.batch_size=1 is not allowed: 2 or more"),
-        (["--device=tpu"], "trainer.device=tpu is not allowed"),
-        (["--compile=perhaps"], "trainer.compile=perhaps is not allowed"),
+        ("--seconds 0", "--seconds=0.0 is not allowed: above 0"),
+        ("--seconds inf", "--seconds=inf is not allowed"),
+        ("--seconds nan", "--seconds=nan is not allowed"),
+        ("--rounds 0", "--rounds=0 is not allowed: 1 or more"),
+        ("--rounds x", "argument --rounds: invalid int value: 'x'"),
+        ("--workers 2 0", "--workers=0 is not allowed: 1 or more"),
+        ("--workers x", "argument --workers: invalid int value: 'x'"),
+        ("--workers", "argument --workers: expected at least one argument"),
+        ("--options nothing", "argument --options: invalid choice: 'nothing'"),
+        ("--data mnist", "argument --data: invalid choice: 'mnist'"),
+        ("--out", "argument --out: expected one argument"),
+        ("--width 0", "model.width=0 is not allowed: 1 to 1024"),
+        ("--width x", "model.width=x is not allowed: a whole number"),
+        ("--batch-size 1", "trainer.batch_size=1 is not allowed: 2 or more"),
+        ("--threads -1", "trainer.threads=-1 is not allowed"),
+        ("--precision fp8", "trainer.precision=fp8 is not allowed"),
+        ("--device tpu", "trainer.device=tpu is not allowed"),
+        ("--compile perhaps", "trainer.compile=perhaps is not allowed"),
     ],
 )
-def test_refused_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_options_are_refused_in_one_line(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--data=synthetic", f"--out={tmp_path / 'b.json'}", *arguments]
+    command = ["--data=synthetic", f"--out={tmp_path / 'b.json'}", *arguments.split()]
     assert benchmark.main(command) in (1, 2)
     said = capsys.readouterr()
     assert said.err.startswith("error: ")
     assert message in said.err
     assert said.err.count("\n") == 1
+    assert said.out == ""
     assert not list(tmp_path.iterdir())
 
 
@@ -164,6 +173,7 @@ def drawn(count: int, stream: str = "train") -> datasets.Images:
     return datasets.Images(*synthetic.draw(count, 0, stream), np.arange(count))
 
 
+@functools.cache
 def after_steps(
     fast: bool, dtype: torch.dtype, steps: int, layout: torch.memory_format, norm: str = "as it is"
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -255,42 +265,6 @@ def test_one_host_sync_an_epoch(compiled: str, tmp_path: Path) -> None:
             engine.recorder.end("completed")
     syncs = [w for w in caught if "synchronizing" in str(w.message)]
     assert len(syncs) == 1
-
-
-@pytest.fixture
-def packing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    return importlib.import_module("packing")
-
-
-def test_stacked_networks_train_as_single_ones(packing: ModuleType) -> None:
-    config = compose([*TINY, "regularization.weight_decay=5e-4"])
-    compute = device.resolve(compose([*TINY, "trainer.precision=fp32"]).trainer)
-    alone = [model.double() for model in packing.models(config, compute, 3)]
-    together = packing.Stacked(copy.deepcopy(alone), config, compute)
-    torch.manual_seed(0)
-    x, y = packing.batch(config, compute, 3)
-    losses = [together.update(x.double(), y) for _ in range(3)][-1]
-    for number, model in enumerate(alone):
-        groups = config.regularization.parameter_groups(model)
-        descent, criterion = Descent(config.optimizer.build(groups)), config.regularization.loss()
-        for _ in range(3):
-            loss, _ = update(x[number].double(), y[number], model, criterion, descent, compute)
-        torch.testing.assert_close(losses[number], loss, rtol=1e-9, atol=0)
-        for name, weight in model.named_parameters():
-            torch.testing.assert_close(
-                together.weights[name][number], weight, rtol=1e-9, atol=1e-12
-            )
-        for name, value in model.named_buffers():
-            torch.testing.assert_close(together.buffers[name][number], value, rtol=1e-9, atol=1e-12)
-
-
-def test_packing_at_tiny_size(packing: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = "--width=2 --batch-size=4 --device=cpu --precision=fp32 --rounds=1 --seconds=0.05"
-    packing.main([*tiny.split(), "--networks", "1", "2", "--ways", "threads", "stacked"])
-    table = capsys.readouterr().out.splitlines()
-    assert table[3] == "| networks | threads | stacked |"
-    assert [line.split()[1] for line in table[5:]] == ["1", "2"]
 
 
 # When so narrow a net leaves chance depends on the order of its images: with this many an epoch
