@@ -1,6 +1,5 @@
 """The benchmark's command, and that what it compares is the same training."""
 
-import functools
 import json
 import multiprocessing
 import re
@@ -173,7 +172,6 @@ def drawn(count: int, stream: str = "train") -> datasets.Images:
     return datasets.Images(*synthetic.draw(count, 0, stream), np.arange(count))
 
 
-@functools.cache
 def after_steps(
     fast: bool, dtype: torch.dtype, steps: int, layout: torch.memory_format, norm: str = "as it is"
 ) -> tuple[torch.Tensor, torch.Tensor]:
