@@ -1,4 +1,4 @@
-"""How fast the engine is beside what people would use instead.
+"""Measurements of speed: the engine beside what people would use instead.
 
 Needs a checkout: the wheel does not carry it.
 """
