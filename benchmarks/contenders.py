@@ -1,4 +1,4 @@
-"""What the benchmark times: the engine, its variants and other recipes, a process each.
+"""The contenders of the benchmark: the engine, its variants and other recipes, a process each.
 
 A process of its own gives each its own peak memory and leaves the process-wide settings of one
 (threads, arithmetic, the allocator) out of the others' way. All stay idle but the one measured.
@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
+import resource
 import signal
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -46,13 +48,13 @@ EPOCHS = 4  # the first warms up and the last writes predictions and pictures: n
 
 @dataclass(frozen=True)
 class Contender:
-    """What a process is to be."""
+    """A recipe and its settings, to be timed in a process of its own."""
 
     name: str
     overrides: tuple[str, ...]  # of the configuration
     compute: Compute
-    recipe: str | None = None  # another than the engine's: peers.RECIPES
-    workers: int = 0  # of its DataLoader; the engine has none unless its data come from one
+    recipe: str | None = None  # a key of peers.RECIPES; None: the engine
+    workers: int = 0  # of its DataLoader; 0 for the engine: its images lie on the device
 
 
 class Process:
@@ -83,7 +85,7 @@ class Process:
         return self._call("measure", seconds)
 
     def epochs(self, seconds: float) -> dict[str, float]:
-        """Where the time of an epoch of about `seconds` goes; see `Session.epochs`."""
+        """Time the parts of an epoch of about `seconds`; see `Session.epochs`."""
         return self._call("epochs", seconds)
 
     def close(self) -> None:
@@ -108,18 +110,16 @@ class Process:
 
 
 def _serve(connection: Connection, contender: Contender) -> None:
-    """The process: build, take a step, then answer calls until the other side is gone."""
+    """Run in the process: build, take a step, then answer calls until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the other side, and so this one
     # DataLoaders start their workers as in any program, not as this process was started.
     multiprocessing.set_start_method(None, force=True)
     compute = contender.compute
     torch.set_num_threads(compute.threads)
     ours = device.settings(compute, deterministic=False)
+    quiet = warnings.catch_warnings(action="ignore")  # advice of libraries on workers and loggers
     try:
-        with (
-            peers.quietly() if contender.recipe else ours,
-            TemporaryDirectory() as folder,
-        ):
+        with quiet if contender.recipe else ours, TemporaryDirectory() as folder:
             start = time.perf_counter()
             with contextlib.closing(Session(contender, Path(folder))) as session:
                 next(session.steps)
@@ -135,7 +135,7 @@ def _serve(connection: Connection, contender: Contender) -> None:
 
 
 class Session:
-    """A contender in its process."""
+    """The contender as built in its process: its stream of steps, and what is timed of it."""
 
     def __init__(self, contender: Contender, directory: Path) -> None:
         self.compute = contender.compute
@@ -146,10 +146,9 @@ class Session:
         self._recorders: list[Recorder] = []
         self._loader: Iterator[tuple[Tensor, Tensor]] | None = None
         if contender.recipe:
-            recipe = peers.RECIPES[contender.recipe]
-            self.steps = recipe(self.config, self.split, self.compute, contender.workers).steps(
-                None
-            )
+            build = peers.RECIPES[contender.recipe]
+            recipe = build(self.config, self.split, self.compute, contender.workers)
+            self.steps = recipe.steps(None)
             return
         if contender.workers:
             plain = peers.Plain(self.config, self.split, self.compute, contender.workers)
@@ -176,7 +175,7 @@ class Session:
         """Run the engine's own fit() on about `seconds` of data an epoch, everything recorded.
 
         Returns:
-            Of the epochs' median: images and seconds of the steps and of validation, seconds of
+            Medians of the epochs: images and seconds of the steps and of validation, seconds of
             recording (metrics.jsonl, TensorBoard, run.json) and of checkpoints (last.pt, best.pt);
             and the images/s of forward passes alone on a batch that lies ready.
         """
@@ -264,9 +263,9 @@ class Session:
 
 
 class LoadedImages(DeviceImages):
-    """The engine's images from a DataLoader in place of the device: "data on device" switched off.
+    """Images from a DataLoader in place of the device, to switch off "data on the device".
 
-    Order and augmentation are then the DataLoader's, whatever was drawn.
+    Order and augmentation are then the DataLoader's; the engine's draws are not used.
     """
 
     def __init__(self, images: DeviceImages, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
@@ -274,23 +273,16 @@ class LoadedImages(DeviceImages):
         self.batches = batches
 
     def batch(self, view: View, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The next batch, sent to the device."""
+        """Send the DataLoader's next batch to the device."""
         x, y = next(self.batches)
         x = x.to(self.device, non_blocking=True, memory_format=self.memory_format)
         return x, y.to(self.device, non_blocking=True)
 
 
 def peak_memory(compute: Compute) -> int:
-    """Bytes: of tensors on a CUDA device, else of this process (not of its DataLoader's).
-
-    0 where the system doesn't tell: Windows.
-    """
+    """Bytes: of tensors on a CUDA device, else of this process (not of its DataLoader's)."""
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device)
-    try:
-        import resource
-    except ImportError:
-        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -305,7 +297,7 @@ def _first(images: Images, count: int) -> Images:
 
 
 def _watch(owner: object, method: str, compute: Compute) -> list[float]:
-    """Seconds of every call of `owner.method` from now on, the device's work included."""
+    """Time every call of `owner.method` from now on, in seconds, the device's work included."""
     seconds: list[float] = []
     original = getattr(owner, method)
 

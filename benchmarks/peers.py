@@ -1,18 +1,17 @@
-"""What people would use instead: timm's loader and step, and Lightning with a plain module.
+"""Recipes of other libraries: timm's loader and step, and Lightning with a plain module.
 
-The engine's opponents beside the plain recipe, where they are installed (`.[peers]`). Same network,
-images, batch size and optimizer settings; crop and flip by torchvision on a DataLoader's workers;
-channels_last and the engine's arithmetic as automatic mixed precision. Nothing of the engine is
-used, and neither is slowed down by records: no logger, no checkpoints.
+They are opponents of the engine beside the plain recipe, where they are installed (the extra
+`peers`). All have the same network, images, batch size and optimizer settings; torchvision crops
+and flips in the DataLoader's workers. timm and Lightning use channels_last and the engine's
+precision by automatic mixed precision. None uses the engine or writes logs or checkpoints.
 
-`python -m benchmarks.peers RECIPE [key=value …]` trains and validates one run: what a
-sweep of small runs is made of for those who use them.
+`python -m benchmarks.peers RECIPE [key=value …]` trains and validates one run. A loop over such
+commands is the sweep of somebody who uses these libraries.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import logging
 import sys
@@ -20,6 +19,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -40,14 +40,13 @@ Batches = DataLoader[tuple[Tensor, int]]
 
 
 class Recipe(ABC):
-    """A way to train a configuration's network on a configuration's images.
+    """A way to train the network of a configuration on its images, with `workers` in a DataLoader.
 
-    Args:
-        workers: of its DataLoader.
+    NAME is its name on the command line, PACKAGE the library that it needs.
     """
 
     NAME: str
-    PACKAGE: str | None = None  # which it needs
+    PACKAGE: str | None = None
 
     def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
         self.config, self.split, self.compute, self.workers = config, split, compute, workers
@@ -57,15 +56,16 @@ class Recipe(ABC):
 
     @classmethod
     def installed(cls) -> bool:
+        """True if its library is there."""
         return cls.PACKAGE is None or importlib.util.find_spec(cls.PACKAGE) is not None
 
     @abstractmethod
     def steps(self, epochs: int | None) -> Generator[int, None, None]:
-        """Train for `epochs` (None: without end); the images of each step."""
+        """Train for `epochs` (None: without end); yields the number of images of each step."""
 
-    @abstractmethod
     def accuracy(self) -> float:
-        """On the validation images, a fraction."""
+        """Accuracy on the validation images, a fraction."""
+        return plain.evaluate(self.model, self.validation_batches(), self.compute.device)[0]
 
     def optimizer(self) -> torch.optim.Optimizer:
         groups = self.config.regularization.parameter_groups(self.model)
@@ -80,8 +80,8 @@ class Recipe(ABC):
         return self._batches(self.split.val, transform, shuffle=False)
 
     def _batches(self, images: Any, transform: Any, shuffle: bool) -> Batches:
-        size, place = self.config.trainer.batch_size, self.compute.device
-        return plain.loader(images, transform, size, self.workers, shuffle, place)
+        size, target = self.config.trainer.batch_size, self.compute.device
+        return plain.loader(images, transform, size, self.workers, shuffle, target)
 
 
 def _epochs(count: int | None) -> Iterator[int]:
@@ -98,9 +98,6 @@ class Plain(Recipe):
         for _ in _epochs(epochs):
             for step in plain.epoch(self.model, batches, optimizer, self.compute.device):
                 yield step.images
-
-    def accuracy(self) -> float:
-        return plain.evaluate(self.model, self.validation_batches(), self.compute.device)[0]
 
 
 class Timm(Recipe):
@@ -134,25 +131,15 @@ class Timm(Recipe):
                 optimizer.step()
                 yield len(y)
 
-    @torch.no_grad()
     def accuracy(self) -> float:
-        from timm.utils import AverageMeter, accuracy
-
-        self.model.eval()
-        meter = AverageMeter()
-        for x, y in self.validation_batches():
-            x = x.contiguous(memory_format=torch.channels_last)
-            with self.compute.autocast():
-                logits = self.model(x)
-            meter.update(accuracy(logits, y, topk=(1,))[0].item(), len(y))
-        return float(meter.avg) / 100
+        with self.compute.autocast():
+            return super().accuracy()
 
     def _batches(self, images: Any, transform: Any, shuffle: bool) -> Batches:
         from timm.data import create_loader
         from timm.data.transforms import ToNumpy
 
         mean, std = self.config.data.NORMALISATION
-        place = self.compute.device
         dataset = plain.PlainImages(images, transform)
         loader = create_loader(
             dataset,
@@ -163,8 +150,8 @@ class Timm(Recipe):
             std=std,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=place.type == "cuda",
-            device=place,
+            pin_memory=self.compute.device.type == "cuda",
+            device=self.compute.device,
         )
         parts: list[Any] = [ToNumpy()]  # the loader makes tensors of whole batches
         if shuffle:
@@ -185,42 +172,48 @@ class Lightning(Recipe):
         self.model.to(memory_format=torch.channels_last)
 
     def steps(self, epochs: int | None) -> Generator[int, None, None]:
-        """The Trainer has the loop: it runs in a thread, which waits after every step."""
-        turns = _turns()
-        trainer = self._trainer(epochs, callbacks=[turns])
+        """Run the Trainer in a thread that waits before every step: the Trainer has the loop."""
+        from lightning.pytorch.callbacks import LambdaCallback
+
+        requests: SimpleQueue[bool] = SimpleQueue()  # True: take a step; False: stop
+        answers: SimpleQueue[int | BaseException | None] = SimpleQueue()  # None: no more steps
+
+        def wait(*_: Any) -> None:
+            if not requests.get():
+                raise _Stopped
+
+        def answer(trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            answers.put(len(batch[1]))
 
         def fit() -> None:
             torch.set_num_threads(self.compute.threads)  # each thread has its own number
+            turns = LambdaCallback(on_train_batch_start=wait, on_train_batch_end=answer)
             try:
+                trainer = self._trainer(epochs, callbacks=[turns])
                 trainer.fit(self._module(), self.training_batches())
-            except _Over:
-                pass
+                answers.put(None)
             except BaseException as error:
-                turns.error = error
-            turns.over = True
-            turns.done.release()
+                answers.put(error)
 
         thread = threading.Thread(target=fit, daemon=True)
         thread.start()
         try:
             while True:
-                turns.go.release()
-                turns.done.acquire()
-                if turns.error is not None:
-                    raise turns.error
-                if turns.over:
+                requests.put(True)
+                images = answers.get()
+                if isinstance(images, BaseException):
+                    raise images
+                if images is None:
                     return
-                yield turns.images
+                yield images
         finally:
-            turns.over = True
-            turns.go.release()
+            requests.put(False)
             thread.join()
 
     def accuracy(self) -> float:
-        (found,) = self._trainer(1).validate(
-            self._module(), self.validation_batches(), verbose=False
-        )
-        return float(found["accuracy"])
+        trainer = self._trainer(1)
+        (metrics,) = trainer.validate(self._module(), self.validation_batches(), verbose=False)
+        return float(metrics["accuracy"])
 
     def _trainer(self, epochs: int | None, callbacks: Any = None) -> Any:
         import lightning
@@ -258,8 +251,8 @@ class Lightning(Recipe):
 
             def validation_step(self, batch: Any, index: int) -> None:
                 x, y = batch
-                right = self.model(self._last(x)).argmax(1) == y
-                self.log("accuracy", right.float().mean(), batch_size=len(y))
+                correct = self.model(self._last(x)).argmax(1) == y
+                self.log("accuracy", correct.float().mean(), batch_size=len(y))
 
             def configure_optimizers(self) -> torch.optim.Optimizer:
                 return recipe.optimizer()
@@ -271,43 +264,11 @@ class Lightning(Recipe):
         return Module()
 
 
-class _Over(Exception):
+class _Stopped(Exception):
     """Ends the Trainer's loop from outside."""
 
 
-def _turns() -> Any:
-    import lightning
-
-    class Turns(lightning.Callback):
-        """Lets the Trainer take one step at a time."""
-
-        def __init__(self) -> None:
-            self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-            self.images, self.over = 0, False
-            self.error: BaseException | None = None
-
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-            self.go.acquire()
-            if self.over:
-                raise _Over
-            self.images = len(batch[1])
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.done.release()
-
-    return Turns()
-
-
 RECIPES: dict[str, type[Recipe]] = {recipe.NAME: recipe for recipe in (Plain, Timm, Lightning)}
-PEERS = tuple(name for name, recipe in RECIPES.items() if recipe.PACKAGE)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without the advice that these libraries give about workers and loggers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -327,7 +288,7 @@ def _train(options: argparse.Namespace) -> None:
     compute = device.resolve(config.trainer)
     torch.set_num_threads(compute.threads)
     torch.manual_seed(config.seed)
-    with quietly():
+    with warnings.catch_warnings(action="ignore"):  # advice of libraries on workers and loggers
         recipe = RECIPES[options.recipe](config, config.data.load(), compute, options.workers)
         for _ in recipe.steps(config.trainer.epochs):
             pass

@@ -1,9 +1,9 @@
-"""The recipe that most people train CIFAR-10 with, as PyTorch's and torchvision's pages teach it.
+"""The plain recipe: training on CIFAR-10 as the tutorials of PyTorch and torchvision teach it.
 
-The engine's opponent in the benchmark and the reference it must equal: images pass one by one
-through torchvision's transforms in the worker processes of a DataLoader; float32 as PyTorch sets it
-(on CUDA that leaves TF32 to the convolutions), contiguous layout, `.item()` at every step. Nothing
-of the engine is used here.
+It is the engine's opponent in the benchmark, and the reference that the engine's updates must
+equal. Images pass one by one through torchvision's transforms in the worker processes of a
+DataLoader; float32 as PyTorch sets it (on CUDA convolutions then use TF32), contiguous layout,
+`.item()` at every step. It uses nothing of the engine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from resnet_cifar.data.datasets import Images, Normalisation
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
-    """As torchvision.datasets.CIFAR10: every image through PIL and `transform`."""
+    """A data set like torchvision.datasets.CIFAR10: every image through PIL and `transform`."""
 
     def __init__(self, images: Images, transform: Callable[[Any], Tensor]) -> None:
         self.images = images
@@ -73,7 +73,7 @@ def loader(
 
 
 class Step(NamedTuple):
-    """What a step is worth telling."""
+    """One training step: images in the batch, its mean loss in nats, correct predictions."""
 
     images: int
     loss: float

@@ -1,7 +1,7 @@
-"""What many runs cost before and after they are trained: `python -m benchmarks.scale`.
+"""Time the commands on a grid of many runs: `python -m benchmarks.scale`, in a checkout.
 
-A grid of finished runs is made up; then the commands that people type are timed on it: composing
-and checking it, the plan, skipping all of it, listing, loading, the report. Prints Markdown.
+Makes up a grid of finished runs, without training. Then it times what people type: composing and
+checking the grid, its plan, skipping all of it, listing, loading, the report. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -42,44 +42,46 @@ def main(arguments: list[str] | None = None) -> int:
 def _scale(options: argparse.Namespace) -> None:
     require(min(options.runs) >= 5, "--runs", min(options.runs), "5 or more")
     require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
-    found = {count: measure(count, options.rounds) for count in options.runs}
-    print("| seconds, smallest of the rounds | " + " | ".join(f"{n:,} runs" for n in found) + " |")
-    print("|---|" + "---|" * len(found))
-    for name in next(iter(found.values())):
-        print(f"| {name} | " + " | ".join(f"{f[name]:.1f}" for f in found.values()) + " |")
+    columns = {count: measure(count, options.rounds) for count in options.runs}
+    heads = [f"{count:,} runs" for count in columns]
+    print(f"| seconds, smallest of the rounds | {' | '.join(heads)} |")
+    print("|---|" + "---|" * len(columns))
+    for command in next(iter(columns.values())):
+        print(f"| {command} | " + " | ".join(f"{c[command]:.1f}" for c in columns.values()) + " |")
 
 
 def measure(count: int, rounds: int) -> dict[str, float]:
-    """Seconds that each command takes on `count` finished runs, each in a process of its own."""
+    """Time each command on `count` finished runs, in a process of its own; seconds by command."""
     seeds = count // len(RATES)
     with TemporaryDirectory() as folder:
         root = Path(folder) / "outputs"
         base = compose([*SETTING, f"output_root={root}"])
         for rate in RATES:
             for seed in range(seeds):
-                make_run(_of(base, rate, seed))
+                make_run(variant(base, rate, seed))
         rates = ",".join(map(str, RATES))
         grid = [*SETTING, f"output_root={root}", f"optimizer.lr={rates}", f"seed=range({seeds})"]
-        python = [sys.executable]
-        train = [*python, "-m", "resnet_cifar", "train"]
+        package = [sys.executable, "-m", "resnet_cifar"]
+        train = [*package, "train"]
         load = f"from resnet_cifar.results import load_runs as l; l({str(root)!r})"
         commands = {
             "compose, check, skip all": [*train, "-m", *grid],
             "plan": [*train, "--plan", *grid],
             "plan, all to do": [*train, "--plan", *grid, "trainer.epochs=3"],
-            "list": [*python, "-m", "resnet_cifar", "runs", str(root)],
-            "load": [*python, "-c", load],
-            "report": [*python, "-m", "resnet_cifar", "report", str(root), "--to", f"{folder}/r"],
+            "list": [*package, "runs", str(root)],
+            "load": [sys.executable, "-c", load],
+            "report": [*package, "report", str(root), "--to", f"{folder}/r"],
         }
-        return {name: min(_timed(c) for _ in range(rounds)) for name, c in commands.items()}
+        return {name: min(_seconds(c) for _ in range(rounds)) for name, c in commands.items()}
 
 
-def _of(base: Config, rate: float, seed: int) -> Config:
+def variant(base: Config, rate: float, seed: int) -> Config:
+    """Change the learning rate and the seed of a configuration."""
     optimizer: Any = dataclasses.replace(base.optimizer, lr=rate)
     return dataclasses.replace(base, optimizer=optimizer, seed=seed)
 
 
-def _timed(command: list[str]) -> float:
+def _seconds(command: list[str]) -> float:
     start = time.perf_counter()
     environment = os.environ | {"COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -89,7 +91,7 @@ def _timed(command: list[str]) -> float:
 
 
 def make_run(config: Config) -> None:
-    """A finished run's record and metrics, with results that depend on its rate and seed."""
+    """Write the record and metrics of a finished run; its results depend on its rate and seed."""
     directory = run_directory(config)
     directory.mkdir(parents=True)
     rate, epochs = config.optimizer.lr, config.trainer.epochs

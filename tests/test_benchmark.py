@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from benchmarks import __main__ as benchmark
-from benchmarks import peers, plain
+from benchmarks import measure, peers, plain
 from benchmarks.contenders import Contender, Process
 from resnet_cifar.compute import device
 from resnet_cifar.compute.step import score_views, update
@@ -44,13 +44,13 @@ def test_command(
 ) -> None:
     monkeypatch.setattr(benchmark, "SYNTHETIC", ("data.train_size=64", "data.val_size=32"))
     timed: list[tuple[str, int]] = []
-    seconds = benchmark._seconds
+    seconds = measure.time_commands
 
     def one_for_all(recipe: str, overrides: Any, runs: int, workers: int) -> float:
         timed.append((recipe, runs))
         return seconds(recipe, overrides, runs, workers) if runs == 1 else 2.0
 
-    monkeypatch.setattr(benchmark, "_seconds", one_for_all)
+    monkeypatch.setattr(measure, "time_commands", one_for_all)
     out = tmp_path / "new" / "benchmark.json"
     options = ["--options", "layout", "cuda_graphs", "fused", "--peers", "--small-runs=5"]
     code = benchmark.main([*TINY_COMMAND, *options, f"--out={out}"])
@@ -128,25 +128,36 @@ def test_another_recipe_trains_the_same_network(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seconds=0"], "--seconds=0.0 is not allowed: above 0"),
-        (["--rounds=0"], "--rounds=0 is not allowed: 1 or more"),
-        (["--workers", "2", "0"], "--workers=0 is not allowed: 1 or more"),
-        (["--width=0"], "model.width=0 is not allowed: 1 to 1024"),
-        (["--width=x"], "model.width=x"),
-        (["--batch-size=1"], "trainer.batch_size=1 is not allowed: 2 or more"),
-        (["--device=tpu"], "trainer.device=tpu is not allowed"),
-        (["--compile=perhaps"], "trainer.compile=perhaps is not allowed"),
+        ("--seconds 0", "--seconds=0.0 is not allowed: above 0"),
+        ("--seconds inf", "--seconds=inf is not allowed"),
+        ("--seconds nan", "--seconds=nan is not allowed"),
+        ("--rounds 0", "--rounds=0 is not allowed: 1 or more"),
+        ("--rounds x", "argument --rounds: invalid int value: 'x'"),
+        ("--workers 2 0", "--workers=0 is not allowed: 1 or more"),
+        ("--workers x", "argument --workers: invalid int value: 'x'"),
+        ("--workers", "argument --workers: expected at least one argument"),
+        ("--options nothing", "argument --options: invalid choice: 'nothing'"),
+        ("--data mnist", "argument --data: invalid choice: 'mnist'"),
+        ("--out", "argument --out: expected one argument"),
+        ("--width 0", "model.width=0 is not allowed: 1 to 1024"),
+        ("--width x", "model.width=x is not allowed: a whole number"),
+        ("--batch-size 1", "trainer.batch_size=1 is not allowed: 2 or more"),
+        ("--threads -1", "trainer.threads=-1 is not allowed"),
+        ("--precision fp8", "trainer.precision=fp8 is not allowed"),
+        ("--device tpu", "trainer.device=tpu is not allowed"),
+        ("--compile perhaps", "trainer.compile=perhaps is not allowed"),
     ],
 )
-def test_refused_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_options_are_refused_in_one_line(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--data=synthetic", f"--out={tmp_path / 'b.json'}", *arguments]
+    command = ["--data=synthetic", f"--out={tmp_path / 'b.json'}", *arguments.split()]
     assert benchmark.main(command) in (1, 2)
     said = capsys.readouterr()
     assert said.err.startswith("error: ")
     assert message in said.err
     assert said.err.count("\n") == 1
+    assert said.out == ""
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,283 @@
+"""The measurements of a benchmark: contenders in turns, options switched, an epoch, whole runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from benchmarks.contenders import Contender, Process
+from benchmarks.markdown import on_or_off, spread
+from benchmarks.peers import RECIPES
+from resnet_cifar import paths
+from resnet_cifar.compute import device
+from resnet_cifar.compute.cpu import available_cpus
+from resnet_cifar.compute.device import Compute
+from resnet_cifar.config.compose import compose
+from resnet_cifar.config.schema import Config
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.model.options import training_flop
+from resnet_cifar.record.provenance import git_state, versions
+from resnet_cifar.record.recorder import now
+
+SMALL_RUN = (  # seconds of training
+    *("data=synthetic", "data.train_size=4000", "data.val_size=1000"),
+    *("model.width=8", "trainer.epochs=4", "trainer.progress=quiet"),
+)
+
+
+def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; what the JSON file holds, but for the command.
+
+    Args:
+        overrides: the configuration to measure.
+        options: of the benchmark's command line: workers, options, peers, rounds, seconds and
+            small_runs.
+
+    Raises:
+        UserError: something isn't possible here.
+    """
+    began, load, start = now(), os.getloadavg()[0], time.monotonic()
+    config = compose(list(overrides))
+    compute = device.resolve(config.trainer, config.model.width)
+    macs, layout = config.multiply_accumulates(), _layout(config, compute)
+    workers = max(options.workers)
+    peers = [name for name in options.peers if RECIPES[name].installed()]
+    engine = Contender("engine", overrides, compute)
+    defaults = dataclasses.replace(compute, precision="fp32", compile=False)  # PyTorch's own
+    plain = [
+        Contender(f"plain, {n} workers", overrides, defaults, "plain", n) for n in options.workers
+    ]
+    others = [*plain, *(Contender(name, overrides, compute, name, workers) for name in peers)]
+    contenders, switched, epoch = time_steps(engine, others, layout, options)
+    startup, small = time_runs(("engine", "plain", *peers), overrides, config, options)
+    rates = {name: values["images_per_second"] for name, values in contenders.items()}
+    fastest = max((contender.name for contender in plain), key=lambda name: median(rates[name]))
+    matmul = contenders["engine"]["matmul_flops_per_second"]
+    return {
+        "made": began,
+        "seconds": round(time.monotonic() - start, 1),
+        "device": compute.name,
+        "device_type": compute.device.type,
+        "cores": available_cpus(),
+        "load_before": round(load, 2),
+        "versions": versions() | {name: version(name) for name in peers},
+        "git": git_state(paths.checkout()),
+        "setting": {
+            "data": config.data.NAME,
+            "width": config.model.width,
+            "batch_size": config.trainer.batch_size,
+            "threads": compute.threads,
+            "precision": compute.precision,
+            "precision_seconds": dict(compute.precision_seconds),
+            "layout": layout,
+            "compile": compute.compile,
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+        },
+        "contenders": contenders,
+        "fastest_plain": fastest,
+        "ratio": _ratios(rates["engine"], rates[fastest]),
+        "peers": {name: _ratios(rates["engine"], rates[name]) for name in peers},
+        "peers_missing": [name for name in options.peers if name not in peers],
+        "options": switched,
+        "multiply_accumulates": macs,
+        "share_of_matmul_rate": _ratios(
+            [training_flop(macs) * rate for rate in rates["engine"]], matmul
+        ),
+        "epoch": whole_epoch(epoch, config),
+        "startup_seconds": startup,
+        "small_runs": {"runs": options.small_runs, "settings": list(SMALL_RUN), "seconds": small},
+    }
+
+
+def time_steps(
+    engine: Contender, others: Sequence[Contender], layout: str, options: argparse.Namespace
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
+    """Time training steps, every process alive and all but one idle.
+
+    Returns:
+        Each contender's measurements by its name; a row for each option switched; the parts of the
+        engine's epochs.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for contender in (engine, *others):
+            say(f"{contender.name}: starting")
+            processes.append(stack.enter_context(contextlib.closing(Process(contender))))
+        contenders = take_turns(processes, options.rounds, options.seconds)
+        for process in processes[1:]:
+            process.close()
+        switched = []
+        for option in options.options:
+            row, variant = switch(option, engine, layout, max(options.workers))
+            if variant is not None:
+                row |= _compare(processes[0], variant, options)
+            switched.append(row)
+        say("epochs of the engine")
+        return contenders, switched, processes[0].epochs(options.seconds)
+
+
+def take_turns(
+    processes: Sequence[Process], rounds: int, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """Measure each process once a round; by its name, a list of one figure per round.
+
+    The order is reversed from round to round, so that a drift of the machine favours nobody.
+    """
+    measured: dict[str, dict[str, Any]] = {
+        process.name: {"first_step_seconds": process.first_step_seconds} for process in processes
+    }
+    for number in range(rounds):
+        for process in processes if number % 2 == 0 else reversed(processes):
+            for key, value in process.measure(seconds).items():
+                measured[process.name].setdefault(key, []).append(value)
+        latest = (f"{p.name} {measured[p.name]['images_per_second'][-1]:,.0f}" for p in processes)
+        say(f"round {number + 1} of {rounds}, images/s: {'; '.join(latest)}")
+    return measured
+
+
+def switch(
+    option: str, engine: Contender, layout: str, workers: int
+) -> tuple[dict[str, Any], Contender | None]:
+    """Switch `option`: a row that names both values, and the engine with the other one.
+
+    An option that is on is switched off; one that is off here is switched on, to see whether it
+    should be. The contender is None where there is nothing to switch; the row then says why.
+    """
+    compute = engine.compute
+    other = "bf16" if compute.precision == "fp32" else "fp32"
+    compiled = (on_or_off(compute.compile), on_or_off(not compute.compile))
+    switches: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "precision": (compute.precision, other, {"precision": other}),
+        "layout": (layout, "contiguous", {"channels_last": False}),
+        "compile": (*compiled, {"compile": not compute.compile}),
+        "cuda_graphs": ("on", "off", {"cuda_graphs": False}),
+        "data": ("on the device", f"DataLoader, {workers} workers", {}),
+        "fused": ("on", "off", {"fused": False}),
+    }
+    if option == "layout" and layout == "contiguous":
+        reason = "the network is too narrow for channels_last on a CPU with so many threads"
+        return {"option": option, "skipped": reason}, None
+    if option == "cuda_graphs" and not (compute.device.type == "cuda" and compute.compile):
+        return {"option": option, "skipped": "for networks compiled for CUDA"}, None
+    before, after, changes = switches[option]
+    variant = dataclasses.replace(
+        engine,
+        name=f"engine, {option} {after}",
+        compute=dataclasses.replace(compute, **changes),
+        workers=workers if option == "data" else 0,
+    )
+    return {"option": option, "engine": before, "switched": after}, variant
+
+
+def _compare(engine: Process, variant: Contender, options: argparse.Namespace) -> dict[str, Any]:
+    """The engine's speed over the variant's; the reason where the variant can't run here."""
+    say(f"{variant.name}: starting")
+    try:
+        with contextlib.closing(Process(variant)) as process:
+            measured = take_turns([engine, process], options.rounds, options.seconds)
+    except UserError as error:
+        return {"failed": describe(error)}
+    ours, theirs = (measured[name]["images_per_second"] for name in (engine.name, variant.name))
+    return {
+        "images_per_second": {"engine": ours, "switched": theirs},
+        "first_step_seconds": measured[variant.name]["first_step_seconds"],
+        "peak_memory_bytes": max(measured[variant.name]["peak_memory_bytes"]),
+        "worth": _ratios(ours, theirs),
+    }
+
+
+def whole_epoch(measured: dict[str, float], config: Config) -> dict[str, Any]:
+    """Scale an epoch `measured` on a part of the data to all of it, in seconds.
+
+    Steps and validation grow with the data; recording and checkpoints don't.
+    """
+    steps = measured["train_images"] / measured["steps_seconds"]
+    validation = measured["val_images"] / measured["validation_seconds"]
+    return {
+        **measured,
+        "steps_images_per_second": steps,
+        "validation_images_per_second": validation,
+        "whole_epoch_seconds": {
+            "steps": config.data.training_images / steps,
+            "validation": config.data.val_size / validation,
+            "recording": measured["recording_seconds"],
+            "checkpoint": measured["checkpoint_seconds"],
+        },
+    }
+
+
+def time_runs(
+    recipes: Sequence[str], overrides: Sequence[str], config: Config, options: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Time whole runs from command to end, in turns; seconds by recipe, a figure per repetition.
+
+    Returns:
+        A run of one step of `overrides`; `options.small_runs` small runs (empty where it is 0).
+    """
+    images, workers = max(10, config.trainer.batch_size), max(options.workers)
+    one_step = [word for word in overrides if not word.startswith("data")]
+    one_step += ["data=synthetic", f"data.train_size={images}", f"data.val_size={images}"]
+    one_step += ["trainer.epochs=1"]
+    startup: dict[str, list[float]] = {name: [] for name in recipes}
+    small: dict[str, list[float]] = {name: [] for name in recipes if options.small_runs}
+    for number in range((options.rounds + 1) // 2):
+        for name in recipes if number % 2 == 0 else reversed(recipes):
+            say(f"{name}: start-up")
+            startup[name].append(time_commands(name, one_step, 1, workers))
+            if name in small:
+                say(f"{name}: {options.small_runs} small runs")
+                small[name].append(time_commands(name, SMALL_RUN, options.small_runs, workers))
+    return startup, small
+
+
+def time_commands(recipe: str, overrides: Sequence[str], runs: int, workers: int) -> float:
+    """Seconds that `runs` runs of one cell take, from the command to the end.
+
+    The engine's are a sweep; the others' are a loop over commands, which is what their users have.
+    """
+    with TemporaryDirectory() as folder:
+        if recipe == "engine":
+            sweep = ["-m"] if runs > 1 else []
+            seeds = f"seed={','.join(map(str, range(runs)))}"
+            words = ["-m", "resnet_cifar", "train", *sweep, *overrides, seeds]
+            commands = [[*words, f"output_root={folder}"]]
+        else:
+            words = ["-m", "benchmarks.peers", recipe, *overrides]
+            commands = [[*words, f"seed={seed}", f"--workers={workers}"] for seed in range(runs)]
+        start = time.perf_counter()
+        for command in commands:
+            ended = subprocess.run(
+                [sys.executable, *command], capture_output=True, text=True, check=False
+            )
+            if ended.returncode:
+                raise UserError(f"a run that times {recipe} failed: {ended.stderr.strip()}")
+        return time.perf_counter() - start
+
+
+def _ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
+    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def _layout(config: Config, compute: Compute) -> str:
+    """The memory layout that the engine chooses for this network."""
+    with torch.device("meta"):
+        last = device.memory_format(compute, config.build_model()) == torch.channels_last
+    return "channels_last" if last else "contiguous"
+
+
+def say(text: str) -> None:
+    """Print a line of progress to stderr, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
