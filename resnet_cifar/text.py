@@ -12,7 +12,7 @@ from rich.console import Console
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h, 2.1 days: two digits are enough to plan by."""
+    """Write a duration to plan by: 45 s, 12 min, 3.4 h, 2.1 days."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size * (1.0 if unit != "min" else 1.5):
             return f"{seconds / size:.3g} {unit}"
@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, control characters written out: it may come from anybody's file.
+    """Fold `text` into one line, control characters written out: it may be from anybody's file.
 
     An escape sequence would be obeyed by a terminal, and half a surrogate pair, a file name's
     undecodable byte, can be written nowhere.
@@ -38,7 +38,7 @@ _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private,
 
 
 def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, and where there is none as wide as it takes.
+    """Make a console for tables: as wide as the terminal, or without one 200 columns.
 
     rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
     """
@@ -46,13 +46,13 @@ def wide_console() -> Console:
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
+    """True if standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 @contextlib.contextmanager
 def no_backend() -> Iterator[None]:
-    """Around the import of matplotlib: MPLBACKEND may name a backend that is not installed here.
+    """Import matplotlib inside: MPLBACKEND may name a backend that is not installed here.
 
     Figures need none; the pictures of the notebook they are shown in may.
     """
