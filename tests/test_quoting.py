@@ -95,7 +95,7 @@ def test_paths_to_sweep_over_stay_paths() -> None:
     assert with_quotes("optimizer.lr=1e-3,1e-2") == "optimizer.lr=1e-3,1e-2"
 
 
-@settings(drawn, max_examples=8)
+@settings(drawn, max_examples=3)
 @given(st.lists(PATHS, min_size=4, max_size=4))
 @example(["2026.10", "1e3", "true", "NULL"])
 @example([" a", "b ", "it's", "my ü"])
