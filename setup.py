@@ -1,4 +1,4 @@
-"""Puts conf/ and the YAML files of experiments/ into the package; pyproject.toml has the rest."""
+"""Put conf/ and the YAML files of experiments/ into the package; pyproject.toml has the rest."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ class BuildWithConfigurations(build_py):
     """An editable installation goes on reading them where they lie."""
 
     def files(self) -> list[str]:
-        found = [*Path("conf").rglob("*.yaml"), *Path("experiments").glob("*.yaml")]
-        return sorted(map(str, found))
+        paths = [*Path("conf").rglob("*.yaml"), *Path("experiments").glob("*.yaml")]
+        return sorted(map(str, paths))
 
     def run(self) -> None:
         super().run()

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * options.minutes - RESERVE
     try:
-        root = run_directory(compose(options.overrides)).parents[1]
+        root = Path(compose(options.overrides).output_root)
         if options.to and not options.no_benchmark:
             benchmark(options.to, options.minutes, options.overrides)
         code = train(deadline, options.at_once, options.overrides)

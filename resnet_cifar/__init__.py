@@ -1,7 +1,7 @@
 """A controlled hyperparameter study of ResNet-18 on CIFAR-10.
 
-What other programs use of it is imported when it is asked for (docs/api.md): reading results takes
-no torch.
+The functions for other programs (docs/api.md) are imported when they are asked for: reading results
+takes no torch.
 """
 
 from importlib import import_module

@@ -1,7 +1,4 @@
-"""`resnet-cifar` lists the commands, `resnet-cifar COMMAND …` runs one.
-
-`python -m resnet_cifar` is the same.
-"""
+"""List the commands, or run one: `resnet-cifar COMMAND …`, `python -m resnet_cifar COMMAND …`."""
 
 from __future__ import annotations
 
@@ -50,11 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     if name in COMMANDS:
         return int(import_module(f"resnet_cifar.{MODULES[name]}").main(rest))
     parser = Parser(prog="resnet-cifar", add_help=False)
-    return run_command(parser, lambda _: page(name), ["--version"] if name == "--version" else [])
+    rest = ["--version"] if name == "--version" else []
+    return run_command(parser, lambda _: print_commands(name), rest)
 
 
-def page(name: str) -> None:
-    """The list of commands; ConfigError where `name` asks for something else."""
+def print_commands(name: str) -> None:
+    """Print the list of commands; ConfigError where `name` asks for something else."""
     if name not in ("-h", "--help"):
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"

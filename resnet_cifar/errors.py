@@ -31,7 +31,7 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """`error` in one line; one without an exit code is not made for people and names its kind."""
+    """Return `error` in one line; its kind too, unless it was made for people (an exit code)."""
     text = " ".join(str(error).split())
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         text += " (trainer.compile=false does without the compiler)"

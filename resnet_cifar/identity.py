@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The reference the labels are told against: a coordinate of the study is always in the label, any
-# other value only where it differs from this one. Part of the naming contract, hence frozen here
-# and not read from conf/ (a changed default must not rename old runs).
+# A label shows a coordinate of the study always, any other value only where it differs from the
+# usual one. Part of the naming contract, hence frozen here and not read from conf/: a changed
+# default must not rename old runs.
 COORDINATES = ("optimizer.lr", "scheduler", "regularization.weight_decay", "norm", "norm.detach")
 USUAL: dict[str, Any] = {
     "data": "cifar10",
@@ -68,21 +68,21 @@ SHORT = {
     "regularization.clip_norm": "clip",
     "optimizer.momentum": "m",
 }
-LABEL_LENGTH = 100  # characters; what does not fit is told apart by the hash alone
+LABEL_LENGTH = 100  # characters; values that do not fit are told apart by the hash alone
 
 
 def execution() -> Any:
-    """A field that does not change the result."""
+    """Declare a field that does not change the result."""
     return dataclasses.field(metadata={"execution": True})
 
 
 def added(absent: object) -> Any:
-    """An identity field declared after runs exist; `absent` is what those runs did."""
+    """Declare an identity field when runs exist already; `absent` is the value they had."""
     return dataclasses.field(metadata={"absent": absent})
 
 
 def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of the identity fields of `config`, or of all its fields.
+    """Yield (dotted key, value) of the identity fields of `config`, or of all its fields.
 
     A part is listed by its kind under its own key (where there is a choice of kinds), then its
     fields. The seed is no part of a cell and only listed with `everything`.
@@ -108,14 +108,14 @@ def _is_identity(field: dataclasses.Field[Any], value: object) -> bool:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Every field of `config` under its dotted key."""
+    """Return every field of `config` under its dotted key."""
     return dict(items(config, everything=True))
 
 
 def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The keys in whose values flat configurations differ, each with its shortest plain name.
+    """Find the keys in which flat configurations differ, each with its shortest plain name.
 
-    What only follows from the option of a group that varies says nothing more: it is left out.
+    A value that only follows from a group's option, where that varies, says nothing more: left out.
     """
     keys = list(dict.fromkeys(key for each in flat for key in each))
     values = {key: [each.get(key) for each in flat] for key in keys}
@@ -132,12 +132,12 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def number(value: Any) -> str:
-    """A value as it stands in a label: 0.01, 5e-04 as 0.0005, 300, true."""
+    """Write a value as it stands in a label: 0.01, 5e-04 as 0.0005, 300, true."""
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def label(cell: dict[str, Any]) -> str:
-    """The readable part of a cell's name: the study's coordinates, then whatever is unusual."""
+    """Make the readable part of a cell's name: the study's coordinates, then unusual values."""
     detach = cell.get("norm.detach", "none")
     norm = SHORT.get(cell["norm"], cell["norm"])
     parts = [
@@ -166,7 +166,10 @@ def label(cell: dict[str, Any]) -> str:
 
 
 def cell_name(config: Any) -> str:
-    """`lr0.01_cosine_wd0.01_bn_300ep-1a2b3c4d`: label, and 32 bits of the identity's SHA-256."""
+    """Name a cell: its label, and 32 bits of its identity's SHA-256.
+
+    `lr0.01_cosine_wd0.01_bn_300ep-1a2b3c4d`, for one.
+    """
     cell = dict(items(config))
     hashed = {MOVED.get(key, key): value for key, value in cell.items()}
     if cell.get("augmentation") == USUAL["augmentation"]:  # the only one there was
@@ -176,5 +179,5 @@ def cell_name(config: Any) -> str:
 
 
 def run_directory(config: Any) -> Path:
-    """`<output_root>/<cell>/seed=<seed>`, relative to the working directory."""
+    """Return `<output_root>/<cell>/seed=<seed>`, relative to the working directory."""
     return Path(config.output_root) / cell_name(config) / f"seed={config.seed}"

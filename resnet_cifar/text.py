@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h, 2.1 days: two digits are enough to plan by."""
+    """Write a duration to plan by: 45 s, 12 min, 3.4 h, 2.1 days."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size * (1.0 if unit != "min" else 1.5):
             return f"{seconds / size:.3g} {unit}"
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, control characters written out: it may come from anybody's file.
+    """Fold `text` into one line, control characters written out: it may be from anybody's file.
 
     An escape sequence would be obeyed by a terminal, and half a surrogate pair, a file name's
     undecodable byte, can be written nowhere.
@@ -42,7 +42,7 @@ _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private,
 
 
 def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, and where there is none as wide as it takes.
+    """Make a console for tables: as wide as the terminal, or without one 200 columns.
 
     rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
     """
@@ -112,7 +112,7 @@ def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
 
 @contextlib.contextmanager
 def no_backend() -> Iterator[None]:
-    """Around the import of matplotlib: MPLBACKEND may name a backend that is not installed here.
+    """Import matplotlib inside: MPLBACKEND may name a backend that is not installed here.
 
     Figures need none; the pictures of the notebook they are shown in may.
     """

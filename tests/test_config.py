@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
+import shlex
 
 import pytest
 import yaml
-from conftest import ROOT, TINY
+from conftest import TINY
 
 from resnet_cifar.config.compose import CONF, compose
 from resnet_cifar.config.saved import load, reproduce_command, to_yaml
@@ -129,18 +130,14 @@ def test_the_command_of_experiment_1_composes_its_cells() -> None:
     ],
 )
 def test_config_survives_its_file_and_its_command(overrides: list[str], tmp_path) -> None:
-    import shlex
-
     config = compose(overrides)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     assert load(path) == config
     words = shlex.split(reproduce_command(config))
     assert words[:2] == ["python", "train.py"]
-    again = dataclasses.replace(
-        config, rerun=False, when_busy="wait"
-    )  # of one call, not of the run
-    assert compose(words[2:]) == again
+    # These two are of one call, not of the run.
+    assert compose(words[2:]) == dataclasses.replace(config, rerun=False, when_busy="wait")
 
 
 @pytest.mark.parametrize("text", ["", "data: 3", "{", "data: {name: imagenet}", "[1, 2]"])
@@ -149,16 +146,3 @@ def test_a_damaged_config_file_is_named(text: str, tmp_path) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         load(path)
-
-
-def test_hydra_stays_at_the_door() -> None:
-    """Hydra and OmegaConf are imported by `train` and the door, nowhere else in the package."""
-    importing = re.compile(r"^\s*(?:from|import) (?:hydra|omegaconf)\b", re.MULTILINE)
-    found = {
-        str(path.relative_to(ROOT))
-        for path in [ROOT / "train.py", *(ROOT / "resnet_cifar").rglob("*.py")]
-        if importing.search(path.read_text())
-    }
-    assert found == {
-        f"resnet_cifar/{name}.py" for name in ("cli/train", "config/compose", "config/saved")
-    }

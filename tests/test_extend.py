@@ -1,9 +1,9 @@
-"""Adding one of each kind of thing: one class and one YAML file, nothing else."""
+"""Adding one of each kind of thing: one class and one YAML file, or an entry of a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Program
+from made_up import make_run
 from torch import Tensor, nn
 
+from resnet_cifar.__main__ import main
 from resnet_cifar.data import augmentation, datasets
 from resnet_cifar.data.augmentation import CropFlip, Draws, Stream
 from resnet_cifar.data.datasets import THE_STUDYS, Dataset, Images, Normalisation, Split
 from resnet_cifar.identity import execution
 from resnet_cifar.model import options as model_options
 from resnet_cifar.model.options import Model, Norm
-from resnet_cifar.optim import optimizer, scheduler
+from resnet_cifar.optim import optimizer, regularization, scheduler
+from resnet_cifar.optim.descent import Descent
 from resnet_cifar.optim.optimizer import Optimizer
+from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Schedule, Scheduler
 from resnet_cifar.record import logger
 from resnet_cifar.record.logger import Logger
@@ -117,6 +121,26 @@ class Linearly(Scheduler):
 
 
 @dataclass
+class Temperate(Regularization):
+    """A loss of one's own, cross-entropy at a temperature, and a metric per epoch: ‖weights‖."""
+
+    NAME: ClassVar[str] = "temperate"
+    temperature: float
+
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        plain = super().loss()
+        return lambda logits, labels: plain(logits / self.temperature, labels)
+
+    def descent(self, model: nn.Module, optimizer: Any, scaler: Any = None) -> Descent:
+        class Measured(Descent):
+            def metrics(self) -> dict[str, float]:
+                squares = sum(float(p.detach().square().sum()) for p in model.parameters())
+                return {**super().metrics(), "weight_norm/train": squares**0.5}
+
+        return Measured(optimizer, self.clip_norm, None, scaler)
+
+
+@dataclass
 class Kept(Logger):
     """Numbers in a file of one's own."""
 
@@ -139,6 +163,13 @@ ADDED: list[tuple[Any, str, type[Any], str]] = [
     (model_options, "norm", Shift, ""),
     (optimizer, "optimizer", Sign, "lr: 0.01\n"),
     (scheduler, "scheduler", Linearly, "warmup_epochs: 0.0\n"),
+    (
+        regularization,
+        "regularization",
+        Temperate,
+        "weight_decay: 0\ndecay_norm_and_bias: true\nlabel_smoothing: 0\nema_decay: 0\n"
+        "clip_norm: 0\ntemperature: 2.0\n",
+    ),
     (logger, "logger", Kept, "file: kept\n"),
 ]
 
@@ -163,9 +194,41 @@ def test_one_class_and_one_yaml_file_each(
     assert record["multiply_accumulates"] == 16 * (8 * 8 * 3 * 4) + 16 * 4 * 2
     assert record["final"]["accuracy/val"] == 1.0  # lying and standing are told apart
     assert record["final"]["lr"] == pytest.approx(0.01 / 32)
+    assert record["final"]["weight_norm/train"] > 0
     told = (tmp_path / "kept").read_text().splitlines()
     assert len(told) == 8
     assert told[-1] == f"{directory.relative_to(tmp_path / 'outputs')} 1.0"
     # The same command finds its run: the options of this process name and read it.
     again = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
     assert "completed before, skipped" in again.out
+
+
+def test_a_claim_is_an_entry_of_a_file(tmp_path: Path) -> None:
+    """A question with what is expected of its cells; the report judges it."""
+    (tmp_path / "mine.yaml").write_text(
+        "momentum:\n"
+        "  question: Does momentum pay?\n"
+        "  where: {scheduler: constant}\n"
+        "  vary: [optimizer.momentum]\n"
+        "  claims:\n"
+        "    - claim: momentum 0.9 ends above none\n"
+        "      pairs: [[{optimizer.momentum: 0.9}, {optimizer.momentum: 0.0}]]\n"
+    )
+    for seed in range(3):
+        make_run(tmp_path / "runs", ["cell=lr_0.01"], seed, 0.8 + 0.001 * seed)
+        make_run(tmp_path / "runs", ["cell=lr_0.01", "optimizer.momentum=0"], seed, 0.6)
+    arguments = ["--questions", str(tmp_path / "mine.yaml"), "--to", str(tmp_path / "report")]
+    assert main(["report", str(tmp_path / "runs"), "--quiet", *arguments]) == 0
+    report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Does momentum pay?" in report
+    assert any("momentum 0.9 ends above none" in x and "holds" in x for x in report.splitlines())
+
+
+def test_a_launcher_s_settings_are_a_yaml_file(program: Program, tmp_path: Path) -> None:
+    """Seen from its refusal: nothing has to run."""
+    file = tmp_path / "conf" / "hydra" / "launcher" / "night.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("defaults:\n  - local\nminutes: -1\n")
+    outcome = program(f"--config-dir={tmp_path / 'conf'}", "-m", *TINY, "hydra/launcher=night")
+    assert outcome.code == 2
+    assert "hydra.launcher.minutes=-1" in outcome.err

@@ -1,14 +1,27 @@
 """The name of a run is a function of what changes its result."""
 
+import copy
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resnet_cifar.config.compose import compose
-from resnet_cifar.config.schema import groups
-from resnet_cifar.identity import USUAL, added, cell_name, execution, items, run_directory
+from resnet_cifar.config.schema import Config, groups
+from resnet_cifar.identity import (
+    LABEL_LENGTH,
+    USUAL,
+    added,
+    cell_name,
+    execution,
+    items,
+    run_directory,
+)
+from resnet_cifar.model.options import DETACH
 
 
 def name(*overrides: str) -> str:
@@ -126,3 +139,39 @@ def test_a_field_added_later_is_absent_at_its_absent_value() -> None:
 def test_run_directory() -> None:
     config = compose(["seed=7", "output_root=some/where"])
     assert run_directory(config).parts == ("some", "where", cell_name(config), "seed=7")
+
+
+def changed(values: dict[str, Any]) -> Config:
+    """The baseline with other values, whatever they are: names are made of any."""
+    config = copy.deepcopy(BASELINE)
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        object.__setattr__(getattr(config, group), name, value)
+    return config
+
+
+BASELINE = compose([])
+NUMBERS = {
+    float: st.floats(0, 1e9) | st.sampled_from([0.1, 0.10000000000000002, 1e-300]),
+    int: st.integers(0, 2**63),
+    bool: st.booleans(),
+}
+NUMERIC = {k: NUMBERS[type(v)] for k, v in items(BASELINE) if type(v) in NUMBERS}
+CELLS = st.fixed_dictionaries({}, optional=NUMERIC | {"norm.detach": st.sampled_from(DETACH)})
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(CELLS, CELLS)
+def test_distinct_cells_have_distinct_names(one: dict[str, Any], other: dict[str, Any]) -> None:
+    cells = [changed(one), changed(other)]
+    keys = [repr(list(items(cell))) for cell in cells]
+    assert (cell_name(cells[0]) == cell_name(cells[1])) == (keys[0] == keys[1])
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(CELLS)
+def test_a_name_is_a_short_folder(values: dict[str, Any]) -> None:
+    name = cell_name(changed(values))
+    assert len(name) <= LABEL_LENGTH + len("-1a2b3c4d")
+    assert re.fullmatch(r"[A-Za-z0-9_.+-]+-[0-9a-f]{8}", name)
+    assert cell_name(changed(values)) == name

@@ -87,11 +87,14 @@ def test_a_sweep_and_its_report_from_an_empty_folder(wheel: Path, tmp_path: Path
         python() {{ {sys.executable} "$@"; }}
         python -c 'import resnet_cifar; print(resnet_cifar.__file__)'
         resnet-cifar train -m {TINY_RUN} optimizer.lr=0.1
-        resnet-cifar report --quiet
-        resnet-cifar runs command outputs/*/seed=0
-        grep '"commit": null' outputs/*/seed=0/run.json
-        grep '"resnet-cifar": "0' outputs/*/seed=0/run.json
-        python -m resnet_cifar runs verify
+        python - outputs/*/seed=0 <<'END'
+import sys
+from resnet_cifar.__main__ import main
+for words in (["report", "--quiet"], ["runs", "command", sys.argv[1]], ["runs", "verify"]):
+    assert main(words) == 0
+END
+        grep '"commit": null' outputs/*/seed=0/run.json >&2
+        grep '"resnet-cifar": "0' outputs/*/seed=0/run.json >&2
     """
     out = in_a_shell(script, work, **path).splitlines()
     assert out[0] == f"{target}/resnet_cifar/__init__.py"

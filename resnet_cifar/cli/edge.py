@@ -1,7 +1,4 @@
-"""The edge of the program: arguments in, one line and an exit code out; the page of --help.
-
-`guard` is the edge of training, which Hydra shares, `run_command` that of every other command.
-"""
+"""Run a command: arguments in, one line and an exit code out, whatever the streams are."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # "1" from the user: errors keep their tracebac
 ONE_LINE = "RESNET_CIFAR_ONE_LINE_ERRORS"
 
 
-class _Failed(BaseException):
-    """Carries a job's error past Hydra, which would print about every Exception it meets."""
+class CarriedError(BaseException):
+    """Carry an error past Hydra, which would print about every Exception it meets."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -32,7 +29,7 @@ class _Failed(BaseException):
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line that is refused in one line; `--version` is the project's."""
+    """Parse a command line and refuse it in one line; `--version` is the project's."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -54,9 +51,10 @@ def ask_for_weights(parser: Parser) -> None:
 def run_command(
     parser: Parser, work: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None
 ) -> int:
-    """Parse `arguments` (None: the process's) and do the `work`; the process's exit code.
+    """Parse `arguments` (None: the process's), do the `work` and return the exit code.
 
-    As `guard`'s; 141 where the reader of the output went away.
+    0 done, 1 failed, 2 refused before anything was done, 128 + n ended by signal n; 141 where the
+    reader of the output went away. With HYDRA_FULL_ERROR=1, errors keep their traceback.
     """
 
     def parse_and_work() -> None:
@@ -66,19 +64,24 @@ def run_command(
                 setattr(options, name, value.expanduser())
         work(options)
 
-    return _exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
+    return run_to_exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
 
 
-def _exit_code(
+def run_to_exit_code(
     work: Callable[[], Any],
     traceback: bool,
     explain: Callable[[Exception], Exception] = lambda error: error,
 ) -> int:
-    """How `work` ends, said in one line where it ends badly, as an exit code."""
+    """Do `work` and return the exit code; where it ends badly, print one line that says how.
+
+    Args:
+        traceback: raise an error instead.
+        explain: the error to show in place of one that was raised.
+    """
     _prepare_streams()
     try:
         work()
-        _flush()
+        flush_output()
         return 0
     except Interrupted as interrupted:
         return interrupted.exit_code
@@ -89,8 +92,8 @@ def _exit_code(
         return 130
     except BrokenPipeError:
         return 128 + 13  # what SIGPIPE would have ended it with
-    except (Exception, _Failed) as failure:
-        error = failure.error if isinstance(failure, _Failed) else failure
+    except (Exception, CarriedError) as raised:
+        error = raised.error if isinstance(raised, CarriedError) else raised
         if traceback:
             raise error from None
         error = explain(error)
@@ -98,31 +101,31 @@ def _exit_code(
         return getattr(error, "exit_code", 1)
     finally:
         with contextlib.suppress(OSError):
-            _flush()
+            flush_output()
 
 
 def _prepare_streams() -> None:
-    """Standard streams one can write to, whatever the shell and the locale gave.
+    """Make the standard streams writable, whatever the shell and the locale gave.
 
     A closed one (`>&-`) becomes the null device: Python has None in its place, and the next file
-    opened would get its number. What an encoding can't say is written as a question mark.
+    opened would get its number. A letter that the encoding lacks is written as a question mark.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             try:
                 os.fstat(number)
             except OSError:
-                nowhere = os.open(os.devnull, os.O_RDWR)
-                if nowhere != number:
-                    os.dup2(nowhere, number)
-                    os.close(nowhere)
+                null = os.open(os.devnull, os.O_RDWR)
+                if null != number:
+                    os.dup2(null, number)
+                    os.close(null)
             stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
         elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")
 
 
-def _flush() -> None:
+def flush_output() -> None:
     """Write out what was printed.
 
     Raises:
@@ -131,9 +134,9 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
         raise
 
 

@@ -1,10 +1,11 @@
-"""The page of `train --help`: examples, options, the configuration as composed."""
+"""Write the page of `train --help`: examples, options, the configuration as composed."""
 
 from __future__ import annotations
 
 from textwrap import fill
 
 from resnet_cifar import paths
+from resnet_cifar.config.compose import CONF, compose_yaml
 
 # Hydra's own page takes twice as long and lists schemas.
 PAGE = """\
@@ -43,21 +44,18 @@ EXAMPLES = {
 
 
 def help_page(overrides: list[str]) -> str:
-    """The help page, with the configuration that `overrides` give.
+    """Write the help page, with the configuration that `overrides` give.
 
     Raises:
         ConfigError: they can't be composed.
     """
-    from resnet_cifar.config.compose import CONF, compose_yaml
-
     configuration = compose_yaml(overrides).strip().splitlines()
     roots = [CONF, *([own] if (own := paths.user_config_directory()) else [])]
     options = []
     for group in sorted({path.parent.name for root in roots for path in root.glob("*/*.yaml")}):
         names = {path.stem for root in roots for path in (root / group).glob("*.yaml")}
-        hanging = " " * 18
         first = f"  {group + ':':<16}"
-        line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=hanging)
+        line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=" " * 18)
         options.append(line)
     train = paths.command_name("train")
     examples = {f"{train} {arguments}": text for arguments, text in EXAMPLES.items()}
@@ -68,10 +66,14 @@ def help_page(overrides: list[str]) -> str:
         "tensorboard --logdir outputs": "curves",
     }
     width = max(map(len, examples))
+
+    def listed(commands: dict[str, str]) -> str:
+        return "\n".join(f"  {typed:<{width}}  {text}" for typed, text in commands.items())
+
     return PAGE.format(
         train=train,
-        examples="\n".join(f"  {typed:<{width}}  {text}" for typed, text in examples.items()),
-        afterwards="\n".join(f"  {typed:<{width}}  {text}" for typed, text in afterwards.items()),
+        examples=listed(examples),
+        afterwards=listed(afterwards),
         options="\n".join(options),
         configuration="\n  ".join(configuration),
         conf="conf/" if paths.checkout() else CONF,

@@ -1,4 +1,4 @@
-"""The command `train` and its edge, which Hydra shares: one configuration, or a sweep with -m."""
+"""The command `train`: one configuration, or a sweep with -m. Hydra reads the command line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,33 @@ import hydra
 from omegaconf import DictConfig
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import FULL_ERROR, ONE_LINE, VERSION, _exit_code, _Failed, _flush
+from resnet_cifar.cli.edge import (
+    FULL_ERROR,
+    ONE_LINE,
+    VERSION,
+    CarriedError,
+    flush_output,
+    run_to_exit_code,
+)
 from resnet_cifar.cli.help import help_page
-from resnet_cifar.config.compose import CONF, from_dictconfig, register
+from resnet_cifar.config.compose import (
+    CONF,
+    check_launcher,
+    from_dictconfig,
+    is_sweep_job,
+    refusal,
+    register,
+)
+from resnet_cifar.config.quoting import with_quotes
 from resnet_cifar.errors import ConfigError, Interrupted
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def train(composed: DictConfig) -> float:
-    """What Hydra calls, once or for every job of a sweep that it runs itself."""
-    with job():
+    """Train `composed`. Hydra calls this, once or for every job of a sweep that it runs itself."""
+    with job_errors():
         config = from_dictconfig(composed)
-        from resnet_cifar.training.run import (
-            run,  # torch comes with it: not for --help and completion
-        )
+        from resnet_cifar.training.run import run  # imports torch: not for --help and completion
 
         return run(config)
 
@@ -39,22 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is not None:
         sys.argv[1:] = arguments
 
-    def registered() -> None:
+    def compose_and_train() -> None:
         register()
         train()
 
-    return guard(registered)
+    return run_training_command(compose_and_train)
 
 
 @contextlib.contextmanager
-def job() -> Iterator[None]:
-    """Around the work inside @hydra.main: in a single run an error goes straight to `guard`.
+def job_errors() -> Iterator[None]:
+    """Raise errors inside @hydra.main in the form that passes Hydra or the launcher unharmed.
 
-    In a sweep it stays an Exception, which is what launchers deal with; and a job that was
-    interrupted ends its process, whoever's that is.
+    A single run's goes straight to `run_training_command`. In a sweep it stays an Exception, which
+    is what launchers deal with; and a job that was interrupted ends its process, whoever's that is.
     """
-    from resnet_cifar.config.compose import check_launcher, is_sweep_job
-
     try:
         if not is_sweep_job():
             check_launcher()
@@ -67,7 +78,7 @@ def job() -> Iterator[None]:
     except Exception as error:
         if is_sweep_job():
             raise
-        raise _Failed(error) from error
+        raise CarriedError(error) from error
 
 
 def _require_no_directories(arguments: list[str]) -> None:
@@ -77,11 +88,10 @@ def _require_no_directories(arguments: list[str]) -> None:
             raise ConfigError(f"{argument} is not allowed: runs go to output_root=<directory>")
 
 
-def guard(main: Callable[[], Any]) -> int:
-    """Run `main` and return the process's exit code.
+def run_training_command(work: Callable[[], Any]) -> int:
+    """Do the `work` that the process's arguments ask for and return the exit code.
 
-    0 done, 1 failed, 2 refused before anything was done, 128 + n ended by signal n.
-    With HYDRA_FULL_ERROR=1 in the environment, errors keep their traceback.
+    Exit codes and tracebacks are those of `edge.run_command`. --version and --help end here.
     """
     from resnet_cifar.training.interrupt import stop_with_parent
 
@@ -92,29 +102,27 @@ def guard(main: Callable[[], Any]) -> int:
     if not traceback:
         os.environ[ONE_LINE] = "1"
     stop_with_parent()
-    own, rest = _without("--config-dir", "-cd", arguments)
+    own, rest = _take_option("--config-dir", "-cd", arguments)
     if own:
         paths.use_config_directory(own)
 
-    def work() -> None:
+    def answer_or_work() -> None:
         if "--version" in arguments:
             print(VERSION)
         elif {"-h", "--help"}.intersection(arguments):
             print(help_page([a for a in rest if not a.startswith("-")]), end="")
         else:
-            sys.argv[1:] = _arguments(rest)
-            with _argparse_as_it_should_be():
-                main()
+            sys.argv[1:] = _hydra_arguments(rest)
+            with _mended_argparse():
+                work()
             with contextlib.suppress(OSError):  # the record is the result, not what was printed
-                _flush()
+                flush_output()
 
     def explain(error: Exception) -> Exception:
-        from resnet_cifar.config.compose import refusal
-
         return refusal(error, sys.argv[1:]) or error
 
     try:
-        return _exit_code(work, traceback, explain)
+        return run_to_exit_code(answer_or_work, traceback, explain)
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -123,7 +131,7 @@ def guard(main: Callable[[], Any]) -> int:
 
 
 def train_handed() -> int:
-    """The process of a sweep's run: train the configuration that was composed and checked there.
+    """Train the configuration that a sweep composed and checked: the process of one of its runs.
 
     It comes on standard input, pickled in one line of base64 (`sweep.RunJob.handed`); nothing is
     composed here. Internal: only `sweep.RunJob` starts such a process.
@@ -133,35 +141,30 @@ def train_handed() -> int:
         return 143
     config = pickle.loads(base64.b64decode(line))
 
-    def main() -> None:
+    def train_it() -> None:
         from resnet_cifar.training.run import run
 
         run(config)
 
-    return guard(main)
+    return run_training_command(train_it)
 
 
-def _without(name: str, short: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """What an option of Hydra's says in `argv`, if it is there, and the rest of them."""
-    rest: list[str] = []
-    found, arguments = None, iter(argv)
+def _take_option(name: str, short: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take one of Hydra's options out of `argv`: its value, if it is there, and the rest."""
+    value, rest, arguments = None, [], iter(argv)
     for argument in arguments:
-        option, given, value = argument.partition("=")
-        following = None
-        if option in (name, short):
-            following = value if given else next(arguments, None)
-        if following:
-            found = following
+        option, equals, given = argument.partition("=")
+        mine = option in (name, short)
+        if mine and (following := given if equals else next(arguments, None)):
+            value = following
         else:  # Hydra says that the value is missing
             rest.append(argument)
-    return found, rest
+    return value, rest
 
 
-def _arguments(argv: list[str]) -> list[str]:
-    """The command line as Hydra takes it."""
-    from resnet_cifar.config.quoting import with_quotes
-
-    path, argv = _without("--config-path", "-cp", argv)
+def _hydra_arguments(argv: list[str]) -> list[str]:
+    """Turn a command line as people type it into one as Hydra takes it."""
+    path, argv = _take_option("--config-path", "-cp", argv)
     rest = [with_quotes(argument) for argument in argv if argument != "--plan"]
     if path:  # as seen from here; Hydra looks for it in the package
         rest.append(f"--config-path={Path(path).expanduser().absolute()}")
@@ -176,8 +179,8 @@ def _arguments(argv: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _argparse_as_it_should_be() -> Iterator[None]:
-    """For the parser Hydra makes: complaints as ConfigErrors, options anywhere, help texts as text.
+def _mended_argparse() -> Iterator[None]:
+    """Let Hydra's parser complain by ConfigErrors, take options anywhere and help texts as text.
 
     Left alone, argparse wants -m and --config-dir before or after all overrides. hydra-core 1.3.8
     passes an object as a help text, which argparse of Python 3.14 refuses

@@ -1,7 +1,7 @@
-"""The door: Hydra's composed configuration comes in, a typed Config goes out.
+"""Compose with Hydra, convert once to a typed Config; past this module there is plain Python only.
 
-Past this module there is plain Python only. YAML under conf/ holds every value, the dataclasses
-registered here hold types and rules; a dataclass without a YAML value is an error, not a default.
+YAML under conf/ holds every value, the dataclasses registered here hold types and rules; a
+dataclass without a YAML value is an error, not a default.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
-from resnet_cifar.config.keys import known_keys
 from resnet_cifar.config.quoting import quoted, with_quotes
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError, require
@@ -26,7 +25,7 @@ CONF = resource_directory("conf")
 
 
 def register() -> None:
-    """Tell Hydra the schemas. Idempotent; to be called before composing."""
+    """Register the schemas with Hydra. Idempotent; to be called before composing."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -34,11 +33,11 @@ def register() -> None:
     for group, kinds in groups().items():
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
-    _make_room(store)
+    _rename_plugin_schemas(store)
 
 
-def _make_room(store: Any) -> None:
-    """Rename plugins' schemas: Hydra refuses a YAML file that has the name of a schema."""
+def _rename_plugin_schemas(store: Any) -> None:
+    """Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema."""
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # imports the plugins, which store their schemas
@@ -51,7 +50,7 @@ def _make_room(store: Any) -> None:
 
 
 def from_dictconfig(composed: DictConfig) -> Config:
-    """The typed configuration, its rules checked.
+    """Convert what Hydra composed to the typed configuration, and check its rules.
 
     Raises:
         ConfigError: a value is missing, of the wrong type, or not allowed.
@@ -59,7 +58,7 @@ def from_dictconfig(composed: DictConfig) -> Config:
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(one_line(error, known_keys())) from error
+        raise ConfigError(one_line(error)) from error
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
     for group, kinds in groups().items():
@@ -69,12 +68,12 @@ def from_dictconfig(composed: DictConfig) -> Config:
     # Hydra's +key=value adds keys even to a typed configuration.
     for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
         for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
-            raise ConfigError(unknown_key(prefix + name, known_keys()))
+            raise ConfigError(unknown_key(prefix + name))
     return config
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration that `resnet-cifar train <overrides>` would run (one run, no sweep).
+    """Compose the configuration that `resnet-cifar train <overrides>` would run (no sweep).
 
     Options of your own come from the directory in $RESNET_CIFAR_CONFIG_DIR.
 
@@ -85,30 +84,30 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def compose_untyped(overrides: Sequence[str]) -> DictConfig:
-    """As `compose`, before conversion: what Hydra hands to `training.train`."""
+    """Compose without converting: the form in which Hydra hands a configuration to `train`."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
     register()
-    quoted_paths = [with_quotes(o) for o in overrides]
+    arguments = [with_quotes(override) for override in overrides]
     if theirs := user_config_directory():
         require(theirs.is_dir(), USER_CONFIG, theirs, "a directory")
-        quoted_paths.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
+        arguments.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=quoted_paths)
+            return hydra_compose("config", overrides=arguments)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error, known_keys(), overrides)) from error
+        raise ConfigError(one_line(error, overrides)) from error
 
 
 def compose_yaml(overrides: Sequence[str]) -> str:
-    """As `compose`, for people to read: every key with its value."""
+    """Compose for people to read: every key with its value."""
     return OmegaConf.to_yaml(compose_untyped(overrides))
 
 
 def is_sweep_job() -> bool:
-    """Whether the code inside @hydra.main runs as one job of a sweep."""
+    """True if the code inside @hydra.main runs as one job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -124,12 +123,12 @@ def check_launcher() -> None:
 
 
 def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
-    """What Hydra or OmegaConf complain about, in one line; None for anybody else's error."""
+    """Translate a complaint of Hydra's or OmegaConf's; None for anybody else's error."""
     from hydra.errors import HydraException, InstantiationException
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
         error = error.__cause__  # what a launcher refuses, without the wrapping
-    if not isinstance(error, (HydraException, OmegaConfBaseException)) and not _raised_there(error):
+    if not isinstance(error, (HydraException, OmegaConfBaseException)) and not _from_hydra(error):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
     if "Ambiguous value" in str(error):
@@ -139,11 +138,11 @@ def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
                 compose([argument.split(",")[0] for argument in arguments])
             except ConfigError as deeper:
                 return deeper
-    return ConfigError(one_line(error, known_keys(), arguments))
+    return ConfigError(one_line(error, arguments))
 
 
-def _raised_there(error: BaseException) -> bool:
-    """Whether it is Hydra's own complaint, as some ValueErrors are, or its YAML reader's."""
+def _from_hydra(error: BaseException) -> bool:
+    """True if Hydra itself raised it, as it does some ValueErrors, or its YAML reader did."""
     if isinstance(error, (YAMLError, UnicodeDecodeError)):
         return True
     trace = error.__traceback__

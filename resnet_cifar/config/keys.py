@@ -1,26 +1,19 @@
-"""The configuration's keys: all, those that name a run, those of execution only."""
+"""List the configuration's keys: all of them, those that name a run, those of execution only."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import typing
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from resnet_cifar.config.schema import Config, groups
 
-
-def known_keys() -> list[str]:
-    """Every key some configuration has, and the preset groups."""
-    keys = [field.name for field in dataclasses.fields(Config)] + ["cell", "experiment"]
-    for group, kinds in groups().items():
-        for kind in kinds:
-            keys += [f"{group}.{field.name}" for field in dataclasses.fields(kind)]
-    return sorted(set(keys))
+PRESETS = ("cell", "experiment")  # groups of values of the other groups' keys
+_KINDS = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
 
 
 class IdentityKey(NamedTuple):
-    """What a configuration key that belongs to a cell's identity may hold."""
+    """The values that a configuration key may hold."""
 
     kind: str  # in words: text, a number, a whole number, true or false, or an option of a group
     options: tuple[str, ...] = ()  # of a group
@@ -30,7 +23,7 @@ class IdentityKey(NamedTuple):
         return f"one of {', '.join(self.options)}" if self.options else self.kind
 
     def takes(self, value: object) -> bool:
-        """Whether `value` is of this kind."""
+        """True if `value` is of this kind."""
         if self.options:
             return value in self.options
         if isinstance(value, bool) or self.kind == "true or false":
@@ -40,34 +33,37 @@ class IdentityKey(NamedTuple):
         return isinstance(value, str) and self.kind == "text"
 
 
-_KINDS = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
+def known_keys() -> list[str]:
+    """List every key some configuration has, and the preset groups."""
+    return sorted([*_table(), *PRESETS])
 
 
 def known_identity_keys() -> dict[str, IdentityKey]:
-    """Every configuration key that belongs to a cell's identity, with what it may hold."""
-    return {key: known for key, (known, execution) in _known_keys().items() if not execution}
+    """List the keys that belong to a cell's identity, each with what it may hold."""
+    return {
+        key: holds
+        for key, (holds, execution) in _table().items()
+        # A group with one option, of the group's own name, leaves nothing to choose.
+        if not execution and key != "seed" and holds.options != (key,)
+    }
 
 
 def execution_keys() -> set[str]:
-    """The configuration keys that only say where and how a result is computed."""
-    root = {field.name for field in dataclasses.fields(Config) if field.metadata.get("execution")}
-    return root | {key for key, (_, execution) in _known_keys().items() if execution}
+    """List the keys that only say how a result is computed."""
+    return {key for key, (_, execution) in _table().items() if execution}
 
 
-def _known_keys() -> dict[str, tuple[IdentityKey, bool]]:
-    """Every key of the configuration's groups, and whether it is of execution only."""
-    from resnet_cifar.config.schema import Config, groups
-
-    parts = {field.name: field.metadata for field in dataclasses.fields(Config)}
-    keys: dict[str, tuple[IdentityKey, bool]] = {}
-    for group, options in groups().items():
-        names = tuple(option.NAME for option in options)
-        if names != (group,):
-            keys[group] = IdentityKey("an option", names), bool(parts[group].get("execution"))
-        for option in options:
-            types = typing.get_type_hints(option)
-            for field in dataclasses.fields(option):
-                kind = _KINDS.get(types[field.name], "text")
-                execution = bool(field.metadata.get("execution"))
-                keys[f"{group}.{field.name}"] = IdentityKey(kind), execution
-    return keys
+def _table() -> dict[str, tuple[IdentityKey, bool]]:
+    """Every key of every option: what it may hold, and True if it is of execution only."""
+    options = groups()
+    table: dict[str, tuple[IdentityKey, bool]] = {}
+    parts: list[tuple[str, type[Any]]] = [("", Config)]
+    parts += [(f"{group}.", option) for group in options for option in options[group]]
+    for prefix, part in parts:
+        types = get_type_hints(part)
+        for field in dataclasses.fields(part):
+            key = prefix + field.name
+            names = tuple(option.NAME for option in options.get(key, ()))
+            kind = "an option" if names else _KINDS.get(types[field.name], "text")
+            table[key] = IdentityKey(kind, names), bool(field.metadata.get("execution"))
+    return table

@@ -1,4 +1,4 @@
-"""Configurations as files and commands: config.yaml and back, the command that trains one."""
+"""Write a configuration to config.yaml and read it back; print the command that trains it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from yaml import YAMLError
 
 from resnet_cifar.config.compose import compose, from_dictconfig
 from resnet_cifar.config.hydra_errors import one_line
-from resnet_cifar.config.keys import known_keys
-from resnet_cifar.config.quoting import _literally, quoted
+from resnet_cifar.config.quoting import literally, quoted
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.data.augmentation import CropFlip
 from resnet_cifar.errors import ConfigError
@@ -26,11 +25,11 @@ from resnet_cifar.probe.options import Probe
 from resnet_cifar.record.logger import TensorBoard
 from resnet_cifar.record.schema import RunRecord
 
-OF_ONE_CALL = ("rerun", "when_busy")  # what to do about a run that is there, not what it is
+OF_ONE_CALL = ("rerun", "when_busy")  # they say what to do about a run, not which run it is
 
 
 def to_yaml(config: Config) -> str:
-    """`config` as YAML: the parts with their kind first, then the root's own values."""
+    """Write `config` as YAML: the parts with their kind first, then the root's own values."""
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -42,7 +41,7 @@ def to_yaml(config: Config) -> str:
 def _all_literally(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _all_literally(inner) for key, inner in value.items()}
-    return _literally(value) if isinstance(value, str) else value
+    return literally(value) if isinstance(value, str) else value
 
 
 def load(path: Path) -> Config:
@@ -73,12 +72,12 @@ def load(path: Path) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        what = one_line(error, known_keys())
-        raise ConfigError(f"{path} can't be read as a configuration: {what}") from error
+        reason = one_line(error)
+        raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
 
 
 def _bring_up_to_date(plain: dict[Any, Any]) -> None:
-    """What earlier versions wrote, in this version's keys; in place.
+    """Bring what an earlier version wrote to this version's keys, in place.
 
     A key that names the run is filled in by what its field declares for its absence; one that
     only says how to execute it, by today's default.
@@ -131,7 +130,7 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
 
 def reproduce_command(config: Config) -> str:
-    """The command that trains `config`: only what differs from conf/."""
+    """Print the command that trains `config`: only what differs from conf/."""
     import shlex
 
     default = dict(items(compose([]), everything=True))
@@ -142,11 +141,15 @@ def reproduce_command(config: Config) -> str:
             overrides.append(f"{group}={kind}")
     default = dict(items(compose(overrides), everything=True))
     for key, value in items(config, everything=True):
-        if value == default[key] or key in OF_ONE_CALL:
-            continue
-        if isinstance(value, list):
-            overrides.append(f"{key}=[{','.join(quoted(str(each)) for each in value)}]")
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            overrides.append(f"{key}={quoted(text)}")
+        if value != default[key] and key not in OF_ONE_CALL:
+            overrides.append(f"{key}={_typed(value)}")
     return " ".join([command_name("train"), *map(shlex.quote, overrides)])
+
+
+def _typed(value: object) -> str:
+    """Write `value` so that Hydra reads one of its type."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else quoted(str(value))

@@ -1,4 +1,4 @@
-"""The typed configuration: one part per group, with the rules that concern several."""
+"""Type the configuration: one part per group, with the rules that concern several."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from resnet_cifar.record.logger import Logger
 if TYPE_CHECKING:
     from torch import nn
 
-
 VALIDATION_COST = 1 / 3  # of a training image's arithmetic: no backward pass
+SEEDS = ("seed", "data.split_seed")  # numbers that count nothing: any 64 bits will do
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ class Config:
     when_busy: str = execution()
 
     def __post_init__(self) -> None:
-        """Rules that concern every part, or more than one."""
+        """Check the rules that concern every part, or more than one."""
         for key, value in items(self, everything=True):
             _require_sane(key, value)
         self.output_root = os.path.expanduser(self.output_root)
@@ -59,23 +59,18 @@ class Config:
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
         require(self.when_busy in ("wait", "skip"), "when_busy", self.when_busy, "wait or skip")
         self.norm.check(self.model.width)
-        epochs = self.trainer.epochs
-        warmup = self.scheduler.warmup_epochs
-        require(
-            warmup < epochs,
-            "scheduler.warmup_epochs",
-            warmup,
-            f"less than trainer.epochs={epochs}",
-        )
+        epochs, warmup = self.trainer.epochs, self.scheduler.warmup_epochs
+        key, allowed = "scheduler.warmup_epochs", f"less than trainer.epochs={epochs}"
+        require(warmup < epochs, key, warmup, allowed)
         size, batch = self.data.training_images, self.trainer.batch_size
         require(batch <= size, "trainer.batch_size", batch, f"at most the {size} training images")
 
     def build_model(self) -> nn.Module:
-        """The network: float [N, 3, 32, 32] to logits [N, classes]. Draws its weights."""
+        """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
         return self.model.build(self.norm.build, len(self.data.CLASSES))
 
     def multiply_accumulates(self) -> int:
-        """Of one image's forward pass."""
+        """Count the multiplications of one image's forward pass."""
         return self.model.multiply_accumulates(len(self.data.CLASSES))
 
     @property
@@ -84,7 +79,7 @@ class Config:
         return steps_per_epoch(self.data.training_images, self.trainer.batch_size)
 
     def images(self, epochs: int) -> float:
-        """The work of `epochs` epochs, in training images: a validated one counts a third."""
+        """Measure the work of `epochs` epochs in training images: a validated one is a third."""
         views = epochs + -(-epochs // self.trainer.augmented_val_every)
         validated = views * self.data.val_size
         return float(epochs * self.data.training_images + VALIDATION_COST * validated)
@@ -92,35 +87,33 @@ class Config:
 
 @functools.cache
 def _parts() -> dict[str, type[Any]]:
-    """The groups of the configuration: Config's fields that are dataclasses, and their types."""
+    """Find the groups of the configuration: Config's fields that are dataclasses."""
     types = get_type_hints(Config)
     return {name: types[name] for name in types if dataclasses.is_dataclass(types[name])}
 
 
 def groups() -> dict[str, tuple[type[Any], ...]]:
-    """By group its options: the classes that the module of the group's type lists as OPTIONS.
-
-    And those of a person's own directory.
+    """List each group's options: those in OPTIONS of its type's module, and a person's own.
 
     Raises:
         ConfigError: these can't be imported, or have the name of another.
     """
     theirs = user_config_directory()
     more = _options_in(str(theirs)) if theirs else ()
-    found = {}
-    for name, part in _parts().items():
+    options = {}
+    for group, part in _parts().items():
         kinds = [*sys.modules[part.__module__].OPTIONS, *more]
-        found[name] = tuple(kind for kind in kinds if issubclass(kind, part))
-        names = [kind.NAME for kind in found[name]]
-        for twice in {each for each in names if names.count(each) > 1}:
-            raise ConfigError(f"{theirs}: another option of {name} is called {twice} already")
-    return found
+        options[group] = tuple(kind for kind in kinds if issubclass(kind, part))
+        names = [kind.NAME for kind in options[group]]
+        for twice in {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"{theirs}: another option of {group} is called {twice} already")
+    return options
 
 
 @functools.cache
 def _options_in(directory: str) -> tuple[type[Any], ...]:
-    """The classes with a NAME that the Python files of a directory define."""
-    found: list[type[Any]] = []
+    """Import the classes with a NAME that the Python files of a directory define."""
+    options: list[type[Any]] = []
     if directory not in sys.path:  # for good: a sweep's jobs unpickle these classes
         sys.path.append(directory)
     for path in sorted(Path(directory).glob("*.py")):
@@ -130,21 +123,21 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
             raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
         if path.resolve() != Path(module.__file__ or directory).resolve():
             raise ConfigError(f"{path} can't be imported: another module has its name")
-        found += [
+        options += [
             each
             for each in vars(module).values()
             if isinstance(each, type) and each.__module__ == path.stem and "NAME" in vars(each)
         ]
-    return tuple(found)
-
-
-SEEDS = ("seed", "data.split_seed")  # the numbers that count nothing
+    return tuple(options)
 
 
 def _require_sane(key: str, value: object) -> None:
-    """No number of any part is infinite, nor larger than what it is used in can hold."""
+    """Refuse numbers too large for their use or infinite, and text that can't be written."""
     if isinstance(value, float):
         require(math.isfinite(value), key, value, "a finite number")
     elif isinstance(value, int):
         most = 2**63 - 1 if key in SEEDS else 2**31 - 1
         require(abs(value) <= most, key, value, f"at most {most}")
+    elif isinstance(value, str):  # a file name's undecodable byte fits into no record
+        writable = value.encode(errors="replace").decode() == value
+        require(writable, key, ascii(value), "text that UTF-8 can hold")
