@@ -16,11 +16,19 @@ from made_up import FULL, add_probe, make_run
 from scipy import stats
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.report import claims, contents, document, figures, flow, folder
-from resnet_cifar.report import tables as t
+from resnet_cifar.report import (
+    answer,
+    bookkeeping,
+    claims,
+    contents,
+    document,
+    figures,
+    flow,
+    folder,
+    tables,
+)
 from resnet_cifar.report.__main__ import main
-from resnet_cifar.report.document import Text
-from resnet_cifar.report.groups import Group, groups, settings
+from resnet_cifar.report.groups import Group, group_by_question, group_by_setting
 from resnet_cifar.report.study import load_published, load_questions
 from resnet_cifar.runs.table import load_metrics, load_probe, load_runs, records
 
@@ -30,8 +38,14 @@ SHORT = ["model.width=16", "trainer.epochs=5"]
 
 
 def group(root: Path, name: str) -> Group:
-    (found,) = [g for g in groups(load_runs(root), [QUESTIONS[name]]) if g.question.name == name]
+    (found,) = [
+        g for g in group_by_question(load_runs(root), [QUESTIONS[name]]) if g.question.name == name
+    ]
     return found
+
+
+def tabulate(root: Path, name: str) -> tables.Tables:
+    return tables.tabulate(group(root, name), load_metrics(root))
 
 
 def judge(root: Path, name: str, which: int = 0) -> claims.Judgement:
@@ -53,7 +67,7 @@ def rates(tmp_path: Path) -> Path:
 
 def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
     runs = load_runs(rates)
-    table = t.cell_table(group(rates, "learning_rate"))
+    table = tabulate(rates, "learning_rate").cells
     assert list(table["optimizer.lr"]) == [0.001, 0.01, 0.1]
     assert list(table["label"]) == ["lr 0.001", "lr 0.01", "lr 0.1"]
     for row in table.to_dict("records"):
@@ -69,7 +83,7 @@ def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
 
 def test_differences_equal_scipy_s_paired_test(rates: Path) -> None:
     runs = load_runs(rates).set_index("seed")
-    table = t.difference_table(group(rates, "learning_rate"))
+    table = tabulate(rates, "learning_rate").differences
     assert list(table["label"]) == ["lr 0.001", "lr 0.1"]
     best = runs[runs["optimizer.lr"] == 0.01]["accuracy/val"]
     for row in table.to_dict("records"):
@@ -131,7 +145,7 @@ def test_two_cells_for_one_selector_are_no_answer(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84]})
     for seed in (0, 1):  # other momentum: another setting
         make_run(tmp_path, [*SHORT, f"{LR}=0.1", "optimizer.momentum=0.8"], seed, 0.99)
-    found = groups(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
+    found = group_by_question(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
     assert [g.question.name for g in found] == ["learning_rate", "other"]
     assert "momentum 0.8" in found[1].setting
 
@@ -169,13 +183,12 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
                 tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], seed, value
             )
     assert judge(tmp_path, "lr_x_wd").verdict == verdict
-    found = group(tmp_path, "lr_x_wd")
-    table = t.grid_table(found)
+    table = tabulate(tmp_path, "lr_x_wd").grid
     assert table is not None
     assert table.shape == (4, 4)
     if product:  # the best product, 5e-5, lies on the diagonal
         assert judge(tmp_path, "lr_x_wd", 1).verdict == "holds"
-    assert len(figures.product_map(table).axes) == 2  # and its colour bar
+    assert len(figures.draw_map(table).axes) == 2  # and its colour bar
 
 
 @pytest.mark.parametrize(("best", "edges"), [((1, 1), []), ((0, 1), [WD]), ((2, 2), [WD, LR])])
@@ -183,7 +196,7 @@ def test_a_best_cell_on_the_edge_is_told(best: tuple[int, int], edges: list[str]
     values = np.zeros((3, 3))
     values[best] = 1
     table = pd.DataFrame(values).rename_axis(index=WD, columns=LR)
-    assert t.grid_edges(table) == edges
+    assert tables.find_grid_edges(table) == edges
 
 
 def test_the_verdict_corrected_for_their_number(tmp_path: Path) -> None:
@@ -221,13 +234,13 @@ def test_p_is_small_exactly_where_there_is_a_verdict(tmp_path: Path, which: str,
 def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], words: str) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": second, "0.001": [0.5]})
     runs, curves = load_runs(tmp_path), load_metrics(tmp_path)
-    (ranking,) = [t.tabulate(found, curves) for found in settings(runs)]
-    sentence = contents.best_in_words(ranking)
+    (ranking,) = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
+    sentence = answer.describe_best(ranking)
     assert sentence.startswith(
         "CIFAR-10, width 16, 5 epochs: best is lr 0.01 with 87.00 % (3 runs)"
     )
     assert words in sentence
-    assert [row[1] for row in contents.ranking_table(ranking).rows()] == [
+    assert [row[1] for row in answer.ranking_table(ranking).rows()] == [
         "lr 0.01",
         "lr 0.1",
         "lr 0.001",
@@ -237,7 +250,7 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
 def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86], "0.1": [0.87]})
     make_run(tmp_path, [*SHORT, "optimizer.momentum=0.8", "trainer.threads=2"], 0, 0.9)
-    table = contents.runs_table(load_runs(tmp_path))
+    table = bookkeeping.runs_table(load_runs(tmp_path))
     assert list(table.columns)[:4] == ["lr", "momentum", "seed", "status"]
     assert [row[:2] for row in table.rows()] == [["0.01", "0.8"], ["0.1", "0.9"], ["0.01", "0.9"]]
 
@@ -261,7 +274,7 @@ def as_published(tmp_path: Path) -> Path:
 
 
 def test_the_published_tables_own_arithmetic(as_published: Path) -> None:
-    found = groups(load_runs(as_published), list(QUESTIONS.values()))
+    found = group_by_question(load_runs(as_published), list(QUESTIONS.values()))
     judged = {judgement.claim.claim: judgement for judgement in claims.judge_all(found, PUBLISHED)}
 
     def published(claim: str) -> float:
@@ -280,14 +293,14 @@ def test_the_published_tables_own_arithmetic(as_published: Path) -> None:
 
 
 def test_every_published_cell_has_its_row(as_published: Path) -> None:
-    table = t.study_table(load_runs(as_published), PUBLISHED)
+    table = tables.study_table(load_runs(as_published), PUBLISHED)
     assert [f"cell={name}" for name in table["cell"]] == FULL
     assert set(table["verdict"]) == {"as predicted"}
     assert table["accuracy/val_augmented"].tolist() == table["published"].tolist()
 
 
 def test_runs_off_the_full_setting_are_not_compared(rates: Path) -> None:
-    table = t.study_table(load_runs(rates), PUBLISHED)
+    table = tables.study_table(load_runs(rates), PUBLISHED)
     assert table["n"].sum() == 0
     assert set(table["verdict"]) == {"not run"}
 
@@ -296,7 +309,7 @@ def test_our_result_is_judged_by_a_prediction_interval(tmp_path: Path) -> None:
     for seed, value in enumerate((0.9520, 0.9522)):
         make_run(tmp_path, ["cell=cosine_wd_1e-2"], seed, 0.95, augmented=value)
     make_run(tmp_path, ["cell=lr_0.1"], 0, 0.95, augmented=0.80)
-    table = t.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
+    table = tables.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
     # The four 300-epoch BatchNorm cells share a standard deviation, from 4 × 3 degrees of freedom.
     together = [p for p in PUBLISHED if p.selector["trainer.epochs"] == [300]][:4]
     samples = [p.replications["accuracy/val_augmented"] for p in together]
@@ -309,8 +322,8 @@ def test_our_result_is_judged_by_a_prediction_interval(tmp_path: Path) -> None:
     assert row["verdict"] == "as predicted"  # though above all four replications
     assert row["replications/high"] == 0.9507
     assert table.loc["lr_0.1", "verdict"] == "as predicted"
-    assert t.reproduction(0.9590, 0.9480, 0.9530) == "0.60 points above"
-    assert t.reproduction(0.9400, 0.9480, 0.9530) == "0.80 points below"
+    assert tables.judge_reproduction(0.9590, 0.9480, 0.9530) == "0.60 points above"
+    assert tables.judge_reproduction(0.9400, 0.9480, 0.9530) == "0.80 points below"
 
 
 # Curves ------------------------------------------------------------------------------------------
@@ -320,18 +333,17 @@ def test_what_deciding_early_would_have_picked(tmp_path: Path) -> None:
     make_run(tmp_path, [*SHORT, f"{LR}=0.01"], 0, 0.8, curve=[0.1, 0.3, 0.5, 0.7, 0.8])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0, 0.6, curve=[0.2, 0.4, 0.4, 0.75, 0.6])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 1, 0.9, curve=[0.9] * 5)  # no partner
-    found = group(tmp_path, "learning_rate")
-    table = t.pick_table(found, load_metrics(tmp_path))
+    table = tabulate(tmp_path, "learning_rate").picks
     assert list(table["label"]) == ["lr 0.1", "lr 0.1", "lr 0.01", "lr 0.1", "lr 0.01"]
     assert list(table["behind"]) == pytest.approx([0.2, 0.2, 0, 0.2, 0])
-    assert t.settled(table) == 5
+    assert tables.find_settled_epoch(table) == 5
 
 
 def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> None:
     for seed, curve in enumerate(([0.1, 0.2], [0.2, 0.4], [0.3, 0.9])):
         make_run(tmp_path, SHORT, seed, 0.5, curve=[*curve, 0.5, 0.5, 0.5])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0)
-    table = t.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
+    table = tabulate(tmp_path, "learning_rate").curve()
     mine = table[table["n"] == 3].set_index("epoch")
     assert list(mine.index) == [1, 2, 3, 4, 5]
     interval = stats.ttest_1samp([0.2, 0.4, 0.9], 0).confidence_interval(0.95)
@@ -340,7 +352,7 @@ def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> No
     interval = stats.ttest_1samp([0.1, 0.2, 0.3], 0).confidence_interval(0.95)
     assert mine.loc[1, "high"] == pytest.approx(interval.high, abs=1e-12)
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 1, 0.9)
-    table = t.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
+    table = tabulate(tmp_path, "learning_rate").curve()
     assert table.loc[table["n"] == 2, ["low", "high"]].isna().all(axis=None)  # two are no spread
 
 
@@ -354,19 +366,18 @@ def test_of_many_questions_and_settings_the_largest_have_figures(
     for lr in ("0.01", "0.1"):
         make_run(tmp_path, ["model.width=32", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
     runs = load_runs(tmp_path)
-    report = contents.build(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
-    names = [picture.name for picture in report.pictures()]
+    report = contents.build_report(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
+    names = [picture.name for picture in report.pictures]
     curves = [name for name in names if name.startswith("curves")]
     assert curves == ["curves-learning_rate-cifar-10-width-16-5-epochs"]
-    assert any("the other 1 tables only" in str(block) for block in report.blocks)
-    cells = [table.name for table in report.tables() if table.name.startswith("cells")]
+    assert any("the other 1 tables only" in str(block) for block in report.parts)
+    cells = [table.name for table in report.tables if table.name.startswith("cells")]
     assert len(cells) == 2
 
 
 def test_a_line_says_what_it_is(rates: Path) -> None:
     make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.2, loss=300.0)
-    tables = t.tabulate(group(rates, "learning_rate"), load_metrics(rates))
-    accuracy, loss = figures.learning_curves(tables).axes
+    accuracy, loss = figures.draw_curves(tabulate(rates, "learning_rate")).axes
     labels = [str(line.get_label()) for line in accuracy.lines]
     assert labels[:4] == [f"lr 0.001, {x}" for x in ("seed 0", "seed 1", "seed 2", "mean of 3")]
     assert labels[-3:] == [f"lr 1, seed 0{x}" for x in ("", ", training", ", augmented view")]
@@ -397,7 +408,7 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
         make_run(tmp_path, [*overrides, f"{WD}=0.0"], 0, 0.5)
     found = group(tmp_path, "detach")
     probe, curves = load_probe(tmp_path), load_metrics(tmp_path)
-    table = flow.table(found, flow.medians(found, probe), curves)
+    table = flow.flow_table(found, flow.medians(found, probe), curves)
     assert list(table["label"]) == [f"detach {name}, weight decay 0.01" for name in breaks]
     for row, broken in zip(records(table), breaks.values(), strict=True):
         assert row["n"] == 1
@@ -406,18 +417,18 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
         )
         assert (row["mean_over_std/first"], row["mean_over_std"]) == (1, 3)
         assert row["loss/val/largest"] == 1
-    picture = flow.rotation_figure(found, probe)
+    picture = flow.draw_rotation(found, probe)
     assert picture is not None
     line = picture.axes[0].lines[-1]
     assert line.get_ydata() == pytest.approx([1.05, 1.05])
-    report = contents.build(
+    report = contents.build_report(
         load_runs(tmp_path), curves, list(QUESTIONS.values()), PUBLISHED, probe=probe
     )
-    names = [block.name for block in report.pictures() if block.name.startswith("flow")]
+    names = [block.name for block in report.pictures if block.name.startswith("flow")]
     assert len(names) == 1  # detach and batchnorm share runs: shown once
-    words = [block.text for block in report.blocks if isinstance(block, Text)]
-    assert any("detach none, weight decay 0.01: every identity holds" in text for text in words)
-    assert any("detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in t for t in words)
+    text = report.markdown()
+    assert "detach none, weight decay 0.01: every identity holds" in text
+    assert "detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in text
 
 
 # The whole report --------------------------------------------------------------------------------
@@ -503,7 +514,7 @@ def test_the_report(rates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_cell_of_diverged_runs_has_no_mean(rates: Path) -> None:
     make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.1, status="diverged")
-    row = t.cell_table(group(rates, "learning_rate")).iloc[-1]
+    row = tabulate(rates, "learning_rate").cells.iloc[-1]
     assert (row["optimizer.lr"], row["n"]) == (1, 0)
     assert math.isnan(row["accuracy/val"])
 
@@ -559,8 +570,8 @@ def test_only_what_a_report_wrote_is_removed(rates: Path, tmp_path: Path) -> Non
     assert {name: left[name].decode() for name in mine} == mine
 
 
-SMALL = document.Document(
-    "A title", "", [document.Table("claims", pd.DataFrame({"a": [1]}), {"a": lambda row: "1"})]
+SMALL = document.Report(
+    "A title", "", [document.Table("claims", pd.DataFrame({"a": [1]}), {"a": "a"})]
 )
 
 
@@ -580,7 +591,7 @@ def test_what_no_report_wrote_is_not_overwritten(tmp_path: Path, name: str, kind
         return  # that is where tables go
     before = read(to)
     with pytest.raises(UserError, match="another folder with --to") as refusal:
-        folder.write(SMALL, to)
+        folder.write_report(SMALL, to)
     assert str(to / name) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert read(to) == before
@@ -596,7 +607,7 @@ def test_a_list_of_files_that_no_report_wrote(tmp_path: Path, text: str) -> None
     (to / "notes.txt").write_text("mine")
     (to / folder.LIST).write_text(text)
     with pytest.raises(UserError, match="is not the list of a report's files"):
-        folder.write(SMALL, to)
+        folder.write_report(SMALL, to)
     assert sorted(read(to)) == ["notes.txt", folder.LIST]
 
 
@@ -708,7 +719,7 @@ def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
         "      pairs: [[{optimizer.lr: 1e-1}, {optimizer.lr: 1e-2}]]\n"
     )
     (question,) = load_questions(file)
-    (found,) = groups(load_runs(rates), [question])
+    (found,) = group_by_question(load_runs(rates), [question])
     judgement = claims.judge(question.claims[0], found)
     assert judgement is not None
     assert judgement.verdict == "does not hold"
@@ -746,7 +757,7 @@ def test_averaged_weights_are_judged_against_the_last_ones_of_their_run(tmp_path
     assert comparison.name == "ema decay 0.999, val_ema − val"
     assert comparison.difference.mean == pytest.approx(0.011)
     assert judge(tmp_path, "averaging", 1).verdict == "undecided"  # no difference
-    table, _ = t.run_table(load_runs(tmp_path))
+    table, _ = tables.run_table(load_runs(tmp_path))
     assert table["accuracy/val_ema"].notna().all()
 
 
@@ -756,7 +767,7 @@ def test_what_every_kind_has_does_not_come_with_the_kind(tmp_path: Path) -> None
             shape = ["trainer.epochs=5", f"model={model}", f"model.width={width}"]
             for seed in range(2):
                 make_run(tmp_path, shape, seed, 0.8 + 0.01 * (model == "resnet34"))
-    found = groups(load_runs(tmp_path), [QUESTIONS["depth"]])
+    found = group_by_question(load_runs(tmp_path), [QUESTIONS["depth"]])
     assert [g.setting for g in found] == [
         f"CIFAR-10, width {w}, 5 epochs, lr 0.01, constant, weight decay 0" for w in (16, 8)
     ]

@@ -22,12 +22,12 @@ import yaml
 from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.paths import resource_directory
-from resnet_cifar.record.schema import OBJECTIVE as VAL
+from resnet_cifar.record.schema import OBJECTIVE
 from resnet_cifar.runs.statistics import Spread, pooled
 from resnet_cifar.text import printable
 
 EXPERIMENTS = resource_directory("experiments")
-AUGMENTED = "accuracy/val_augmented"
+VAL, AUGMENTED = OBJECTIVE, "accuracy/val_augmented"
 Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read
 
 _METRIC = re.compile(r"(accuracy|loss)/[a-z][a-z_]*")
