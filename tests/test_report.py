@@ -1,11 +1,15 @@
 """From made-up runs with known results to tables, verdicts and files."""
 
+import contextlib
 import html.parser
+import io
 import itertools
 import json
 import math
 import os
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from made_up import FULL, add_probe, make_run
+from rich.console import Console
 from scipy import stats
 
 from resnet_cifar.errors import UserError
@@ -25,7 +30,9 @@ from resnet_cifar.report import (
     figures,
     flow,
     folder,
+    question,
     tables,
+    terminal,
 )
 from resnet_cifar.report.__main__ import main
 from resnet_cifar.report.groups import Group, group_by_question, group_by_setting
@@ -34,6 +41,7 @@ from resnet_cifar.runs.table import load_metrics, load_probe, load_runs, records
 
 PUBLISHED = load_published()
 QUESTIONS = {question.name: question for question in load_questions()}
+LR, WD = "optimizer.lr", "regularization.weight_decay"
 SHORT = ["model.width=16", "trainer.epochs=5"]
 
 
@@ -54,15 +62,19 @@ def judge(root: Path, name: str, which: int = 0) -> claims.Judgement:
     return judgement
 
 
-@pytest.fixture
-def rates(tmp_path: Path) -> Path:
-    """Three learning rates, three seeds."""
+def add_rates(root: Path) -> Path:
+    """Make three learning rates at three seeds; 0.01 is best."""
     rng = np.random.default_rng(0)
     for lr, mean in (("0.001", 0.80), ("0.01", 0.86), ("0.1", 0.83)):
         for seed in range(3):
             value = mean + rng.normal(0, 0.002)
-            make_run(tmp_path, [*SHORT, f"optimizer.lr={lr}"], seed, value, loss=1 - value)
-    return tmp_path
+            make_run(root, [*SHORT, f"{LR}={lr}"], seed, value, loss=1 - value)
+    return root
+
+
+@pytest.fixture
+def rates(tmp_path: Path) -> Path:
+    return add_rates(tmp_path)
 
 
 def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
@@ -94,8 +106,6 @@ def test_differences_equal_scipy_s_paired_test(rates: Path) -> None:
 
 
 # Verdicts ----------------------------------------------------------------------------------------
-
-LR, WD = "optimizer.lr", "regularization.weight_decay"
 
 
 def lrs(root: Path, values: dict[str, list[float]]) -> Path:
@@ -189,6 +199,13 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
     if product:  # the best product, 5e-5, lies on the diagonal
         assert judge(tmp_path, "lr_x_wd", 1).verdict == "holds"
     assert len(figures.draw_map(table).axes) == 2  # and its colour bar
+
+
+def test_equal_results_say_nothing_of_what_predicts_them(tmp_path: Path) -> None:
+    for lr, wd in itertools.product(("0.005", "0.01", "0.05"), ("5e-4", "1e-3", "5e-3")):
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], 0, 0.8)
+    claim = QUESTIONS["lr_x_wd"].claims[0]
+    assert claims.judge(claim, group(tmp_path, "lr_x_wd")) is None  # R² of a constant is NaN
 
 
 @pytest.mark.parametrize(("best", "edges"), [((1, 1), []), ((0, 1), [WD]), ((2, 2), [WD, LR])])
@@ -467,49 +484,97 @@ def read(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_report(rates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Reported(NamedTuple):
+    """A report's folder, the runs it is on, and the text it printed."""
+
+    runs: Path
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """A report on completed, failed and diverged runs, some with predictions."""
+    root = add_rates(tmp_path_factory.mktemp("runs"))
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 50)
     for lr, value in (("0.01", 0.86), ("0.1", 0.83)):
         logits = rng.normal(size=(50, 10))
-        make_run(rates, [*SHORT, f"{LR}={lr}"], 7, value, logits=logits, labels=labels)
-    make_run(rates, [*SHORT, f"{LR}=0.1"], 8, 0.01, status="failed")
-    make_run(rates, [*SHORT, f"{LR}=0.1"], 9, 0.01, status="diverged", commit="fedcba9876543210")
-    make_run(rates, [*SHORT, f"{LR}=0.1"], 10, 0.83, commit="fedcba9876543210")
-    to = tmp_path / "report"
-    assert main([str(rates), "--to", str(to)]) == 0
-    shown = capsys.readouterr().out
-    for words in ("lr 0.01 ends above 0.1", "holds", "OSError: no space", "diverged", "mixes runs"):
-        assert words in shown
-    assert "nothing here is judged against the published values" in shown
+        make_run(root, [*SHORT, f"{LR}={lr}"], 7, value, logits=logits, labels=labels)
+    make_run(root, [*SHORT, f"{LR}=0.1"], 8, 0.01, status="failed")
+    make_run(root, [*SHORT, f"{LR}=0.1"], 9, 0.01, status="diverged", commit="fedcba9876543210")
+    make_run(root, [*SHORT, f"{LR}=0.1"], 10, 0.83, commit="fedcba9876543210")
+    to = tmp_path_factory.mktemp("report") / "report"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([str(root), "--to", str(to)]) == 0
+    return Reported(root, to, printed.getvalue())
 
+
+def test_the_terminal_shows_verdicts_and_what_is_left_out(reported: Reported) -> None:
+    for words in ("lr 0.01 ends above 0.1", "holds", "OSError: no space", "diverged", "mixes runs"):
+        assert words in reported.printed
+    assert "nothing here is judged against the published values" in reported.printed
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_s_width_cuts_nothing(reported: Reported, width: int) -> None:
+    runs = load_runs(reported.runs)
+    curves = load_metrics(runs)
+    groups = group_by_question(runs, [QUESTIONS["learning_rate"]])
+    judgements = claims.judge_all(groups, PUBLISHED)
+    rankings = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
+    shown = [
+        answer.ranking_table(rankings[0]),
+        question.cells_table(tables.tabulate(groups[0], curves)),
+        contents.claims_table(judgements),
+    ]
+    report = document.Report("Title", "", answer.claims_part(judgements), shown)
+    console = Console(file=io.StringIO(), width=width)
+    terminal.print_report(report, console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    everything = "".join(c for c in printed if c.isalnum())
+    for text in (text for table in shown for row in table.rows() for text in row if "±" in text):
+        assert all("".join(c for c in word if c.isalnum()) in everything for word in text.split())
+
+
+def test_the_page_is_one_whole_file(reported: Reported) -> None:
     page = _Page()
-    page.feed((to / "report.html").read_text())
+    page.feed((reported.folder / "report.html").read_text())
     assert page.open == []
-    assert page.outside == []  # one file, opens anywhere
+    assert page.outside == []  # it opens anywhere
     assert "Which learning rate is best?" in page.text
     assert "nan" not in page.text.lower().split()
 
-    markdown = (to / "report.md").read_text()
-    files = read(to)
+
+def test_the_markdown_links_the_files_beside_it(reported: Reported) -> None:
+    files = read(reported.folder)
     for name in ("overview", "curves", "differences", "calibration"):
-        assert any(path.startswith(f"figures/{name}") and path.endswith(".svg") for path in files)
-        assert any(path.startswith(f"figures/{name}") and path.endswith(".png") for path in files)
+        for kind in (".svg", ".png"):
+            assert any(f.startswith(f"figures/{name}") and f.endswith(kind) for f in files)
+    markdown = files["report.md"].decode()
     for link in [part.split(")")[0] for part in markdown.split("](")[1:]]:
         assert link in files
 
-    claims = pd.read_csv(to / "tables" / "claims.csv")
-    judgement = judge(rates, "learning_rate")
-    assert claims["verdict"][0] == judgement.verdict == "holds"
-    assert claims["difference"][0] == judgement.comparisons[0].difference.mean  # full precision
-    left = pd.read_csv(to / "tables" / "left-out.csv")
+
+def test_csv_tables_have_full_precision(reported: Reported) -> None:
+    table = pd.read_csv(reported.folder / "tables" / "claims.csv")
+    judgement = judge(reported.runs, "learning_rate")
+    assert table["verdict"][0] == judgement.verdict == "holds"
+    assert table["difference"][0] == judgement.comparisons[0].difference.mean
+    left = pd.read_csv(reported.folder / "tables" / "left-out.csv")
     assert sorted(left["status"]) == ["diverged", "failed"]
 
+
+def test_the_same_runs_give_the_same_report(reported: Reported, tmp_path: Path) -> None:
+    to = tmp_path / "again"
+    shutil.copytree(reported.folder, to)
     (to / "notes.txt").write_text("somebody's")
-    assert main([str(rates), "--to", str(to), "--quiet"]) == 0
+    assert main([str(reported.runs), "--to", str(to), "--quiet"]) == 0
     again = read(to)
     assert again.pop("notes.txt")
-    assert again == files  # the same runs, the same report
+    assert again == read(reported.folder)
 
 
 def test_a_cell_of_diverged_runs_has_no_mean(rates: Path) -> None:
@@ -545,20 +610,21 @@ def test_bad_input_is_one_line(
     assert not Path("report").exists()
 
 
-def test_a_folder_that_can_t_be_written(rates: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (rates / "taken").write_text("a file")
-    assert main([str(rates), "--to", str(rates / "taken"), "--quiet"]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="taken is not a directory of a report"):
+        folder.write_report(SMALL, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "a file"
 
 
-def test_only_what_a_report_wrote_is_removed(rates: Path, tmp_path: Path) -> None:
+def test_only_what_a_report_wrote_is_removed(reported: Reported, tmp_path: Path) -> None:
     to = tmp_path / "paper"
+    shutil.copytree(reported.folder, to)
+    written = read(to)
     mine = {"figures/architecture.png": "mine", "tables/survey.csv": "mine", "notes.md": "mine"}
     for name, text in mine.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         (to / name).write_text(text)
-    assert main([str(rates), "--to", str(to), "--quiet"]) == 0
-    written = read(to)
     (to / "tables" / "claims.csv").write_text("edited")
     (curves,) = [name for name in written if name.startswith("figures/curves") and "svg" in name]
     elsewhere = tmp_path / "elsewhere"
@@ -735,13 +801,14 @@ def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:
       claims:
         - {claim: fits, metric: METRIC, pairs: [[{optimizer.lr: 0.01}, {optimizer.lr: 0.1}]]}
     """
-    for metric, verdict in (("accuracy/train", "holds"), ("loss/never", "undecided")):
+    verdicts = {}
+    for metric in ("accuracy/train", "loss/never"):
         file.write_text(text.replace("METRIC", metric))
-        to = tmp_path / "report"
-        assert main([str(rates), "--questions", str(file), "--to", str(to), "--quiet"]) == 0
-        row = pd.read_csv(to / "tables" / "claims.csv").iloc[0]
-        assert row["verdict"] == verdict
-    assert row["why"] == "lr 0.01 − 0.1: no run has loss/never"
+        mine = load_questions(file)
+        judgements = claims.judge_all(group_by_question(load_runs(rates), mine), PUBLISHED)
+        row = contents.claims_table(judgements).frame.iloc[0]
+        verdicts[row["verdict"]] = row["why"]
+    assert verdicts == {"holds": "", "undecided": "lr 0.01 − 0.1: no run has loss/never"}
 
 
 def test_averaged_weights_are_judged_against_the_last_ones_of_their_run(tmp_path: Path) -> None:

@@ -5,14 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from resnet_cifar.report import numbers
 from resnet_cifar.report.claims import Judgement
-from resnet_cifar.report.columns import (
-    difference_column,
-    in_claims_unit,
-    mean_column,
-    percent,
-    signed,
-)
 from resnet_cifar.report.document import (
     Column,
     Part,
@@ -58,7 +52,7 @@ def describe_difference(e: Estimate, judgement: Judgement) -> str:
     claim = judgement.claim
     unit = " points" if claim.metric.startswith("accuracy/") else " nats"
     unit = "" if claim.relative or claim.predictor else unit
-    text = in_claims_unit(
+    text = numbers.in_claims_unit(
         e.mean, e.low, e.high, claim.metric, claim.relative, bool(claim.predictor)
     )
     return f"{text}{unit} (n = {e.n})"
@@ -103,14 +97,13 @@ def describe_best(ranking: Tables) -> str:
     """Name the best cell of a setting, and say if its distance to the next means anything."""
     best, second = records(ranking.ranks)[:2]
     count = f"{best['n']} run" if best["n"] == 1 else f"{best['n']} runs"
-    start = (
-        f"{ranking.group.setting}: best is {best['label']} with {percent(best[VAL])} % ({count})."
-    )
+    mean = f"{numbers.percent(best[VAL])} % ({count})"
+    start = f"{ranking.group.setting}: best is {best['label']} with {mean}."
     next_one = f"the next, {second['label']},"
     pairs = second["pairs"]
     if math.isnan(pairs):
         return f"{start} It and {next_one} share no seed, so their difference is not judged."
-    ahead = signed(-second["difference"], -second["high"], -second["low"]).removeprefix("+")
+    ahead = numbers.signed(-second["difference"], -second["high"], -second["low"]).removeprefix("+")
     ahead = f"{start} It is ahead of {next_one} by {ahead} points"
     if pairs == 1:
         return f"{ahead} at one seed: nothing says whether that is more than chance."
@@ -129,8 +122,8 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
         "rank": "rank",
         "cell": "label",
         "n": "n",
-        "val %": mean_column(VAL),
-        "behind the best": difference_column,
+        "val %": numbers.mean_column(VAL),
+        "behind the best": numbers.difference_column,
         "more than chance?": _describe_chance,
     }
     caption = (

@@ -6,12 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from resnet_cifar.report.columns import (
-    decimals,
-    number_column,
-    percent_column,
-    value_column,
-)
+from resnet_cifar.report import numbers
 from resnet_cifar.report.document import Column, Part, Row, Table, heading
 from resnet_cifar.report.groups import name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
@@ -44,15 +39,15 @@ def bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]:
 def runs_table(runs: pd.DataFrame) -> Table:
     """Every run with its outcome and whatever of the configuration differs between runs."""
     frame, keys = run_table(runs)
-    columns: dict[str, Column] = {name_key(key): value_column(key) for key in keys}
+    columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in keys}
     columns |= {"seed": "seed", "status": "status", "epochs": _epochs}
     accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
     for name, metric in accuracies.items():
         if metric in frame:
-            columns[name] = percent_column(metric)
+            columns[name] = numbers.percent_column(metric)
     if "loss/val" in frame:
-        columns["val loss"] = number_column("loss/val", lambda loss: decimals(loss, 4))
-    columns["minutes"] = number_column("seconds", lambda seconds: decimals(seconds / 60, 1))
+        columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
+    columns["minutes"] = lambda row: numbers.decimals(row["seconds"] / 60, 1)
     columns["run"] = lambda row: f"{row['cell']}/seed={row['seed']}"
     caption = (
         "The best last epoch first. Of the configuration the columns that differ between these "
@@ -74,14 +69,14 @@ def _cost_table(frame: pd.DataFrame) -> Table:
     columns: dict[str, Column] = {
         "device": "device",
         "data": "data",
-        "width": value_column("model.width"),
+        "width": numbers.value_column("model.width"),
         "precision": "precision",
         "threads": "threads",
         "runs": "runs",
         "epochs": "epochs_done",
         "hours": lambda row: f"{row['hours']:.2f}",
         "images/s": lambda row: f"{row['images_per_second']:,.0f}",
-        "share of matmul rate %": percent_column("share_of_matmul_rate", 0),
+        "share of matmul rate %": numbers.percent_column("share_of_matmul_rate", 0),
     }
     caption = "Hours of all sessions, one device each; images/s in training, median over runs."
     return Table("cost", frame, columns, caption, words=("device", "data", "precision"))

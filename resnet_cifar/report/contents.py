@@ -7,15 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from resnet_cifar.report import answer, bookkeeping, claims, flow
+from resnet_cifar.report import answer, bookkeeping, claims, flow, numbers
 from resnet_cifar.report.claims import Judgement
-from resnet_cifar.report.columns import (
-    in_claims_unit,
-    mean_column,
-    number_column,
-    percent_column,
-    range_column,
-)
 from resnet_cifar.report.document import (
     Column,
     Part,
@@ -222,7 +215,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
     if frame["published"].notna().any():
         columns["published"] = lambda row: _in_unit(row, row["published"])
     if frame["seeds"].notna().any():
-        columns["seeds needed"] = number_column("seeds")
+        columns["seeds needed"] = numbers.count_column("seeds")
     if frame["why"].any():
         columns["remark"] = "why"
     caption = (
@@ -236,7 +229,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
 
 
 def _in_unit(row: Row, mean: float, low: float = math.nan, high: float = math.nan) -> str:
-    return in_claims_unit(mean, low, high, row["metric"], row["relative"], row["predictor"])
+    return numbers.in_claims_unit(mean, low, high, row["metric"], row["relative"], row["predictor"])
 
 
 # Beside the published study ----------------------------------------------------------------------
@@ -252,15 +245,15 @@ def published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:
         )
     columns: dict[str, Column] = {
         "cell": "cell",
-        "published %": percent_column("published"),
-        "replications %": range_column("replications"),
-        "predicted %": range_column("prediction"),
-        "ours %": mean_column(AUGMENTED),
+        "published %": numbers.percent_column("published"),
+        "replications %": numbers.range_column("replications"),
+        "predicted %": numbers.range_column("prediction"),
+        "ours %": numbers.mean_column(AUGMENTED),
         "n": "n",
         "verdict": "verdict",
-        "ours, clean %": mean_column(VAL),
-        "test, published %": percent_column("published/test"),
-        "test, ours %": percent_column("accuracy/test"),
+        "ours, clean %": numbers.mean_column(VAL),
+        "test, published %": numbers.percent_column("published/test"),
+        "test, ours %": numbers.percent_column("accuracy/test"),
     }
     caption = (
         "Published validation and its replications were measured in the augmented view, so ours in "

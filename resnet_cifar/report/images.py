@@ -7,7 +7,7 @@ import pandas as pd
 
 from resnet_cifar import scores
 from resnet_cifar.errors import UserError
-from resnet_cifar.report.columns import percent_column
+from resnet_cifar.report import numbers
 from resnet_cifar.report.document import Column, Part, Picture, Table, heading
 from resnet_cifar.report.figures import draw_calibration
 from resnet_cifar.report.groups import Group
@@ -65,8 +65,8 @@ def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Tabl
     columns: dict[str, Column] = {
         "cell": "label",
         "n": "n",
-        "mean confidence %": percent_column("confidence"),
-        "expected calibration error %": percent_column("calibration_error"),
+        "mean confidence %": numbers.percent_column("confidence"),
+        "expected calibration error %": numbers.percent_column("calibration_error"),
     }
     caption = "15 bins of equal width, clean validation images."
     name = f"calibration-{group.name}"

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from resnet_cifar.report import figures
-from resnet_cifar.report.columns import (
-    difference_column,
-    mean_column,
-    number_column,
-    percent_column,
-    range_column,
-    value_column,
-)
+from resnet_cifar.report import figures, numbers
 from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
 from resnet_cifar.report.groups import name_key
 from resnet_cifar.report.images import images_part
@@ -49,23 +41,23 @@ def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) ->
 def cells_table(answer: Tables) -> Table:
     """The cells of a group with everything measured at their last epoch."""
     group, frame = answer.group, answer.cells
-    columns: dict[str, Column] = {name_key(key): value_column(key) for key in group.vary}
+    columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in group.vary}
     columns = columns or {"cell": "cell"}
     words = (*columns, "verdict")
     known = frame["verdict"].any()
     columns["n"] = "n"
     if known:
         columns |= {
-            "published %": percent_column("published"),
-            "replications %": range_column("replications"),
-            "predicted %": range_column("prediction"),
+            "published %": numbers.percent_column("published"),
+            "replications %": numbers.range_column("replications"),
+            "predicted %": numbers.range_column("prediction"),
         }
     columns |= {
-        "val %": mean_column(VAL),
-        "val augmented %": mean_column(AUGMENTED),
-        "train %": mean_column("accuracy/train"),
-        "val loss": mean_column("loss/val", 1, 4),
-        "train loss": mean_column("loss/train", 1, 4),
+        "val %": numbers.mean_column(VAL),
+        "val augmented %": numbers.mean_column(AUGMENTED),
+        "train %": numbers.mean_column("accuracy/train"),
+        "val loss": numbers.mean_column("loss/val", 1, 4),
+        "train loss": numbers.mean_column("loss/train", 1, 4),
     }
     if known:
         columns["verdict"] = "verdict"
@@ -79,11 +71,11 @@ def _differences_part(answer: Tables, draw: bool) -> list[Part]:
     columns: dict[str, Column] = {
         "cell": "label",
         "against": "against",
-        "points": difference_column,
+        "points": numbers.difference_column,
         "n": "n",
     }
     if frame["seeds"].notna().any():
-        columns["seeds needed"] = number_column("seeds")
+        columns["seeds needed"] = numbers.count_column("seeds")
     caption = "Validation accuracy against the best cell, paired by seed."
     name, words = f"differences-{group.name}", ("cell", "against")
     table = Table(name, frame, columns, caption, words, detail=True)

@@ -7,13 +7,13 @@ the place in it, the value and what is allowed there: a misspelt key never makes
 from __future__ import annotations
 
 import difflib
-import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import pandas as pd
@@ -55,23 +55,22 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("give either pairs or predictor")
         if self.margin and self.within is not None:
             raise ValueError("give either margin or within")
-        if not _METRIC.fullmatch(self.metric):
-            _refuse("metric", self.metric, "accuracy/… or loss/…, as metrics.jsonl names it")
+        metric = _METRIC.fullmatch(self.metric)
+        _require(metric, "metric", self.metric, "accuracy/… or loss/…, as metrics.jsonl names it")
         quantity = self.metric.partition("/")[0]
         if self.against is not None:
-            if not _METRIC.fullmatch(self.against) or not self.against.startswith(f"{quantity}/"):
-                _refuse("against", self.against, f"{quantity}/…, as metrics.jsonl names it")
-            if self.predictor:
-                _refuse("against", self.against, "not beside predictor, which has no second cell")
-        if self.relative and self.predictor:
-            _refuse("relative", True, "not beside predictor, whose differences are of R²")
+            like = _METRIC.fullmatch(self.against) and self.against.startswith(f"{quantity}/")
+            why = "not beside predictor, which has no second cell"
+            _require(like, "against", self.against, f"{quantity}/…, as metrics.jsonl names it")
+            _require(not self.predictor, "against", self.against, why)
+        alone = not (self.relative and self.predictor)
+        _require(alone, "relative", True, "not beside predictor, whose differences are of R²")
         share = self.relative or quantity == "accuracy" or bool(self.predictor)
         limit = "a fraction less than 1: 0.2 is 20 points" if share else "less than 10 nats"
         most = 1 if share else 10
-        if not 0 <= self.margin < most:
-            _refuse("margin", self.margin, f"0 or more, {limit}")
-        if self.within is not None and not 0 < self.within < most:
-            _refuse("within", self.within, f"above 0, {limit}")
+        _require(0 <= self.margin < most, "margin", self.margin, f"0 or more, {limit}")
+        some = self.within is None or 0 < self.within < most
+        _require(some, "within", self.within, f"above 0, {limit}")
 
     @property
     def sign(self) -> int:
@@ -92,17 +91,16 @@ class _QuestionNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         where = _read_selector("where", self.where) if self.where else {}
         _check_keys("vary", self.vary)
         for key in self.vary:
-            if len(where.get(key, (1, 2))) < 2:
-                why = f"where fixes {key} to one value, so it can't vary"
-                _refuse("vary", list(self.vary), why)
+            why = f"where fixes {key} to one value, so it can't vary"
+            _require(len(where.get(key, (1, 2))) > 1, "vary", list(self.vary), why)
         claims: list[Claim] = []
         for i, claim in enumerate(self.claims, 1):
             try:
                 claims.append(_complete_claim(claim, where, self.vary))
             except ValueError as error:
                 raise ValueError(f"claims[{i}]: {error}") from error
-            if claims[-1] in claims[:-1]:
-                _refuse(f"claims[{i}]", claim.claim, "the same claim stands there before")
+            new = claims[-1] not in claims[:-1]
+            _require(new, f"claims[{i}]", claim.claim, "the same claim stands there before")
         msgspec.structs.force_setattr(self, "where", where)
         msgspec.structs.force_setattr(self, "claims", tuple(claims))
 
@@ -112,15 +110,16 @@ def _complete_claim(claim: Claim, where: Selector, vary: Sequence[str]) -> Claim
     keys = _known_keys()
     _check_keys("predictor", claim.predictor)
     for key in claim.predictor:
-        if key not in vary or keys[key].kind not in ("a number", "a whole number"):
-            _refuse("predictor", list(claim.predictor), f"{key} is not a numeric key of vary")
+        numeric = key in vary and keys[key].kind in ("a number", "a whole number")
+        why = f"{key} is not a numeric key of vary"
+        _require(numeric, "predictor", list(claim.predictor), why)
     pairs: list[tuple[Selector, Selector]] = []
     for i, sides in enumerate(claim.pairs, 1):
         place = f"pairs[{i}]"
         first, second = (_read_selector(place, side, where, vary) for side in sides)
         same = first == second and claim.against in (None, claim.metric)
-        if same or (first, second) in pairs:
-            _refuse(place, list(sides), "two different cells, each pair once")
+        new = not same and (first, second) not in pairs
+        _require(new, place, list(sides), "two different cells, each pair once")
         pairs.append((first, second))
     return msgspec.structs.replace(claim, pairs=tuple(pairs)) if pairs else claim
 
@@ -156,8 +155,8 @@ class _PublishedCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for place, metrics in (("published", self.published), ("replications", self.replications)):
-            if AUGMENTED not in metrics:
-                _refuse(place, metrics, f"a mapping with {AUGMENTED}: {AUGMENTED} is missing")
+            allowed = f"a mapping with {AUGMENTED}: {AUGMENTED} is missing"
+            _require(AUGMENTED in metrics, place, metrics, allowed)
         for metric, value in self.published.items():
             _check_measured(f"published: {metric}", metric, value)
         for metric, values in self.replications.items():
@@ -288,14 +287,16 @@ def _describe_refusal(place: str, value: object, allowed: str) -> str:
     return f"{place}={shown} is not allowed: {allowed}"
 
 
-def _refuse(place: str, value: object, allowed: str) -> NoReturn:
-    raise ValueError(_describe_refusal(place, value, allowed))
+def _require(condition: object, place: str, value: object, allowed: str) -> None:
+    """Raise ValueError naming the place, the value and what is allowed, unless `condition`."""
+    if not condition:
+        raise ValueError(_describe_refusal(place, value, allowed))
 
 
 def _check_text(key: str, text: str) -> None:
     """Refuse what can't be shown in one line."""
-    if not text.strip() or printable(text) != text:
-        _refuse(key, text, "text of one line, without control characters")
+    plain = text.strip() and printable(text) == text
+    _require(plain, key, text, "text of one line, without control characters")
 
 
 def _check_name(place: str, name: str, node: object) -> None:
@@ -309,21 +310,19 @@ def _check_name(place: str, name: str, node: object) -> None:
 
 def _check_measured(place: str, metric: str, value: Any) -> None:
     """Refuse a value that its metric can't have: an accuracy is a fraction."""
-    if not _METRIC.fullmatch(metric):
-        _refuse(place, value, "a metric is accuracy/… or loss/…")
+    _require(_METRIC.fullmatch(metric), place, value, "a metric is accuracy/… or loss/…")
     fraction = metric.startswith("accuracy/")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < (math.nextafter(1, 2) if fraction else math.inf):
-        allowed = "a fraction from 0 to 1" if fraction else "a number of nats, 0 or more"
-        _refuse(place, value, allowed)
+    allowed = "a fraction from 0 to 1" if fraction else "a number of nats, 0 or more"
+    most = 1 if fraction else sys.float_info.max
+    _require(number and 0 <= value <= most, place, value, allowed)
 
 
 def _check_keys(place: str, keys: Sequence[str]) -> None:
     """Refuse what is no configuration key that names a cell, and keys that stand twice."""
     for i, key in enumerate(keys, 1):
         _check_key(f"{place}[{i}]", key, key)
-        if key in keys[: i - 1]:
-            _refuse(f"{place}[{i}]", key, "each key once")
+        _require(key not in keys[: i - 1], f"{place}[{i}]", key, "each key once")
 
 
 def _check_key(place: str, key: str, value: object) -> None:
@@ -331,7 +330,7 @@ def _check_key(place: str, key: str, value: object) -> None:
         close = difflib.get_close_matches(key, _known_keys(), 1)
         hint = f"; did you mean {close[0]}" if close else ""
         allowed = f"a configuration key that names a cell, such as optimizer.lr{hint}"
-        _refuse(place, value, allowed)
+        _require(False, place, value, allowed)
 
 
 _known_keys = cache(known_identity_keys)
@@ -346,23 +345,22 @@ def _read_selector(
         where: what the question fixes already; a value outside it would select nothing.
         vary: the keys that may be there; any where not given.
     """
-    if not node:
-        _refuse(place, node, "a mapping with at least one key")
+    _require(node, place, node, "a mapping with at least one key")
     selector: Selector = {}
     for key, value in node.items():
         at = f"{place}: {key}"
         _check_key(at, key, value)
-        if vary is not None and key not in vary:
-            _refuse(at, value, f"a pair selects by the keys of vary: {', '.join(vary)}")
+        if vary is not None:
+            allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
+            _require(key in vary, at, value, allowed)
         values = value if isinstance(value, list) else [value]
-        if not values:
-            _refuse(at, value, "a list [ ] of 1 or more values")
+        _require(values, at, value, "a list [ ] of 1 or more values")
+        known = _known_keys()[key]
         for i, one in enumerate(values, 1):
-            if not _known_keys()[key].takes(one):
-                _refuse(f"{at}[{i}]" if value is values else at, one, _known_keys()[key].allowed)
+            _require(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
         fixed = (where or {}).get(key, values)
-        if any(one not in fixed for one in values):
-            _refuse(at, value, f"where has {key} in {fixed} only")
+        inside = all(one in fixed for one in values)
+        _require(inside, at, value, f"where has {key} in {fixed} only")
         selector[key] = values
     return selector
 

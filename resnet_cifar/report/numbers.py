@@ -1,10 +1,8 @@
-"""Columns of tables: numbers as people read them."""
+"""Numbers as people read them, and columns of tables that show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 from resnet_cifar.identity import number
 from resnet_cifar.report.document import Column, Row
@@ -15,7 +13,7 @@ def percent(fraction: float, digits: int = 2) -> str:
     return decimals(100 * fraction, digits)
 
 
-def decimals(value: float | None, digits: int = 0) -> str:
+def decimals(value: float | None, digits: int) -> str:
     """A number with so many decimals; nothing for NaN and None."""
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
@@ -50,9 +48,9 @@ def in_claims_unit(
 # Columns by the key of a row ---------------------------------------------------------------------
 
 
-def number_column(key: str, show: Callable[[Any], str] = decimals) -> Column:
-    """A column that shows a number by `show`."""
-    return lambda row: show(row[key])
+def count_column(key: str) -> Column:
+    """A column that shows a whole number; nothing where there is none."""
+    return lambda row: decimals(row[key], 0)
 
 
 def percent_column(key: str, digits: int = 2) -> Column:
