@@ -23,7 +23,7 @@ from resnet_cifar.report.document import (
     read_verdict,
     verdict_line,
 )
-from resnet_cifar.report.page import Shown, render, to_html
+from resnet_cifar.report.page import Shown, render, render_page
 from resnet_cifar.text import printable
 
 
@@ -32,7 +32,7 @@ def test_a_drawing_keeps_what_it_says() -> None:
     with canvas.panels(3, 2) as (figure, axis):
         axis.set_title("weight decay 0.0005")
         axis.plot([1 / 3, 2 / 3], [1 / 7, 2 / 7])
-    drawing = canvas.to_svg(figure)
+    drawing = canvas.draw_svg(figure)
     assert ">weight decay 0.0005<" in drawing
     assert not re.search(r'd="[^"]*\d\.\d{3}', drawing)
 
@@ -47,7 +47,7 @@ def curves(points: int) -> Picture:
 
 
 def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
-    page = to_html(Report("Title", "", [curves(1000)]))
+    page = render_page(Report("Title", "", [curves(1000)]))
     (script,) = re.findall(r'<script type="application/json" class="points">(.*?)</script>', page)
     ((line,),) = [panel["lines"] for panel in json.loads(script)]
     assert line["label"] == "lr <0.1>"
@@ -62,7 +62,7 @@ def test_what_a_person_wrote_is_text_on_the_page() -> None:
     verdict = verdict_line("undecided", evil, evil)
     parts = [heading(evil), escape(evil), note_line(evil), verdict]
     for page in (
-        to_html(Report(evil, evil, parts[:2], parts[2:], parts)),
+        render_page(Report(evil, evil, parts[:2], parts[2:], parts)),
         Shown(*parts)._repr_html_(),
     ):
         assert "<img" not in page
@@ -75,7 +75,7 @@ def test_contents_follow_the_first_screen() -> None:
     report = Report(
         "Title", "", [heading("Claims")], [heading("Best")], [heading("Method"), "words"]
     )
-    page = to_html(report)
+    page = render_page(report)
     assert page.index("Best") < page.index("<nav") < page.index('<h2 id="method"')
     assert page.count('href="#') == 1
 

@@ -52,7 +52,7 @@ def describe_difference(e: Estimate, judgement: Judgement) -> str:
     claim = judgement.claim
     unit = " points" if claim.metric.startswith("accuracy/") else " nats"
     unit = "" if claim.relative or claim.predictor else unit
-    text = numbers.in_claims_unit(
+    text = numbers.format_difference(
         e.mean, e.low, e.high, claim.metric, claim.relative, bool(claim.predictor)
     )
     return f"{text}{unit} (n = {e.n})"
@@ -84,7 +84,7 @@ def list_compared(rankings: Sequence[Tables]) -> list[Tables]:
 
 
 def rankings_part(rankings: Sequence[Tables]) -> list[Part]:
-    """What the first screen has no room for: further settings, and the rest of a long table."""
+    """Rank the settings and cells that the first screen has no room for."""
     parts: list[Part] = []
     for i, ranking in enumerate(list_compared(rankings)):
         if i > 0 or len(ranking.cells) > FIRST_ROWS:

@@ -1,4 +1,4 @@
-"""What all figures share: how they look, and how they become files. Nothing global is touched.
+"""The style of all figures, and the files made of them. Nothing global is touched.
 
 Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
 that a figure is at home in light and dark. Whoever draws takes matplotlib from here.
@@ -49,7 +49,7 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def to_svg(figure: Figure) -> str:
+def draw_svg(figure: Figure) -> str:
     """The figure as an SVG document."""
     buffer = io.StringIO()
     with _drawing():
@@ -63,7 +63,7 @@ def _shorten_numbers(tag: re.Match[str]) -> str:
     return re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group())
 
 
-def to_png(figure: Figure, dpi: int = 160) -> bytes:
+def draw_png(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
     with _drawing():

@@ -1,4 +1,4 @@
-"""What the runs of a setting say about a claim: holds, does not hold, or undecided."""
+"""Verdicts on claims from the runs of a setting: holds, does not hold, or undecided."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What the runs of one setting say about one claim."""
+    """The verdict of one setting's runs on one claim, with its grounds."""
 
     claim: Claim
     group: Group
@@ -177,7 +177,7 @@ def _judge_difference(claim: Claim, e: Estimate) -> str:
 
 
 def _distance_to_change(claim: Claim, mean: float) -> float:
-    """How far a mean difference lies from where the verdict changes."""
+    """The distance of a mean difference from the value at which the verdict changes."""
     if claim.within is not None:
         return claim.within - abs(mean)
     return claim.sign * mean - claim.margin

@@ -209,11 +209,11 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
         "verdict": "verdict",
         "Holm": "verdict/holm",
         "comparison": "comparison",
-        "difference": lambda row: _in_unit(row, row["difference"], row["low"], row["high"]),
+        "difference": lambda row: _show_difference(row, row["difference"], row["low"], row["high"]),
         "n": "n",
     }
     if frame["published"].notna().any():
-        columns["published"] = lambda row: _in_unit(row, row["published"])
+        columns["published"] = lambda row: _show_difference(row, row["published"])
     if frame["seeds"].notna().any():
         columns["seeds needed"] = numbers.count_column("seeds")
     if frame["why"].any():
@@ -228,8 +228,10 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
     return Table("claims", frame, columns, caption, words)
 
 
-def _in_unit(row: Row, mean: float, low: float = math.nan, high: float = math.nan) -> str:
-    return numbers.in_claims_unit(mean, low, high, row["metric"], row["relative"], row["predictor"])
+def _show_difference(row: Row, mean: float, low: float = math.nan, high: float = math.nan) -> str:
+    return numbers.format_difference(
+        mean, low, high, row["metric"], row["relative"], row["predictor"]
+    )
 
 
 # Beside the published study ----------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Picture:
 
     @cached_property
     def svg(self) -> str:
-        return canvas.to_svg(self.figure)
+        return canvas.draw_svg(self.figure)
 
     def markdown(self) -> str:
         """The image, and below it a paragraph: the caption in italics."""
@@ -99,10 +99,10 @@ class Report:
     def markdown(self) -> str:
         """report.md: pictures and full-precision tables are linked files."""
         top = f"# {escape(self.title)}\n\n{escape(self.subtitle)}\n\n"
-        return top + to_markdown(self.parts) + "\n"
+        return top + join_markdown(self.parts) + "\n"
 
 
-def to_markdown(parts: Iterable[Part]) -> str:
+def join_markdown(parts: Iterable[Part]) -> str:
     """Join parts into one Markdown text."""
     return "\n\n".join(part if isinstance(part, str) else part.markdown() for part in parts)
 

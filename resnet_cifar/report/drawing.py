@@ -16,7 +16,7 @@ from resnet_cifar.text import printable
 MOST_POINTS = 60
 
 
-def to_svg_element(svg: str) -> str:
+def restyle_svg(svg: str) -> str:
     """A figure's SVG in the page's own colours, and scaled by its style sheet."""
     svg = svg[svg.index("<svg") :].strip()
     svg = svg.replace(canvas.INK, "var(--ink, currentColor)").replace(canvas.PAPER, "none")
@@ -29,7 +29,7 @@ def to_svg_element(svg: str) -> str:
     return svg.replace("<svg", f'<svg style="max-width: {points * 4 / 3:.0f}px"', 1)
 
 
-def to_points(figure: Figure) -> str:
+def collect_points(figure: Figure) -> str:
     """Every panel whose x axis counts epochs, with its labelled lines, as a script of JSON.
 
     Places are in units of the SVG's viewBox, which are points from the upper left corner. The
@@ -40,7 +40,7 @@ def to_points(figure: Figure) -> str:
         lines = [_line(figure, axis, line) for line in axis.lines if _is_labelled(line)]
         lines = [line for line in lines if line["x"]]
         if axis.get_xlabel() == "epoch" and lines:
-            x, y = _to_svg_units(figure, axis.get_window_extent().get_points())
+            x, y = _convert_to_svg(figure, axis.get_window_extent().get_points())
             box = [x[0], y[1], x[1], y[0]]
             title = axis.get_title("left") or axis.get_title() or axis.get_ylabel()
             panels.append({"box": box, "title": printable(title), "lines": lines})
@@ -62,7 +62,7 @@ def _line(figure: Figure, axis: Axes, line: Any) -> dict[str, Any]:
         data = data[data[:, 1] > 0]
     if len(data) > MOST_POINTS:  # both ends stay
         data = data[np.linspace(0, len(data) - 1, MOST_POINTS).round().astype(int)]
-    x, y = _to_svg_units(figure, axis.transData.transform(data) if len(data) else data)
+    x, y = _convert_to_svg(figure, axis.transData.transform(data) if len(data) else data)
     return {
         "label": printable(str(line.get_label())),
         "x": x,
@@ -72,7 +72,7 @@ def _line(figure: Figure, axis: Axes, line: Any) -> dict[str, Any]:
     }
 
 
-def _to_svg_units(figure: Figure, places: Any) -> tuple[list[float], list[float]]:
+def _convert_to_svg(figure: Figure, places: Any) -> tuple[list[float], list[float]]:
     """matplotlib's pixels [n, 2], counted from below, as x and y of the SVG."""
     points = np.asarray(places, dtype=np.float64) * 72 / figure.dpi
     top = 72 * figure.get_figheight()

@@ -296,9 +296,9 @@ def draw_calibration(
     styles = style_cells(group, list(predictions))
     with panels(4.6, 3.8) as (figure, axis):
         axis.plot([0, 100], [0, 100], color=FAINT, lw=1)
-        for cell, found in predictions.items():
-            logits = np.concatenate([p.logits["val"] for p in found])
-            labels = np.concatenate([p.labels for p in found])
+        for cell, nets in predictions.items():
+            logits = np.concatenate([p.logits["val"] for p in nets])
+            labels = np.concatenate([p.labels for p in nets])
             table = scores.reliability(logits, labels, bins)
             full = table.images > 0
             label, color, style = styles[cell]

@@ -12,7 +12,7 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import write_atomically, write_json
 from resnet_cifar.report import canvas
 from resnet_cifar.report.document import Report
-from resnet_cifar.report.page import to_html
+from resnet_cifar.report.page import render_page
 
 LIST = "report-files.json"
 
@@ -29,14 +29,14 @@ def write_report(report: Report, folder: Path) -> None:
     """
     files: dict[str, bytes] = {
         "report.md": report.markdown().encode(),
-        "report.html": to_html(report).encode(),
+        "report.html": render_page(report).encode(),
     }
     for table in report.tables:
         text = table.frame.to_csv(index=False)
         files[f"tables/{table.name}.csv"] = text.encode(errors="backslashreplace")
     for picture in report.pictures:
         files[f"figures/{picture.name}.svg"] = picture.svg.encode()
-        files[f"figures/{picture.name}.png"] = canvas.to_png(picture.figure)
+        files[f"figures/{picture.name}.png"] = canvas.draw_png(picture.figure)
     before = _read_list(folder)
     for name in files:
         _check_free(folder, name, name in before)

@@ -1,4 +1,4 @@
-"""Which runs are compared: questions and settings, and what a cell is called among its neighbours.
+"""Groups of runs that are compared: questions and settings, and labels that tell cells apart.
 
 A *setting* is everything of the configuration that a question does not vary: data, width, epochs, …
 Runs are compared within one setting only. Only completed runs enter a mean.
@@ -56,7 +56,7 @@ class Group:
 
     @property
     def asked(self) -> bool:
-        """Whether a question asks about these runs, and one of them is completed."""
+        """True if a question asks about these runs, and one of them is completed."""
         return self.question not in (OTHER, BEST) and len(self.runs) > 0
 
     @cached_property
@@ -73,7 +73,7 @@ class Group:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What each cell is called, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
+        """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
         return {
             cell: ", ".join(describe_value(key, row.get(key)) for key in self.vary)
             or printable(cell)
@@ -81,12 +81,12 @@ class Group:
         }
 
     @cached_property
-    def _by_cell(self) -> dict[str, pd.DataFrame]:
+    def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
         return {str(cell): part.set_index("seed") for cell, part in self.runs.groupby("cell")}
 
     def values(self, cell: str, metric: str) -> pd.Series[float]:
         """The last epoch's metric of a cell's completed runs, by seed; without what is missing."""
-        rows = self._by_cell.get(cell)
+        rows = self._runs_by_cell.get(cell)
         if rows is None or metric not in rows:
             return pd.Series(dtype=float)
         return rows[metric].dropna().sort_index()
@@ -105,16 +105,16 @@ def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list
     if runs.empty:
         return []
     keys = identity_keys(runs)
-    found: list[Group] = []
+    groups: list[Group] = []
     asked: set[str] = set()
     for question in questions:
         for group in _split_by_setting(runs[matches(runs, question.where)], question, keys):
             if _compares_all_keys(group):
-                found.append(group)
+                groups.append(group)
                 asked |= set(group.everything["directory"])
     rest = runs[~runs["directory"].isin(asked)]
-    found += [group for group in _split_by_setting(rest, OTHER, keys) if len(group.runs)]
-    return _number_repeated(found)
+    groups += [group for group in _split_by_setting(rest, OTHER, keys) if len(group.runs)]
+    return _number_repeated(groups)
 
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
@@ -122,11 +122,11 @@ def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     return _number_repeated(_split_by_setting(runs, BEST, identity_keys(runs))) if len(runs) else []
 
 
-def _number_repeated(found: list[Group]) -> list[Group]:
+def _number_repeated(groups: list[Group]) -> list[Group]:
     """The groups, numbered where two of a question are described in the same words."""
     names: dict[str, int] = {}
     result = []
-    for group in found:
+    for group in groups:
         count = names[group.name] = names.get(group.name, 0) + 1
         setting = f"{group.setting} ({count})" if count > 1 else group.setting
         result.append(dataclasses.replace(group, setting=setting))
@@ -136,9 +136,9 @@ def _number_repeated(found: list[Group]) -> list[Group]:
 def _split_by_setting(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
     # A varied kind (scheduler=…) brings fields of its own, which vary with it.
     free = tuple(f"{key}." for key in question.vary if "." not in key)
-    found: list[Group] = []
+    groups: list[Group] = []
     if runs.empty:
-        return found
+        return groups
     fixed = [
         key
         for key in keys
@@ -158,8 +158,8 @@ def _split_by_setting(runs: pd.DataFrame, question: Question, keys: list[str]) -
             k for k in vary if k in question.vary or not _is_determined(part, k, question.vary)
         )
         setting = describe_setting(dict(zip(fixed, values, strict=True)), question.vary)
-        found.append(Group(question, setting, part[done], part[~done], vary))
-    return sorted(found, key=_measure_size, reverse=True)
+        groups.append(Group(question, setting, part[done], part[~done], vary))
+    return sorted(groups, key=_measure_size, reverse=True)
 
 
 def _is_determined(runs: pd.DataFrame, key: str, given: Sequence[str]) -> bool:
@@ -173,7 +173,7 @@ def _measure_size(group: Group) -> tuple[float, ...]:
 
 
 def _compares_all_keys(group: Group) -> bool:
-    """Whether the group compares something: every varied key takes two values or more."""
+    """True if the group compares something: every varied key takes two values or more."""
     runs = group.everything
     return all(key in runs and runs[key].nunique() > 1 for key in group.question.vary)
 
@@ -221,7 +221,7 @@ def describe_value(key: str, value: object) -> str:
 
 
 def name_key(key: str) -> str:
-    """What a table calls a configuration key."""
+    """The name of a configuration key in tables and labels."""
     return TITLES.get(key, printable(key.rpartition(".")[2].replace("_", " ")))
 
 

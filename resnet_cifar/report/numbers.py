@@ -33,7 +33,7 @@ def signed(mean: float, low: float, high: float, scale: float = 100, digits: int
     return f"−{text[1:]}" if text.startswith("-") else text and f"+{text}"
 
 
-def in_claims_unit(
+def format_difference(
     mean: float, low: float, high: float, metric: str, relative: bool, predictor: bool
 ) -> str:
     """The difference of a claim: points of accuracy, nats, per cent, or R²."""

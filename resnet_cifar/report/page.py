@@ -20,12 +20,12 @@ from resnet_cifar.report.document import (
     Part,
     Picture,
     Report,
+    join_markdown,
     parse,
     plain_text,
     read_verdict,
-    to_markdown,
 )
-from resnet_cifar.report.drawing import to_points, to_svg_element
+from resnet_cifar.report.drawing import collect_points, restyle_svg
 from resnet_cifar.text import printable
 
 # A table with more rows gets a field to filter them, and with many more its own scroll bar.
@@ -33,14 +33,14 @@ FILTER_ROWS, TALL_ROWS = 12, 40
 _CLASSES = {"holds": "holds", "does not hold": "fails", "undecided": "undecided"}
 
 
-def to_html(report: Report) -> str:
+def render_page(report: Report) -> str:
     """The report as one page; light or dark as the reader's system."""
     headings = (block for part in report.rest if isinstance(part, str) for block in parse(part))
     chapters = [plain_text(block) for block in headings if block.tag == "h2"]
-    links = "".join(f'<li><a href="#{_anchor(text)}">{_text(text)}</a></li>' for text in chapters)
+    links = "".join(f'<li><a href="#{_anchor(text)}">{_escape(text)}</a></li>' for text in chapters)
     return _template("page.html").substitute(
-        title=_text(printable(report.title)),
-        subtitle=_text(printable(report.subtitle)),
+        title=_escape(printable(report.title)),
+        subtitle=_escape(printable(report.subtitle)),
         style=_file("style.css"),
         script=_file("page.js"),
         first_screen=_columns(report.claims, report.best),
@@ -81,7 +81,7 @@ def render(parts: Iterable[Part]) -> str:
     """Render parts as HTML, by way of their Markdown; pictures stand in it as SVG."""
     parts = list(parts)
     pictures = {part.name: part for part in parts if isinstance(part, Picture)}
-    blocks = iter(parse(to_markdown(parts)))
+    blocks = iter(parse(join_markdown(parts)))
     return "\n".join(_render(block, blocks, pictures) for block in blocks)
 
 
@@ -95,7 +95,7 @@ def _render(
     block: SyntaxTreeNode, following: Iterator[SyntaxTreeNode], pictures: dict[str, Picture]
 ) -> str:
     """Render a block; below a table or a picture the next block is its caption."""
-    text = _text(plain_text(block))
+    text = _escape(plain_text(block))
     match block.type:
         case "heading":
             anchor = _anchor(plain_text(block))
@@ -104,7 +104,7 @@ def _render(
             return f'<ul class="verdicts">\n{"".join(map(_verdict, block.children))}</ul>'
         case "blockquote":
             items = "".join(
-                f"<li>{_text(plain_text(item))}</li>" for item in block.children[0].children
+                f"<li>{_escape(plain_text(item))}</li>" for item in block.children[0].children
             )
             return f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>'
         case "table":
@@ -118,7 +118,7 @@ def _render(
 
 def _verdict(item: SyntaxTreeNode) -> str:
     verdict, sentence, detail = read_verdict(item)
-    sentence, detail = _text(sentence), _text(detail)
+    sentence, detail = _escape(sentence), _escape(detail)
     return f"<li>{_mark(verdict)} <span>{sentence} <small>{detail}</small></span></li>\n"
 
 
@@ -129,7 +129,7 @@ def _mark(verdict: str) -> str:
 def _table(table: SyntaxTreeNode, below: SyntaxTreeNode) -> str:
     """A table and its caption, without the link to a CSV that a single file has not beside it."""
     link = next(node for node in below.walk() if node.type == "link")
-    caption = _text(plain_text(below).removesuffix(plain_text(link)).strip())
+    caption = _escape(plain_text(below).removesuffix(plain_text(link)).strip())
     head, *rows = [row.children for row in table.walk() if row.type == "tr"]
     # A row that continues the one above, with nothing in its first cell, has to stay below it.
     sortable = len(rows) > 1 and all(plain_text(row[0]) for row in rows)
@@ -151,7 +151,7 @@ def _cell(cell: SyntaxTreeNode) -> str:
     kinds = ["word"] * word + ["long"] * (len(text) > 24)
     attributes = ' scope="col"' * (cell.tag == "th")
     attributes += f' class="{" ".join(kinds)}"' if kinds else ""
-    inner = _mark(text) if text in MARKS else _text(text)
+    inner = _mark(text) if text in MARKS else _escape(text)
     return f"<{cell.tag}{attributes}>{inner}</{cell.tag}>"
 
 
@@ -159,9 +159,9 @@ def _figure(picture: Picture, caption: str) -> str:
     return (
         _template("figure.html")
         .substitute(
-            caption=_text(caption),
-            drawing=to_svg_element(picture.svg),
-            points=to_points(picture.figure),
+            caption=_escape(caption),
+            drawing=restyle_svg(picture.svg),
+            points=collect_points(picture.figure),
         )
         .strip()
     )
@@ -171,5 +171,5 @@ def _anchor(text: str) -> str:
     return "-".join(re.findall(r"\w+", text.lower()))
 
 
-def _text(text: str) -> str:
+def _escape(text: str) -> str:
     return html.escape(text)

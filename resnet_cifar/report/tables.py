@@ -1,4 +1,4 @@
-"""What is tabulated of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
+"""Tables of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ class Tables:
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
-        """`curve` of each of `METRICS`."""
+        """The `curve` of each of `METRICS`."""
         return {metric: self.curve(metric) for metric in METRICS}
 
     @cached_property
     def picks(self) -> pd.DataFrame:
-        """What deciding at epoch k would have picked: the cell with the best mean `accuracy/val`.
+        """The pick of a decision at epoch k: the cell with the best mean `accuracy/val` by then.
 
         Means are over the seeds every cell has. Columns: epoch, cell, label, right (is the last
         epoch's pick), behind (how far the pick's last epoch lies below the best's, a fraction), and
@@ -204,20 +204,20 @@ def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> 
     if known is None:
         return {**nothing, "verdict": ""}
     others = known.replications[AUGMENTED]
-    found = {
+    theirs = {
         "published": known.published[AUGMENTED],
         "replications/low": min(others),
         "replications/high": max(others),
     }
     if not len(ours):
-        return {**nothing, **found, "verdict": "not run"}
+        return {**nothing, **theirs, "verdict": "not run"}
     low, high = prediction_interval(others, len(ours), known.spread)
     verdict = judge_reproduction(float(ours.mean()), low, high)
-    return {**found, "prediction/low": low, "prediction/high": high, "verdict": verdict}
+    return {**theirs, "prediction/low": low, "prediction/high": high, "verdict": verdict}
 
 
 def judge_reproduction(mean: float, low: float, high: float) -> str:
-    """Where a mean accuracy lies to the prediction interval from the replications."""
+    """Place a mean accuracy against the prediction interval from the replications."""
     if low <= mean <= high:
         return "as predicted"
     distance = mean - high if mean > high else low - mean
@@ -305,7 +305,7 @@ def find_grid_edges(grid: pd.DataFrame) -> list[str]:
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """What the runs took, by device, width and epochs.
+    """The cost of the runs, by device, data, width, precision and threads.
 
     Columns: device, setting, runs, epochs_done, hours (all sessions, waiting included),
     images_per_second (median over runs), share_of_matmul_rate (median).
@@ -324,15 +324,15 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_mixed_cells(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Where runs of one cell differ in code, versions, device or arithmetic.
+    """Find cells whose runs differ in code, versions, device or arithmetic.
 
     Returns:
         By what they differ in the cells, each with the kinds there are.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    mixed: dict[str, dict[str, list[str]]] = {}
     for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
         for key in ("code", "versions", "device", "precision"):
             kinds = sorted({kind for value in part[key] for kind in str(value).split(" | ")})
             if len(kinds) > 1:
-                found.setdefault(key, {})[str(cell)] = kinds
-    return found
+                mixed.setdefault(key, {})[str(cell)] = kinds
+    return mixed
