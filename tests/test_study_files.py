@@ -153,6 +153,9 @@ BROKEN = {
         pairs="[[{optimizer.lr: 0.1}]]"
     ): "pairs[1]=[{'optimizer.lr': 0.1}] is not allowed: a list [ ] of 2",
     claim(pairs="[[{}, {optimizer.lr: 0.1}]]"): "a mapping with at least one key",
+    claim(
+        pairs="[[3, {optimizer.lr: 0.1}]]"
+    ): "pairs[1][1]=3 is not allowed: a mapping with at least",
     claim(pairs="[[{optimizer.rl: 0.1}, {optimizer.lr: 0.1}]]"): "did you mean optimizer.lr",
     claim(pairs="[[{scheduler: cosine}, {scheduler: constant}]]"): "the keys of vary: optimizer.lr",
     claim(

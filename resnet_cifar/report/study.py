@@ -251,11 +251,12 @@ def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
         if error.__cause__ is not None:  # a rule of this module, which names its key itself
             text = str(error.__cause__)
     value: Any = node
-    fields = kind.__struct_fields__
+    fields = ("at least one key",) if at else kind.__struct_fields__
+    if re.fullmatch(r"\.claims\[\d+\]`", at):
+        fields = Claim.__struct_fields__
     for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", at):
         value = value[key] if key else value[int(index)]
         place += f": {key}" if key else f"[{int(index) + 1}]"
-        fields = Claim.__struct_fields__ if place.endswith("]") else ("at least one key",)
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
         text = _describe_refusal(missing[1], None, f"{missing[1]} is missing")
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
