@@ -7,7 +7,7 @@ groups      the runs that are compared: one question in one setting
 tables      a group's tables, each made once
 claims      the verdict on each claim
 figures     the tables as pictures; canvas, their style
-sections    answer (first screen), question, images (predictions), flow (probe), bookkeeping
+sections    answer (first screen), question, flow (probe), bookkeeping
 contents    the sections in their order; numbers, the wording of numbers
 document    a report as Markdown with named tables and pictures: the one source
 page        the HTML page made of it, by the templates; drawing, its figures
