@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -16,6 +17,7 @@ from resnet_cifar.report.document import (
 )
 from resnet_cifar.text import printable
 
+WORD_WIDTH = 20  # of a column of words, at least, where a table has to be narrow
 _STYLES = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
 
 
@@ -26,7 +28,9 @@ def print_report(report: Report, console: Console) -> None:
         if isinstance(part, str):
             _print_markdown(part, console)
         elif isinstance(part, Table) and not part.detail:
-            console.print(_make_table(part))
+            rows = [list(map(printable, row)) for row in part.rows()]
+            for positions in _split_columns(part, rows, console.width):
+                console.print(_make_table(part, rows, positions))
 
 
 def _print_markdown(markdown: str, console: Console) -> None:
@@ -46,9 +50,33 @@ def _print_markdown(markdown: str, console: Console) -> None:
                 console.print(mark + Text(f"  {sentence}. {detail}"), soft_wrap=False)
 
 
-def _make_table(table: Table) -> RichTable:
+def _split_columns(table: Table, rows: list[list[str]], width: int) -> list[list[int]]:
+    """Positions of the columns of each part of a table that is too wide for the terminal.
+
+    Every part begins with the columns that tell the rows apart. A number is never broken, words may
+    take several lines of `WORD_WIDTH`.
+    """
+    titles = list(table.columns)
+    widths = [max(map(cell_len, texts)) + 3 for texts in zip(titles, *rows, strict=True)]
+    for position, title in enumerate(titles):
+        if title in table.words:
+            widths[position] = min(widths[position], WORD_WIDTH + 3)
+    first = [0]
+    while len(first) < len(titles) and titles[len(first)] in table.words:
+        if sum(widths[: len(first) + 1]) > width / 2:
+            break
+        first.append(len(first))
+    parts = [list(first)]
+    for position in range(len(first), len(titles)):
+        if sum(widths[i] for i in [*parts[-1], position]) + 1 > width and parts[-1] != first:
+            parts.append(list(first))
+        parts[-1].append(position)
+    return parts
+
+
+def _make_table(table: Table, rows: list[list[str]], positions: list[int]) -> RichTable:
     result = RichTable()
-    for title in table.columns:
+    for title in (list(table.columns)[position] for position in positions):
         words = title in table.words
         result.add_column(
             Text(printable(title)),  # as a string it would be read as markup
@@ -56,7 +84,7 @@ def _make_table(table: Table) -> RichTable:
             overflow="fold",
             no_wrap=not words,
         )
-    for row in table.rows():
-        texts = map(printable, row)
+    for row in rows:
+        texts = [row[position] for position in positions]
         result.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in texts))
     return result
