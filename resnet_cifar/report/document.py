@@ -147,7 +147,7 @@ def parse(markdown: str) -> list[SyntaxTreeNode]:
 
 
 def plain_text(node: SyntaxTreeNode) -> str:
-    """The text of a block without its marks; of a link or an image nothing."""
+    """The text of a block without its marks, that of links and images included."""
     return "".join(text.content for text in node.walk() if text.type == "text").strip()
 
 
