@@ -1,6 +1,7 @@
 """The notebook is committed without outputs and runs on any tree of runs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -22,27 +23,37 @@ def test_a_committed_notebook_holds_no_outputs(path: Path) -> None:
             assert cell.execution_count is None
 
 
-def execute(monkeypatch: pytest.MonkeyPatch, outputs: str | None) -> str:
-    """What the notebook shows with `outputs` in OUTPUTS, all its cells together."""
-    if outputs is None:
-        monkeypatch.delenv("OUTPUTS", raising=False)
-    else:
-        monkeypatch.setenv("OUTPUTS", outputs)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / "experiments" / "compare.ipynb", as_version=4)
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[NotebookClient]:
+    """A kernel in experiments/, which takes seconds to start."""
     folder = {"metadata": {"path": str(ROOT / "experiments")}}
-    NotebookClient(notebook, timeout=120, resources=folder).execute()
-    return "".join(str(cell.get("outputs", "")) for cell in notebook.cells)
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=120, resources=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with client.setup_kernel():
+            yield client
+
+
+def execute(kernel: NotebookClient, outputs: str | None) -> str:
+    """Run the notebook with `outputs` in OUTPUTS; the outputs of all its cells together."""
+    notebook = nbformat.read(ROOT / "experiments" / "compare.ipynb", as_version=4)
+    change = "pop('OUTPUTS', None)" if outputs is None else f"update(OUTPUTS={outputs!r})"
+    fresh = f"%reset -f\nimport os\nos.environ.{change}"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
+    kernel.nb = notebook
+    for position, cell in enumerate(notebook.cells):
+        kernel.execute_cell(cell, position)
+    return "".join(str(cell.get("outputs", "")) for cell in notebook.cells[1:])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's libraries
-def test_several_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_directories(tmp_path: Path, kernel: NotebookClient) -> None:
     for lr, seed in (("0.01", 0), ("0.01", 1), ("0.1", 0)):
         overrides = ["model.width=8", "trainer.epochs=2", f"optimizer.lr={lr}"]
         make_run(tmp_path / "a", overrides, seed, 0.8, curve=[0.3, 0.8])
     make_run(tmp_path / "b", ["model.width=16", "optimizer.lr=0.1"], 0, 0.9, curve=[0.3, 0.9])
     (tmp_path / "b" / "odd" / "seed=1").mkdir(parents=True)
-    shown = execute(monkeypatch, os.pathsep.join(str(tmp_path / name) for name in "ab"))
+    shown = execute(kernel, os.pathsep.join(str(tmp_path / name) for name in "ab"))
     assert "4 runs in 3 cells" in shown
     assert "passed over: " in shown
     assert "lr 0.01 − 0.1" in shown
@@ -52,19 +63,17 @@ def test_several_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_empty_directory_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = execute(monkeypatch, str(tmp_path))
+def test_an_empty_directory_is_one_sentence(tmp_path: Path, kernel: NotebookClient) -> None:
+    shown = execute(kernel, str(tmp_path))
     assert f"There are no runs in {tmp_path}: train some" in shown
     assert shown.count("output_type") == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_it_opens_on_the_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_opens_on_the_committed_records(kernel: NotebookClient) -> None:
     if any((ROOT / "outputs").glob("*/seed=*/run.json")):
         pytest.skip("something was trained here, and that is what it opens on")
-    shown = execute(monkeypatch, None)
+    shown = execute(kernel, None)
     assert "from results/runs" in shown
     assert "more than chance?" in shown
 

@@ -1,20 +1,30 @@
 """The report's page and its figures as text; test_browser.py opens it."""
 
+import html.parser
 import json
 import re
 
+import pandas as pd
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
 from resnet_cifar.report import canvas
 from resnet_cifar.report.document import (
-    Columns,
-    Document,
-    Heading,
-    Notes,
+    MARKS,
+    Part,
     Picture,
-    Text,
-    Verdict,
-    Verdicts,
+    Report,
+    Table,
+    escape,
+    heading,
+    note_line,
+    parse,
+    plain_text,
+    read_verdict,
+    verdict_line,
 )
-from resnet_cifar.report.page import Shown, to_html
+from resnet_cifar.report.page import Shown, render, render_page
+from resnet_cifar.text import printable
 
 
 def test_a_drawing_keeps_what_it_says() -> None:
@@ -22,7 +32,7 @@ def test_a_drawing_keeps_what_it_says() -> None:
     with canvas.panels(3, 2) as (figure, axis):
         axis.set_title("weight decay 0.0005")
         axis.plot([1 / 3, 2 / 3], [1 / 7, 2 / 7])
-    drawing = canvas.svg(figure)
+    drawing = canvas.draw_svg(figure)
     assert ">weight decay 0.0005<" in drawing
     assert not re.search(r'd="[^"]*\d\.\d{3}', drawing)
 
@@ -32,12 +42,12 @@ def curves(points: int) -> Picture:
         axis.plot(range(1, points + 1), [1 / n for n in range(1, points + 1)], label="lr <0.1>")
         axis.plot([1, points], [0, 1])  # without a name: nothing to point at
         axis.set_ylabel("accuracy (%)")
-        canvas.epochs(axis)
+        canvas.label_epochs(axis)
     return Picture("curves", figure, "Curves.")
 
 
 def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
-    page = to_html(Document("Title", "", [curves(1000)]))
+    page = render_page(Report("Title", "", [curves(1000)]))
     (script,) = re.findall(r'<script type="application/json" class="points">(.*?)</script>', page)
     ((line,),) = [panel["lines"] for panel in json.loads(script)]
     assert line["label"] == "lr <0.1>"
@@ -49,11 +59,11 @@ def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
 
 def test_what_a_person_wrote_is_text_on_the_page() -> None:
     evil = "<img src=x onerror=alert(1)> $x$ [red] \x1b[2J"
-    verdict = Verdict("undecided", evil, evil)
-    blocks = [Heading(evil), Text(evil), Notes((evil,)), Verdicts((verdict,))]
+    verdict = verdict_line("undecided", evil, evil)
+    parts = [heading(evil), escape(evil), note_line(evil), verdict]
     for page in (
-        to_html(Document(evil, evil, [Columns(blocks[:2], blocks[2:]), *blocks])),
-        Shown(*blocks)._repr_html_(),
+        render_page(Report(evil, evil, parts[:2], parts[2:], parts)),
+        Shown(*parts)._repr_html_(),
     ):
         assert "<img" not in page
         assert "\x1b" not in page
@@ -62,7 +72,65 @@ def test_what_a_person_wrote_is_text_on_the_page() -> None:
 
 
 def test_contents_follow_the_first_screen() -> None:
-    first = Columns([Heading("Claims")], [Heading("Best")])
-    page = to_html(Document("Title", "", [first, Heading("Method"), Text("words")]))
+    report = Report(
+        "Title", "", [heading("Claims")], [heading("Best")], [heading("Method"), "words"]
+    )
+    page = render_page(report)
     assert page.index("Best") < page.index("<nav") < page.index('<h2 id="method"')
     assert page.count('href="#') == 1
+
+
+# Any text, and more often what Markdown and HTML would obey.
+_ODD = st.text("#-+=*_`[]()<>&!|~$\\\"'.:1 aé\n\t\u202e", max_size=12)
+
+
+class _Text(html.parser.HTMLParser):
+    """Collects the text of the elements of one name, and the names of all."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.inside, self.texts, self.tags = name, False, [""], set[str]()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+        self.inside = tag == self.name
+        self.texts += [""] * self.inside
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.texts[-1] += data
+
+
+def read_page(parts: list[Part], name: str) -> tuple[list[str], set[str]]:
+    """The texts of the page's elements of a name, and the names of all its elements."""
+    page = _Text(name)
+    page.feed(render(parts))
+    return page.texts[1:], page.tags
+
+
+@given(st.one_of(st.text(max_size=30), _ODD))
+@example("1. a")
+@example("a #")
+@example("a\\|b")
+def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
+    shown = printable(text)
+    assume(text != "b" and shown not in MARKS)
+    assert read_page([heading(text)], "h2") == ([shown], {"h2"})
+    if shown:
+        assert read_page([escape(text)], "p") == ([shown], {"p"})
+        image, caption = parse(Picture("p", canvas.Figure(), text).markdown())
+        assert plain_text(caption) == shown
+        assert [node.type for node in image.children[0].children] == ["image"]
+    texts, tags = read_page([note_line(text)], "li")
+    assert (texts, tags) == ([shown], {"aside", "ul", "li"})
+    frame = pd.DataFrame({"a": [text], "b": ["x"]})
+    table = Table("t", frame, {"b": "b", text: "a"}, words=("b",))
+    texts, tags = read_page([table], "td")
+    assert texts == ["x", shown]
+    assert tags == {"div", "table", "thead", "tr", "th", "tbody", "td"}
+    assert read_page([table], "th")[0] == ["b", shown]
+    (item,) = parse(verdict_line("holds", "a claim", f"Here: {text}"))[0].children
+    assert read_verdict(item) == ("holds", "a claim", f"Here: {shown}".strip())

@@ -1,11 +1,15 @@
 """From made-up runs with known results to tables, verdicts and files."""
 
+import contextlib
 import html.parser
+import io
 import itertools
 import json
 import math
 import os
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,25 +17,43 @@ import pytest
 import yaml
 from conftest import ROOT
 from made_up import FULL, add_probe, change_record, make_run
+from rich.console import Console
 from scipy import stats
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.report import claims, contents, document, figures, flow, folder
-from resnet_cifar.report import tables as t
+from resnet_cifar.report import (
+    answer,
+    bookkeeping,
+    claims,
+    contents,
+    document,
+    figures,
+    flow,
+    folder,
+    question,
+    tables,
+    terminal,
+)
 from resnet_cifar.report.__main__ import main
-from resnet_cifar.report.document import Text
-from resnet_cifar.report.groups import Group, groups, settings
+from resnet_cifar.report.groups import Group, group_by_question, group_by_setting
 from resnet_cifar.report.study import load_published, load_questions
 from resnet_cifar.runs.table import load_metrics, load_probe, load_runs, records
 
 PUBLISHED = load_published()
 QUESTIONS = {question.name: question for question in load_questions()}
+LR, WD = "optimizer.lr", "regularization.weight_decay"
 SHORT = ["model.width=16", "trainer.epochs=5"]
 
 
 def group(root: Path, name: str) -> Group:
-    (found,) = [g for g in groups(load_runs(root), [QUESTIONS[name]]) if g.question.name == name]
+    (found,) = [
+        g for g in group_by_question(load_runs(root), [QUESTIONS[name]]) if g.question.name == name
+    ]
     return found
+
+
+def tabulate(root: Path, name: str) -> tables.Tables:
+    return tables.tabulate(group(root, name), load_metrics(root))
 
 
 def judge(root: Path, name: str, which: int = 0) -> claims.Judgement:
@@ -40,20 +62,24 @@ def judge(root: Path, name: str, which: int = 0) -> claims.Judgement:
     return judgement
 
 
-@pytest.fixture
-def rates(tmp_path: Path) -> Path:
-    """Three learning rates, three seeds."""
+def add_rates(root: Path) -> Path:
+    """Make three learning rates at three seeds; 0.01 is best."""
     rng = np.random.default_rng(0)
     for lr, mean in (("0.001", 0.80), ("0.01", 0.86), ("0.1", 0.83)):
         for seed in range(3):
             value = mean + rng.normal(0, 0.002)
-            make_run(tmp_path, [*SHORT, f"optimizer.lr={lr}"], seed, value, loss=1 - value)
-    return tmp_path
+            make_run(root, [*SHORT, f"{LR}={lr}"], seed, value, loss=1 - value)
+    return root
+
+
+@pytest.fixture
+def rates(tmp_path: Path) -> Path:
+    return add_rates(tmp_path)
 
 
 def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
     runs = load_runs(rates)
-    table = t.cell_table(group(rates, "learning_rate"))
+    table = tabulate(rates, "learning_rate").cells
     assert list(table["optimizer.lr"]) == [0.001, 0.01, 0.1]
     assert list(table["label"]) == ["lr 0.001", "lr 0.01", "lr 0.1"]
     for row in table.to_dict("records"):
@@ -69,7 +95,7 @@ def test_a_table_of_cells_equals_scipy(rates: Path) -> None:
 
 def test_differences_equal_scipy_s_paired_test(rates: Path) -> None:
     runs = load_runs(rates).set_index("seed")
-    table = t.difference_table(group(rates, "learning_rate"))
+    table = tabulate(rates, "learning_rate").differences
     assert list(table["label"]) == ["lr 0.001", "lr 0.1"]
     best = runs[runs["optimizer.lr"] == 0.01]["accuracy/val"]
     for row in table.to_dict("records"):
@@ -80,8 +106,6 @@ def test_differences_equal_scipy_s_paired_test(rates: Path) -> None:
 
 
 # Verdicts ----------------------------------------------------------------------------------------
-
-LR, WD = "optimizer.lr", "regularization.weight_decay"
 
 
 def lrs(root: Path, values: dict[str, list[float]]) -> Path:
@@ -131,7 +155,7 @@ def test_two_cells_for_one_selector_are_no_answer(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87], "0.1": [0.83, 0.84]})
     for seed in (0, 1):  # other momentum: another setting
         make_run(tmp_path, [*SHORT, f"{LR}=0.1", "optimizer.momentum=0.8"], seed, 0.99)
-    found = groups(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
+    found = group_by_question(load_runs(tmp_path), [QUESTIONS["learning_rate"]])
     assert [g.question.name for g in found] == ["learning_rate", "other"]
     assert "momentum 0.8" in found[1].setting
 
@@ -169,13 +193,19 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
                 tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], seed, value
             )
     assert judge(tmp_path, "lr_x_wd").verdict == verdict
-    found = group(tmp_path, "lr_x_wd")
-    table = t.grid_table(found)
+    table = tabulate(tmp_path, "lr_x_wd").grid
     assert table is not None
     assert table.shape == (4, 4)
     if product:  # the best product, 5e-5, lies on the diagonal
         assert judge(tmp_path, "lr_x_wd", 1).verdict == "holds"
-    assert len(figures.product_map(table).axes) == 2  # and its colour bar
+    assert len(figures.draw_map(table).axes) == 2  # and its colour bar
+
+
+def test_equal_results_say_nothing_of_what_predicts_them(tmp_path: Path) -> None:
+    for lr, wd in itertools.product(("0.005", "0.01", "0.05"), ("5e-4", "1e-3", "5e-3")):
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], 0, 0.8)
+    claim = QUESTIONS["lr_x_wd"].claims[0]
+    assert claims.judge(claim, group(tmp_path, "lr_x_wd")) is None  # R² of a constant is NaN
 
 
 @pytest.mark.parametrize(("best", "edges"), [((1, 1), []), ((0, 1), [WD]), ((2, 2), [WD, LR])])
@@ -183,7 +213,7 @@ def test_a_best_cell_on_the_edge_is_told(best: tuple[int, int], edges: list[str]
     values = np.zeros((3, 3))
     values[best] = 1
     table = pd.DataFrame(values).rename_axis(index=WD, columns=LR)
-    assert t.grid_edges(table) == edges
+    assert tables.find_grid_edges(table) == edges
 
 
 def test_the_verdict_corrected_for_their_number(tmp_path: Path) -> None:
@@ -221,13 +251,13 @@ def test_p_is_small_exactly_where_there_is_a_verdict(tmp_path: Path, which: str,
 def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], words: str) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": second, "0.001": [0.5]})
     runs, curves = load_runs(tmp_path), load_metrics(tmp_path)
-    (ranking,) = [t.tabulate(found, curves) for found in settings(runs)]
-    sentence = contents.best_in_words(ranking)
+    (ranking,) = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
+    sentence = answer.describe_best(ranking)
     assert sentence.startswith(
         "CIFAR-10, width 16, 5 epochs: best is lr 0.01 with 87.00 % (3 runs)"
     )
     assert words in sentence
-    assert [row[1] for row in contents.ranking_table(ranking).rows()] == [
+    assert [row[1] for row in answer.ranking_table(ranking).rows()] == [
         "lr 0.01",
         "lr 0.1",
         "lr 0.001",
@@ -237,7 +267,7 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
 def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86], "0.1": [0.87]})
     make_run(tmp_path, [*SHORT, "optimizer.momentum=0.8", "trainer.threads=2"], 0, 0.9)
-    table = contents.runs_table(load_runs(tmp_path))
+    table = bookkeeping.runs_table(load_runs(tmp_path))
     assert list(table.columns)[:4] == ["lr", "momentum", "seed", "status"]
     assert [row[:2] for row in table.rows()] == [["0.01", "0.8"], ["0.1", "0.9"], ["0.01", "0.9"]]
 
@@ -261,7 +291,7 @@ def as_published(tmp_path: Path) -> Path:
 
 
 def test_the_published_tables_own_arithmetic(as_published: Path) -> None:
-    found = groups(load_runs(as_published), list(QUESTIONS.values()))
+    found = group_by_question(load_runs(as_published), list(QUESTIONS.values()))
     judged = {judgement.claim.claim: judgement for judgement in claims.judge_all(found, PUBLISHED)}
 
     def published(claim: str) -> float:
@@ -280,14 +310,14 @@ def test_the_published_tables_own_arithmetic(as_published: Path) -> None:
 
 
 def test_every_published_cell_has_its_row(as_published: Path) -> None:
-    table = t.study_table(load_runs(as_published), PUBLISHED)
+    table = tables.study_table(load_runs(as_published), PUBLISHED)
     assert [f"cell={name}" for name in table["cell"]] == FULL
     assert set(table["verdict"]) == {"as predicted"}
     assert table["accuracy/val_augmented"].tolist() == table["published"].tolist()
 
 
 def test_runs_off_the_full_setting_are_not_compared(rates: Path) -> None:
-    table = t.study_table(load_runs(rates), PUBLISHED)
+    table = tables.study_table(load_runs(rates), PUBLISHED)
     assert table["n"].sum() == 0
     assert set(table["verdict"]) == {"not run"}
 
@@ -296,7 +326,7 @@ def test_our_result_is_judged_by_a_prediction_interval(tmp_path: Path) -> None:
     for seed, value in enumerate((0.9520, 0.9522)):
         make_run(tmp_path, ["cell=cosine_wd_1e-2"], seed, 0.95, augmented=value)
     make_run(tmp_path, ["cell=lr_0.1"], 0, 0.95, augmented=0.80)
-    table = t.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
+    table = tables.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
     # The four 300-epoch BatchNorm cells share a standard deviation, from 4 × 3 degrees of freedom.
     together = [p for p in PUBLISHED if p.selector["trainer.epochs"] == [300]][:4]
     samples = [p.replications["accuracy/val_augmented"] for p in together]
@@ -309,8 +339,8 @@ def test_our_result_is_judged_by_a_prediction_interval(tmp_path: Path) -> None:
     assert row["verdict"] == "as predicted"  # though above all four replications
     assert row["replications/high"] == 0.9507
     assert table.loc["lr_0.1", "verdict"] == "as predicted"
-    assert t.reproduction(0.9590, 0.9480, 0.9530) == "0.60 points above"
-    assert t.reproduction(0.9400, 0.9480, 0.9530) == "0.80 points below"
+    assert tables.judge_reproduction(0.9590, 0.9480, 0.9530) == "0.60 points above"
+    assert tables.judge_reproduction(0.9400, 0.9480, 0.9530) == "0.80 points below"
 
 
 # Curves ------------------------------------------------------------------------------------------
@@ -320,18 +350,17 @@ def test_what_deciding_early_would_have_picked(tmp_path: Path) -> None:
     make_run(tmp_path, [*SHORT, f"{LR}=0.01"], 0, 0.8, curve=[0.1, 0.3, 0.5, 0.7, 0.8])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0, 0.6, curve=[0.2, 0.4, 0.4, 0.75, 0.6])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 1, 0.9, curve=[0.9] * 5)  # no partner
-    found = group(tmp_path, "learning_rate")
-    table = t.pick_table(found, load_metrics(tmp_path))
+    table = tabulate(tmp_path, "learning_rate").picks
     assert list(table["label"]) == ["lr 0.1", "lr 0.1", "lr 0.01", "lr 0.1", "lr 0.01"]
     assert list(table["behind"]) == pytest.approx([0.2, 0.2, 0, 0.2, 0])
-    assert t.settled(table) == 5
+    assert tables.find_settled_epoch(table) == 5
 
 
 def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> None:
     for seed, curve in enumerate(([0.1, 0.2], [0.2, 0.4], [0.3, 0.9])):
         make_run(tmp_path, SHORT, seed, 0.5, curve=[*curve, 0.5, 0.5, 0.5])
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 0)
-    table = t.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
+    table = tabulate(tmp_path, "learning_rate").curve()
     mine = table[table["n"] == 3].set_index("epoch")
     assert list(mine.index) == [1, 2, 3, 4, 5]
     interval = stats.ttest_1samp([0.2, 0.4, 0.9], 0).confidence_interval(0.95)
@@ -340,7 +369,7 @@ def test_curves_have_a_band_where_every_seed_has_the_epoch(tmp_path: Path) -> No
     interval = stats.ttest_1samp([0.1, 0.2, 0.3], 0).confidence_interval(0.95)
     assert mine.loc[1, "high"] == pytest.approx(interval.high, abs=1e-12)
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 1, 0.9)
-    table = t.curve_table(group(tmp_path, "learning_rate"), load_metrics(tmp_path))
+    table = tabulate(tmp_path, "learning_rate").curve()
     assert table.loc[table["n"] == 2, ["low", "high"]].isna().all(axis=None)  # two are no spread
 
 
@@ -354,19 +383,18 @@ def test_of_many_questions_and_settings_the_largest_have_figures(
     for lr in ("0.01", "0.1"):
         make_run(tmp_path, ["model.width=32", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
     runs = load_runs(tmp_path)
-    report = contents.build(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
-    names = [picture.name for picture in report.pictures()]
+    report = contents.build_report(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
+    names = [picture.name for picture in report.pictures]
     curves = [name for name in names if name.startswith("curves")]
     assert curves == ["curves-learning_rate-cifar-10-width-16-5-epochs"]
-    assert any("the other 1 tables only" in str(block) for block in report.blocks)
-    cells = [table.name for table in report.tables() if table.name.startswith("cells")]
+    assert any("the other 1 tables only" in str(block) for block in report.parts)
+    cells = [table.name for table in report.tables if table.name.startswith("cells")]
     assert len(cells) == 2
 
 
 def test_a_line_says_what_it_is(rates: Path) -> None:
     make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.2, loss=300.0)
-    tables = t.tabulate(group(rates, "learning_rate"), load_metrics(rates))
-    accuracy, loss = figures.learning_curves(tables).axes
+    accuracy, loss = figures.draw_curves(tabulate(rates, "learning_rate")).axes
     labels = [str(line.get_label()) for line in accuracy.lines]
     assert labels[:4] == [f"lr 0.001, {x}" for x in ("seed 0", "seed 1", "seed 2", "mean of 3")]
     assert labels[-3:] == [f"lr 1, seed 0{x}" for x in ("", ", training", ", augmented view")]
@@ -397,7 +425,7 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
         make_run(tmp_path, [*overrides, f"{WD}=0.0"], 0, 0.5)
     found = group(tmp_path, "detach")
     probe, curves = load_probe(tmp_path), load_metrics(tmp_path)
-    table = flow.table(found, flow.medians(found, probe), curves)
+    table = flow.flow_table(found, flow.medians(found, probe), curves)
     assert list(table["label"]) == [f"detach {name}, weight decay 0.01" for name in breaks]
     for row, broken in zip(records(table), breaks.values(), strict=True):
         assert row["n"] == 1
@@ -406,18 +434,18 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
         )
         assert (row["mean_over_std/first"], row["mean_over_std"]) == (1, 3)
         assert row["loss/val/largest"] == 1
-    picture = flow.rotation_figure(found, probe)
+    picture = flow.draw_rotation(found, probe)
     assert picture is not None
     line = picture.axes[0].lines[-1]
     assert line.get_ydata() == pytest.approx([1.05, 1.05])
-    report = contents.build(
+    report = contents.build_report(
         load_runs(tmp_path), curves, list(QUESTIONS.values()), PUBLISHED, probe=probe
     )
-    names = [block.name for block in report.pictures() if block.name.startswith("flow")]
+    names = [block.name for block in report.pictures if block.name.startswith("flow")]
     assert len(names) == 1  # detach and batchnorm share runs: shown once
-    words = [block.text for block in report.blocks if isinstance(block, Text)]
-    assert any("detach none, weight decay 0.01: every identity holds" in text for text in words)
-    assert any("detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in t for t in words)
+    text = report.markdown()
+    assert "detach none, weight decay 0.01: every identity holds" in text
+    assert "detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in text
 
 
 # The whole report --------------------------------------------------------------------------------
@@ -456,54 +484,102 @@ def read(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_report(rates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Reported(NamedTuple):
+    """A report's folder, the runs it is on, and the text it printed."""
+
+    runs: Path
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """A report on completed, failed and diverged runs, some with predictions."""
+    root = add_rates(tmp_path_factory.mktemp("runs"))
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 50)
     for lr, value in (("0.01", 0.86), ("0.1", 0.83)):
         logits = rng.normal(size=(50, 10))
-        make_run(rates, [*SHORT, f"{LR}={lr}"], 7, value, logits=logits, labels=labels)
-    make_run(rates, [*SHORT, f"{LR}=0.1"], 8, 0.01, status="failed")
-    make_run(rates, [*SHORT, f"{LR}=0.1"], 9, 0.01, status="diverged", commit="fedcba9876543210")
-    make_run(rates, [*SHORT, f"{LR}=0.1"], 10, 0.83, commit="fedcba9876543210")
-    to = tmp_path / "report"
-    assert main([str(rates), "--to", str(to)]) == 0
-    shown = capsys.readouterr().out
-    for words in ("lr 0.01 ends above 0.1", "holds", "OSError: no space", "diverged", "mixes runs"):
-        assert words in shown
-    assert "nothing here is judged against the published values" in shown
+        make_run(root, [*SHORT, f"{LR}={lr}"], 7, value, logits=logits, labels=labels)
+    make_run(root, [*SHORT, f"{LR}=0.1"], 8, 0.01, status="failed")
+    make_run(root, [*SHORT, f"{LR}=0.1"], 9, 0.01, status="diverged", commit="fedcba9876543210")
+    make_run(root, [*SHORT, f"{LR}=0.1"], 10, 0.83, commit="fedcba9876543210")
+    to = tmp_path_factory.mktemp("report") / "report"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([str(root), "--to", str(to)]) == 0
+    return Reported(root, to, printed.getvalue())
 
+
+def test_the_terminal_shows_verdicts_and_what_is_left_out(reported: Reported) -> None:
+    for words in ("lr 0.01 ends above 0.1", "holds", "OSError: no space", "diverged", "mixes runs"):
+        assert words in reported.printed
+    assert "nothing here is judged against the published values" in reported.printed
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_s_width_cuts_nothing(reported: Reported, width: int) -> None:
+    runs = load_runs(reported.runs)
+    curves = load_metrics(runs)
+    groups = group_by_question(runs, [QUESTIONS["learning_rate"]])
+    judgements = claims.judge_all(groups, PUBLISHED)
+    rankings = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
+    shown = [
+        answer.ranking_table(rankings[0]),
+        question.cells_table(tables.tabulate(groups[0], curves)),
+        contents.claims_table(judgements),
+    ]
+    report = document.Report("Title", "", answer.claims_part(judgements), shown)
+    console = Console(file=io.StringIO(), width=width)
+    terminal.print_report(report, console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    for table in shown:
+        texts = itertools.chain(table.columns, *table.rows())
+        assert not [text for text in texts if len(text) < 20 and text not in printed]
+
+
+def test_the_page_is_one_whole_file(reported: Reported) -> None:
     page = _Page()
-    page.feed((to / "report.html").read_text())
+    page.feed((reported.folder / "report.html").read_text())
     assert page.open == []
-    assert page.outside == []  # one file, opens anywhere
+    assert page.outside == []  # it opens anywhere
     assert "Which learning rate is best?" in page.text
     assert "nan" not in page.text.lower().split()
 
-    markdown = (to / "report.md").read_text()
-    files = read(to)
+
+def test_the_markdown_links_the_files_beside_it(reported: Reported) -> None:
+    files = read(reported.folder)
     for name in ("overview", "curves", "differences", "calibration"):
-        assert any(path.startswith(f"figures/{name}") and path.endswith(".svg") for path in files)
-        assert any(path.startswith(f"figures/{name}") and path.endswith(".png") for path in files)
+        for kind in (".svg", ".png"):
+            assert any(f.startswith(f"figures/{name}") and f.endswith(kind) for f in files)
+    markdown = files["report.md"].decode()
     for link in [part.split(")")[0] for part in markdown.split("](")[1:]]:
         assert link in files
 
-    claims = pd.read_csv(to / "tables" / "claims.csv")
-    judgement = judge(rates, "learning_rate")
-    assert claims["verdict"][0] == judgement.verdict == "holds"
-    assert claims["difference"][0] == judgement.comparisons[0].difference.mean  # full precision
-    left = pd.read_csv(to / "tables" / "left-out.csv")
+
+def test_csv_tables_have_full_precision(reported: Reported) -> None:
+    table = pd.read_csv(reported.folder / "tables" / "claims.csv")
+    judgement = judge(reported.runs, "learning_rate")
+    assert table["verdict"][0] == judgement.verdict == "holds"
+    assert table["difference"][0] == judgement.comparisons[0].difference.mean
+    left = pd.read_csv(reported.folder / "tables" / "left-out.csv")
     assert sorted(left["status"]) == ["diverged", "failed"]
 
+
+def test_the_same_runs_give_the_same_report(reported: Reported, tmp_path: Path) -> None:
+    to = tmp_path / "again"
+    shutil.copytree(reported.folder, to)
     (to / "notes.txt").write_text("somebody's")
-    assert main([str(rates), "--to", str(to), "--quiet"]) == 0
+    assert main([str(reported.runs), "--to", str(to), "--quiet"]) == 0
     again = read(to)
     assert again.pop("notes.txt")
-    assert again == files  # the same runs, the same report
+    assert again == read(reported.folder)
 
 
 def test_a_cell_of_diverged_runs_has_no_mean(rates: Path) -> None:
     make_run(rates, [*SHORT, f"{LR}=1"], 0, 0.1, status="diverged")
-    row = t.cell_table(group(rates, "learning_rate")).iloc[-1]
+    row = tabulate(rates, "learning_rate").cells.iloc[-1]
     assert (row["optimizer.lr"], row["n"]) == (1, 0)
     assert math.isnan(row["accuracy/val"])
 
@@ -534,20 +610,21 @@ def test_bad_input_is_one_line(
     assert not Path("report").exists()
 
 
-def test_a_folder_that_can_t_be_written(rates: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (rates / "taken").write_text("a file")
-    assert main([str(rates), "--to", str(rates / "taken"), "--quiet"]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="taken is not a directory of a report"):
+        folder.write_report(SMALL, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "a file"
 
 
-def test_only_what_a_report_wrote_is_removed(rates: Path, tmp_path: Path) -> None:
+def test_only_what_a_report_wrote_is_removed(reported: Reported, tmp_path: Path) -> None:
     to = tmp_path / "paper"
+    shutil.copytree(reported.folder, to)
+    written = read(to)
     mine = {"figures/architecture.png": "mine", "tables/survey.csv": "mine", "notes.md": "mine"}
     for name, text in mine.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         (to / name).write_text(text)
-    assert main([str(rates), "--to", str(to), "--quiet"]) == 0
-    written = read(to)
     (to / "tables" / "claims.csv").write_text("edited")
     (curves,) = [name for name in written if name.startswith("figures/curves") and "svg" in name]
     elsewhere = tmp_path / "elsewhere"
@@ -559,8 +636,8 @@ def test_only_what_a_report_wrote_is_removed(rates: Path, tmp_path: Path) -> Non
     assert {name: left[name].decode() for name in mine} == mine
 
 
-SMALL = document.Document(
-    "A title", "", [document.Table("claims", pd.DataFrame({"a": [1]}), {"a": lambda row: "1"})]
+SMALL = document.Report(
+    "A title", "", [document.Table("claims", pd.DataFrame({"a": [1]}), {"a": "a"})]
 )
 
 
@@ -580,7 +657,7 @@ def test_what_no_report_wrote_is_not_overwritten(tmp_path: Path, name: str, kind
         return  # that is where tables go
     before = read(to)
     with pytest.raises(UserError, match="another folder with --to") as refusal:
-        folder.write(SMALL, to)
+        folder.write_report(SMALL, to)
     assert str(to / name) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert read(to) == before
@@ -596,7 +673,7 @@ def test_a_list_of_files_that_no_report_wrote(tmp_path: Path, text: str) -> None
     (to / "notes.txt").write_text("mine")
     (to / folder.LIST).write_text(text)
     with pytest.raises(UserError, match="is not the list of a report's files"):
-        folder.write(SMALL, to)
+        folder.write_report(SMALL, to)
     assert sorted(read(to)) == ["notes.txt", folder.LIST]
 
 
@@ -706,7 +783,7 @@ def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
         "      pairs: [[{optimizer.lr: 1e-1}, {optimizer.lr: 1e-2}]]\n"
     )
     (question,) = load_questions(file)
-    (found,) = groups(load_runs(rates), [question])
+    (found,) = group_by_question(load_runs(rates), [question])
     judgement = claims.judge(question.claims[0], found)
     assert judgement is not None
     assert judgement.verdict == "does not hold"
@@ -722,13 +799,14 @@ def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:
       claims:
         - {claim: fits, metric: METRIC, pairs: [[{optimizer.lr: 0.01}, {optimizer.lr: 0.1}]]}
     """
-    for metric, verdict in (("accuracy/train", "holds"), ("loss/never", "undecided")):
+    verdicts = {}
+    for metric in ("accuracy/train", "loss/never"):
         file.write_text(text.replace("METRIC", metric))
-        to = tmp_path / "report"
-        assert main([str(rates), "--questions", str(file), "--to", str(to), "--quiet"]) == 0
-        row = pd.read_csv(to / "tables" / "claims.csv").iloc[0]
-        assert row["verdict"] == verdict
-    assert row["why"] == "lr 0.01 − 0.1: no run has loss/never"
+        mine = load_questions(file)
+        judgements = claims.judge_all(group_by_question(load_runs(rates), mine), PUBLISHED)
+        row = contents.claims_table(judgements).frame.iloc[0]
+        verdicts[row["verdict"]] = row["why"]
+    assert verdicts == {"holds": "", "undecided": "lr 0.01 − 0.1: no run has loss/never"}
 
 
 def test_averaged_weights_are_judged_against_the_last_ones_of_their_run(tmp_path: Path) -> None:
@@ -744,7 +822,7 @@ def test_averaged_weights_are_judged_against_the_last_ones_of_their_run(tmp_path
     assert comparison.name == "ema decay 0.999, val_ema − val"
     assert comparison.difference.mean == pytest.approx(0.011)
     assert judge(tmp_path, "averaging", 1).verdict == "undecided"  # no difference
-    table, _ = t.run_table(load_runs(tmp_path))
+    table, _ = tables.run_table(load_runs(tmp_path))
     assert table["accuracy/val_ema"].notna().all()
 
 
@@ -754,7 +832,7 @@ def test_what_every_kind_has_does_not_come_with_the_kind(tmp_path: Path) -> None
             shape = ["trainer.epochs=5", f"model={model}", f"model.width={width}"]
             for seed in range(2):
                 make_run(tmp_path, shape, seed, 0.8 + 0.01 * (model == "resnet34"))
-    found = groups(load_runs(tmp_path), [QUESTIONS["depth"]])
+    found = group_by_question(load_runs(tmp_path), [QUESTIONS["depth"]])
     assert [g.setting for g in found] == [
         f"CIFAR-10, width {w}, 5 epochs, lr 0.01, constant, weight decay 0" for w in (16, 8)
     ]

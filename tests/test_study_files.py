@@ -105,7 +105,7 @@ BROKEN = {
     question(where="{norm.detach: 0}"): "text",
     # vary
     question(vary="optimizer.lr"): "vary='optimizer.lr' is not allowed: a list",
-    question(vary="[]"): "a list [ ] of 1 or more configuration keys",
+    question(vary="[]"): "vary=[] is not allowed: a list [ ] of 1 or more",
     question(vary="null"): "a list",
     question(vary="{optimizer.lr: 1}"): "a list",
     question(vary="[lr]"): "vary[1]='lr' is not allowed: a configuration key",
@@ -115,13 +115,13 @@ BROKEN = {
     question(vary="[norm]"): "where fixes norm to one value",
     # claims
     question(claims="{}"): "claims={} is not allowed: a list",
-    question(claims="[]"): "a list [ ] of 1 or more claims",
+    question(claims="[]"): "claims=[] is not allowed: a list [ ] of 1 or more",
     question(claims="[a]"): "claims[1]='a' is not allowed: a mapping with claim",
     claim(claim=""): "claim is missing",
     claim(claim="3"): "text",
     claim(margins="1"): "margins=1 is not allowed: the keys here are claim, metric",
     claim(pairs=""): "give either pairs or predictor",
-    claim(predictor="[optimizer.lr]"): "give either pairs or predictor",
+    claim(predictor="[optimizer.lr, model.width]"): "give either pairs or predictor",
     claim(metric="acc"): "accuracy/… or loss/…",
     claim(metric="3"): "text",
     claim(metric="lr"): "accuracy/… or loss/…",
@@ -133,12 +133,12 @@ BROKEN = {
     claim(
         against="accuracy/val", pairs="[[{optimizer.lr: 1}, {optimizer.lr: 1}]]"
     ): "two different cells",
-    claim(margin="20"): "claims[1]: margin=20 is not allowed: 0 or more, a fraction less than 1",
+    claim(margin="20"): "claims[1]: margin=20.0 is not allowed: 0 or more, a fraction less than 1",
     claim(margin="-0.1"): "0 or more",
-    claim(margin="big"): "0 or more",
-    claim(margin="null"): "0 or more",
-    claim(margin="[0.1]"): "0 or more",
-    claim(margin="true"): "0 or more",
+    claim(margin="big"): "claims[1]: margin='big' is not allowed: a number",
+    claim(margin="null"): "margin=None is not allowed: a number",
+    claim(margin="[0.1]"): "margin=[0.1] is not allowed: a number",
+    claim(margin="true"): "margin=True is not allowed: a number",
     claim(margin=".nan"): "0 or more",
     claim(margin="80", metric="loss/val"): "less than 10 nats",
     claim(within="0"): "above 0",
@@ -146,11 +146,16 @@ BROKEN = {
     claim(within="0.1", margin="0.1"): "give either margin or within",
     claim(relative="1"): "true or false",
     claim(relative="text"): "true or false",
-    claim(pairs="{a: b}"): "a list [ ] of 1 or more pairs",
-    claim(pairs="[]"): "a list [ ] of 1 or more pairs",
-    claim(pairs=PAIR): "pairs[1]={'optimizer.lr': 0.01} is not allowed: a list [ ] of 2 selectors",
-    claim(pairs="[[{optimizer.lr: 0.1}]]"): "a list [ ] of 2 selectors",
+    claim(pairs="{a: b}"): "claims[1]: pairs={'a': 'b'} is not allowed: a list [ ]",
+    claim(pairs="[]"): "pairs=[] is not allowed: a list [ ] of 1 or more",
+    claim(pairs=PAIR): "pairs[1]={'optimizer.lr': 0.01} is not allowed: a list [ ]",
+    claim(
+        pairs="[[{optimizer.lr: 0.1}]]"
+    ): "pairs[1]=[{'optimizer.lr': 0.1}] is not allowed: a list [ ] of 2",
     claim(pairs="[[{}, {optimizer.lr: 0.1}]]"): "a mapping with at least one key",
+    claim(
+        pairs="[[3, {optimizer.lr: 0.1}]]"
+    ): "pairs[1][1]=3 is not allowed: a mapping with at least",
     claim(pairs="[[{optimizer.rl: 0.1}, {optimizer.lr: 0.1}]]"): "did you mean optimizer.lr",
     claim(pairs="[[{scheduler: cosine}, {scheduler: constant}]]"): "the keys of vary: optimizer.lr",
     claim(
@@ -159,7 +164,9 @@ BROKEN = {
     claim(pairs="[[{optimizer.lr: 0.1}, {optimizer.lr: 1e-1}]]"): "two different cells",
     claim(pairs=f"[{PAIR}, {PAIR}]"): "each pair once",
     claim(pairs="", predictor="optimizer.lr"): "a list",
-    claim(pairs="", predictor="[optimizer.lr]"): "2 or more configuration keys",
+    claim(
+        pairs="", predictor="[optimizer.lr]"
+    ): "predictor=['optimizer.lr'] is not allowed: a list [ ] of 2 or more",
     claim(
         pairs="", predictor="[optimizer.lr, scheduler]"
     ): "scheduler is not a numeric key of vary",
@@ -218,7 +225,7 @@ CELL = WHOLE["cells"]["baseline"]
         ({"setting": {"model.widht": 64}}, "did you mean model.width"),
         ({"cells": {}}, "a mapping"),
         ({"cells": {"a/b": CELL}}, "a name is up to 60"),
-        ({"cells": {"x": {}}}, "a mapping with selector, published, replications"),
+        ({"cells": {"x": {}}}, "cells: x: selector=None is not allowed: selector is missing"),
         ({"cells": {"x": CELL | {"published": {}}}}, "a mapping with accuracy/val_augmented"),
         ({"cells": {"x": CELL | {"published": {"loss/train": 1}}}}, "val_augmented is missing"),
         (
@@ -230,7 +237,10 @@ CELL = WHOLE["cells"]["baseline"]
         ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": 0.9}}}}, "a list"),
         ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None, 1]}}}}, "to 1"),
         ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}}, "2 or more"),
-        ({"pooled_sd": ["baseline"]}, "a list [ ] of 2 or more cells"),
+        (
+            {"pooled_sd": ["baseline"]},
+            "pooled_sd=['baseline'] is not allowed: a list [ ] of 2 or more",
+        ),
         ({"pooled_sd": ["baseline", "cosin"]}, "cells, each once: baseline"),
         ({"cells": {"x": CELL | {"selector": {"optimizer.lr": "x"}}}}, "a number"),
     ],

@@ -1,13 +1,15 @@
 """From run directories to answers: `python -m resnet_cifar report outputs`.
 
-    study → groups → tables → claims, figures → contents → document
+    study → groups → tables → claims, figures → sections → contents → page, terminal, folder
 
 study       questions, claims and published values, read from experiments/*.yaml
-groups      which runs are compared: one question in one setting
-tables      what is tabulated of a group, each table once
-claims      what becomes of each claim
-figures     the tables as pictures; flow, those of the probe; canvas, what they share
-contents    what the report says, section by section
-document    how that looks in a terminal, in Markdown and in HTML
-statistics  the few formulas
+groups      the runs that are compared: one question in one setting
+tables      a group's tables, each made once
+claims      the verdict on each claim
+figures     the tables as pictures; canvas, their style
+sections    answer (first screen), question, flow (probe), bookkeeping
+contents    the sections in their order; numbers, the wording of numbers
+document    a report as Markdown with named tables and pictures: the one source
+page        the HTML page made of it, by the templates; drawing, its figures
+terminal    the same, printed; folder, the files
 """

@@ -32,10 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> None:
     # Late: --help and a wrong path need no pandas.
-    from resnet_cifar.report.contents import build
-    from resnet_cifar.report.document import show
-    from resnet_cifar.report.folder import write
+    from resnet_cifar.report.contents import build_report
+    from resnet_cifar.report.folder import write_report
     from resnet_cifar.report.study import EXPERIMENTS, load_published, load_questions
+    from resnet_cifar.report.terminal import print_report
     from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
     from resnet_cifar.text import wide_console
 
@@ -46,24 +46,24 @@ def _report(options: argparse.Namespace) -> None:
         raise UserError(
             f"{roots}: no runs there; train some, or name the directory that holds them"
         )
-    document = build(
+    report = build_report(
         runs,
         load_metrics(runs),
         questions,
         load_published(),
         options.title,
         load_probe(runs),
-        _made(),
+        _describe_origin(),
     )
-    write(document, options.to)
+    write_report(report, options.to)
     console = wide_console()
     if not options.quiet:
-        show(document, console)
+        print_report(report, console)
     console.print(f"\n{options.to / 'report.html'}: the same with figures", markup=False)
 
 
-def _made() -> str:
-    """When and by which code the report is made."""
+def _describe_origin() -> str:
+    """The date, and the code that makes the report."""
     from datetime import date
 
     from resnet_cifar.record.provenance import git_state

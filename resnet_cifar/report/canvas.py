@@ -1,4 +1,4 @@
-"""What all figures share: how they look, and how they become files. Nothing global is touched.
+"""The style of all figures, and the files made of them. Nothing global is touched.
 
 Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
 that a figure is at home in light and dark. Whoever draws takes matplotlib from here.
@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from resnet_cifar.text import no_backend
@@ -23,40 +24,14 @@ with no_backend():
     from matplotlib.ticker import LogFormatter
     from matplotlib.ticker import MaxNLocator as MaxNLocator
 
-INK, FAINT, PAPER = "#10100f", "#8a8a88", "#fdfdfc"
+_STYLE = matplotlib.rc_params_from_file(
+    str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
+)
+INK, FAINT, PAPER = (_STYLE[key] for key in ("text.color", "axes.edgecolor", "axes.facecolor"))
 # After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
 # on light and on dark.
 COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
 STYLES = ("-", "--", ":", "-.")
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "text.parse_math": False,  # a $ in somebody's text is a $
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "legend.framealpha": 0.75,
-    "legend.edgecolor": "none",
-    "svg.hashsalt": "resnet-cifar",  # the same figure is the same file
-    "svg.fonttype": "none",  # text stays text: smaller files, and words can be found
-}
 
 
 @contextmanager
@@ -74,21 +49,21 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure) -> str:
+def draw_svg(figure: Figure) -> str:
     """The figure as an SVG document."""
     buffer = io.StringIO()
     with _drawing():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # it has its places; to find them again takes half the time
-    return re.sub(r"<[^>]+>", _shortened, buffer.getvalue())
+    return re.sub(r"<[^>]+>", _shorten_numbers, buffer.getvalue())
 
 
-def _shortened(tag: re.Match[str]) -> str:
+def _shorten_numbers(tag: re.Match[str]) -> str:
     """A tag with its places to a hundredth of a point. What people read stands between tags."""
     return re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group())
 
 
-def png(figure: Figure, dpi: int = 160) -> bytes:
+def draw_png(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
     with _drawing():
@@ -96,13 +71,13 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def epochs(axis: Axes) -> None:
+def label_epochs(axis: Axes) -> None:
     """The x axis counts epochs: whole ones."""
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def log_scale(axis: Axes) -> None:
+def set_log_scale(axis: Axes) -> None:
     """A logarithmic y axis, labelled 0.1 and 1e-07: without powers, which are formulas."""
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(LogFormatter())

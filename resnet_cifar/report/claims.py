@@ -1,4 +1,4 @@
-"""What the runs of a setting say about a claim: holds, does not hold, or undecided."""
+"""Verdicts on claims from the runs of a setting: holds, does not hold, or undecided."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnet_cifar.identity import SHORT
-from resnet_cifar.report.groups import AUGMENTED, Group, say, title
-from resnet_cifar.report.study import Claim, Published, Selector, agrees
+from resnet_cifar.report.groups import Group, describe_value, name_key
+from resnet_cifar.report.study import AUGMENTED, VAL, Claim, Published, Selector, agrees
 from resnet_cifar.runs.statistics import (
     CONFIDENCE,
     Estimate,
@@ -37,7 +37,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What the runs of one setting say about one claim."""
+    """The verdict of one setting's runs on one claim, with its grounds."""
 
     claim: Claim
     group: Group
@@ -62,7 +62,7 @@ class Judgement:
     def seeds(self) -> int | None:
         """Pairs that would resolve every difference seen; None where one can't be resolved."""
         needed = [
-            seeds_to_resolve(_distance(self.claim, c.difference.mean), c.difference.sd)
+            seeds_to_resolve(_distance_to_change(self.claim, c.difference.mean), c.difference.sd)
             for c in self.comparisons
         ]
         known = [n for n in needed if n is not None]
@@ -94,7 +94,7 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
         a, b = group.find(first), group.find(second)
         if not a or not b:
             continue  # a setting may hold some of a claim's pairs: those are judged
-        name, against = _name(first, second), claim.against or claim.metric
+        name, against = _name_pair(first, second), claim.against or claim.metric
         if against != claim.metric:
             name += f", {claim.metric.partition('/')[2]} − {against.partition('/')[2]}"
         if len(a) > 1 or len(b) > 1:
@@ -115,10 +115,10 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
         e = estimate(differences)
         known = _published_difference(claim, group, a[0], b[0], published)
         comparisons.append(Comparison(name, e, known))
-        verdicts.append(_verdict(claim, e))
+        verdicts.append(_judge_difference(claim, e))
     if not verdicts:
         return None
-    verdict = _all(verdicts)
+    verdict = _combine(verdicts)
     if len(verdicts) < len(claim.pairs):
         remarks.append(f"{len(verdicts)} of its {len(claim.pairs)} comparisons are there")
     whole = len(comparisons) == len(claim.pairs)
@@ -151,21 +151,21 @@ def _p_fails(claim: Claim, e: Estimate) -> float:
     return p_value(e, claim.sign * claim.margin, above=claim.sign < 0)
 
 
-def _name(first: Selector, second: Selector) -> str:
+def _name_pair(first: Selector, second: Selector) -> str:
     """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`."""
     parts = []
     for key in first | second:
-        a, b = _said(key, first), _said(key, second)
-        shared = f"{title(key)} "
+        a, b = _describe_side(key, first), _describe_side(key, second)
+        shared = f"{name_key(key)} "
         parts.append(a if a == b else f"{a} − {b.removeprefix(shared)}")
     return ", ".join(sorted(parts, key=lambda part: "−" not in part))
 
 
-def _said(key: str, selector: Selector) -> str:
-    return " or ".join(say(key, value) for value in selector.get(key, [None]))
+def _describe_side(key: str, selector: Selector) -> str:
+    return " or ".join(describe_value(key, value) for value in selector.get(key, [None]))
 
 
-def _verdict(claim: Claim, e: Estimate) -> str:
+def _judge_difference(claim: Claim, e: Estimate) -> str:
     if e.n < 2:
         return UNDECIDED
     if claim.within is not None:
@@ -176,14 +176,14 @@ def _verdict(claim: Claim, e: Estimate) -> str:
     return HOLDS if low > claim.margin else FAILS if high < claim.margin else UNDECIDED
 
 
-def _distance(claim: Claim, mean: float) -> float:
-    """How far a mean difference lies from where the verdict changes."""
+def _distance_to_change(claim: Claim, mean: float) -> float:
+    """The distance of a mean difference from the value at which the verdict changes."""
     if claim.within is not None:
         return claim.within - abs(mean)
     return claim.sign * mean - claim.margin
 
 
-def _all(verdicts: Sequence[str]) -> str:
+def _combine(verdicts: Sequence[str]) -> str:
     if FAILS in verdicts:
         return FAILS
     return UNDECIDED if UNDECIDED in verdicts else HOLDS
@@ -198,7 +198,7 @@ def _published_difference(
     """
     if claim.against:
         return math.nan  # nothing of that kind was published
-    metric = {"accuracy/val": AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric)
+    metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric)
     pair = []
     for cell in (a, b):
         run = group.configurations[cell]
@@ -232,6 +232,6 @@ def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
     if not advantage:
         return None
     e = estimate(advantage)
-    product = "·".join(SHORT.get(key, title(key)) for key in keys)
+    product = "·".join(SHORT.get(key, name_key(key)) for key in keys)
     seen = Comparison(f"R² of {product} minus the best single one's", e, math.nan)
-    return Judgement(claim, group, _verdict(claim, e), (seen,), _p_value(claim, [e], True))
+    return Judgement(claim, group, _judge_difference(claim, e), (seen,), _p_value(claim, [e], True))

@@ -1,4 +1,4 @@
-"""Gradient flow: what the probe saw, cells side by side. The identities are in layers.py."""
+"""Gradient flow: the probe's measurements, cells side by side. layers.py has the identities."""
 
 from __future__ import annotations
 
@@ -6,23 +6,102 @@ import math
 
 import pandas as pd
 
-from resnet_cifar.report.canvas import FAINT, Figure, epochs, log_scale, panels
-from resnet_cifar.report.figures import appearance, keys
+from resnet_cifar.report.canvas import FAINT, Axes, Figure, label_epochs, panels, set_log_scale
+from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
+from resnet_cifar.report.figures import Styles, legend_lines, style_cells
 from resnet_cifar.report.groups import Group
+from resnet_cifar.runs.table import records
 
-# (quantity, kind of layer, title, logarithmic): a panel each.
+# (quantity, kind of layer, title): a panel each.
 PANELS = (
-    ("sum_cosine", "norm", "|cos(∂L/∂x, 1)|: shift", True),
-    ("xhat_cosine", "norm", "|cos(∂L/∂x, x̂)|: scale", True),
-    ("radial_rms", "conv", "|cos(w, ∂L/∂w)|: length of w", True),
-    ("mean_over_std", "norm", "|μ|/σ: where the shift went", True),
-    ("weight_norm", "conv", "‖w‖", True),
-    ("running_mean_gap", "norm", "|running mean − μ|/σ: lag", True),
+    ("sum_cosine", "norm", "|cos(∂L/∂x, 1)|: shift"),
+    ("xhat_cosine", "norm", "|cos(∂L/∂x, x̂)|: scale"),
+    ("radial_rms", "conv", "|cos(w, ∂L/∂w)|: length of w"),
+    ("mean_over_std", "norm", "|μ|/σ: where the shift went"),
+    ("weight_norm", "conv", "‖w‖"),
+    ("running_mean_gap", "norm", "|running mean − μ|/σ: lag"),
 )
 IDENTITIES = ("sum_cosine", "xhat_cosine", "radial_rms")
 # An identity that holds leaves float32 rounding and eps, 1e-7 to 1e-4; one that is broken 1e-2.
 HOLDS_BELOW = 1e-3
 LOSSES = ("loss/train", "loss/val", "loss/val_batch_statistics")
+
+
+ROTATION = (
+    "Rotation of the filters per update, measured over √(2·lr·wd/(1+m)), the prediction for scale-"
+    "invariant weights in equilibrium: median and range over convolutions; grey, within 10 %."
+)
+
+
+def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[Part]:
+    """Rotation, and all else of the probe where cells differ in how statistics are detached."""
+    rotation = draw_rotation(group, probe)
+    name = group.name
+    rotations: list[Part] = []
+    if rotation is not None:
+        rotations = [Picture(f"rotation-{name}", rotation, ROTATION)]
+    probed = medians(group, probe)
+    if "norm.detach" not in group.vary or probed.empty:
+        return rotations
+    table = flow_table(group, probed, curves)
+    panels = (
+        "Median over layers, a line a run. Dotted: below it an identity holds, up to rounding and "
+        "eps."
+    )
+    losses = (
+        "Where validation explodes but not with its own statistics, the running statistics lag; "
+        "where both do, the network itself is broken."
+    )
+    return [
+        heading("Gradient flow", 4),
+        escape(_describe_identities(table)),
+        _show_table(name, table),
+        Picture(f"flow-{name}", draw_quantities(group, probed), panels),
+        Picture(f"losses-{name}", draw_losses(group, curves), losses),
+        *rotations,
+    ]
+
+
+def _show_table(name: str, table: pd.DataFrame) -> Table:
+    columns: dict[str, Column] = {
+        "cell": "label",
+        "n": "n",
+        "cos(∂L/∂x, 1)": _cosine_column("sum_cosine"),
+        "cos(∂L/∂x, x̂)": _cosine_column("xhat_cosine"),
+        "cos(w, ∂L/∂w)": _cosine_column("radial_rms"),
+        "|μ|/σ": lambda row: f"{row['mean_over_std/first']:.2f} → {row['mean_over_std']:.2f}",
+        "‖w‖": lambda row: f"{row['weight_norm/first']:.2f} → {row['weight_norm']:.2f}",
+        "lag": lambda row: f"{row['running_mean_gap']:.2f}",
+        "train loss": lambda row: f"{row['loss/train']:.3f}",
+        "val loss": lambda row: f"{row['loss/val']:.3f}",
+        "its own statistics": lambda row: f"{row['loss/val_batch_statistics']:.3f}",
+        "largest val loss": lambda row: f"{row['loss/val/largest']:.2f}",
+    }
+    caption = (
+        "Medians over layers at the last probed epoch (→: from the first probed one), means over "
+        "seeds. Cosines are absolute, root mean square over channels or filters. Lag: |running "
+        "mean − μ|/σ. Its own statistics: the validation loss normalised by each validation batch "
+        "itself."
+    )
+    return Table(f"flow-{name}", table, columns, caption, words=("cell",))
+
+
+def _cosine_column(key: str) -> Column:
+    return lambda row: "" if math.isnan(row[key]) else f"{row[key]:.1e}"
+
+
+def _describe_identities(table: pd.DataFrame) -> str:
+    """The identities that the probe found broken, cell by cell."""
+    names = dict(zip(IDENTITIES, ("Σ∂L/∂x = 0", "⟨∂L/∂x, x̂⟩ = 0", "w·∂L/∂w = 0"), strict=True))
+    cells_by_broken: dict[str, list[str]] = {}
+    for row in records(table):
+        broken = [name for key, name in names.items() if not holds(row[key])]
+        cells_by_broken.setdefault(", ".join(broken), []).append(row["label"])
+    parts = [
+        f"{'; '.join(cells)}: {'broken are ' + broken if broken else 'every identity holds'}."
+        for broken, cells in cells_by_broken.items()
+    ]
+    return "BatchNorm's identities, median layer, last probed epoch. " + " ".join(parts)
 
 
 def medians(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
@@ -33,17 +112,17 @@ def medians(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
         NaN where there is none; empty without a probe.
     """
     keys = ["directory", "cell", "seed", "epoch"]
-    mine = _of(group, probe)
+    mine = _select_probed(group, probe)
     if mine.empty:
         return pd.DataFrame()
     table = mine[keys].drop_duplicates().set_index(keys)
     for kind, layers in mine.groupby("kind"):
-        wanted = [q for q, of, _, _ in PANELS if of == kind and q in layers]
+        wanted = [q for q, of, _ in PANELS if of == kind and q in layers]
         table = table.join(layers.groupby(keys)[wanted].median())
-    return table.reindex(columns=[quantity for quantity, _, _, _ in PANELS]).reset_index()
+    return table.reindex(columns=[quantity for quantity, _, _ in PANELS]).reset_index()
 
 
-def table(group: Group, found: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """One row a probed cell: `medians`, means over its completed seeds.
 
     Columns: cell, label, n; of every quantity of `PANELS` its value at the last probed epoch, and
@@ -51,11 +130,11 @@ def table(group: Group, found: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFra
     """
     rows = []
     for cell, label in group.labels.items():
-        part = found[found["cell"] == cell]
+        part = probed[probed["cell"] == cell]
         if part.empty:
             continue
         row = {"cell": cell, "label": label, "n": part["seed"].nunique()}
-        for quantity, _, _, _ in PANELS:
+        for quantity, _, _ in PANELS:
             by_epoch = part.groupby("epoch")[quantity].mean().dropna()
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
@@ -70,89 +149,86 @@ def table(group: Group, found: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFra
 
 
 def holds(value: float) -> bool:
-    """Whether a cosine is that of an identity that holds."""
+    """True if a cosine is that of an identity that holds."""
     return value < HOLDS_BELOW
 
 
-def figure(group: Group, found: pd.DataFrame) -> Figure:
+def draw_quantities(group: Group, probed: pd.DataFrame) -> Figure:
     """A panel a quantity of `PANELS` by epoch: `medians`, one line a run."""
-    look = _look(group, found)
-    with panels(9.2, 5.4, nrows=2, ncols=3, sharex=True) as (result, axes):
-        for axis, (quantity, _, title, log) in zip(axes.flat, PANELS, strict=True):
-            for (cell, seed), part in found.groupby(["cell", "seed"]):
-                label, color, style = look[str(cell)]
-                name = f"{label}, seed {seed}"
-                x, y = part["epoch"], part[quantity]
-                axis.plot(x, y, color=color, ls=style, marker=".", label=name)
+    styles = _style_cells(group, probed)
+    with panels(9.2, 5.4, nrows=2, ncols=3, sharex=True) as (figure, axes):
+        for axis, (quantity, _, title) in zip(axes.flat, PANELS, strict=True):
+            _draw_runs(axis, probed, quantity, styles)
             axis.set_title(title)
-            epochs(axis)
             axis.tick_params(labelbottom=True)
-            if log:
-                log_scale(axis)
             if quantity in IDENTITIES:
                 axis.axhline(HOLDS_BELOW, color=FAINT, lw=0.8, ls=":")
-        _legend(result, look)
-    return result
+        _draw_legend(figure, styles)
+    return figure
 
 
-def losses_figure(group: Group, curves: pd.DataFrame) -> Figure:
+def draw_losses(group: Group, curves: pd.DataFrame) -> Figure:
     """Losses by epoch: training, validation, and validation with the batches' own statistics."""
     mine = curves[curves["directory"].isin(group.runs["directory"])]
-    look = _look(group, mine)
+    styles = _style_cells(group, mine)
     titles = ("training", "validation", "validation, own statistics")
-    with panels(9.2, 3.4, ncols=3, sharex=True, sharey=True) as (result, axes):
+    with panels(9.2, 3.4, ncols=3, sharex=True, sharey=True) as (figure, axes):
         for axis, name, title in zip(axes, LOSSES, titles, strict=True):
-            for (cell, seed), part in mine.groupby(["cell", "seed"]):
-                if name not in part or str(cell) not in look:
-                    continue
-                label, color, style = look[str(cell)]
-                part = part.dropna(subset=[name])
-                x, y, label = part["epoch"], part[name], f"{label}, seed {seed}"
-                axis.plot(x, y, color=color, ls=style, marker=".", label=label)
+            _draw_runs(axis, mine if name in mine else mine[:0], name, styles)
             axis.set_title(f"{title} (nats)")
-            epochs(axis)
-            log_scale(axis)
-        _legend(result, look)
-    return result
+        _draw_legend(figure, styles)
+    return figure
 
 
-def rotation_figure(group: Group, probe: pd.DataFrame) -> Figure | None:
+def _draw_runs(axis: Axes, lines: pd.DataFrame, quantity: str, styles: Styles) -> None:
+    """Draw a line a run by epoch, where the quantity was measured; the axis is logarithmic."""
+    for (cell, seed), part in lines.groupby(["cell", "seed"]):
+        if str(cell) in styles:
+            label, color, style = styles[str(cell)]
+            part = part.dropna(subset=[quantity])
+            x, y, name = part["epoch"], part[quantity], f"{label}, seed {seed}"
+            axis.plot(x, y, color=color, ls=style, marker=".", label=name)
+    label_epochs(axis)
+    set_log_scale(axis)
+
+
+def draw_rotation(group: Group, probe: pd.DataFrame) -> Figure | None:
     """Measured over predicted rotation per update, by epoch: median and range over convolutions.
 
     None where nothing is predicted, without weight decay.
     """
-    mine = _rotations(_of(group, probe))
+    mine = _compare_rotations(_select_probed(group, probe))
     if mine.empty:
         return None
-    look = _look(group, mine)
-    with panels(6.4, 3.2) as (result, axis):
+    styles = _style_cells(group, mine)
+    with panels(6.4, 3.2) as (figure, axis):
         axis.axhline(1, color=FAINT, lw=1)
         axis.axhspan(0.9, 1.1, color=FAINT, alpha=0.12, lw=0)
         for (cell, seed), part in mine.groupby(["cell", "seed"]):
-            label, color, style = look[str(cell)]
+            label, color, style = styles[str(cell)]
             ratios = part.groupby("epoch")["ratio"].agg(["median", "min", "max"])
             x, name = ratios.index, f"{label}, seed {seed}"
             axis.plot(x, ratios["median"], color=color, ls=style, marker=".", label=name)
             axis.fill_between(x, ratios["min"], ratios["max"], color=color, alpha=0.12, lw=0)
-        epochs(axis)
+        label_epochs(axis)
         axis.set_ylabel("measured / predicted")
-        log_scale(axis)
-        axis.legend(handles=keys(look), loc="best", fontsize=7)
-    return result
+        set_log_scale(axis)
+        axis.legend(handles=legend_lines(styles), loc="best", fontsize=7)
+    return figure
 
 
-def _look(group: Group, found: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
-    """How the cells that are in `found` are drawn."""
-    there = set(found["cell"])
-    return appearance(group, [cell for cell in group.labels if cell in there])
+def _style_cells(group: Group, lines: pd.DataFrame) -> Styles:
+    """The styles of the cells that have lines."""
+    there = set(lines["cell"])
+    return style_cells(group, [cell for cell in group.labels if cell in there])
 
 
-def _legend(result: Figure, look: dict[str, tuple[str, str, str]]) -> None:
-    """One for all panels, below them."""
-    result.legend(handles=keys(look), loc="outside lower center", ncols=4, fontsize=8)
+def _draw_legend(figure: Figure, styles: Styles) -> None:
+    """One legend for all panels, below them."""
+    figure.legend(handles=legend_lines(styles), loc="outside lower center", ncols=4, fontsize=8)
 
 
-def _rotations(probe: pd.DataFrame) -> pd.DataFrame:
+def _compare_rotations(probe: pd.DataFrame) -> pd.DataFrame:
     if probe.empty or "angular_update_predicted" not in probe:
         return pd.DataFrame()
     mine = probe[(probe["kind"] == "conv") & (probe["angular_update_predicted"] > 0)]
@@ -160,5 +236,5 @@ def _rotations(probe: pd.DataFrame) -> pd.DataFrame:
     return mine.assign(ratio=ratio).dropna(subset=["ratio"])
 
 
-def _of(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
+def _select_probed(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
     return probe[probe["directory"].isin(group.runs["directory"])] if len(probe) else probe

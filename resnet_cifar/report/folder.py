@@ -1,4 +1,4 @@
-"""A report's folder: what is written there, and that only what was written there goes."""
+"""A report's folder: its files are written, and files of an earlier report removed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import write_atomically, write_json
 from resnet_cifar.report import canvas
-from resnet_cifar.report.document import Document, to_markdown
-from resnet_cifar.report.page import to_html
+from resnet_cifar.report.document import Report
+from resnet_cifar.report.page import render_page
 
 LIST = "report-files.json"
 
 
-def write(document: Document, folder: Path) -> None:
-    """report.md, report.html, figures/*.svg and *.png, tables/*.csv (full precision) in `folder`.
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.md, report.html, figures/*.svg and *.png, tables/*.csv (full precision).
 
     A list of these files is kept in the folder. What an earlier report wrote and this one does not
     goes; whatever else is there stays.
@@ -28,16 +28,16 @@ def write(document: Document, folder: Path) -> None:
         OSError: it can't be written.
     """
     files: dict[str, bytes] = {
-        "report.md": to_markdown(document).encode(),
-        "report.html": to_html(document).encode(),
+        "report.md": report.markdown().encode(),
+        "report.html": render_page(report).encode(),
     }
-    for table in document.tables():
+    for table in report.tables:
         text = table.frame.to_csv(index=False)
         files[f"tables/{table.name}.csv"] = text.encode(errors="backslashreplace")
-    for picture in document.pictures():
+    for picture in report.pictures:
         files[f"figures/{picture.name}.svg"] = picture.svg.encode()
-        files[f"figures/{picture.name}.png"] = canvas.png(picture.figure)
-    before = _listed(folder)
+        files[f"figures/{picture.name}.png"] = canvas.draw_png(picture.figure)
+    before = _read_list(folder)
     for name in files:
         _check_free(folder, name, name in before)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,19 +49,19 @@ def write(document: Document, folder: Path) -> None:
         write_atomically(folder / name, content)
     for name in before.keys() - files.keys():
         old = folder / name
-        if _is_plain(old) and hashlib.sha256(old.read_bytes()).hexdigest() == before[name]:
+        if _is_regular(old) and hashlib.sha256(old.read_bytes()).hexdigest() == before[name]:
             old.unlink()
     write_json(folder / LIST, {"files": sums})
 
 
-def _listed(folder: Path) -> dict[str, str]:
+def _read_list(folder: Path) -> dict[str, str]:
     """The files that an earlier report wrote there, with their SHA-256."""
     path = folder / LIST
     if not os.path.lexists(path):
         return {}
     allowed = re.compile(r"report\.(md|html)|figures/[\w.-]+\.(svg|png)|tables/[\w.-]+\.csv")
     try:
-        if not _is_plain(path):
+        if not _is_regular(path):
             raise ValueError("it is not a file")
         listed = json.loads(path.read_bytes())["files"]
         if not all(allowed.fullmatch(name) for name in listed):
@@ -84,13 +84,13 @@ def _check_free(folder: Path, name: str, ours: bool) -> None:
             raise UserError(
                 f"{above} is not a directory of a report: choose another folder with --to"
             )
-    if os.path.lexists(path) and not (ours and _is_plain(path)):
+    if os.path.lexists(path) and not (ours and _is_regular(path)):
         raise UserError(
             f"{path} is there and was not written by a report (it is not in {folder / LIST}): "
             "move it, or choose another folder with --to"
         )
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether a file itself lies there, not a link, in a directory that is no link either."""
+def _is_regular(path: Path) -> bool:
+    """True if a file itself lies there, not a link."""
     return path.is_file() and not path.is_symlink()

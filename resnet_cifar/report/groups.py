@@ -1,4 +1,4 @@
-"""Which runs are compared: questions and settings, and what a cell is called among its neighbours.
+"""Groups of runs that are compared: questions and settings, and labels that tell cells apart.
 
 A *setting* is everything of the configuration that a question does not vary: data, width, epochs, …
 Runs are compared within one setting only. Only completed runs enter a mean.
@@ -18,12 +18,10 @@ from typing import Any
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES, USUAL, number
-from resnet_cifar.report.study import AUGMENTED as AUGMENTED
 from resnet_cifar.report.study import Question, Selector, matches
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
-VAL = "accuracy/val"
 TITLES = {
     "optimizer.lr": "lr",
     "scheduler": "schedule",
@@ -58,7 +56,7 @@ class Group:
 
     @property
     def asked(self) -> bool:
-        """Whether a question asks about these runs, and one of them is completed."""
+        """True if a question asks about these runs, and one of them is completed."""
         return self.question not in (OTHER, BEST) and len(self.runs) > 0
 
     @cached_property
@@ -70,24 +68,25 @@ class Group:
     def configurations(self) -> dict[str, dict[str, Any]]:
         """One run's row for each cell, in the order of the varied values."""
         rows = records(self.everything.drop_duplicates("cell"))
-        rows.sort(key=lambda row: [_rank(row[key]) for key in self.vary])
+        rows.sort(key=lambda row: [_order_value(row[key]) for key in self.vary])
         return {str(row["cell"]): row for row in rows}
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What each cell is called, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
+        """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
         return {
-            cell: ", ".join(say(key, row.get(key)) for key in self.vary) or printable(cell)
+            cell: ", ".join(describe_value(key, row.get(key)) for key in self.vary)
+            or printable(cell)
             for cell, row in self.configurations.items()
         }
 
     @cached_property
-    def _by_cell(self) -> dict[str, pd.DataFrame]:
+    def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
         return {str(cell): part.set_index("seed") for cell, part in self.runs.groupby("cell")}
 
     def values(self, cell: str, metric: str) -> pd.Series[float]:
         """The last epoch's metric of a cell's completed runs, by seed; without what is missing."""
-        rows = self._by_cell.get(cell)
+        rows = self._runs_by_cell.get(cell)
         if rows is None or metric not in rows:
             return pd.Series(dtype=float)
         return rows[metric].dropna().sort_index()
@@ -98,7 +97,7 @@ class Group:
         return list(rows[matches(rows, selector)]["cell"].unique())
 
 
-def groups(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
+def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
     """Every (question, setting) with at least two cells, fullest settings first.
 
     Runs that no question asks about are grouped by the study's coordinates.
@@ -106,40 +105,40 @@ def groups(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
     if runs.empty:
         return []
     keys = identity_keys(runs)
-    found: list[Group] = []
+    groups: list[Group] = []
     asked: set[str] = set()
     for question in questions:
-        for group in _settings(runs[matches(runs, question.where)], question, keys):
-            if _spans(group):
-                found.append(group)
+        for group in _split_by_setting(runs[matches(runs, question.where)], question, keys):
+            if _compares_all_keys(group):
+                groups.append(group)
                 asked |= set(group.everything["directory"])
     rest = runs[~runs["directory"].isin(asked)]
-    found += [group for group in _settings(rest, OTHER, keys) if len(group.runs)]
-    return _told_apart(found)
+    groups += [group for group in _split_by_setting(rest, OTHER, keys) if len(group.runs)]
+    return _number_repeated(groups)
 
 
-def settings(runs: pd.DataFrame) -> list[Group]:
+def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     """The runs by everything but the study's coordinates: cells in a group can be ranked."""
-    return _told_apart(_settings(runs, BEST, identity_keys(runs))) if len(runs) else []
+    return _number_repeated(_split_by_setting(runs, BEST, identity_keys(runs))) if len(runs) else []
 
 
-def _told_apart(found: list[Group]) -> list[Group]:
+def _number_repeated(groups: list[Group]) -> list[Group]:
     """The groups, numbered where two of a question are described in the same words."""
     names: dict[str, int] = {}
     result = []
-    for group in found:
+    for group in groups:
         count = names[group.name] = names.get(group.name, 0) + 1
         setting = f"{group.setting} ({count})" if count > 1 else group.setting
         result.append(dataclasses.replace(group, setting=setting))
     return result
 
 
-def _settings(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
+def _split_by_setting(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
     # A varied kind (scheduler=…) brings fields of its own, which vary with it.
     free = tuple(f"{key}." for key in question.vary if "." not in key)
-    found: list[Group] = []
+    groups: list[Group] = []
     if runs.empty:
-        return found
+        return groups
     fixed = [
         key
         for key in keys
@@ -155,24 +154,26 @@ def _settings(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[G
         vary = tuple(key for key in (*question.vary, *differing) if key in differing)
         vary = tuple(dict.fromkeys(vary))
         # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
-        vary = tuple(k for k in vary if k in question.vary or not _follows(part, k, question.vary))
+        vary = tuple(
+            k for k in vary if k in question.vary or not _is_determined(part, k, question.vary)
+        )
         setting = describe_setting(dict(zip(fixed, values, strict=True)), question.vary)
-        found.append(Group(question, setting, part[done], part[~done], vary))
-    return sorted(found, key=_size, reverse=True)
+        groups.append(Group(question, setting, part[done], part[~done], vary))
+    return sorted(groups, key=_measure_size, reverse=True)
 
 
-def _follows(runs: pd.DataFrame, key: str, given: Sequence[str]) -> bool:
+def _is_determined(runs: pd.DataFrame, key: str, given: Sequence[str]) -> bool:
     known = [k for k in given if k in runs]
     text = runs[[*known, key]].astype(object).fillna(_MISSING)
     return bool((text.groupby(known)[key].nunique() <= 1).all()) if known else False
 
 
-def _size(group: Group) -> tuple[float, ...]:
+def _measure_size(group: Group) -> tuple[float, ...]:
     return tuple(float(group.everything[key].max()) for key in ("parameters", "epochs"))
 
 
-def _spans(group: Group) -> bool:
-    """Whether the group compares something: every varied key takes two values or more."""
+def _compares_all_keys(group: Group) -> bool:
+    """True if the group compares something: every varied key takes two values or more."""
     runs = group.everything
     return all(key in runs and runs[key].nunique() > 1 for key in group.question.vary)
 
@@ -188,11 +189,15 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     parts = [printable(str(data))]
     for key in ("model.width", "trainer.epochs"):
         if key in values and key not in varied:
-            parts.append(say(key, values[key]))
+            parts.append(describe_value(key, values[key]))
     for key, value in values.items():
         if key in ("data", "model.width", "trainer.epochs") or key in varied or value == _MISSING:
             continue
-        size = key.startswith("data.") and key.endswith("_size") and values["data"] != USUAL["data"]
+        size = (
+            key.startswith("data.")
+            and key.endswith("_measure_size")
+            and values["data"] != USUAL["data"]
+        )
         if size or (key in COORDINATES and not key.startswith("norm")) or value != USUAL.get(key):
             if (key == "norm.detach" and value == "none") or (
                 key == "norm" and value == "batchnorm"
@@ -200,27 +205,27 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
                 continue
             if key.startswith("data.") and USUAL.get(key) is None:
                 continue  # the synthetic data's own constants
-            parts.append(say(key, value))
+            parts.append(describe_value(key, value))
     return ", ".join(parts)
 
 
-def say(key: str, value: object) -> str:
+def describe_value(key: str, value: object) -> str:
     """A configuration key and its value: `lr 0.01`, `300 epochs`, `cosine`."""
     if value is None or value == _MISSING or (isinstance(value, float) and math.isnan(value)):
-        return f"no {title(key)}"
+        return f"no {name_key(key)}"
     if key == "trainer.epochs":
         return f"{value} epochs"
     if key in ("scheduler", "norm", "optimizer", "model", "data"):
         return printable(str(value))
-    return printable(f"{title(key)} {number(value)}")
+    return printable(f"{name_key(key)} {number(value)}")
 
 
-def title(key: str) -> str:
-    """What a table calls a configuration key."""
+def name_key(key: str) -> str:
+    """The name of a configuration key in tables and labels."""
     return TITLES.get(key, printable(key.rpartition(".")[2].replace("_", " ")))
 
 
-def _rank(value: object) -> tuple[int, float, str]:
+def _order_value(value: object) -> tuple[int, float, str]:
     """Sort key: numbers by size, words in the study's order."""
     order = ["none", "constant", "batchnorm", "mean", "var", "both", "step", "cosine"]
     if isinstance(value, (int, float)) and not math.isnan(float(value)):

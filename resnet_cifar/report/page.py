@@ -1,73 +1,70 @@
-"""A report as one HTML page that needs no other file, and its blocks in a notebook.
+"""A report's Markdown as one HTML page that needs no other file, and parts of it in a notebook.
 
 Everything can be read without the script (page.js), which makes tables sortable and curves tell
-their values.
+their values. The page's frame, figures and tables are the templates beside this file.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from string import Template
 
-import numpy as np
+from markdown_it.tree import SyntaxTreeNode
 
-from resnet_cifar.report import canvas
-from resnet_cifar.report.canvas import Axes, Figure
 from resnet_cifar.report.document import (
     MARKS,
-    Block,
-    Columns,
-    Document,
-    Heading,
-    Notes,
+    Part,
     Picture,
-    Table,
-    Text,
-    Verdict,
-    Verdicts,
+    Report,
+    join_markdown,
+    parse,
+    plain_text,
+    read_verdict,
 )
+from resnet_cifar.report.drawing import collect_points, restyle_svg
 from resnet_cifar.text import printable
 
-# Points of a line the pointer can find. Sixty are one every ten pixels of a panel.
-MOST_POINTS = 60
 # A table with more rows gets a field to filter them, and with many more its own scroll bar.
 FILTER_ROWS, TALL_ROWS = 12, 40
 _CLASSES = {"holds": "holds", "does not hold": "fails", "undecided": "undecided"}
 
 
-def to_html(document: Document) -> str:
-    """The document as one page; light or dark as the reader's system."""
-    first = next((i for i, b in enumerate(document.blocks, 1) if isinstance(b, Columns)), 0)
-    chapters = [b.text for b in document.blocks[first:] if isinstance(b, Heading) and b.level == 2]
-    links = "".join(f'<li><a href="#{_anchor(text)}">{_text(text)}</a></li>' for text in chapters)
-    contents = f'<nav aria-label="Contents"><h2>Contents</h2><ol>{links}</ol></nav>'
-    answer = "\n".join(map(_block, document.blocks[:first]))
-    rest = "\n".join(map(_block, document.blocks[first:]))
-    title = _text(document.title)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{_file('style.css')}</style>\n</head>\n"
-        f'<body class="report">\n<header><h1>{title}</h1>\n<p>{_text(document.subtitle)}</p>'
-        f"</header>\n<main>\n{answer}\n{contents if links else ''}\n{rest}\n</main>\n"
-        f"<script>\n{_file('page.js')}</script>\n</body>\n</html>\n"
+def render_page(report: Report) -> str:
+    """The report as one page; light or dark as the reader's system."""
+    headings = (block for part in report.rest if isinstance(part, str) for block in parse(part))
+    chapters = [plain_text(block) for block in headings if block.tag == "h2"]
+    links = "".join(f'<li><a href="#{_anchor(text)}">{_escape(text)}</a></li>' for text in chapters)
+    return _template("page.html").substitute(
+        title=_escape(printable(report.title)),
+        subtitle=_escape(printable(report.subtitle)),
+        style=_file("style.css"),
+        script=_file("page.js"),
+        first_screen=_columns(report.claims, report.best),
+        contents=links,
+        rest=render(report.rest),
     )
 
 
 class Shown:
-    """Blocks as the output of a notebook's cell, with the page's style and script."""
+    """Parts of a report as the output of a notebook's cell, with the page's style and script.
 
-    def __init__(self, *blocks: Block) -> None:
-        self.blocks = blocks
+    Args:
+        columns: lists of parts that stand side by side, above the others.
+    """
+
+    def __init__(self, *parts: Part, columns: Sequence[Sequence[Part]] = ()) -> None:
+        self.parts = parts
+        self.columns = columns
 
     def _repr_html_(self) -> str:
-        body = "\n".join(map(_block, self.blocks))
         style = f"<style>\n{_file('style.css')}</style>"
-        return f'<div class="report">{style}{body}<script>\n{_file("page.js")}</script></div>'
+        script = f"<script>\n{_file('page.js')}</script>"
+        body = _columns(*self.columns) + render(self.parts)
+        return f'<div class="report">{style}{body}{script}</div>'
 
 
 @cache
@@ -75,153 +72,104 @@ def _file(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def _block(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f'<h{level} id="{_anchor(text)}">{_text(text)}</h{level}>'
-        case Text(text):
-            return f"<p>{_text(text)}</p>"
-        case Verdicts(items):
-            return f'<ul class="verdicts">\n{"".join(map(_verdict, items))}</ul>'
-        case Notes(lines):
-            inner = "".join(f"<li>{_text(line)}</li>" for line in lines)
-            return f'<aside class="notes" aria-label="Notes"><ul>{inner}</ul></aside>'
-        case Columns(left, right):
-            sides = ("\n".join(map(_block, side)) for side in (left, right))
-            return (
-                '<div class="columns">' + "".join(f"<div>{side}</div>" for side in sides) + "</div>"
+@cache
+def _template(name: str) -> Template:
+    return Template(_file(name))
+
+
+def render(parts: Iterable[Part]) -> str:
+    """Render parts as HTML, by way of their Markdown; pictures stand in it as SVG."""
+    parts = list(parts)
+    pictures = {part.name: part for part in parts if isinstance(part, Picture)}
+    blocks = iter(parse(join_markdown(parts)))
+    return "\n".join(_render(block, blocks, pictures) for block in blocks)
+
+
+def _columns(*columns: Sequence[Part]) -> str:
+    """Lists of parts side by side where there is room."""
+    sides = "".join(f"<div>{render(parts)}</div>" for parts in columns)
+    return f'<div class="columns">{sides}</div>' if columns else ""
+
+
+def _render(
+    block: SyntaxTreeNode, following: Iterator[SyntaxTreeNode], pictures: dict[str, Picture]
+) -> str:
+    """Render a block; below a table or a picture the next block is its caption."""
+    text = _escape(plain_text(block))
+    match block.type:
+        case "heading":
+            anchor = _anchor(plain_text(block))
+            return f'<{block.tag} id="{anchor}">{text}</{block.tag}>'
+        case "bullet_list":
+            return f'<ul class="verdicts">\n{"".join(map(_verdict, block.children))}</ul>'
+        case "blockquote":
+            items = "".join(
+                f"<li>{_escape(plain_text(item))}</li>" for item in block.children[0].children
             )
-        case Picture():
-            return _figure(block)
-        case Table():
-            return _table(block)
+            return f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>'
+        case "table":
+            return _table(block, next(following))
+    image = next((node for node in block.walk() if node.type == "image"), None)
+    if image is None:
+        return f"<p>{text}</p>"
+    picture = pictures[PurePosixPath(str(image.attrs["src"])).stem]
+    return _figure(picture, plain_text(next(following)))
 
 
-def _verdict(item: Verdict) -> str:
-    return (
-        f"<li>{_mark(item.verdict)} <span>{_text(item.sentence)} "
-        f"<small>{_text(item.detail)}</small></span></li>\n"
-    )
+def _verdict(item: SyntaxTreeNode) -> str:
+    verdict, sentence, detail = read_verdict(item)
+    sentence, detail = _escape(sentence), _escape(detail)
+    return f"<li>{_mark(verdict)} <span>{sentence} <small>{detail}</small></span></li>\n"
 
 
 def _mark(verdict: str) -> str:
     return f'<b class="mark {_CLASSES[verdict]}">{MARKS[verdict]} {verdict}</b>'
 
 
-# Tables ------------------------------------------------------------------------------------------
-
-
-def _table(table: Table) -> str:
-    titles, rows = list(table.columns), table.rows()
-    head = "".join(_cell("th", title, title, table.words, ' scope="col"') for title in titles)
-    lines = (
-        "".join(
-            _cell("td", title, text, table.words) for title, text in zip(titles, row, strict=True)
-        )
-        for row in rows
-    )
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
+def _table(table: SyntaxTreeNode, below: SyntaxTreeNode) -> str:
+    """A table and its caption, without the link to a CSV that a single file has not beside it."""
+    link = next(node for node in below.walk() if node.type == "link")
+    caption = _escape(plain_text(below).removesuffix(plain_text(link)).strip())
+    head, *rows = [row.children for row in table.walk() if row.type == "tr"]
     # A row that continues the one above, with nothing in its first cell, has to stay below it.
-    sortable = len(rows) > 1 and all(row[0] for row in rows)
+    sortable = len(rows) > 1 and all(plain_text(row[0]) for row in rows)
     kinds = "sortable" * sortable + " filter" * (sortable and len(rows) > FILTER_ROWS)
-    label = _text(table.caption or table.name)
-    caption = f'<p class="caption">{_text(table.caption)}</p>' if table.caption else ""
-    return (
-        f'<div class="scroll{" tall" * (len(rows) > TALL_ROWS)}" tabindex="0" role="region" '
-        f'aria-label="{label}">'
-        f'<table class="{kinds}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>'
-        f"</div>{caption}"
+    lines = ("".join(map(_cell, row)) for row in rows)
+    region = _template("table.html").substitute(
+        tall=" tall" * (len(rows) > TALL_ROWS),
+        label=caption or PurePosixPath(str(link.attrs["href"])).stem,
+        kinds=kinds,
+        head="".join(map(_cell, head)),
+        body="".join(f"<tr>{line}</tr>\n" for line in lines),
     )
+    return region + (f'<p class="caption">{caption}</p>' if caption else "")
 
 
-def _cell(tag: str, title: str, text: str, words: tuple[str, ...], more: str = "") -> str:
-    kinds = ["word"] * (title in words) + ["long"] * (len(text) > 24)
-    attribute = f' class="{" ".join(kinds)}"' if kinds else ""
-    inner = _mark(text) if text in MARKS else _text(text)
-    return f"<{tag}{more}{attribute}>{inner}</{tag}>"
+def _cell(cell: SyntaxTreeNode) -> str:
+    text = plain_text(cell)
+    word = "style" not in cell.attrs  # numbers are set right
+    kinds = ["word"] * word + ["long"] * (len(text) > 24)
+    attributes = ' scope="col"' * (cell.tag == "th")
+    attributes += f' class="{" ".join(kinds)}"' if kinds else ""
+    inner = _mark(text) if text in MARKS else _escape(text)
+    return f"<{cell.tag}{attributes}>{inner}</{cell.tag}>"
 
 
-# Figures -----------------------------------------------------------------------------------------
-
-
-def _figure(picture: Picture) -> str:
-    drawing = _drawing(picture.svg)
-    points = _points(picture.figure)
-    data = json.dumps(points, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    script = f'<script type="application/json" class="points">{data}</script>' if points else ""
-    caption = _text(picture.caption)
+def _figure(picture: Picture, caption: str) -> str:
     return (
-        f'<figure><div class="plot" role="img" aria-label="{caption}">{drawing}</div>{script}'
-        f"<figcaption>{caption}</figcaption></figure>"
+        _template("figure.html")
+        .substitute(
+            caption=_escape(caption),
+            drawing=restyle_svg(picture.svg),
+            points=collect_points(picture.figure),
+        )
+        .strip()
     )
-
-
-def _drawing(svg: str) -> str:
-    """A figure's SVG in the page's own colours, and scaled by its style sheet."""
-    svg = svg[svg.index("<svg") :].strip()
-    svg = svg.replace(canvas.INK, "var(--ink, currentColor)").replace(canvas.PAPER, "none")
-    # Names of parts, the same in every figure, which nothing refers to.
-    svg = re.sub(r'<g id="\w+_\d+">', "<g>", svg)
-    svg = re.sub(r"\n\s*", "\n", svg)
-    width = re.search(r'width="([\d.]+)pt"', svg)
-    points = float(width.group(1)) if width else 600.0
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    return svg.replace("<svg", f'<svg style="max-width: {points * 4 / 3:.0f}px"', 1)
-
-
-def _points(figure: Figure) -> list[dict[str, Any]]:
-    """What the pointer finds: every panel whose x axis counts epochs, and its labelled lines.
-
-    Places are in units of the SVG's viewBox, which are points from the upper left corner. The
-    figure has to be drawn already: its layout is made then.
-    """
-    panels = []
-    for axis in figure.axes:
-        lines = [_line(figure, axis, line) for line in axis.lines if _is_named(line)]
-        lines = [line for line in lines if line["x"]]
-        if axis.get_xlabel() == "epoch" and lines:
-            x, y = _in_svg(figure, axis.get_window_extent().get_points())
-            box = [x[0], y[1], x[1], y[0]]
-            title = axis.get_title("left") or axis.get_title() or axis.get_ylabel()
-            panels.append({"box": box, "title": printable(title), "lines": lines})
-    return panels
-
-
-def _is_named(line: Any) -> bool:
-    """Whether it is something to point at: matplotlib's labels of nothing begin with `_`."""
-    return not str(line.get_label()).startswith("_")
-
-
-def _line(figure: Figure, axis: Axes, line: Any) -> dict[str, Any]:
-    data = np.asarray(line.get_xydata(), dtype=np.float64)
-    data = data[np.isfinite(data).all(axis=1)]
-    if axis.get_yscale() == "log":
-        data = data[data[:, 1] > 0]
-    if len(data) > MOST_POINTS:  # both ends stay
-        data = data[np.linspace(0, len(data) - 1, MOST_POINTS).round().astype(int)]
-    x, y = _in_svg(figure, axis.transData.transform(data) if len(data) else data)
-    return {
-        "label": printable(str(line.get_label())),
-        "x": x,
-        "y": y,
-        "epoch": [int(epoch) for epoch in data[:, 0]],
-        "value": [f"{value:.4g}" for value in data[:, 1]],
-    }
-
-
-def _in_svg(figure: Figure, places: Any) -> tuple[list[float], list[float]]:
-    """matplotlib's pixels [n, 2], counted from below, as x and y of the SVG."""
-    points = np.asarray(places, dtype=np.float64) * 72 / figure.dpi
-    top = 72 * figure.get_figheight()
-    return points[:, 0].round(1).tolist(), (top - points[:, 1]).round(1).tolist()
-
-
-# Text --------------------------------------------------------------------------------------------
 
 
 def _anchor(text: str) -> str:
     return "-".join(re.findall(r"\w+", text.lower()))
 
 
-def _text(text: str) -> str:
-    return html.escape(printable(text))
+def _escape(text: str) -> str:
+    return html.escape(text)

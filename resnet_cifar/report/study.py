@@ -1,34 +1,138 @@
 """The study as data: published values, questions and claims, from experiments/*.yaml.
 
-Both files have a schema. What does not fit it is refused in one line that names the file, the place
-in it, the value and what is allowed there, so that a misspelt key never makes a question vanish.
+Both files have a schema. A file that does not fit it is refused in one line that names the file,
+the place in it, the value and what is allowed there: a misspelt key never makes a question vanish.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import difflib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import pandas as pd
 import yaml
 
-from resnet_cifar.config.keys import IdentityKey, known_identity_keys
+from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.paths import resource_directory
+from resnet_cifar.record.schema import OBJECTIVE
 from resnet_cifar.runs.statistics import Spread, pooled
 from resnet_cifar.text import printable
 
 EXPERIMENTS = resource_directory("experiments")
-Scalar = str | float | bool
-Selector = dict[str, list[Scalar]]  # configuration keys and the values they may have
+VAL, AUGMENTED = OBJECTIVE, "accuracy/val_augmented"
+Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read
 
 _METRIC = re.compile(r"(accuracy|loss)/[a-z][a-z_]*")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)  # it becomes part of files' names
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+_NotEmpty = msgspec.Meta(min_length=1)
+_TwoOrMore = msgspec.Meta(min_length=2)
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A finding that runs can contradict. See experiments/questions.yaml."""
+
+    claim: str
+    metric: str = VAL
+    against: str | None = None  # the metric of a pair's second cell, where it is another one
+    pairs: Annotated[tuple[tuple[Selector, Selector], ...], _NotEmpty] = ()
+    margin: float = 0.0
+    within: float | None = None
+    relative: bool = False
+    predictor: Annotated[tuple[str, ...], _TwoOrMore] = ()
+
+    def __post_init__(self) -> None:
+        _check_text("claim", self.claim)
+        if bool(self.pairs) == bool(self.predictor):
+            raise ValueError("give either pairs or predictor")
+        if self.margin and self.within is not None:
+            raise ValueError("give either margin or within")
+        metric = _METRIC.fullmatch(self.metric)
+        _require(metric, "metric", self.metric, "accuracy/… or loss/…, as metrics.jsonl names it")
+        quantity = self.metric.partition("/")[0]
+        if self.against is not None:
+            like = _METRIC.fullmatch(self.against) and self.against.startswith(f"{quantity}/")
+            why = "not beside predictor, which has no second cell"
+            _require(like, "against", self.against, f"{quantity}/…, as metrics.jsonl names it")
+            _require(not self.predictor, "against", self.against, why)
+        alone = not (self.relative and self.predictor)
+        _require(alone, "relative", True, "not beside predictor, whose differences are of R²")
+        share = self.relative or quantity == "accuracy" or bool(self.predictor)
+        limit = "a fraction less than 1: 0.2 is 20 points" if share else "less than 10 nats"
+        most = 1 if share else 10
+        _require(0 <= self.margin < most, "margin", self.margin, f"0 or more, {limit}")
+        some = self.within is None or 0 < self.within < most
+        _require(some, "within", self.within, f"above 0, {limit}")
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, −1 for a loss."""
+        return -1 if self.metric.startswith("loss/") and not self.predictor else 1
+
+
+class _QuestionNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question of questions.yaml. Once it is made, its selectors hold lists."""
+
+    question: str
+    where: Selector
+    vary: Annotated[tuple[str, ...], _NotEmpty]
+    claims: Annotated[tuple[Claim, ...], _NotEmpty] = ()
+
+    def __post_init__(self) -> None:
+        _check_text("question", self.question)
+        where = _read_selector("where", self.where) if self.where else {}
+        _check_keys("vary", self.vary)
+        for key in self.vary:
+            why = f"where fixes {key} to one value, so it can't vary"
+            _require(len(where.get(key, (1, 2))) > 1, "vary", list(self.vary), why)
+        claims: list[Claim] = []
+        for i, claim in enumerate(self.claims, 1):
+            try:
+                claims.append(_complete_claim(claim, where, self.vary))
+            except ValueError as error:
+                raise ValueError(f"claims[{i}]: {error}") from error
+            new = claims[-1] not in claims[:-1]
+            _require(new, f"claims[{i}]", claim.claim, "the same claim stands there before")
+        msgspec.structs.force_setattr(self, "where", where)
+        msgspec.structs.force_setattr(self, "claims", tuple(claims))
+
+
+def _complete_claim(claim: Claim, where: Selector, vary: Sequence[str]) -> Claim:
+    """Check a claim's keys against those of its question; its selectors become lists."""
+    keys = _known_keys()
+    _check_keys("predictor", claim.predictor)
+    for key in claim.predictor:
+        numeric = key in vary and keys[key].kind in ("a number", "a whole number")
+        why = f"{key} is not a numeric key of vary"
+        _require(numeric, "predictor", list(claim.predictor), why)
+    pairs: list[tuple[Selector, Selector]] = []
+    for i, sides in enumerate(claim.pairs, 1):
+        place = f"pairs[{i}]"
+        first, second = (_read_selector(place, side, where, vary) for side in sides)
+        same = first == second and claim.against in (None, claim.metric)
+        new = not same and (first, second) not in pairs
+        _require(new, place, list(sides), "two different cells, each pair once")
+        pairs.append((first, second))
+    return msgspec.structs.replace(claim, pairs=tuple(pairs)) if pairs else claim
+
+
+@dataclass(frozen=True)
+class Question:
+    """The runs that are compared, the keys they differ in, and the claims about them."""
+
+    name: str
+    question: str
+    where: Selector
+    vary: tuple[str, ...]
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,41 +146,41 @@ class Published:
     spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A finding, as something that can be found false. See experiments/questions.yaml."""
+class _PublishedCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cell of published.yaml."""
 
-    claim: str
-    metric: str = "accuracy/val"
-    pairs: tuple[tuple[Selector, Selector], ...] = ()
-    margin: float = 0.0
-    within: float | None = None
-    relative: bool = False
-    predictor: tuple[str, ...] = ()
-    against: str | None = None  # the metric of a pair's second cell, where it is another one
+    selector: Selector
+    published: dict[str, Any]
+    replications: dict[str, Annotated[list[Any], _TwoOrMore]]
 
-    @property
-    def sign(self) -> int:
-        """1 where more is better, −1 for a loss."""
-        return -1 if self.metric.startswith("loss/") and not self.predictor else 1
+    def __post_init__(self) -> None:
+        for place, metrics in (("published", self.published), ("replications", self.replications)):
+            allowed = f"a mapping with {AUGMENTED}: {AUGMENTED} is missing"
+            _require(AUGMENTED in metrics, place, metrics, allowed)
+        for metric, value in self.published.items():
+            _check_measured(f"published: {metric}", metric, value)
+        for metric, values in self.replications.items():
+            for i, value in enumerate(values, 1):
+                _check_measured(f"replications: {metric}[{i}]", metric, value)
+        msgspec.structs.force_setattr(self, "selector", _read_selector("selector", self.selector))
 
 
-@dataclass(frozen=True)
-class Question:
-    """Which runs are compared, what they differ in, and what is claimed of them."""
+class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """published.yaml, its cells not yet read."""
 
-    name: str
-    question: str
-    where: Selector
-    vary: tuple[str, ...]
-    claims: tuple[Claim, ...] = ()
+    setting: Selector
+    cells: Annotated[dict[str, Any], _NotEmpty]
+    pooled_sd: Annotated[tuple[str, ...], _TwoOrMore] = ()
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "setting", _read_selector("setting", self.setting))
 
 
 # Selecting runs ----------------------------------------------------------------------------------
 
 
 def matches(runs: pd.DataFrame, selector: Selector) -> pd.Series[bool]:
-    """Which rows of `runs` (configuration keys as columns) a selector means: bool [rows]."""
+    """Compare `runs` (configuration keys as columns) with a selector: bool [rows]."""
     chosen = pd.Series(True, index=runs.index)
     for key, values in selector.items():
         chosen &= runs[key].isin(values) if key in runs else False
@@ -84,7 +188,7 @@ def matches(runs: pd.DataFrame, selector: Selector) -> pd.Series[bool]:
 
 
 def agrees(cell: dict[str, Any], selector: Selector) -> bool:
-    """Whether one cell's values are among those `selector` means."""
+    """True if one cell's values are among those of `selector`."""
     return all(key in cell and cell[key] in values for key, values in selector.items())
 
 
@@ -92,264 +196,178 @@ def agrees(cell: dict[str, Any], selector: Selector) -> bool:
 
 
 def load_questions(path: Path = EXPERIMENTS / "questions.yaml") -> list[Question]:
-    """The questions, in the file's order.
+    """Read the questions, in the file's order.
 
     Raises:
         UserError: the file can't be read, or does not fit its schema.
     """
-    keys = known_identity_keys()
-    return [_question(name, node, keys) for name, node in _read(path).mapping().items()]
+    questions = []
+    for name, node in _read(path).items():
+        _check_name(str(path), name, node)
+        read = _convert(node, _QuestionNode, f"{path}: {name}")
+        questions.append(Question(name, read.question, read.where, read.vary, read.claims))
+    return questions
 
 
 def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Published]:
-    """The published values and their replications.
+    """Read the published values and their replications.
 
     Raises:
         UserError: the file can't be read, or does not fit its schema.
     """
-    keys = known_identity_keys()
-    top = _read(path).mapping(required=("setting", "cells"), optional=("pooled_sd",))
-    setting = _selector(top["setting"], keys)
-    cells = {
-        name: _cell(name, node, setting, keys) for name, node in top["cells"].mapping().items()
-    }
-    together: list[str] = []
-    for node in top["pooled_sd"].items("cells", 2) if "pooled_sd" in top else ():
-        if node.text() not in cells or node.value in together:
-            node.refuse(f"cells, each once: {', '.join(cells)}")
-        together.append(node.value)
+    file = _convert(_read(path), _PublishedFile, str(path))
+    cells: dict[str, _PublishedCell] = {}
+    for name, node in file.cells.items():
+        _check_name(f"{path}: cells", name, node)
+        cells[name] = _convert(node, _PublishedCell, f"{path}: cells: {name}")
+    for i, name in enumerate(file.pooled_sd, 1):
+        if name not in cells or name in file.pooled_sd[: i - 1]:
+            allowed = f"cells, each once: {', '.join(cells)}"
+            raise UserError(_describe_refusal(f"{path}: pooled_sd[{i}]", name, allowed))
     samples = {name: cell.replications[AUGMENTED] for name, cell in cells.items()}
-    common = pooled([samples[name] for name in together]) if together else None
+    common = pooled([samples[name] for name in file.pooled_sd]) if file.pooled_sd else None
     return [
-        dataclasses.replace(cell, spread=common) if common and name in together else cell
+        Published(
+            name,
+            cell.selector | file.setting,
+            cell.published,
+            cell.replications,
+            common if common and name in file.pooled_sd else pooled([samples[name]]),
+        )
         for name, cell in cells.items()
     ]
 
 
-def _cell(name: str, node: _Node, setting: Selector, keys: dict[str, IdentityKey]) -> Published:
-    node.check_name(name)
-    parts = node.mapping(required=("selector", "published", "replications"))
-    published = {
-        metric: value.measured(metric)
-        for metric, value in parts["published"].mapping(required=_NEEDED).items()
-    }
-    replications = {
-        metric: [value.measured(metric) for value in values.items("numbers", 2)]
-        for metric, values in parts["replications"].mapping(required=_NEEDED).items()
-    }
-    selector = _selector(parts["selector"], keys) | setting
-    return Published(name, selector, published, replications, pooled([replications[AUGMENTED]]))
+def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
+    """Make a struct of a file's node.
+
+    Raises:
+        UserError: it does not fit; the line names the place, the value and what is allowed.
+    """
+    try:
+        return msgspec.convert(node, kind)
+    except msgspec.ValidationError as error:
+        text, _, at = str(error).partition(" - at `$")
+        if error.__cause__ is not None:  # a rule of this module, which names its key itself
+            text = str(error.__cause__)
+    value: Any = node
+    fields = ("at least one key",) if at else kind.__struct_fields__
+    if re.fullmatch(r"\.claims\[\d+\]`", at):
+        fields = Claim.__struct_fields__
+    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", at):
+        value = value[key] if key else value[int(index)]
+        place += f": {key}" if key else f"[{int(index) + 1}]"
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
+        text = _describe_refusal(missing[1], None, f"{missing[1]} is missing")
+    elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        allowed = f"the keys here are {', '.join(fields)}"
+        text = _describe_refusal(unknown[1], value[unknown[1]], allowed)
+    elif expected := re.match(r"Expected `(\w+)[^`]*`(?: of length (?:>= )?(\d+))?", text):
+        allowed = _WORDS[expected[1]]
+        if expected[1] == "object":
+            allowed += f" with {', '.join(fields)}"
+        elif expected[2]:
+            allowed += f" of {expected[2]}{' or more' * ('>=' in text)}"
+        raise UserError(_describe_refusal(place, value, allowed))
+    raise UserError(f"{place}: {text}")
 
 
-AUGMENTED = "accuracy/val_augmented"
-_NEEDED = (AUGMENTED,)
+# What msgspec calls the parts of a file.
+_WORDS = {
+    "array": "a list [ ]",
+    "object": "a mapping",
+    "str": "text",
+    "bool": "true or false",
+    "float": "a number",
+}
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A value of a YAML file and its place there."""
-
-    path: Path
-    place: str
-    value: Any
-
-    def refuse(self, allowed: str) -> NoReturn:
-        shown = " ".join(repr(self.value).split())
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        place = f"{self.path}: {self.place}" if self.place else f"{self.path}"
-        raise UserError(f"{place}={shown} is not allowed: {allowed}")
-
-    def at(self, key: str, value: Any) -> _Node:
-        return _Node(self.path, f"{self.place}: {key}" if self.place else key, value)
-
-    def mapping(
-        self, required: Sequence[str] = (), optional: Sequence[str] | None = ()
-    ) -> dict[str, _Node]:
-        """The parts by key. Without `required` any key may be there, with it also the optional."""
-        if not isinstance(self.value, dict) or not self.value:
-            self.refuse("a mapping with " + (", ".join(required) or "at least one key"))
-        for key, value in self.value.items():
-            if not isinstance(key, str):
-                self.at(str(key), value).refuse("a key is text; quote it")
-        for key in required:
-            if key not in self.value:
-                self.at(key, None).refuse(f"{key} is missing")
-        known = (*required, *(optional or ()))
-        for key, value in self.value.items():
-            if required and required is not _NEEDED and key not in known:
-                self.at(key, value).refuse(f"the keys here are {', '.join(known)}")
-        return {key: self.at(key, value) for key, value in self.value.items()}
-
-    def items(self, what: str, least: int = 1, most: int | None = None) -> list[_Node]:
-        """The parts of a list."""
-        if (
-            not isinstance(self.value, list)
-            or len(self.value) < least
-            or (most is not None and len(self.value) > most)
-        ):
-            count = f"{least}" if most == least else f"{least} or more"
-            self.refuse(f"a list [ ] of {count} {what}")
-        return [
-            _Node(self.path, f"{self.place}[{i}]", part) for i, part in enumerate(self.value, 1)
-        ]
-
-    def text(self) -> str:
-        if not isinstance(self.value, str) or not self.value.strip():
-            self.refuse("text")
-        if printable(self.value) != self.value:
-            self.refuse("text of one line, without control characters")
-        return self.value
-
-    def yes_or_no(self) -> bool:
-        if not isinstance(self.value, bool):
-            self.refuse("true or false")
-        return self.value
-
-    def number(self, allowed: str, low: float, high: float) -> float:
-        """A number of [low, high)."""
-        number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
-        if not number or not low <= self.value < high:
-            self.refuse(allowed)
-        return float(self.value)
-
-    def measured(self, metric: str) -> float:
-        """A value of a metric: an accuracy is a fraction."""
-        if not _METRIC.fullmatch(metric):
-            self.refuse("a metric is accuracy/… or loss/…")
-        if metric.startswith("accuracy/"):
-            return self.number("a fraction from 0 to 1", 0, math.nextafter(1, 2))
-        return self.number("a number of nats, 0 or more", 0, math.inf)
-
-    def check_name(self, name: str) -> None:
-        if not _NAME.fullmatch(name) or name == "other":
-            self.refuse(
-                "a name is up to 60 letters, digits, '_', '-' and '.', starts with a letter or "
-                "digit, and is not 'other'"
-            )
+def _describe_refusal(place: str, value: object, allowed: str) -> str:
+    shown = " ".join(repr(value).split())
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return f"{place}={shown} is not allowed: {allowed}"
 
 
-def _question(name: str, node: _Node, keys: dict[str, IdentityKey]) -> Question:
-    node.check_name(name)
-    parts = node.mapping(required=("question", "where", "vary"), optional=("claims",))
-    where: Selector = {}
-    if parts["where"].value != {}:
-        where = _selector(parts["where"], keys)
-    vary = _keys(parts["vary"], keys)
-    for key in vary:
-        if len(where.get(key, (1, 2))) < 2:
-            parts["vary"].refuse(f"where fixes {key} to one value, so it can't vary")
-    claims: list[Claim] = []
-    if "claims" in parts:
-        for part in parts["claims"].items("claims"):
-            claim = _claim(part, where, vary, keys)
-            if claim in claims:
-                part.refuse("the same claim stands there before")
-            claims.append(claim)
-    return Question(name, parts["question"].text(), where, vary, tuple(claims))
+def _require(condition: object, place: str, value: object, allowed: str) -> None:
+    """Raise ValueError naming the place, the value and what is allowed, unless `condition`."""
+    if not condition:
+        raise ValueError(_describe_refusal(place, value, allowed))
 
 
-def _claim(
-    node: _Node, where: Selector, vary: tuple[str, ...], keys: dict[str, IdentityKey]
-) -> Claim:
-    optional = ("metric", "against", "pairs", "margin", "within", "relative", "predictor")
-    parts = node.mapping(required=("claim",), optional=optional)
-    if ("pairs" in parts) == ("predictor" in parts):
-        node.refuse("give either pairs or predictor")
-    if "margin" in parts and "within" in parts:
-        node.refuse("give either margin or within")
-    metric = parts["metric"].text() if "metric" in parts else Claim.metric
-    if not _METRIC.fullmatch(metric):
-        parts["metric"].refuse("accuracy/… or loss/…, as metrics.jsonl names it")
-    against = parts["against"].text() if "against" in parts else None
-    quantity = metric.partition("/")[0]
-    if against and not (_METRIC.fullmatch(against) and against.startswith(f"{quantity}/")):
-        parts["against"].refuse(f"{quantity}/…, as metrics.jsonl names it")
-    if against and "predictor" in parts:
-        parts["against"].refuse("not beside predictor, which has no second cell")
-    relative = parts["relative"].yes_or_no() if "relative" in parts else False
-    if relative and "predictor" in parts:
-        parts["relative"].refuse("not beside predictor, whose differences are of R²")
-    share = relative or metric.startswith("accuracy/") or "predictor" in parts
-    allowed = "a fraction less than 1: 0.2 is 20 points" if share else "less than 10 nats"
-    most = 1.0 if share else 10.0
-    margin = 0.0
-    if "margin" in parts:
-        margin = parts["margin"].number(f"0 or more, {allowed}", 0, most)
-    within = None
-    if "within" in parts:
-        within = parts["within"].number(f"above 0, {allowed}", 5e-324, most)
-    predictor: tuple[str, ...] = ()
-    if "predictor" in parts:
-        predictor = _keys(parts["predictor"], keys, least=2)
-        for key in predictor:
-            if key not in vary or keys[key].kind not in ("a number", "a whole number"):
-                parts["predictor"].refuse(f"{key} is not a numeric key of vary")
-    pairs = []
-    for pair in parts["pairs"].items("pairs") if "pairs" in parts else ():
-        first, second = (
-            _selector(side, keys, where, vary) for side in pair.items("selectors", 2, 2)
+def _check_text(key: str, text: str) -> None:
+    """Refuse what can't be shown in one line."""
+    plain = text.strip() and printable(text) == text
+    _require(plain, key, text, "text of one line, without control characters")
+
+
+def _check_name(place: str, name: str, node: object) -> None:
+    if not _NAME.fullmatch(name) or name == "other":
+        allowed = (
+            "a name is up to 60 letters, digits, '_', '-' and '.', starts with a letter or digit, "
+            "and is not 'other'"
         )
-        same = first == second and against in (None, metric)
-        if same or (first, second) in pairs:
-            pair.refuse("two different cells, each pair once")
-        pairs.append((first, second))
-    text = parts["claim"].text()
-    return Claim(text, metric, tuple(pairs), margin, within, relative, predictor, against)
+        raise UserError(_describe_refusal(f"{place}: {name}", node, allowed))
 
 
-def _keys(node: _Node, keys: dict[str, IdentityKey], least: int = 1) -> tuple[str, ...]:
-    """A list of different configuration keys."""
-    found: list[str] = []
-    for part in node.items("configuration keys", least):
-        key = part.text()
-        if key not in keys:
-            part.refuse(_no_key(key, keys))
-        if key in found:
-            part.refuse("each key once")
-        found.append(key)
-    return tuple(found)
+def _check_measured(place: str, metric: str, value: Any) -> None:
+    """Refuse a value that its metric can't have: an accuracy is a fraction."""
+    _require(_METRIC.fullmatch(metric), place, value, "a metric is accuracy/… or loss/…")
+    fraction = metric.startswith("accuracy/")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    allowed = "a fraction from 0 to 1" if fraction else "a number of nats, 0 or more"
+    most = 1 if fraction else sys.float_info.max
+    _require(number and 0 <= value <= most, place, value, allowed)
 
 
-def _selector(
-    node: _Node,
-    keys: dict[str, IdentityKey],
-    where: Selector | None = None,
-    vary: Sequence[str] | None = None,
+def _check_keys(place: str, keys: Sequence[str]) -> None:
+    """Refuse what is no configuration key that names a cell, and keys that stand twice."""
+    for i, key in enumerate(keys, 1):
+        _check_key(f"{place}[{i}]", key, key)
+        _require(key not in keys[: i - 1], f"{place}[{i}]", key, "each key once")
+
+
+def _check_key(place: str, key: str, value: object) -> None:
+    if key not in _known_keys():
+        close = difflib.get_close_matches(key, _known_keys(), 1)
+        hint = f"; did you mean {close[0]}" if close else ""
+        allowed = f"a configuration key that names a cell, such as optimizer.lr{hint}"
+        _require(False, place, value, allowed)
+
+
+_known_keys = cache(known_identity_keys)
+
+
+def _read_selector(
+    place: str, node: Selector, where: Selector | None = None, vary: Sequence[str] | None = None
 ) -> Selector:
-    """Configuration keys with the values they may have.
+    """Check configuration keys and the values they may have; each becomes a list.
 
     Args:
         where: what the question fixes already; a value outside it would select nothing.
         vary: the keys that may be there; any where not given.
     """
-    found: Selector = {}
-    for key, part in node.mapping().items():
-        if key not in keys:
-            part.refuse(_no_key(key, keys))
-        if vary is not None and key not in vary:
-            part.refuse(f"a pair selects by the keys of vary: {', '.join(vary)}")
-        parts = part.items("values") if isinstance(part.value, list) else [part]
-        for one in parts:
-            if not keys[key].takes(one.value):
-                one.refuse(keys[key].allowed)
-        values = [one.value for one in parts]
-        beyond = [value for value in values if value not in (where or {}).get(key, values)]
-        if beyond:
-            part.refuse(f"where has {key} in {(where or {})[key]} only")
-        found[key] = values
-    return found
-
-
-def _no_key(key: str, keys: dict[str, IdentityKey]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, keys, 1)
-    hint = f"; did you mean {close[0]}" if close else ""
-    return f"a configuration key that names a cell, such as optimizer.lr{hint}"
+    _require(node, place, node, "a mapping with at least one key")
+    selector: Selector = {}
+    for key, value in node.items():
+        at = f"{place}: {key}"
+        _check_key(at, key, value)
+        if vary is not None:
+            allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
+            _require(key in vary, at, value, allowed)
+        values = value if isinstance(value, list) else [value]
+        _require(values, at, value, "a list [ ] of 1 or more values")
+        known = _known_keys()[key]
+        for i, one in enumerate(values, 1):
+            _require(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
+        fixed = (where or {}).get(key, values)
+        inside = all(one in fixed for one in values)
+        _require(inside, at, value, f"where has {key} in {fixed} only")
+        selector[key] = values
+    return selector
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose keys stand once and whose values are written where they are used.
+    """YAML whose keys are text and stand once, and whose values are written where they are used.
 
     An alias of an alias of an alias is a file of a line that takes all memory to read.
     """
@@ -360,12 +378,13 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key is text")
+            line = f"line {key.start_mark.line + 1}"
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.YAMLError(f"{line}: a key is text; quote it")
             if key.value in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} stands twice")
+                raise yaml.YAMLError(f"{line}: {key.value!r} stands twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -376,11 +395,14 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read(path: Path) -> _Node:
+def _read(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path} can't be read: it is not a file")
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} can't be read: {describe(error)}") from error
-    return _Node(path, "", content)
+    if not isinstance(content, dict) or not content:
+        raise UserError(_describe_refusal(str(path), content, "a mapping with at least one key"))
+    return content

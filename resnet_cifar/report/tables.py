@@ -1,4 +1,4 @@
-"""What is tabulated of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
+"""Tables of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES
-from resnet_cifar.report.groups import AUGMENTED, VAL, Group
-from resnet_cifar.report.study import Published, agrees, matches
+from resnet_cifar.report.groups import Group
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, agrees, matches
 from resnet_cifar.runs.statistics import (
     Estimate,
     estimate,
@@ -42,28 +42,146 @@ class Tables:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        return cell_table(self.group, self.published)
+        """One row a cell of the group, in order.
+
+        Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m
+        of `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; published,
+        replications/low, replications/high (their range), prediction/low, prediction/high (where
+        the mean of n runs should lie with 95 %), all in the augmented view, and verdict, where the
+        cell is one of the published study at its full setting.
+        """
+        group, rows = self.group, []
+        for cell, run in group.configurations.items():
+            row: dict[str, Any] = {key: run[key] for key in group.vary}
+            row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
+            for metric in METRICS:
+                row |= _summarize(metric, group.values(cell, metric))
+            known = next((p for p in self.published if agrees(run, p.selector)), None)
+            row |= _compare_with_published(known, group.values(cell, AUGMENTED))
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        return difference_table(self.group)
+        """Every cell's `accuracy/val` against the best cell's, paired by seed.
+
+        Columns: cell, label, against (the best cell's label), n (pairs), difference (cell − best),
+        low, high, sd, seeds (how many pairs would resolve a difference of this size and spread,
+        power 0.8), p (two-sided, NaN with one pair), and p/holm, corrected for the number of rows.
+        """
+        group = self.group
+        values = {cell: group.values(cell, VAL) for cell in group.labels}
+        means = {cell: x.mean() for cell, x in values.items() if len(x)}
+        if len(means) < 2:
+            return pd.DataFrame()
+        best = max(means, key=lambda cell: means[cell])
+        rows = []
+        for cell, label in group.labels.items():
+            differences = paired_differences(values[cell], values[best])
+            if cell == best or not len(differences):
+                continue
+            e = estimate(differences)
+            rows.append(
+                {
+                    "cell": cell,
+                    "label": label,
+                    "against": group.labels[best],
+                    "n": e.n,
+                    "difference": e.mean,
+                    "low": e.low,
+                    "high": e.high,
+                    "sd": e.sd,
+                    "seeds": seeds_to_resolve(e.mean, e.sd),
+                    "p": min(p_value(e, 0, above=True), p_value(e, 0, above=False)),
+                }
+            )
+        table = pd.DataFrame(rows)
+        return table.assign(**{"p/holm": holm(list(table["p"]))}) if rows else table
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
-        return rank_table(self)
+        """The cells of a group by their mean `accuracy/val`, best first; those without a run last.
+
+        Columns: those of `cells`; rank; difference, low, high, pairs, p and p/holm against the
+        best, as in `differences`, NaN for the best itself and where no seed is in both.
+        """
+        order = self.cells.sort_values(VAL, ascending=False, na_position="last", kind="stable")
+        order = order.reset_index(drop=True)
+        order["rank"] = order.index + 1
+        columns = ["difference", "low", "high", "pairs", "p", "p/holm"]
+        if self.differences.empty:
+            return order.assign(**dict.fromkeys(columns, math.nan))
+        against = self.differences.rename(columns={"n": "pairs"}).set_index("cell")[columns]
+        return order.join(against, on="cell")
+
+    def curve(self, metric: str = VAL) -> pd.DataFrame:
+        """Mean, low and high over a cell's completed seeds at every epoch they all have.
+
+        Columns: cell, epoch, n, mean, low, high (95 % t-interval clipped to what is possible; NaN
+        below three runs: two say next to nothing of a spread).
+        """
+        columns = ["cell", "epoch", "n", "mean", "low", "high"]
+        if metric not in self.runs or self.group.runs.empty:
+            return pd.DataFrame(columns=columns)
+        mine = self.runs.dropna(subset=[metric])
+        table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
+        table["n"] = table["cell"].map(self.group.runs["cell"].value_counts())
+        table = table[table["count"] == table["n"]]
+        half = t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
+        half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
+        most = 1 if metric.startswith("accuracy/") else None
+        low, high = table["mean"] - half, table["mean"] + half
+        return table.assign(low=low.clip(lower=0), high=high.clip(upper=most))[columns]
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
-        """`curve_table` of each of `METRICS`."""
-        return {metric: curve_table(self.group, self.runs, metric) for metric in METRICS}
+        """The `curve` of each of `METRICS`."""
+        return {metric: self.curve(metric) for metric in METRICS}
 
     @cached_property
     def picks(self) -> pd.DataFrame:
-        return pick_table(self.group, self.runs)
+        """The pick of a decision at epoch k: the cell with the best mean `accuracy/val` by then.
+
+        Means are over the seeds every cell has. Columns: epoch, cell, label, right (is the last
+        epoch's pick), behind (how far the pick's last epoch lies below the best's, a fraction), and
+        rank/<cell> (1 is best).
+        """
+        group = self.group
+        counts = group.runs.groupby("seed")["cell"].nunique()
+        common = counts[counts == group.runs["cell"].nunique()].index
+        mine = self.runs[self.runs["seed"].isin(common)]
+        if mine.empty or VAL not in mine:
+            return pd.DataFrame()
+        table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
+        if table.empty or table.shape[1] < 2:
+            return pd.DataFrame()
+        last = table.iloc[-1]
+        chosen = table.idxmax(axis=1)
+        result = pd.DataFrame(
+            {
+                "epoch": table.index,
+                "cell": chosen.to_numpy(),
+                "label": chosen.map(group.labels).to_numpy(),
+                "right": (chosen == last.idxmax()).to_numpy(),
+                "behind": (last.max() - chosen.map(last)).to_numpy(),
+            }
+        )
+        ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
+        return result.join(ranks.add_prefix("rank/").reset_index(drop=True))
 
     @cached_property
     def grid(self) -> pd.DataFrame | None:
-        return grid_table(self.group)
+        """The mean `accuracy/val` as a map: rows the second varied key, columns the first.
+
+        None unless the group's cells differ in two numeric keys and fill at least 2 × 2 of a grid.
+        """
+        group = self.group
+        keys = list(group.vary)
+        numeric = [key for key in keys if pd.api.types.is_numeric_dtype(group.runs[key])]
+        if len(keys) != 2 or len(numeric) != 2 or group.runs.empty:
+            return None
+        table = group.runs.pivot_table(index=keys[1], columns=keys[0], values=VAL, aggfunc="mean")
+        return table if min(table.shape) >= 2 else None
 
 
 def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] = ()) -> Tables:
@@ -72,28 +190,7 @@ def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] 
     return Tables(group, mine, published)
 
 
-def cell_table(group: Group, published: Sequence[Published] = ()) -> pd.DataFrame:
-    """One row a cell of the group, in order.
-
-    Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m of
-    `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; published,
-    replications/low, replications/high (their range), prediction/low, prediction/high (where the
-    mean of n runs should lie with 95 %), all in the augmented view, and verdict, where the cell is
-    one of the published study at its full setting.
-    """
-    rows = []
-    for cell, run in group.configurations.items():
-        row: dict[str, Any] = {key: run[key] for key in group.vary}
-        row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
-        for metric in METRICS:
-            row |= _spread(metric, group.values(cell, metric))
-        known = next((p for p in published if agrees(run, p.selector)), None)
-        row |= _beside(known, group.values(cell, AUGMENTED))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _spread(name: str, values: pd.Series[float]) -> dict[str, float]:
+def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
     e = estimate(values) if len(values) else Estimate(0, *[math.nan] * 4)
     return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
 
@@ -101,26 +198,26 @@ def _spread(name: str, values: pd.Series[float]) -> dict[str, float]:
 _RANGES = tuple(f"{of}/{end}" for of in ("replications", "prediction") for end in ("low", "high"))
 
 
-def _beside(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
+def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
     nothing = dict.fromkeys(("published", *_RANGES), math.nan)
     if known is None:
         return {**nothing, "verdict": ""}
     others = known.replications[AUGMENTED]
-    found = {
+    theirs = {
         "published": known.published[AUGMENTED],
         "replications/low": min(others),
         "replications/high": max(others),
     }
     if not len(ours):
-        return {**nothing, **found, "verdict": "not run"}
+        return {**nothing, **theirs, "verdict": "not run"}
     low, high = prediction_interval(others, len(ours), known.spread)
-    verdict = reproduction(float(ours.mean()), low, high)
-    return {**found, "prediction/low": low, "prediction/high": high, "verdict": verdict}
+    verdict = judge_reproduction(float(ours.mean()), low, high)
+    return {**theirs, "prediction/low": low, "prediction/high": high, "verdict": verdict}
 
 
-def reproduction(mean: float, low: float, high: float) -> str:
-    """Where a mean accuracy lies to the prediction interval from the replications."""
+def judge_reproduction(mean: float, low: float, high: float) -> str:
+    """Place a mean accuracy against the prediction interval from the replications."""
     if low <= mean <= high:
         return "as predicted"
     distance = mean - high if mean > high else low - mean
@@ -139,66 +236,14 @@ def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFr
         ours = mine[AUGMENTED].dropna() if AUGMENTED in mine else pd.Series(dtype=float)
         clean = mine[VAL].dropna() if VAL in mine else pd.Series(dtype=float)
         row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
-        row |= _beside(known, ours)
+        row |= _compare_with_published(known, ours)
         row["replications/n"] = len(known.replications[AUGMENTED])
-        row |= _spread(AUGMENTED, ours) | _spread(VAL, clean)
+        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, clean)
         test = mine["accuracy/test"].dropna() if "accuracy/test" in mine else clean[:0]
         row["accuracy/test"] = float(test.mean()) if len(test) else math.nan
         row["published/test"] = known.published.get("accuracy/test", math.nan)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def difference_table(group: Group) -> pd.DataFrame:
-    """Every cell's `accuracy/val` against the best cell's, paired by seed.
-
-    Columns: cell, label, against (the best cell's label), n (pairs), difference (cell − best),
-    low, high, sd, seeds (how many pairs would resolve a difference of this size and spread, power
-    0.8), p (two-sided, NaN with one pair), and p/holm, corrected for the number of rows.
-    """
-    values = {cell: group.values(cell, VAL) for cell in group.labels}
-    means = {cell: x.mean() for cell, x in values.items() if len(x)}
-    if len(means) < 2:
-        return pd.DataFrame()
-    best = max(means, key=lambda cell: means[cell])
-    rows = []
-    for cell, label in group.labels.items():
-        differences = paired_differences(values[cell], values[best])
-        if cell == best or not len(differences):
-            continue
-        e = estimate(differences)
-        rows.append(
-            {
-                "cell": cell,
-                "label": label,
-                "against": group.labels[best],
-                "n": e.n,
-                "difference": e.mean,
-                "low": e.low,
-                "high": e.high,
-                "sd": e.sd,
-                "seeds": seeds_to_resolve(e.mean, e.sd),
-                "p": min(p_value(e, 0, above=True), p_value(e, 0, above=False)),
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.assign(**{"p/holm": holm(list(table["p"]))}) if rows else table
-
-
-def rank_table(tables: Tables) -> pd.DataFrame:
-    """The cells of a group by their mean `accuracy/val`, best first; those without a run last.
-
-    Columns: those of `cell_table`; rank; difference, low, high, pairs, p and p/holm against the
-    best, as in `difference_table`, NaN for the best itself and where no seed is in both.
-    """
-    order = tables.cells.sort_values(VAL, ascending=False, na_position="last", kind="stable")
-    order = order.reset_index(drop=True)
-    order["rank"] = order.index + 1
-    columns = ["difference", "low", "high", "pairs", "p", "p/holm"]
-    if tables.differences.empty:
-        return order.assign(**dict.fromkeys(columns, math.nan))
-    against = tables.differences.rename(columns={"n": "pairs"}).set_index("cell")[columns]
-    return order.join(against, on="cell")
 
 
 def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -224,61 +269,7 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.reset_index(drop=True), keys
 
 
-# Curves and maps ---------------------------------------------------------------------------------
-
-
-def curve_table(group: Group, curves: pd.DataFrame, metric: str = VAL) -> pd.DataFrame:
-    """Mean, low and high over a cell's completed seeds at every epoch they all have.
-
-    Columns: cell, epoch, n, mean, low, high (95 % t-interval clipped to what is possible; NaN
-    below three runs: two say next to nothing of a spread).
-    """
-    columns = ["cell", "epoch", "n", "mean", "low", "high"]
-    if metric not in curves or group.runs.empty:
-        return pd.DataFrame(columns=columns)
-    mine = curves[curves["directory"].isin(group.runs["directory"])].dropna(subset=[metric])
-    table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
-    table["n"] = table["cell"].map(group.runs["cell"].value_counts())
-    table = table[table["count"] == table["n"]]
-    half = t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
-    half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
-    most = 1 if metric.startswith("accuracy/") else None
-    low, high = table["mean"] - half, table["mean"] + half
-    return table.assign(low=low.clip(lower=0), high=high.clip(upper=most))[columns]
-
-
-def pick_table(group: Group, curves: pd.DataFrame) -> pd.DataFrame:
-    """What deciding at epoch k would have picked: the cell with the best mean `accuracy/val`.
-
-    Means are over the seeds every cell has. Columns: epoch, cell, label, right (is the last
-    epoch's pick), behind (how far the pick's last epoch lies below the best's, a fraction), and
-    rank/<cell> (1 is best).
-    """
-    counts = group.runs.groupby("seed")["cell"].nunique()
-    common = counts[counts == group.runs["cell"].nunique()].index
-    mine = curves[curves["directory"].isin(group.runs["directory"])]
-    mine = mine[mine["seed"].isin(common)]
-    if mine.empty or VAL not in mine:
-        return pd.DataFrame()
-    table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
-    if table.empty or table.shape[1] < 2:
-        return pd.DataFrame()
-    last = table.iloc[-1]
-    chosen = table.idxmax(axis=1)
-    result = pd.DataFrame(
-        {
-            "epoch": table.index,
-            "cell": chosen.to_numpy(),
-            "label": chosen.map(group.labels).to_numpy(),
-            "right": (chosen == last.idxmax()).to_numpy(),
-            "behind": (last.max() - chosen.map(last)).to_numpy(),
-        }
-    )
-    ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
-    return result.join(ranks.add_prefix("rank/").reset_index(drop=True))
-
-
-def settled(picks: pd.DataFrame) -> int | None:
+def find_settled_epoch(picks: pd.DataFrame) -> int | None:
     """The first epoch of `pick_table` from which the pick stays the last epoch's."""
     if picks.empty:
         return None
@@ -287,23 +278,10 @@ def settled(picks: pd.DataFrame) -> int | None:
     return int(after.min())
 
 
-def grid_table(group: Group) -> pd.DataFrame | None:
-    """The mean `accuracy/val` as a map: rows the second varied key, columns the first.
-
-    None unless the group's cells differ in two numeric keys and fill at least 2 × 2 of a grid.
-    """
-    keys = list(group.vary)
-    numeric = [key for key in keys if pd.api.types.is_numeric_dtype(group.runs[key])]
-    if len(keys) != 2 or len(numeric) != 2 or group.runs.empty:
-        return None
-    table = group.runs.pivot_table(index=keys[1], columns=keys[0], values=VAL, aggfunc="mean")
-    return table if min(table.shape) >= 2 else None
-
-
-def keys_at_edge(tables: Tables) -> list[str]:
+def find_keys_at_edge(tables: Tables) -> list[str]:
     """The numeric keys whose best value is the smallest or the largest tried."""
     if tables.grid is not None:
-        return grid_edges(tables.grid)
+        return find_grid_edges(tables.grid)
     group = tables.group
     if len(group.vary) != 1 or not pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
         return []
@@ -312,7 +290,7 @@ def keys_at_edge(tables: Tables) -> list[str]:
     return list(group.vary) if at_edge else []
 
 
-def grid_edges(grid: pd.DataFrame) -> list[str]:
+def find_grid_edges(grid: pd.DataFrame) -> list[str]:
     """The keys of a `grid_table` whose best value is the smallest or the largest tried."""
     place = np.unravel_index(np.nanargmax(grid.to_numpy()), grid.shape)
     names = (grid.index.name, grid.columns.name)
@@ -327,7 +305,7 @@ def grid_edges(grid: pd.DataFrame) -> list[str]:
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """What the runs took, by device, width and epochs.
+    """The cost of the runs, by device, data, width, precision and threads.
 
     Columns: device, setting, runs, epochs_done, hours (all sessions, waiting included),
     images_per_second (median over runs), share_of_matmul_rate (median).
@@ -345,16 +323,16 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("hours", ascending=False, ignore_index=True)
 
 
-def mixed(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Where runs of one cell differ in code, versions, device or arithmetic.
+def find_mixed_cells(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """Find cells whose runs differ in code, versions, device or arithmetic.
 
     Returns:
         By what they differ in the cells, each with the kinds there are.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    mixed: dict[str, dict[str, list[str]]] = {}
     for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
         for key in ("code", "versions", "device", "precision"):
             kinds = sorted({kind for value in part[key] for kind in str(value).split(" | ")})
             if len(kinds) > 1:
-                found.setdefault(key, {})[str(cell)] = kinds
-    return found
+                mixed.setdefault(key, {})[str(cell)] = kinds
+    return mixed

@@ -1,0 +1,211 @@
+"""One question in one setting: cells, differences, curves, deciding early, predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from resnet_cifar import scores
+from resnet_cifar.errors import UserError
+from resnet_cifar.report import figures, numbers
+from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
+from resnet_cifar.report.groups import Group, name_key
+from resnet_cifar.report.study import AUGMENTED, VAL
+from resnet_cifar.report.tables import Tables, find_settled_epoch
+from resnet_cifar.runs.statistics import mcnemar
+from resnet_cifar.runs.table import Predictions, load_predictions, records
+
+Stored = dict[str, dict[int, Predictions]]  # by cell and seed
+
+
+def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Part]:
+    """The section of a question: tables, and figures where there is room for them.
+
+    Args:
+        skipped: predictions that can't be read are added to it.
+        draw: with figures, not tables alone.
+    """
+    group = answer.group
+    title = heading(f"{group.question.question} – {group.setting}", 3)
+    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, draw)]
+    if not draw:
+        return parts
+    caption = (
+        "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
+        "training (faint: running mean in training mode on augmented images) and the augmented "
+        "validation view (crosses)."
+    )
+    if len(group.labels) > figures.MOST_LINES:
+        caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
+    parts.append(Picture(f"curves-{group.name}", figures.draw_curves(answer), caption))
+    parts += _early_part(answer)
+    if answer.grid is not None:
+        caption = "Mean validation accuracy; dashed, lines of equal product."
+        parts.append(Picture(f"map-{group.name}", figures.draw_map(answer.grid), caption))
+    return parts + _predictions_part(group, skipped)
+
+
+def cells_table(answer: Tables) -> Table:
+    """The cells of a group with everything measured at their last epoch."""
+    group, frame = answer.group, answer.cells
+    columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in group.vary}
+    columns = columns or {"cell": "cell"}
+    words = (*columns, "verdict")
+    known = frame["verdict"].any()
+    columns["n"] = "n"
+    if known:
+        columns |= {
+            "published %": numbers.percent_column("published"),
+            "replications %": numbers.range_column("replications"),
+            "predicted %": numbers.range_column("prediction"),
+        }
+    columns |= {
+        "val %": numbers.mean_column(VAL),
+        "val augmented %": numbers.mean_column(AUGMENTED),
+        "train %": numbers.mean_column("accuracy/train"),
+        "val loss": numbers.mean_column("loss/val", 1, 4),
+        "train loss": numbers.mean_column("loss/train", 1, 4),
+    }
+    if known:
+        columns["verdict"] = "verdict"
+    return Table(f"cells-{group.name}", frame, columns, words=words)
+
+
+def _differences_part(answer: Tables, draw: bool) -> list[Part]:
+    group, frame = answer.group, answer.differences
+    if frame.empty:
+        return []
+    columns: dict[str, Column] = {
+        "cell": "label",
+        "against": "against",
+        "points": numbers.difference_column,
+        "n": "n",
+    }
+    if frame["seeds"].notna().any():
+        columns["seeds needed"] = numbers.count_column("seeds")
+    caption = "Validation accuracy against the best cell, paired by seed."
+    name, words = f"differences-{group.name}", ("cell", "against")
+    table = Table(name, frame, columns, caption, words, detail=True)
+    if not draw or (len(frame) == 1 and frame["n"].max() == 1):
+        return [table]  # a single dot tells nothing
+    caption = (
+        "Differences to the best cell, paired by seed; a dot is a pair, a bar a 95 % interval, "
+        "from three pairs on."
+    )
+    return [table, Picture(name, figures.draw_differences(answer), caption)]
+
+
+def _early_part(answer: Tables) -> list[Part]:
+    """The cell that deciding at an earlier epoch picks, in words and in a figure of ranks."""
+    picks = answer.picks
+    if picks.empty:
+        return []
+    last, best = int(picks["epoch"].iloc[-1]), picks["label"].iloc[-1]
+    wrong = picks[~picks["right"]]
+    if wrong.empty:
+        text = f"Deciding at any epoch would have picked {best}, as the last epoch does."
+        return [escape(text)]
+    worst = records(wrong.sort_values("behind"))[-1]
+    sentence = (
+        f"Deciding early: from epoch {find_settled_epoch(picks)} of {last} on the pick is {best}, "
+        f"as at the end. At epoch {worst['epoch']} it would have been {worst['label']}, which ends "
+        f"{100 * worst['behind']:.2f} points lower."
+    )
+    caption = "Ranks of the cells' mean validation accuracy by epoch."
+    picture = Picture(f"ranks-{answer.group.name}", figures.draw_ranks(answer), caption)
+    return [escape(sentence), picture]
+
+
+# Predictions, image by image ----------------------------------------------------------------------
+
+
+def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
+    """Calibration and paired tests of the runs that left their predictions.
+
+    Args:
+        skipped: predictions that can't be read are added to it.
+    """
+    stored = _load_all(group, skipped)
+    if not stored:
+        return []
+    nets = {cell: list(seeds.values()) for cell, seeds in stored.items()}
+    caption = "Accuracy by confidence. Below the diagonal: surer than right."
+    picture = Picture(f"calibration-{group.name}", figures.draw_calibration(group, nets), caption)
+    parts: list[Part] = [heading("Calibration", 4), _calibration_table(group, nets), picture]
+    tests = compare_nets(group, stored)
+    return [*parts, _tests_table(group, tests)] if len(tests) else parts
+
+
+def _load_all(group: Group, skipped: dict[str, str]) -> Stored:
+    """The predictions of a group's runs, cells in the group's order."""
+    stored: Stored = {}
+    for run in records(group.runs):
+        try:
+            predictions = load_predictions(run["directory"])
+        except UserError as error:
+            skipped[run["directory"]] = str(error)
+            continue
+        if predictions is not None:
+            stored.setdefault(run["cell"], {})[run["seed"]] = predictions
+    return {cell: stored[cell] for cell in group.labels if cell in stored}
+
+
+def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Table:
+    rows = []
+    for cell, seeds in nets.items():
+        errors = [scores.expected_calibration_error(p.logits["val"], p.labels) for p in seeds]
+        surest = [np.exp(scores.log_softmax(p.logits["val"])).max(axis=1).mean() for p in seeds]
+        rows.append(
+            {
+                "cell": cell,
+                "label": group.labels[cell],
+                "n": len(seeds),
+                "calibration_error": float(np.mean(errors)),
+                "confidence": float(np.mean(surest)),
+            }
+        )
+    columns: dict[str, Column] = {
+        "cell": "label",
+        "n": "n",
+        "mean confidence %": numbers.percent_column("confidence"),
+        "expected calibration error %": numbers.percent_column("calibration_error"),
+    }
+    caption = "15 bins of equal width, clean validation images."
+    name = f"calibration-{group.name}"
+    return Table(name, pd.DataFrame(rows), columns, caption, words=("cell",), detail=True)
+
+
+def _tests_table(group: Group, tests: pd.DataFrame) -> Table:
+    columns: dict[str, Column] = {
+        "first": "first",
+        "second": "second",
+        "seed": "seed",
+        "only first right": "only_first",
+        "only second right": "only_second",
+        "McNemar's p": lambda row: f"{row['p']:.2g}" if row["p"] > 0 else "< 1e-300",
+    }
+    caption = (
+        "Image by image, one pair of nets a row (exact test). It tells these two nets apart, not "
+        "the configurations: another seed is another net."
+    )
+    words = ("first", "second")
+    return Table(f"images-{group.name}", tests, columns, caption, words=words, detail=True)
+
+
+def compare_nets(group: Group, stored: Stored) -> pd.DataFrame:
+    """McNemar's test for every claimed pair of cells and every seed both have."""
+    rows, seen = [], set()
+    for claim in group.question.claims:
+        for a, b in ((group.find(x), group.find(y)) for x, y in claim.pairs):
+            if len(a) != 1 or len(b) != 1 or (a[0], b[0]) in seen:
+                continue
+            seen.add((a[0], b[0]))
+            names = {"first": group.labels[a[0]], "second": group.labels[b[0]]}
+            first, second = stored.get(a[0], {}), stored.get(b[0], {})
+            for seed in sorted(first.keys() & second.keys()):
+                x, y = first[seed], second[seed]
+                if not np.array_equal(x.positions, y.positions):
+                    continue  # different splits share no images in order
+                right = [p.logits["val"].argmax(axis=1) == p.labels for p in (x, y)]
+                rows.append({**names, "seed": seed, **mcnemar(*right)._asdict()})
+    return pd.DataFrame(rows)
