@@ -1,4 +1,4 @@
-"""What logits are worth: accuracy, loss, per class, confusion, calibration. numpy only.
+"""Scores of logits: confusion, calibration. numpy only; accuracy and loss are `compute.step.score`.
 
 Everything takes logits float [n, classes] and labels int [n]; float16 logits are computed with in
 float64.
@@ -21,16 +21,6 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
     wide -= wide.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
     return result
-
-
-def accuracy(logits: Floats, labels: Integers) -> float:
-    """Fraction of images whose largest logit is their label's."""
-    return float((logits.argmax(axis=1) == labels).mean())
-
-
-def cross_entropy(logits: Floats, labels: Integers) -> float:
-    """Mean negative log-likelihood, nats."""
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
 def confusion_matrix(logits: Floats, labels: Integers) -> NDArray[np.int64]:

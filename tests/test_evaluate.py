@@ -6,9 +6,11 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, Program
 
 from resnet_cifar import scores
+from resnet_cifar.compute.step import score
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data.datasets import Synthetic
 from resnet_cifar.files import Lock
@@ -93,10 +95,9 @@ def test_scores_by_hand() -> None:
     """Three images, two classes, worked out on paper."""
     logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], dtype=np.float64))
     labels = np.array([0, 1, 1])
-    assert scores.accuracy(logits, labels) == 2 / 3
-    assert scores.cross_entropy(logits, labels) == pytest.approx(
-        -(np.log(0.9) + np.log(0.4) + np.log(0.8)) / 3
-    )
+    found = score(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert found["accuracy"] == 2 / 3
+    assert found["loss"] == pytest.approx(-(np.log(0.9) + np.log(0.4) + np.log(0.8)) / 3)
     assert scores.confusion_matrix(logits, labels).tolist() == [[1, 0], [1, 1]]
     # Confidences 0.9, 0.6, 0.8 fall into bins of their own: |1−0.9|, |0−0.6|, |1−0.8| over 3.
     assert scores.expected_calibration_error(logits, labels, bins=10) == pytest.approx(0.9 / 3)

@@ -170,7 +170,7 @@ def _views(
 ) -> dict[str, Any]:
     """Every view's scores. The augmented view is the one training saw at that epoch."""
     from resnet_cifar import scores
-    from resnet_cifar.compute.step import predict
+    from resnet_cifar.compute.step import predict, score
     from resnet_cifar.data.augmentation import VALIDATION
 
     n, augmentation = len(images), config.augmentation
@@ -191,8 +191,7 @@ def _views(
         per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
         found[view] = {
             "images": n,
-            "accuracy": scores.accuracy(logits, labels),
-            "loss": scores.cross_entropy(logits, labels),
+            **score(tensor, images.labels),
             "expected_calibration_error": scores.expected_calibration_error(logits, labels),
             "accuracy_per_class": per_class.tolist(),
             "confusion_matrix": confusion.tolist(),
