@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import DictConfig
@@ -122,16 +123,15 @@ class Job:
         return None
 
     @classmethod
-    def at_once(
-        cls, jobs: Sequence[Job], threads: int, keep: bool, say: Callable[[str], None]
-    ) -> AtOnce:
-        """How many of `jobs` should share a CPU of so many threads, each with its part of them.
+    def cpus(cls) -> int:
+        """The CPUs that jobs share."""
+        return os.cpu_count() or 1
 
-        Asked where `jobs_per_device` is "auto" and several jobs are to be done; it may measure.
+    @classmethod
+    def at_once(cls, jobs: Sequence[Job], cpus: int) -> AtOnce:
+        """The number of `jobs` that should share so many CPUs, each with its part of them.
 
-        Args:
-            keep: false where nothing may be written.
-            say: tells the user a line, before what takes a while.
+        Asked where `jobs_per_device` is "auto" and several jobs are to be done.
         """
         return AtOnce(1)
 

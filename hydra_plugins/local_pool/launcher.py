@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,13 +147,9 @@ class LocalPool(Launcher):
             return devices * int(count), []
         if any(devices) or self.options.threads or _cpus() < 2 or len(to_do) < 2:
             return devices, []  # several on a GPU, or of a chosen size: only where asked for
-        keep = not self.options.plan
-        at_once = type(to_do[0]).at_once(to_do, _cpus(), keep, self._say)
+        kind = type(to_do[0])
+        at_once = kind.at_once(to_do, kind.cpus())
         return devices * at_once.runs, devices * max(0, at_once.last - at_once.runs)
-
-    def _say(self, line: str) -> None:
-        if self.options.progress != "quiet":
-            print(line, file=sys.stderr, flush=True)
 
     def _threads(self, at_once: int) -> int:
         return self.options.threads or max(1, _cpus() // at_once)
@@ -181,7 +176,7 @@ class LocalPool(Launcher):
             nursery = None if any(devices) else _nursery(to_do, source, env)
             if nursery:
                 stack.callback(nursery.close)
-            slots, spare = self._slots(devices, to_do)  # may measure while the nursery imports
+            slots, spare = self._slots(devices, to_do)
             threads = self._threads(min(len(slots), count))
             env = {"OMP_NUM_THREADS": str(threads), **env}
             pool = Pool(

@@ -14,7 +14,6 @@ import shutil
 import stat
 from pathlib import Path
 
-from resnet_cifar.compute import cpu as machine
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Lock, is_held, refuse_link
 from resnet_cifar.record import layout
@@ -77,13 +76,10 @@ def archive(directory: Path, root: Path) -> Path:
 def leftovers(root: Path) -> list[Path]:
     """What killed processes left below `root` and in its archive; a living one's is not among it.
 
-    Files that were being written, in a run or beside the runs; runs on their way out, and copies
-    on their way into the archive.
+    Files of a run that were being written; runs on their way out, and copies on their way into the
+    archive.
     """
     found: list[Path] = []
-    if root.is_dir() and not is_held(root / machine.LOCK):
-        unwritten = (path for path in sorted(root.iterdir()) if machine.is_ours(path.name))
-        found += [path for path in unwritten if path.is_file() and not path.is_symlink()]
     for top in (root.resolve(), archive_root(root)):
         for cell in sorted(top.iterdir()) if top.is_dir() else ():
             if cell.is_symlink() or not cell.is_dir():
@@ -106,8 +102,7 @@ def clean(path: Path) -> None:
     if path.is_dir():
         _delete(path)
     else:
-        lock = machine.LOCK if machine.is_ours(path.name) else LOCK
-        with Lock(path.parent / lock, wait=False):
+        with Lock(path.parent / LOCK, wait=False):
             path.unlink(missing_ok=True)
 
 

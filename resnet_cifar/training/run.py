@@ -38,6 +38,7 @@ from resnet_cifar.training.notes import (
     opening,
     shorter_run,
 )
+from resnet_cifar.training.precision import known_precision, measure_ahead
 from resnet_cifar.training.state import State
 
 
@@ -86,10 +87,9 @@ def run(config: Config) -> float:
 
 
 def _compute(config: Config, directory: Path) -> device.Compute:
-    """What it is computed on; a run that was begun goes on in the precision it was begun in."""
-    record = read_record(directory)
-    begun = record.precision_on("cpu") if record else None
-    return device.resolve(config.trainer, config.model.width, directory.parents[1], begun)
+    """Resolve the device; a run that was begun goes on in the precision it was begun in."""
+    precision = known_precision(config, read_record(directory))
+    return device.resolve(config.trainer, config.model.width, precision)
 
 
 _prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are forked from
@@ -98,13 +98,16 @@ _prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are f
 def prepare(config: Config) -> None:
     """Load what the runs of a sweep share, before they are forked: its first run's images.
 
-    What fails, and what would have to be downloaded, is left to the runs.
+    The precision is measured here, too, where it has to be. What fails, and what would have to be
+    downloaded, is left to the runs.
     """
     data = config.data
     if isinstance(data, Cifar):
         data = dataclasses.replace(data, download=False)
     with contextlib.suppress(Exception):
         _prepared.append((config.data, data.load()))
+    with contextlib.suppress(Exception):
+        measure_ahead(config)
 
 
 def _split(data: Dataset) -> Split:
