@@ -46,7 +46,7 @@ class Compute:
         return torch.autocast(kind, dtype=half or torch.bfloat16, enabled=half is not None)
 
     def scaler(self) -> GradScaler:
-        """Scale the loss so that gradients fit float16; in other precisions do nothing."""
+        """A scaler of the loss, so that gradients fit float16; elsewhere one that does nothing."""
         return GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def synchronize(self) -> None:

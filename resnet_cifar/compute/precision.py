@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping
 
@@ -18,8 +17,8 @@ from torch import nn
 from resnet_cifar.compute.cpu import has_bf16
 
 CLEARLY = 1.15  # times as fast is worth the digits that bfloat16 has not
-ROUNDS = 3
-ROUND_SECONDS = 0.05  # of each precision in a round, about
+MEASURED_SECONDS = 0.5  # of CPU time, about
+TURN_SECONDS = 0.025  # of passes in one precision, about; then the other's turn
 
 
 def faster(seconds: Mapping[str, float]) -> str:
@@ -35,8 +34,8 @@ def faster(seconds: Mapping[str, float]) -> str:
 def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
-    Measured once a process; processes forked from it have the answer. Empty where the CPU has no
-    instructions for bfloat16: nothing is to be decided there.
+    Measured once a process. Empty where the CPU has no instructions for bfloat16: nothing is to be
+    decided there.
 
     In one thread and by its own CPU time: others on the machine then hardly matter. Threads that
     wait for one another, on two cores that others use too, gave ratios of 0.02 where 1.4 is right.
@@ -47,28 +46,29 @@ def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, floa
     """
     if not has_bf16():
         return {}
-    taken: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    spent = {"fp32": 0.0, "bf16": 0.0}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             run_pass = convolutions(width, layout)
-            for precision in taken:
+            for precision in spent:
                 run_pass(precision)  # kernels are chosen at first use
             start = time.perf_counter()
             run_pass("fp32")
-            # A clock may go on in steps of 15 ms: no single pass is timed.
-            spent = max(time.perf_counter() - start, 1e-4)
-            passes = max(1, math.ceil(ROUND_SECONDS / spent))
-            for _ in range(ROUNDS):  # in turns
-                for precision, those in taken.items():
+            one_pass = max(time.perf_counter() - start, 1e-4)
+            passes = math.ceil(TURN_SECONDS / one_pass)
+            turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
+            # Summed over all turns: a clock that goes on in steps of 15 ms is right on average.
+            for _ in range(turns):
+                for precision in spent:
                     start = time.thread_time()
                     for _ in range(passes):
                         run_pass(precision)
-                    those.append((time.thread_time() - start) / passes)
+                    spent[precision] += time.thread_time() - start
     finally:
         torch.set_num_threads(threads)
-    return {precision: round(statistics.median(those), 6) for precision, those in taken.items()}
+    return {precision: round(seconds / passes / turns, 6) for precision, seconds in spent.items()}
 
 
 def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import pickle
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from resnet_cifar.record.layout import LOCK, METRICS
 from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.schema import OBJECTIVE, RecordError, objective, record_or_reason, result
 from resnet_cifar.sweep.answer import print_answer, varying
-from resnet_cifar.sweep.plan import START_UP, recorded_speed, show_plan
+from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
 
 
 class RunJob(Job):
@@ -96,10 +97,9 @@ class RunJob(Job):
         return self.run.multiply_accumulates() * self.run.images(self._epochs_left())
 
     def seconds(self) -> float | None:
-        speed = recorded_speed(self.run, lambda session: True)
-        if speed is None:
+        if not (speeds := recorded_speeds(self.run)):
             return None
-        return START_UP + self.run.images(self._epochs_left()) / speed.images_per_second
+        return START_UP + self.run.images(self._epochs_left()) / statistics.median(speeds)
 
     def _epochs_left(self) -> int:
         anew = self.run.rerun and self.exit_code is None

@@ -8,9 +8,9 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra_plugins.local_pool import AtOnce
 from resnet_cifar.compute.cpu import cpu_name, has_no_gpu
@@ -118,15 +118,13 @@ def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:
     return max([sum(free) / at_once.runs, *seconds])
 
 
-class RecordedSpeed(NamedTuple):
-    """The median of some sessions' speeds."""
+def recorded_speeds(config: Config, device: str = "", threads: int = 0) -> list[float]:
+    """Images/s of the latest sessions, five at most, of runs of this kind beside `config`'s.
 
-    images_per_second: float
-    sessions: int
-
-
-def recorded_speed(config: Config, counts: Callable[[Session], bool]) -> RecordedSpeed | None:
-    """The speed that the latest runs of this kind beside `config`'s had, in sessions that count."""
+    Args:
+        device: the name of the device they were on; "": any.
+        threads: of the CPU; 0: any number.
+    """
     rates: list[tuple[str, float]] = []
     kind = _speed_values(flatten(config))
     for path in Path(config.output_root).glob(f"*/seed=*/{RUN}"):
@@ -134,12 +132,11 @@ def recorded_speed(config: Config, counts: Callable[[Session], bool]) -> Recorde
             its_kind, sessions = _read_sessions(path.parent, path.lstat().st_mtime_ns)
             for session in sessions if its_kind == kind else ():
                 enough = session.images_trained >= ENOUGH_STEPS * config.trainer.batch_size
-                if enough and session.images_per_second and counts(session):
+                alike = session.device == (device or session.device)
+                alike = alike and session.threads == (threads or session.threads)
+                if enough and alike and session.images_per_second:
                     rates.append((session.start, session.images_per_second))
-    if not rates:
-        return None
-    latest = sorted(rates)[-5:]  # the median, because one may have met a busy machine
-    return RecordedSpeed(statistics.median(rate for _, rate in latest), len(latest))
+    return [rate for _, rate in sorted(rates)[-5:]]
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -169,9 +166,9 @@ class Speeds:
             detach = getattr(config.norm, "detach", "none")
             norm = config.norm.NAME + (f" detach={detach}" if detach != "none" else "")
             name = f"{config.model.NAME} width {config.model.width}, {norm}"
-            if recorded := self._recorded(config):
-                speed, sessions = recorded
-                source = f" in {sessions} sessions here"
+            if recorded := recorded_speeds(config, *self._device_and_threads(config)):
+                speed = statistics.median(recorded)  # one may have met a busy machine
+                source = f" in {len(recorded)} sessions here"
             else:
                 print(f"measuring {name} …", file=sys.stderr, flush=True)
                 speed, source = measure(config, self.threads), ", measured now"
@@ -179,20 +176,14 @@ class Speeds:
             self._known[kind] = speed
         return self._known[kind]
 
-    def _recorded(self, config: Config) -> RecordedSpeed | None:
+    def _device_and_threads(self, config: Config) -> tuple[str, int]:
         trainer = config.trainer
         if trainer.device == "cpu" or (trainer.device == "auto" and has_no_gpu()):
-            name, kind, threads = cpu_name(), "cpu", trainer.threads or self.threads
-        else:
-            from resnet_cifar.compute.device import resolve
+            return cpu_name(), trainer.threads or self.threads
+        from resnet_cifar.compute.device import resolve
 
-            compute = resolve(trainer, begun="fp32")  # so that no precision is measured
-            name, kind, threads = compute.name, compute.device.type, compute.threads
-
-        def is_alike(session: Session) -> bool:
-            return session.device == name and (kind != "cpu" or session.threads == threads)
-
-        return recorded_speed(config, is_alike)
+        compute = resolve(trainer, begun="fp32")  # so that no precision is measured
+        return compute.name, compute.threads if compute.device.type == "cpu" else 0
 
 
 def measure(config: Config, threads: int) -> float:

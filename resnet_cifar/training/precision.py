@@ -25,14 +25,10 @@ def known_precision(config: Config, record: RunRecord | None) -> str | None:
     Args:
         record: the run's own, if it was begun.
     """
-    if not _is_auto_on_cpu(config):
+    if config.trainer.precision != "auto" or config.trainer.device not in ("auto", "cpu"):
         return None
     begun = record.precision_on("cpu") if record else None
     return begun or recorded_precision(Path(config.output_root), config.model.width)
-
-
-def _is_auto_on_cpu(config: Config) -> bool:
-    return config.trainer.precision == "auto" and config.trainer.device in ("auto", "cpu")
 
 
 def recorded_precision(root: Path, width: int) -> str | None:
@@ -66,16 +62,3 @@ def _vote(record: RunRecord, width: int) -> str | None:
     last = record.sessions[-1]
     here = (last.device, last.versions.get("torch")) == (cpu_name(), version("torch"))
     return last.precision if here and last.device_type == "cpu" else None
-
-
-def measure_ahead(config: Config) -> None:
-    """Measure the precision, if it is needed, in the process that a sweep's runs are forked from.
-
-    They find the answer in their memory: runs that begin at the same moment go by one measurement.
-    """
-    from resnet_cifar.compute.device import cpu_layout
-    from resnet_cifar.compute.precision import precision_seconds
-
-    if _is_auto_on_cpu(config) and known_precision(config, None) is None:
-        width = config.model.width
-        precision_seconds(width, cpu_layout(width, threads=1))

@@ -38,7 +38,7 @@ from resnet_cifar.training.notes import (
     opening,
     shorter_run,
 )
-from resnet_cifar.training.precision import known_precision, measure_ahead
+from resnet_cifar.training.precision import known_precision
 from resnet_cifar.training.state import State
 
 
@@ -98,16 +98,13 @@ _prepared: list[tuple[Dataset, Split]] = []  # in what a sweep's processes are f
 def prepare(config: Config) -> None:
     """Load what the runs of a sweep share, before they are forked: its first run's images.
 
-    The precision is measured here, too, where it has to be. What fails, and what would have to be
-    downloaded, is left to the runs.
+    What fails, and what would have to be downloaded, is left to the runs.
     """
     data = config.data
     if isinstance(data, Cifar):
         data = dataclasses.replace(data, download=False)
     with contextlib.suppress(Exception):
         _prepared.append((config.data, data.load()))
-    with contextlib.suppress(Exception):
-        measure_ahead(config)
 
 
 def _split(data: Dataset) -> Split:
