@@ -126,6 +126,15 @@ def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def float16_ties(logits: np.ndarray) -> float:
+    """The share of images whose two largest logits float16 may not tell apart, or swaps.
+
+    Each of the two is rounded by half a unit of its last place, at most 2**-11 of its value.
+    """
+    second, first = np.sort(logits.astype(np.float64), axis=1).T[-2:]
+    return float((first - second <= 2**-10 * np.maximum(abs(first), abs(second))).mean())
+
+
 def add_probe(directory: Path, broken: Sequence[str] = (), ratio: float = 1.0) -> None:
     """A probe.jsonl of two epochs: the cosines named in `broken` are 0.05, the others 1e-7."""
     lines = []

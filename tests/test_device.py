@@ -2,17 +2,12 @@
 
 import contextlib
 import dataclasses
-import functools
-import json
 import os
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Program
 
 from hydra_plugins.local_pool import launcher
 from resnet_cifar.compute import cpu as machine
@@ -20,120 +15,14 @@ from resnet_cifar.compute import device
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import ConfigError, describe
-from resnet_cifar.training.engine import Engine
 
 
-@functools.cache
 def trainer(*overrides: str) -> Trainer:
     return compose(["trainer.device=cpu", *overrides]).trainer
 
 
 def resolved(*overrides: str) -> device.Compute:
     return device.resolve(trainer(*overrides))
-
-
-@pytest.mark.parametrize(
-    ("bf16", "precision"),
-    [
-        (0.5, "bf16"),  # AVX512-BF16 on AMD, AMX
-        (0.86, "bf16"),
-        (0.88, "fp32"),  # not clearly faster: then the digits count
-        (1.5, "fp32"),  # AVX512-BF16 on a Xeon without AMX
-    ],
-)
-def test_bfloat16_where_it_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: float, precision: str
-) -> None:
-    monkeypatch.setattr(device, "has_bf16", lambda: True)
-    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 1.0, "bf16": bf16})
-    found = device.resolve(trainer(), 64, tmp_path)
-    assert (found.precision, found.precision_seconds) == (precision, {"fp32": 1.0, "bf16": bf16})
-    assert device.resolve(trainer(), 64, tmp_path, begun="fp32").precision == "fp32"
-    assert device.resolve(trainer(), 64, tmp_path, begun="bf16").precision == "bf16"
-    assert resolved("trainer.precision=fp32").precision == "fp32"
-    assert resolved("trainer.precision=bf16").precision == "bf16"
-    # Kept: this directory's next run goes by the same, whatever it would find.
-    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 1.0, "bf16": 1.0})
-    assert device.resolve(trainer(), 64, tmp_path).precision == precision
-    assert device.resolve(trainer(), 32, tmp_path).precision == "fp32"  # another network
-    assert {path.name for path in tmp_path.iterdir()} == {machine.MEASURED, machine.LOCK}
-
-
-def test_no_instructions_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_cpu_info", lambda key: "avx2 fma" if key == "flags" else "")
-    monkeypatch.setattr(device, "_measure_precision", None)  # would fail if it were asked
-    assert resolved().precision == "fp32"
-
-
-def test_a_measurement_says_how_long_both_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "MEASURED_SECONDS", 0.01)
-    device._measure_precision.cache_clear()
-    threads, drawn = torch.get_num_threads(), torch.get_rng_state()
-    found = device._measure_precision(2, torch.contiguous_format)
-    assert found.keys() == {"fp32", "bf16"}
-    assert all(0 < seconds < 60 for seconds in found.values())
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), drawn)
-    device._measure_precision.cache_clear()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"not JSON \xff",
-        b"{}",
-        b'[1, {"what": "it"}, {"what": "it", "figures": {"a": -1}}]',
-        b'[{"what": "it", "figures": {"a": NaN}}, {"what": "it", "figures": []}]',
-        b"[" * 100_000,
-    ],
-)
-def test_a_damaged_file_of_measurements_is_replaced(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / machine.MEASURED).write_bytes(damage)
-    key = {"what": "it"}
-    assert machine.measured(tmp_path, key, lambda: {"a": 1.0}) == {"a": 1.0}
-    assert machine.measured(tmp_path, key, dict) == {"a": 1.0}
-
-
-def test_one_that_can_t_be_kept_is_used_all_the_same(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / machine.MEASURED).mkdir()
-    for root in (tmp_path / "file", tmp_path, None):
-        assert machine.measured(root, {"what": "it"}, lambda: {"a": 1.0}) == {"a": 1.0}
-    (tmp_path / machine.MEASURED).rmdir()
-    assert machine.measured(tmp_path, {}, lambda: {"a": 1.0}, keep=False) == {"a": 1.0}
-    assert not (tmp_path / machine.MEASURED).exists()
-
-
-def test_two_that_measure_at_once_agree(tmp_path: Path) -> None:
-    def measure() -> dict[str, float]:
-        time.sleep(0.2)
-        return {"a": time.monotonic()}
-
-    with ThreadPoolExecutor(4) as threads:
-        found = threads.map(lambda _: machine.measured(tmp_path, {}, measure), range(4))
-        assert len({figures["a"] for figures in found}) == 1
-    assert len(json.loads((tmp_path / machine.MEASURED).read_text())) == 1
-
-
-def test_a_run_goes_on_in_the_precision_it_was_begun_in(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(device, "has_bf16", lambda: True)
-    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 2.0, "bf16": 1.0})
-    with monkeypatch.context() as broken:
-        broken.setattr(Engine, "validate", lambda *a, **k: (_ for _ in ()).throw(OSError("full")))
-        assert program(*TINY).code == 1
-    (tmp_path / "outputs" / machine.MEASURED).unlink()
-    monkeypatch.setattr(device, "_measure_precision", lambda *of: {"fp32": 1.0, "bf16": 2.0})
-    assert program(*TINY).code == 0
-    (run,) = (tmp_path / "outputs").glob("*/seed=0")
-    sessions = json.loads((run / "run.json").read_text())["sessions"]
-    assert [session["precision"] for session in sessions] == ["bf16", "bf16"]
-    assert [s["precision_seconds"] for s in sessions] == [{"fp32": 2.0, "bf16": 1.0}, {}]
-    assert program(*TINY, "seed=1").code == 0  # another run goes by what is measured now
-    (run,) = (tmp_path / "outputs").glob("*/seed=1")
-    assert json.loads((run / "run.json").read_text())["sessions"][0]["precision"] == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -246,12 +135,43 @@ def test_the_layout_of_narrow_networks_depends_on_the_threads(
     assert network[1].weight.is_contiguous(memory_format=layout)
 
 
-def test_settings_are_put_back() -> None:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with device.settings(resolved("trainer.threads=1"), deterministic=True):
-        assert torch.get_num_threads() == 1
-        assert torch.are_deterministic_algorithms_enabled()
-    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def read() -> tuple[object, ...]:
+        return (
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.get_float32_matmul_precision(),
+        )
+
+    monkeypatch.setattr(torch.cuda, "device", lambda gpu: contextlib.nullcontext())
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = read()
+    assert before[1:3] == (False, False)
+    chosen = device.Compute(torch.device(kind), "", "tf32", before[0] + 2, compile=False)
+    for deterministic in (True, False):
+        with device.settings(chosen, deterministic):
+            tuned = kind == "cuda" and not deterministic
+            tf32 = "high" if kind == "cuda" else before[3]
+            assert read() == (before[0] + 2, deterministic, tuned, tf32)
+        assert read() == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("fp32", torch.float32),
+        ("tf32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+    ],
+)
+def test_autocast_to_the_precision(precision: str, dtype: torch.dtype) -> None:
+    chosen = device.Compute(torch.device("cpu"), "", precision, threads=1, compile=False)
+    a = torch.ones(2, 2)
+    with chosen.autocast():
+        assert torch.mm(a, a).dtype == dtype
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])

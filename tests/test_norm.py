@@ -86,7 +86,8 @@ def test_sum_of_the_input_gradient(detach: str) -> None:
     p = Parts(detach)
     total = p.dx.sum(DIMS)
     if detach in ("none", "var"):
-        assert p.relative(total, p.dx) < 1e-15
+        # Each summand is rounded some times, its mean taken off included: 10 eps of their size.
+        assert p.relative(total, p.dx) < 10 * torch.finfo(torch.float64).eps
     else:
         closed = p.gamma / p.sigma * p.dbeta
         torch.testing.assert_close(total, closed, rtol=1e-11, atol=1e-12)
@@ -149,8 +150,9 @@ def test_forward_and_running_statistics_are_batchnorms(detach: str) -> None:
         )
         torch.testing.assert_close(other(x), reference(x), rtol=1e-13, atol=1e-13)
     for name, buffer in reference.named_buffers():
+        # A mean of values of size 1 that is near 0 is rounded as they are.
         torch.testing.assert_close(
-            dict(other.named_buffers())[name], buffer, rtol=1e-13, atol=1e-15
+            dict(other.named_buffers())[name], buffer, rtol=1e-13, atol=1e-13
         )
     reference.eval()
     other.eval()

@@ -1,9 +1,12 @@
 """The plan: how runs stand, what is left, how long it takes."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY, Program
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up import make_run
 
 from hydra_plugins.local_pool import AtOnce
@@ -13,6 +16,51 @@ from resnet_cifar.record.schema import Session
 from resnet_cifar.sweep import plan
 from resnet_cifar.sweep.job import RunJob
 from resnet_cifar.sweep.plan import START_UP, makespan, planned_run
+
+
+def queue(seconds: list[int], slots: int) -> int:
+    """The end of the last run, second by second: each free slot takes the next one."""
+    waiting, running, now = list(seconds), [0] * slots, 0
+    while waiting or any(running):
+        for slot in range(slots):
+            if not running[slot] and waiting:
+                running[slot] = waiting.pop(0)
+        running = [max(0, left - 1) for left in running]
+        now += 1
+    return now
+
+
+def shared(seconds: list[int], cores: int) -> Fraction:
+    """The same where, with fewer than 2 × cores left, all begin and share the cores evenly."""
+    waiting, running, now = [Fraction(s) for s in seconds], [], Fraction(0)
+    while waiting or running:
+        most = len(running) + len(waiting) if len(running) + len(waiting) < 2 * cores else cores
+        while waiting and len(running) < most:
+            running.append(waiting.pop(0))
+        rate = min(Fraction(1), Fraction(cores, len(running)))
+        step = min(running)
+        now += step / rate
+        running = [left - step for left in running if left > step]
+    return now
+
+
+LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=12)
+
+
+@given(LENGTHS, st.integers(1, 5))
+def test_makespan_is_that_of_a_simulated_queue(seconds: list[int], slots: int) -> None:
+    assert makespan(seconds, AtOnce(slots)) == queue(seconds, slots)
+
+
+@given(LENGTHS, st.integers(2, 5))
+def test_makespan_bounds_one_with_shared_cores(seconds: list[int], cores: int) -> None:
+    """It takes cores as never idle: at most the longest run's length off, less a core's share."""
+    expected = makespan(seconds, AtOnce(cores, 2 * cores - 1))
+    simulated = float(shared(seconds, cores))
+    assert expected <= simulated + 1e-9
+    assert simulated <= expected + max(seconds) * (1 - 1 / cores) + 1e-9
+    if len(set(seconds)) == 1 and len(seconds) < 2 * cores:  # equal ones end together
+        assert simulated == pytest.approx(expected)
 
 
 def test_makespan_is_that_of_a_queue() -> None:

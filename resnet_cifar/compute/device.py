@@ -1,26 +1,23 @@
-"""What the run is computed on: device, arithmetic, threads, and how fast that is."""
+"""The device of a run: found, resolved, set up; and how fast it multiplies."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import importlib.util
-import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from resnet_cifar.compute.cpu import available_cpus, cpu_name, has_bf16, measured, told_threads
+from resnet_cifar.compute.cpu import available_cpus, cpu_name, told_threads
 from resnet_cifar.compute.options import Trainer
+from resnet_cifar.compute.precision import faster, precision_seconds
 from resnet_cifar.errors import ConfigError
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,7 +25,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Compute:
-    """A resolved device."""
+    """A resolved device: nothing in it is `auto`."""
 
     device: torch.device
     name: str
@@ -39,7 +36,7 @@ class Compute:
     cuda_graphs: bool = True  # where the network is compiled for CUDA
     channels_last: bool = True
     fused: bool = True  # the optimizer's update of all parameters in one kernel
-    # What `auto` was decided by on a CPU: seconds of the same work by precision.
+    # CPU seconds of the same work by precision, where `auto` was decided by them.
     precision_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def autocast(self) -> torch.autocast:
@@ -49,7 +46,7 @@ class Compute:
         return torch.autocast(kind, dtype=half or torch.bfloat16, enabled=half is not None)
 
     def scaler(self) -> GradScaler:
-        """Of the loss, so that gradients fit float16; one that does nothing elsewhere."""
+        """A scaler of the loss, so that gradients fit float16; elsewhere one that does nothing."""
         return GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def synchronize(self) -> None:
@@ -61,7 +58,7 @@ class Compute:
 
     @property
     def caution(self) -> str | None:
-        """What whoever trains there ought to know."""
+        """A line to print before training on a device that was never tried."""
         if self.device.type != "mps":
             return None
         return "no training on an Apple GPU has been tried so far: compare a short one with the CPU"
@@ -89,19 +86,13 @@ def find(trainer: Trainer) -> torch.device:
     return device
 
 
-def resolve(
-    trainer: Trainer,
-    width: int = 64,
-    root: Path | None = None,
-    begun: str | None = None,
-    keep: bool = True,
-) -> Compute:
+def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Compute:
     """Turn `auto` into what this machine has; on a CPU the precision is measured.
 
     Args:
         width: the network's, which the faster precision depends on.
-        root: where that measurement is kept for all its runs, unless `keep` is false.
-        begun: the precision in which a run was begun on this kind of device: it stays.
+        begun: a precision already in use on this CPU, by the run itself or by others beside it: it
+            stays, and nothing is measured.
 
     Raises:
         ConfigError: as `find`.
@@ -110,7 +101,7 @@ def resolve(
     threads = trainer.threads or min(told_threads() or torch.get_num_threads(), available_cpus())
     precision, seconds = trainer.precision, {}
     if precision == "auto" and device.type == "cpu":
-        seconds = {} if begun else precision_seconds(width, root, keep)
+        seconds = {} if begun else precision_seconds(width, cpu_layout(width, threads=1))
         precision = begun or faster(seconds)
     elif precision == "auto":  # an Apple GPU could do with less, but nobody has measured it
         precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
@@ -122,89 +113,17 @@ def resolve(
 
 
 def _is_ampere(device: torch.device) -> bool:
-    """Whether it is a CUDA device of that generation or a later one: bfloat16 and TF32."""
+    """True on a CUDA device of that generation or a later one: bfloat16 and TF32."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-# Precision by measurement ------------------------------------------------------------------------
-
-CLEARLY = 1.15  # times as fast is worth the digits that bfloat16 has not
-MEASURED_SECONDS = 0.3  # of CPU time, about
-
-
-def faster(seconds: Mapping[str, float]) -> str:
-    """bf16 where it is clearly faster, else fp32."""
-    return "bf16" if seconds.get("fp32", 0.0) >= CLEARLY * seconds.get("bf16", math.inf) else "fp32"
-
-
-def precision_seconds(width: int, root: Path | None = None, keep: bool = True) -> dict[str, float]:
-    """CPU seconds of convolutions of such a network, forward and backward, by precision.
-
-    In the layout of a run of one thread, so that the runs of a sweep agree whatever their threads.
-    Empty where the CPU has no instructions for bfloat16: nothing is to be decided there.
-    """
-    if not has_bf16():
-        return {}
-    layout = cpu_layout(width, threads=1)
-    key = {"what": "precision", "cpu": cpu_name(), "width": width}
-    key |= {"layout": str(layout).removeprefix("torch."), "torch": version("torch")}
-    return measured(root, key, lambda: _measure_precision(width, layout), keep)
-
-
-@functools.cache  # a process that has no file to keep it in asks once
-def _measure_precision(width: int, layout: torch.memory_format) -> dict[str, float]:
-    """In one thread and by its own CPU time: others on the machine then hardly matter.
-
-    Threads that wait for one another, on two cores that others use too, gave ratios of 0.02 where
-    1.4 is right. What the two arithmetics cost beside each other is the same for every thread.
-    """
-    best: dict[str, float] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            passes = convolutions(width, layout)
-            passes("fp32"), passes("bf16")  # kernels are chosen at first use
-            end = time.thread_time() + MEASURED_SECONDS
-            while len(best) < 2 or time.thread_time() < end:
-                for precision in ("fp32", "bf16"):
-                    start = time.thread_time()
-                    passes(precision)
-                    spent = time.thread_time() - start
-                    best[precision] = min(best.get(precision, math.inf), spent)
-    finally:
-        torch.set_num_threads(threads)
-    return {precision: round(seconds, 6) for precision, seconds in best.items()}
-
-
-def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], None]:
-    """A layer of each of a network's stages, forward and backward, in the precision it is given."""
-    images = min(64, max(8, 512 // width))
-    layers = []
-    for stage in range(4):
-        channels, size = width * 2**stage, 32 >> stage
-        layer = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
-        x = torch.ones(images, channels, size, size).contiguous(memory_format=layout)
-        layers.append((layer.to(memory_format=layout), x.requires_grad_()))
-
-    def passes(precision: str) -> None:
-        for layer, x in layers:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-                y = torch.relu(layer(x))
-            torch.autograd.backward(y, torch.ones_like(y))
-
-    return passes
-
-
 def _has_fast_fp16(device: torch.device) -> bool:
-    """Whether float16 has matrix units there: Volta and what came after it."""
+    """True if float16 has matrix units there: Volta and what came after it."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def _can_compile() -> bool:
-    """Whether torch.compile finds what it needs on CUDA: Triton, and for that a C compiler."""
+    """True if torch.compile finds what it needs on CUDA: Triton, and for that a C compiler."""
     compilers = (os.environ.get("CC") or "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
@@ -237,7 +156,7 @@ def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
 
 
 def cpu_layout(channels: int, threads: int) -> torch.memory_format:
-    """What a network whose narrowest layers have so many `channels` is trained in on a CPU.
+    """The layout on a CPU of a network whose narrowest layers have so many `channels`.
 
     channels_last from 8 on: below, oneDNN's backward pass corrupts the heap (seen with torch 2.14
     on AVX2: "double free or corruption" within a few steps). With several threads from 16 on:
@@ -250,7 +169,7 @@ def cpu_layout(channels: int, threads: int) -> torch.memory_format:
 
 
 def place(model: nn.Module, compute: Compute) -> torch.memory_format:
-    """Move `model` to the run's device, in the layout that is returned: its images' as well."""
+    """Move `model` to the run's device; return its layout, which its images should have, too."""
     layout = memory_format(compute, model)
     model.to(compute.device)
     model.to(memory_format=layout)
@@ -265,7 +184,7 @@ def keep_freed_memory() -> None:
     802 to 897 at width 16) and costs up to 14 % more memory at the peak. glibc only: elsewhere
     nothing happens. Lasts as long as the process.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: on Windows
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
@@ -290,7 +209,7 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         keep_freed_memory()
     _be_deterministic(deterministic, compute.compile)
     try:
-        with _on(compute) if cuda else contextlib.nullcontext():
+        with _current_gpu(compute) if cuda else contextlib.nullcontext():
             yield
     finally:
         torch.set_num_threads(threads)
@@ -299,20 +218,20 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on(compute: Compute) -> Iterator[None]:
-    """The run's GPU as the current one, which memory counts, kernels and graphs go by."""
+def _current_gpu(compute: Compute) -> Iterator[None]:
+    """Make the run's GPU the current one, which memory counts, kernels and graphs go by."""
     with torch.cuda.device(compute.device), _tf32(compute.precision != "fp32"):
         yield
 
 
 def full_float32() -> contextlib.AbstractContextManager[None]:
-    """float32 products with all their digits, where a run may use TF32."""
+    """Compute float32 products with all their digits, where a run may use TF32."""
     return _tf32(False)
 
 
 @contextlib.contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """CUDA's float32 matrix products and convolutions in TF32, or not.
+    """Compute CUDA's float32 matrix products and convolutions in TF32, or not.
 
     By the older of PyTorch's two interfaces, which keeps the newer one's settings in step. The
     newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:
@@ -336,7 +255,7 @@ def _be_deterministic(wanted: bool, compiled: bool) -> None:
 
 
 def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
-    """FLOP/s of a square matrix product in the run's arithmetic: what the device can do.
+    """FLOP/s of a square matrix product in the run's precision: what the device can do.
 
     Takes about `seconds`. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
     """

@@ -1,4 +1,4 @@
-"""What the updates of an epoch were worth: kept on the device, read and added up on the host."""
+"""Running sums of loss and correct predictions of one epoch, kept on the device and read once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Tally:
-    """Summed loss and correct images of the updates made so far in an epoch.
+    """Summed loss and correct predictions of the updates made so far in an epoch.
 
     The device keeps a row for each update: its batch's summed loss, then 1 for each image it got
     right. The host reads the rows in one piece and adds the losses in the order of the updates, in
@@ -27,14 +27,14 @@ class Tally:
 
         Args:
             loss: [], the batch's mean.
-            hits: [n], what each image adds to the correct ones: `steps.hits`.
+            hits: [n], per-image correctness: `step.hits`.
         """
         row, count = self._rows[step], len(hits)
         torch.mul(loss, count, out=row[0])
         row[1 : 1 + count].copy_(hits)
 
     def read(self, steps: int) -> tuple[float, float]:
-        """Summed loss (nats) and correct images of the first `steps` updates; one host sync."""
+        """Summed loss (nats) and correct images of the first `steps` updates; waits for them."""
         for loss, *correct in self._rows[self._read : steps].cpu().tolist():
             self._loss += loss
             self._correct += sum(correct)
@@ -42,7 +42,7 @@ class Tally:
         return self._loss, self._correct
 
     def totals(self, steps: int) -> Tensor:
-        """The same as a checkpoint holds it: float64 [2] on the host."""
+        """The sums of the first `steps` updates for a checkpoint: float64 [2] on the host."""
         return torch.tensor(self.read(steps), dtype=torch.float64)
 
     def restore(self, totals: Tensor, steps: int) -> None:

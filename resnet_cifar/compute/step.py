@@ -1,6 +1,6 @@
-"""One training step, one pass over a view, and what logits are worth.
+"""One training step, one pass over a view, the scores of logits.
 
-What training, evaluation, the probe and the benchmark have in common.
+Training, evaluation, the probe and the benchmark share them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def update(
     """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n] or [n, classes].
 
     Returns:
-        The batch's loss [] and logits [n, classes], without a graph, still on their way.
+        The batch's loss [] and logits [n, classes], without a graph; nothing waits for the device.
     """
     with compute.autocast():
         logits = forward(x)
@@ -38,10 +38,7 @@ def update(
 
 
 def hits(logits: Tensor, y: Tensor) -> Tensor:
-    """What each image adds to the correct ones [n]: whether its largest logit is its label's.
-
-    Of a label with shares of several classes, the share of the one the image is taken for.
-    """
+    """Per-image correctness [n]; for mixed labels, the label's share of the predicted class."""
     predicted = logits.argmax(1)
     return predicted == y if y.ndim == 1 else y.gather(1, predicted[:, None])[:, 0]
 
@@ -56,7 +53,7 @@ def predict(
     between: Callable[[], None] = lambda: None,
     training: bool = False,
 ) -> Tensor:
-    """Logits float32 [n, classes] of a view, in evaluation mode; on the host, by one read.
+    """Compute the logits float32 [n, classes] of a view, in evaluation mode; on the host.
 
     Args:
         draws: of `images`, on the host.
@@ -77,7 +74,7 @@ def predict(
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes] on the host.
 
-    In float64, which not every device has.
+    Computed in float64, which not every device has.
     """
     loss = F.cross_entropy(logits.double(), labels)
     accuracy = (logits.argmax(1) == labels).double().mean()

@@ -14,7 +14,7 @@ from resnet_cifar.record.schema import objective, record_or_reason
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
-    """For each configuration what tells it from the others: "lr=0.1", "cosine", "seed=0".
+    """The values in which configurations differ, for each: ["lr=0.1", "cosine", "seed=0"].
 
     Args:
         but: keys that are left out.
@@ -36,7 +36,7 @@ SHOWN = 10  # cells of the ranking; `runs` lists all
 
 @dataclasses.dataclass
 class RankedCell:
-    """A cell of a sweep with the accuracies its seeds have reached."""
+    """A cell of a sweep and its seeds' accuracies."""
 
     label: str
     configs: list[Config]
@@ -56,8 +56,8 @@ class RankedCell:
             return f"{self.mean:.2f}"
         from resnet_cifar.runs.statistics import estimate
 
-        found = estimate(self.accuracies.values())
-        return f"{found.mean:.2f} ± {found.half_width:.2f}"
+        interval = estimate(self.accuracies.values())
+        return f"{interval.mean:.2f} ± {interval.half_width:.2f}"
 
 
 def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
@@ -83,7 +83,7 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
 
 
 def verdict(best: RankedCell, other: RankedCell) -> str:
-    """How far `best` is ahead of `other`, and whether that means anything: paired by seed."""
+    """Say in words how far `best` is ahead, paired by seed, and if the seeds can tell."""
     if not other.accuracies:
         return f"{other.label} diverged."
     ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
@@ -94,12 +94,12 @@ def verdict(best: RankedCell, other: RankedCell) -> str:
         return f"{ahead}, with one seed: whether more than chance can't be said (try seed=0,1,2)."
     from resnet_cifar.runs.statistics import estimate, seeds_to_resolve
 
-    found = estimate(best.accuracies[seed] - other.accuracies[seed] for seed in seeds)
-    ahead = f"{found.mean:.2f} ± {found.half_width:.2f} points ahead of {other.label}"
-    paired = f"paired over {found.n} seeds, 95 % t-interval"
-    if found.low > 0:
+    lead = estimate(best.accuracies[seed] - other.accuracies[seed] for seed in seeds)
+    ahead = f"{lead.mean:.2f} ± {lead.half_width:.2f} points ahead of {other.label}"
+    paired = f"paired over {lead.n} seeds, 95 % t-interval"
+    if lead.low > 0:
         return f"{ahead} ({paired}): more than chance between seeds."
-    needed = seeds_to_resolve(found.mean, found.sd) if found.mean > 0 else None
+    needed = seeds_to_resolve(lead.mean, lead.sd) if lead.mean > 0 else None
     more = f"; {needed} seeds would tell, if it is as large as it looks" if needed else ""
     return f"{ahead} ({paired}): undecided{more}."
 

@@ -37,6 +37,7 @@ from resnet_cifar.training.notes import (
     opening,
     shorter_run_note,
 )
+from resnet_cifar.training.precision import known_precision
 from resnet_cifar.training.state import State
 
 
@@ -134,9 +135,8 @@ def train_locked(
         display.say(f"{directory}: {record.status} meanwhile{result(record)}")
         return objective(record)
     # A run goes on in the precision it was begun in: `auto` may measure another one today.
-    begun = record.precision_on("cpu") if record else None
-    root = Path(config.output_root)
-    compute = device.resolve(config.trainer, config.model.width, root, begun)
+    precision = known_precision(config, record)
+    compute = device.resolve(config.trainer, config.model.width, precision)
     with device.settings(compute, config.trainer.deterministic):
         return train(config, directory, compute, split, display, interrupt, record)
 
