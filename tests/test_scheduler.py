@@ -156,15 +156,11 @@ FORMULAS: dict[str, tuple[list[str], Callable[[int, float], float]]] = {
 @pytest.mark.parametrize("kind", scheduler.OPTIONS, ids=lambda kind: kind.NAME)
 def test_every_update_of_a_run_has_its_rate(
     program: Program,
-    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[scheduler.Scheduler],
     interrupted_after: int | None,
 ) -> None:
     """In each parameter group, also of a run that was interrupted within its second epoch."""
-    if kind is scheduler.Milestones and interrupted_after:
-        reason = "the record of a configuration with a list can't be read back yet"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     more, formula = FORMULAS[kind.NAME]
     options = [f"scheduler={kind.NAME}", "scheduler.warmup_epochs=0.75", *more]
     options += [f"trainer.epochs={RUN_EPOCHS}", f"optimizer.lr={RATES[0]}"]
