@@ -25,7 +25,7 @@ from resnet_cifar.data.augmentation import TRAINING, CropFlip, generator
 from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import UserError
-from resnet_cifar.optim.descent import Descent
+from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
 from resnet_cifar.training.run import assemble
@@ -198,7 +198,7 @@ def after_steps(
         model.to(memory_format=layout)
         for x, y in batches:
             x = x.contiguous(memory_format=layout)
-            update(x, y, model, config.regularization.loss(), Descent(optimizer), compute)
+            update(x, y, model, config.regularization.loss(), OptimizerStep(optimizer), compute)
     else:
         assert len(list(plain.epoch(model, batches, optimizer, CPU))) == steps
     momentum = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]

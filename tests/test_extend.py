@@ -23,8 +23,8 @@ from resnet_cifar.identity import execution
 from resnet_cifar.model import options as model_options
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim import optimizer, regularization, scheduler
-from resnet_cifar.optim.descent import Descent
 from resnet_cifar.optim.optimizer import Optimizer
+from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Schedule, Scheduler
 from resnet_cifar.record import logger
@@ -131,8 +131,8 @@ class Temperate(Regularization):
         plain = super().loss()
         return lambda logits, labels: plain(logits / self.temperature, labels)
 
-    def descent(self, model: nn.Module, optimizer: Any, scaler: Any = None) -> Descent:
-        class Measured(Descent):
+    def build_step(self, model: nn.Module, optimizer: Any, scaler: Any = None) -> OptimizerStep:
+        class Measured(OptimizerStep):
             def metrics(self) -> dict[str, float]:
                 squares = sum(float(p.detach().square().sum()) for p in model.parameters())
                 return {**super().metrics(), "weight_norm/train": squares**0.5}

@@ -259,7 +259,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
             engine.state.step = 0
             with Watch(on) as validation:
                 views = engine.validate(1)
-        scaled = engine.state.descent.scaler.is_enabled()
+        scaled = engine.state.optimizer_step.scaler.is_enabled()
         metrics = bool(config.regularization.clip_norm) + scaled
         return Traced(watch, validation, in_steps, around, len(views), metrics)
 

@@ -26,7 +26,7 @@ from resnet_cifar.data.datasets import THE_STUDYS
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import UserError
 from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
-from resnet_cifar.optim.descent import Average, Descent
+from resnet_cifar.optim.optimizer_step import Average, OptimizerStep
 from resnet_cifar.runs.table import load_runs
 from resnet_cifar.trained import evaluate
 
@@ -159,13 +159,13 @@ def test_mixup_refuses(program: Program, alpha: str) -> None:
 def test_an_average_is_the_weighted_mean_of_what_was() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
-    descent = Descent(torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9))
-    descent.average = Average(network, 0.8)
+    optimizer_step = OptimizerStep(torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9))
+    optimizer_step.average = Average(network, 0.8)
     seen: list[dict[str, torch.Tensor]] = []
     for _ in range(6):
-        descent.step(network(torch.randn(5, 3, 4, 4)).square().sum())
+        optimizer_step.step(network(torch.randn(5, 3, 4, 4)).square().sum())
         seen.append({key: value.double() for key, value in network.state_dict().items()})
-        averaged = dict(descent.average.network.named_parameters())
+        averaged = dict(optimizer_step.average.network.named_parameters())
         heavy = [0.8**age for age in reversed(range(len(seen)))]
         for key, value in averaged.items():
             expected = sum(w * each[key] for w, each in zip(heavy, seen, strict=True)) / sum(heavy)
@@ -287,27 +287,27 @@ def test_a_gradient_is_shortened_to_the_norm_and_its_norm_recorded() -> None:
     network, theirs = small(), small()
     reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     ours = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    descent = Descent(ours, clip_norm=1.5)
+    optimizer_step = OptimizerStep(ours, clip_norm=1.5)
     norms = []
     for step in range(8):
         factor = 0.2 if step % 2 else 3.0  # short gradients and long ones
         loss = loss_of(network, step, factor)
         gradients = gradients_of(loss, network)
-        descent.step(loss)
+        optimizer_step.step(loss)
         flat = np.concatenate([g.double().numpy().ravel() for g in gradients])
         norms.append(float(np.sqrt((flat**2).sum())))
         for parameter, gradient in zip(theirs.parameters(), gradients, strict=True):
             parameter.grad = gradient * min(1.0, 1.5 / norms[-1])
         reference.step()
         assert_same_weights(network, theirs, steps=step + 1)
-    found = descent.metrics()
+    found = optimizer_step.metrics()
     assert found["gradient_norm/train"] == pytest.approx(np.mean(norms), rel=1e-4)
     share = np.mean([norm > 1.5 for norm in norms])
     assert 0 < share < 1
     assert found["clipped/train"] == share
-    assert descent.dump()["gradient_norms"].tolist()[2] == 8
-    descent.end_epoch()
-    assert descent.metrics()["gradient_norm/train"] == 0
+    assert optimizer_step.dump()["gradient_norms"].tolist()[2] == 8
+    optimizer_step.end_epoch()
+    assert optimizer_step.metrics()["gradient_norm/train"] == 0
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.5])
@@ -329,13 +329,13 @@ def test_a_step_whose_gradients_overflow_is_left_out(
     reference = build(theirs, fused=False)
     scale, skipped = 2.0**24, []
     scaler = GradScaler("cpu", init_scale=scale, growth_interval=3)
-    descent = Descent(build(network, fused=True), clip, None, scaler)
+    optimizer_step = OptimizerStep(build(network, fused=True), clip, None, scaler)
     count = 0
     for step in range(20):
         with torch.autocast("cpu", dtype=torch.float16):
             loss = loss_of(network, step)
         scaled = gradients_of(loss * scale, network)
-        descent.step(loss)
+        optimizer_step.step(loss)
         gradients = [gradient / scale for gradient in scaled]
         finite = all(gradient.isfinite().all() for gradient in gradients)
         skipped.append(not finite)
@@ -353,8 +353,8 @@ def test_a_step_whose_gradients_overflow_is_left_out(
     assert skipped[0]
     assert 2 <= sum(skipped) <= 15
     if clip:
-        assert descent.dump()["gradient_norms"][2] == 20 - sum(skipped)
-        assert np.isfinite(list(descent.metrics().values())).all()
+        assert optimizer_step.dump()["gradient_norms"][2] == 20 - sum(skipped)
+        assert np.isfinite(list(optimizer_step.metrics().values())).all()
 
 
 def test_fp16_is_recorded_and_its_scale_kept(program: Program) -> None:

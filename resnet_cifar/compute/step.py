@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resnet_cifar.compute.device import Compute
 from resnet_cifar.data.augmentation import Draws
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.optim.descent import Descent
+from resnet_cifar.optim.optimizer_step import OptimizerStep
 
 
 def update(
@@ -22,7 +22,7 @@ def update(
     y: Tensor,
     forward: Callable[[Tensor], Tensor],
     loss_function: Callable[[Tensor, Tensor], Tensor],
-    descent: Descent,
+    optimizer_step: OptimizerStep,
     compute: Compute,
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n] or [n, classes].
@@ -33,7 +33,7 @@ def update(
     with compute.autocast():
         logits = forward(x)
         loss = loss_function(logits, y)
-    descent.step(loss)
+    optimizer_step.step(loss)
     return loss.detach(), logits.detach()
 
 

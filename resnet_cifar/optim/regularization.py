@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn, optim
     from torch.amp.grad_scaler import GradScaler
 
-    from resnet_cifar.optim.descent import Descent
+    from resnet_cifar.optim.optimizer_step import OptimizerStep
 
 
 @dataclass
@@ -64,14 +64,14 @@ class Regularization:
 
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
-    def descent(
+    def build_step(
         self, model: nn.Module, optimizer: optim.Optimizer, scaler: GradScaler | None = None
-    ) -> Descent:
+    ) -> OptimizerStep:
         """Build the update of `model` by `optimizer`: clipping and averaging around its step."""
-        from resnet_cifar.optim.descent import Average, Descent
+        from resnet_cifar.optim.optimizer_step import Average, OptimizerStep
 
         average = Average(model, self.ema_decay) if self.ema_decay else None
-        return Descent(optimizer, self.clip_norm, average, scaler)
+        return OptimizerStep(optimizer, self.clip_norm, average, scaler)
 
 
 OPTIONS: tuple[type[Regularization], ...] = (Regularization,)

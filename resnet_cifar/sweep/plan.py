@@ -201,17 +201,19 @@ def measure(config: Config, threads: int) -> float:
     model = config.build_model()
     layout = device.place(model, compute)
     optimizer = config.optimizer.build(config.regularization.parameter_groups(model))
-    descent = config.regularization.descent(model, optimizer, compute.scaler())
+    optimizer_step = config.regularization.build_step(model, optimizer, compute.scaler())
     loss = config.regularization.loss()
     batch = config.trainer.batch_size
     x = torch.randn(batch, 3, 32, 32, device=compute.device).contiguous(memory_format=layout)
     y = torch.zeros(batch, dtype=torch.int64, device=compute.device)
     with device.settings(compute, config.trainer.deterministic):
-        update(x, y, model, loss, descent, compute)  # buffers and kernels are chosen at first use
+        update(
+            x, y, model, loss, optimizer_step, compute
+        )  # buffers and kernels are chosen at first use
         compute.synchronize()
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < MEASURED_SECONDS:
-            update(x, y, model, loss, descent, compute)
+            update(x, y, model, loss, optimizer_step, compute)
             compute.synchronize()
             steps += 1
         rate = steps * batch / (time.perf_counter() - start)

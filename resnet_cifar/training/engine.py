@@ -65,7 +65,7 @@ class Engine:
     @property
     def optimizer(self) -> optim.Optimizer:
         """The optimizer of the network's weights."""
-        return self.state.descent.optimizer
+        return self.state.optimizer_step.optimizer
 
     @property
     def steps(self) -> int:
@@ -134,7 +134,7 @@ class Engine:
             "step": epoch * self.steps,
             "accuracy/train": correct,
             "loss/train": loss,
-            **state.descent.metrics(),
+            **state.optimizer_step.metrics(),
             "lr": self.schedules[0](epoch * self.steps - 1),  # of the epoch's last update
             # None where only the validation of the epoch was left to do.
             "speed/images_per_second": images / seconds if images else None,
@@ -148,7 +148,9 @@ class Engine:
             group["lr"] = schedule(step_of_run)
         size = self.options.batch_size
         x, y = self.train.batch(view, step * size, (step + 1) * size)
-        loss, logits = update(x, y, self.forward, self.loss, self.state.descent, self.compute)
+        loss, logits = update(
+            x, y, self.forward, self.loss, self.state.optimizer_step, self.compute
+        )
         self.state.tally.keep(step, loss, hits(logits, y))  # on the device, until the epoch's end
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
@@ -164,7 +166,7 @@ class Engine:
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
             views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
         logits = {name: self._predict(self.model, draws) for name, draws in views.items()}
-        if (average := self.state.descent.average) is not None:
+        if (average := self.state.optimizer_step.average) is not None:
             batches = self._training_batches(epoch)
             average.update_batchnorm_statistics(batches, self.compute.autocast())
             logits["val_ema"] = self._predict(average.network, views["val"])

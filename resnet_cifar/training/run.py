@@ -213,7 +213,7 @@ def assemble(
     # surround its step, and do nothing where they are off.
     groups = regularization.parameter_groups(model)
     optimizer = config.optimizer.build(groups, fused=compute.fused)
-    descent = regularization.descent(model, optimizer, compute.scaler())
+    optimizer_step = regularization.build_step(model, optimizer, compute.scaler())
 
     # Schedule: for each group, from the group's own rate, as a function of the update's number.
     schedules = [
@@ -228,7 +228,7 @@ def assemble(
     tally = Tally(steps, trainer.batch_size, compute.device)
     probe = GradientFlow(config.probe, empty_rotations(model))
     labels = {"cell": cell_name(config), "seed": config.seed}
-    state = State(model, descent, tally, probe.rotations, labels=labels)
+    state = State(model, optimizer_step, tally, probe.rotations, labels=labels)
     digests = resume(state, config, directory, steps, display)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resnet_cifar.compute.epoch_sums import Tally
-from resnet_cifar.optim.descent import Descent
+from resnet_cifar.optim.optimizer_step import OptimizerStep
 
 
 @dataclass
@@ -19,7 +19,7 @@ class State:
     """
 
     model: nn.Module
-    descent: Descent
+    optimizer_step: OptimizerStep
     tally: Tally  # summed loss and correct images of this epoch's updates so far
     rotations: Tensor  # the probe's sums of this epoch so far: gradient_flow.empty_rotations
     epoch: int = 0  # epochs completed
@@ -32,7 +32,7 @@ class State:
         return {
             **self.labels,
             "model": self.model.state_dict(),
-            **self.descent.dump(),
+            **self.optimizer_step.dump(),
             "totals": self.tally.totals(self.step),
             "rotations": self.rotations,
             "epoch": self.epoch,
@@ -45,7 +45,7 @@ class State:
         return {
             **self.labels,
             "model": self.model.state_dict(),
-            **self.descent.dump_weights(),
+            **self.optimizer_step.dump_weights(),
             "epoch": self.epoch,
             "best": self.best,
         }
@@ -53,7 +53,7 @@ class State:
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
         self.model.load_state_dict(saved["model"])
-        self.descent.restore(saved)
+        self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.tally.restore(saved["totals"], saved["step"])
             if "rotations" in saved:  # not in the checkpoints of earlier versions
@@ -65,4 +65,4 @@ class State:
         self.epoch, self.step = self.epoch + 1, 0
         self.tally.clear()
         self.rotations.zero_()
-        self.descent.end_epoch()
+        self.optimizer_step.end_epoch()

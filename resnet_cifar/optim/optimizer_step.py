@@ -60,7 +60,7 @@ class Average:
             norm.momentum = momentum
 
 
-class Descent:
+class OptimizerStep:
     """One optimizer update: backward, gradient clipping, step, weight averaging.
 
     A part that is switched off does nothing.
