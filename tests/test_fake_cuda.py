@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from resnet_cifar.compute import device
-from resnet_cifar.compute.epoch_sums import Tally
+from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.compute.options import PRECISIONS
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data import augmentation
@@ -339,11 +339,11 @@ def test_a_fault_in_the_backward_pass_is_seen(
 
 
 def test_totals_in_float64_are_seen(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wide(self: Tally, steps: int, batch_size: int, place: torch.device) -> None:
+    def wide(self: EpochSums, steps: int, batch_size: int, place: torch.device) -> None:
         self._rows = torch.zeros(steps, 1 + batch_size, dtype=torch.float64, device=place)
         self.clear()
 
-    monkeypatch.setattr(Tally, "__init__", wide)
+    monkeypatch.setattr(EpochSums, "__init__", wide)
     with pytest.raises(AssertionError, match="float64"):
         trace("cuda", []).check()
 

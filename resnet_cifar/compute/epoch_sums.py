@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Tally:
+class EpochSums:
     """Summed loss and correct predictions of the updates made so far in an epoch.
 
     The device keeps a row for each update: its batch's summed loss, then 1 for each image it got

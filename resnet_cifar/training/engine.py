@@ -124,7 +124,7 @@ class Engine:
                 self._stop_or_save()
             # The only read from the device in an epoch. One after each step would make the host
             # wait for the device, and then the device for the host.
-            loss, correct = (total / len(self.train) for total in state.tally.read(self.steps))
+            loss, correct = (total / len(self.train) for total in state.epoch_sums.read(self.steps))
         finally:
             # Also of an interrupted epoch: the images are trained, and the seconds spent.
             seconds = time.perf_counter() - start
@@ -151,7 +151,9 @@ class Engine:
         loss, logits = update(
             x, y, self.forward, self.loss, self.state.optimizer_step, self.compute
         )
-        self.state.tally.keep(step, loss, hits(logits, y))  # on the device, until the epoch's end
+        self.state.epoch_sums.keep(
+            step, loss, hits(logits, y)
+        )  # on the device, until the epoch's end
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
         """Predict the validation images, after an epoch.

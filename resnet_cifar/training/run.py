@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from resnet_cifar.compute import device
-from resnet_cifar.compute.epoch_sums import Tally
+from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split, steps_per_epoch
@@ -225,10 +225,10 @@ def assemble(
     forward, loss = device.compiled(model, compute), regularization.loss()
 
     # State: all that training changes, as the newest checkpoint left it.
-    tally = Tally(steps, trainer.batch_size, compute.device)
+    epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
     probe = GradientFlow(config.probe, empty_rotations(model))
     labels = {"cell": cell_name(config), "seed": config.seed}
-    state = State(model, optimizer_step, tally, probe.rotations, labels=labels)
+    state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
     digests = resume(state, config, directory, steps, display)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.

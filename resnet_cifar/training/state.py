@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resnet_cifar.compute.epoch_sums import Tally
+from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 
 
@@ -20,7 +20,7 @@ class State:
 
     model: nn.Module
     optimizer_step: OptimizerStep
-    tally: Tally  # summed loss and correct images of this epoch's updates so far
+    epoch_sums: EpochSums  # summed loss and correct images of this epoch's updates so far
     rotations: Tensor  # the probe's sums of this epoch so far: gradient_flow.empty_rotations
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
@@ -33,7 +33,7 @@ class State:
             **self.labels,
             "model": self.model.state_dict(),
             **self.optimizer_step.dump(),
-            "totals": self.tally.totals(self.step),
+            "totals": self.epoch_sums.totals(self.step),
             "rotations": self.rotations,
             "epoch": self.epoch,
             "step": self.step,
@@ -55,7 +55,7 @@ class State:
         self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
-            self.tally.restore(saved["totals"], saved["step"])
+            self.epoch_sums.restore(saved["totals"], saved["step"])
             if "rotations" in saved:  # not in the checkpoints of earlier versions
                 self.rotations.copy_(saved["rotations"])
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
@@ -63,6 +63,6 @@ class State:
     def end_epoch(self) -> None:
         """Move on to the next epoch, whose sums begin at zero."""
         self.epoch, self.step = self.epoch + 1, 0
-        self.tally.clear()
+        self.epoch_sums.clear()
         self.rotations.zero_()
         self.optimizer_step.end_epoch()

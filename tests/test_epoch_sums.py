@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_cifar.compute.epoch_sums import Tally
+from resnet_cifar.compute.epoch_sums import EpochSums
 
 CPU = torch.device("cpu")
 COUNTS = [7] * 40 + [3]  # images in each batch
@@ -32,7 +32,7 @@ def by_step(batches: list[tuple[Tensor, Tensor]]) -> list[float]:
 
 def test_read_once_or_at_every_step_the_same_bits() -> None:
     batches = drawn()
-    once, often = Tally(len(COUNTS), 7, CPU), Tally(len(COUNTS), 7, CPU)
+    once, often = EpochSums(len(COUNTS), 7, CPU), EpochSums(len(COUNTS), 7, CPU)
     for step, batch in enumerate(batches):
         once.keep(step, *batch)
         often.keep(step, *batch)
@@ -47,21 +47,21 @@ def test_a_checkpoint_s_totals_are_gone_on_from(at: int) -> None:
     """Checkpoints hold float64 [2], from the first version on: summed loss, correct images."""
     batches = drawn()
     saved = torch.tensor(by_step(batches[:at]), dtype=torch.float64)
-    tally = Tally(len(COUNTS), 7, CPU)
-    tally.restore(saved, at)
-    assert torch.equal(tally.totals(at), saved)
-    assert tally.totals(at).dtype == torch.float64
+    epoch_sums = EpochSums(len(COUNTS), 7, CPU)
+    epoch_sums.restore(saved, at)
+    assert torch.equal(epoch_sums.totals(at), saved)
+    assert epoch_sums.totals(at).dtype == torch.float64
     for step, batch in enumerate(batches[at:], at):
-        tally.keep(step, *batch)
-    assert tally.totals(len(COUNTS)).tolist() == by_step(batches)
+        epoch_sums.keep(step, *batch)
+    assert epoch_sums.totals(len(COUNTS)).tolist() == by_step(batches)
 
 
 def test_the_next_epoch_begins_with_nothing() -> None:
     batches = drawn()
-    tally = Tally(len(COUNTS), 7, CPU)
+    epoch_sums = EpochSums(len(COUNTS), 7, CPU)
     for epoch in (batches, batches[::-1][1:] + batches[-1:]):
         for step, batch in enumerate(epoch):
-            tally.keep(step, *batch)
-        assert list(tally.read(len(COUNTS))) == by_step(epoch)
-        tally.clear()
-        assert tally.read(0) == (0.0, 0.0)
+            epoch_sums.keep(step, *batch)
+        assert list(epoch_sums.read(len(COUNTS))) == by_step(epoch)
+        epoch_sums.clear()
+        assert epoch_sums.read(0) == (0.0, 0.0)
