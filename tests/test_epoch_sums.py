@@ -13,7 +13,7 @@ COUNTS = [7] * 40 + [3]  # images in each batch
 
 
 def drawn() -> list[tuple[Tensor, Tensor]]:
-    """A mean loss float32 [] and hits bool [n] for each batch; sums that float32 would round."""
+    """A mean loss float32 [] and correct bool [n] for each batch; sums that float32 would round."""
     source = torch.Generator().manual_seed(0)
     return [
         (10 ** (8 * torch.rand((), generator=source) - 4), torch.rand(n, generator=source) < 0.3)
@@ -24,9 +24,9 @@ def drawn() -> list[tuple[Tensor, Tensor]]:
 def by_step(batches: list[tuple[Tensor, Tensor]]) -> list[float]:
     """Summed in float64 at every step, which is how a device did it that has float64."""
     totals = torch.zeros(2, dtype=torch.float64)
-    for loss, hits in batches:
-        totals[0] += loss * len(hits)
-        totals[1] += hits.sum()
+    for loss, correct in batches:
+        totals[0] += loss * len(correct)
+        totals[1] += correct.sum()
     return totals.tolist()
 
 
@@ -38,7 +38,7 @@ def test_read_once_or_at_every_step_the_same_bits() -> None:
         often.keep(step, *batch)
         assert list(often.read(step + 1)) == by_step(batches[: step + 1])
     assert list(once.read(len(COUNTS))) == by_step(batches)
-    in_float32 = torch.stack([loss * len(hits) for loss, hits in batches]).sum()
+    in_float32 = torch.stack([loss * len(correct) for loss, correct in batches]).sum()
     assert in_float32.item() != by_step(batches)[0]
 
 

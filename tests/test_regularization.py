@@ -19,7 +19,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
-from resnet_cifar.compute.step import hits
+from resnet_cifar.compute.step import correctness
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, CropFlip, Mixup
 from resnet_cifar.data.datasets import THE_STUDYS
@@ -135,8 +135,8 @@ def test_the_loss_of_a_mixed_label_is_the_mixed_loss(smoothing: float) -> None:
     torch.testing.assert_close(loss(logits, shares), (share * one + (1 - share) * two).mean())
     predicted = logits.argmax(1)
     expected = share * (predicted == labels) + (1 - share) * (predicted == other)
-    torch.testing.assert_close(hits(logits, shares), expected)
-    assert torch.equal(hits(logits, labels), predicted == labels)
+    torch.testing.assert_close(correctness(logits, shares), expected)
+    assert torch.equal(correctness(logits, labels), predicted == labels)
 
 
 def test_mixup_trains_in_bfloat16_too(trained: Trained) -> None:

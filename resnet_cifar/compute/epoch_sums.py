@@ -22,16 +22,16 @@ class EpochSums:
         """Begin an epoch."""
         self._loss, self._correct, self._read = 0.0, 0.0, 0
 
-    def keep(self, step: int, loss: Tensor, hits: Tensor) -> None:
+    def keep(self, step: int, loss: Tensor, correct: Tensor) -> None:
         """Note update `step`, in two kernels and without waiting for the device.
 
         Args:
             loss: [], the batch's mean.
-            hits: [n], per-image correctness: `step.hits`.
+            correct: [n], per-image correctness: `step.correctness`.
         """
-        row, count = self._rows[step], len(hits)
+        row, count = self._rows[step], len(correct)
         torch.mul(loss, count, out=row[0])
-        row[1 : 1 + count].copy_(hits)
+        row[1 : 1 + count].copy_(correct)
 
     def read(self, steps: int) -> tuple[float, float]:
         """Summed loss (nats) and correct images of the first `steps` updates; waits for them."""

@@ -37,7 +37,7 @@ def update(
     return loss.detach(), logits.detach()
 
 
-def hits(logits: Tensor, y: Tensor) -> Tensor:
+def correctness(logits: Tensor, y: Tensor) -> Tensor:
     """Per-image correctness [n]; for mixed labels, the label's share of the predicted class."""
     predicted = logits.argmax(1)
     return predicted == y if y.ndim == 1 else y.gather(1, predicted[:, None])[:, 0]

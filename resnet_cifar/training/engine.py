@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 
 from resnet_cifar.compute.device import Compute
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.step import hits, predict, score_views, update
+from resnet_cifar.compute.step import correctness, predict, score_views, update
 from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Draws
 from resnet_cifar.data.datasets import steps_per_epoch
 from resnet_cifar.data.images import DeviceImages, View
@@ -152,7 +152,7 @@ class Engine:
             x, y, self.forward, self.loss, self.state.optimizer_step, self.compute
         )
         self.state.epoch_sums.keep(
-            step, loss, hits(logits, y)
+            step, loss, correctness(logits, y)
         )  # on the device, until the epoch's end
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
