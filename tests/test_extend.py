@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resnet_cifar.__main__ import main
 from resnet_cifar.data import augmentation, datasets
-from resnet_cifar.data.augmentation import CropFlip, Draws, Stream
+from resnet_cifar.data.augmentation import AugmentationDraw, CropFlip, Stream
 from resnet_cifar.data.datasets import THE_STUDYS, Dataset, Images, Normalisation, Split
 from resnet_cifar.identity import execution
 from resnet_cifar.model import options as model_options
@@ -65,13 +65,15 @@ class Noise(CropFlip):
     NAME: ClassVar[str] = "noise"
     strength: float
 
-    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         plain = super().draws(seed, stream, epoch, count)
         source = augmentation.generator(seed, f"{stream.augmentation}/noise", epoch)
         noise = self.strength * torch.rand(count, generator=source)
-        return Draws(plain.order, plain.offset, plain.flip, {"noise": noise})
+        return AugmentationDraw(plain.order, plain.offset, plain.flip, {"noise": noise})
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
+    ) -> tuple[Tensor, Tensor]:
         if "noise" in draws.more:
             x = x + draws.more["noise"][:, None, None, None] * torch.sign(x)
         return x, y

@@ -35,8 +35,8 @@ from resnet_cifar.data.augmentation import (
     TRAINING,
     VALIDATION,
     Augmentation,
+    AugmentationDraw,
     CropFlip,
-    Draws,
     Stream,
 )
 from resnet_cifar.model import options as model_options
@@ -223,7 +223,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
             around.append(list(watch.kernels))
             in_steps[:] = watch.reads
 
-        def draws(_: Augmentation, seed: int, stream: Stream, *rest: int) -> Draws:
+        def draws(_: Augmentation, seed: int, stream: Stream, *rest: int) -> AugmentationDraw:
             return drawn[stream]._each(lambda tensor: tensor.clone())
 
         def unscaled(*arguments: Any) -> None:

@@ -17,9 +17,9 @@ from resnet_cifar.config.compose import compose
 from resnet_cifar.data.augmentation import (
     TRAINING,
     Augmentation,
+    AugmentationDraw,
     CropFlip,
     Cutout,
-    Draws,
     NoAugmentation,
     generator,
 )
@@ -49,7 +49,9 @@ def images(count: int) -> Images:
     return Images(pixels, source.integers(0, 10, count), np.arange(count))
 
 
-def batch(data: Images, augmentation: Augmentation, draws: Draws) -> tuple[Tensor, Tensor]:
+def batch(
+    data: Images, augmentation: Augmentation, draws: AugmentationDraw
+) -> tuple[Tensor, Tensor]:
     """All that is drawn."""
     on_device = DeviceImages(data, THE_STUDYS, augmentation, CPU)
     return on_device.batch(on_device.view(draws), 0, len(draws))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_cifar.compute.device import Compute
-from resnet_cifar.data.augmentation import Draws
+from resnet_cifar.data.augmentation import AugmentationDraw
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 
@@ -47,7 +47,7 @@ def correctness(logits: Tensor, y: Tensor) -> Tensor:
 def predict(
     model: nn.Module,
     images: DeviceImages,
-    draws: Draws,
+    draws: AugmentationDraw,
     compute: Compute,
     batch_size: int,
     between: Callable[[], None] = lambda: None,

@@ -42,7 +42,7 @@ def generator(seed: int, stream: str, epoch: int = 0) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationDraw:
     """Random numbers of one view of n images: their order, and each position's augmentation."""
 
     order: Tensor  # int64 [n], positions in the data set
@@ -53,17 +53,17 @@ class Draws:
     def __len__(self) -> int:
         return len(self.order)
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> AugmentationDraw:
         """Copy to `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def part(self, start: int, stop: int) -> Draws:
+    def part(self, start: int, stop: int) -> AugmentationDraw:
         """Select positions start…stop."""
         return self._each(lambda tensor: tensor[start:stop])
 
-    def _each(self, do: Callable[[Tensor], Tensor]) -> Draws:
+    def _each(self, do: Callable[[Tensor], Tensor]) -> AugmentationDraw:
         more = {name: do(tensor) for name, tensor in self.more.items()}
-        return Draws(do(self.order), do(self.offset), do(self.flip), more)
+        return AugmentationDraw(do(self.order), do(self.offset), do(self.flip), more)
 
 
 @dataclass
@@ -78,17 +78,19 @@ class Augmentation(ABC):
         """Pixels of black the images carry on each side, for crops that reach beyond them."""
 
     @abstractmethod
-    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         """Draw the augmented view of `count` images at `epoch` (from 1)."""
 
-    def clean(self, count: int) -> Draws:
+    def clean(self, count: int) -> AugmentationDraw:
         """Make the view without augmentation: centre crop, no flip, images in their own order."""
         import torch
 
         offset = torch.full((count, 2), self.padding)
-        return Draws(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
+        return AugmentationDraw(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
+    ) -> tuple[Tensor, Tensor]:
         """Change a batch that has been cropped, flipped and normalised; by default, nothing.
 
         Args:
@@ -120,7 +122,7 @@ class CropFlip(Augmentation):
     def padding(self) -> int:
         return self.crop_padding
 
-    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         import torch
 
         order = torch.arange(count)
@@ -130,7 +132,7 @@ class CropFlip(Augmentation):
         source = generator(seed, stream.augmentation, epoch)
         flip = torch.rand(count, generator=source) < self.flip_probability
         offset = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=source)
-        return Draws(order, offset, flip)
+        return AugmentationDraw(order, offset, flip)
 
 
 @dataclass
@@ -143,7 +145,7 @@ class NoAugmentation(Augmentation):
     def padding(self) -> int:
         return 0
 
-    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         return CropFlip(0, 0.0).draws(seed, stream, epoch, count)
 
 
@@ -161,7 +163,7 @@ class Cutout(CropFlip):
         super().__post_init__()
         require(1 <= self.size <= 64, "augmentation.size", self.size, "1 to 64 pixels")
 
-    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         import torch
 
         # A generator of its own: crops and flips are those of crop_flip at the same seed.
@@ -173,7 +175,9 @@ class Cutout(CropFlip):
         covered = (distance >= 0) & (distance < self.size)
         return dataclasses.replace(plain, more={"covered": covered})
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
+    ) -> tuple[Tensor, Tensor]:
         if "covered" not in draws.more:
             return x, y
         rows, columns = draws.more["covered"].unbind(1)
@@ -198,7 +202,7 @@ class Mixup(CropFlip):
         super().__post_init__()
         require(0 < self.alpha <= 1000, "augmentation.alpha", self.alpha, "above 0, at most 1000")
 
-    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> Draws:
+    def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         plain = super().draws(seed, stream, epoch, count)
         if stream != TRAINING:
             return plain
@@ -214,7 +218,9 @@ class Mixup(CropFlip):
         share = torch.from_numpy(betaincinv(self.alpha, self.alpha, quantile.numpy())).float()
         return dataclasses.replace(plain, more={"rank": rank, "share": share})
 
-    def apply(self, x: Tensor, y: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
+    ) -> tuple[Tensor, Tensor]:
         import torch
 
         if "share" not in draws.more:

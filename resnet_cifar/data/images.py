@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resnet_cifar.data.augmentation import Augmentation, Draws, Stream
+from resnet_cifar.data.augmentation import Augmentation, AugmentationDraw, Stream
 from resnet_cifar.data.datasets import Dataset, Images, Normalisation, Split
 
 SIZE = 32  # pixels
@@ -20,7 +20,7 @@ class View:
     They are computed once a view, so that a step launches fewer kernels.
     """
 
-    draws: Draws
+    draws: AugmentationDraw
     rows: Tensor  # int64 [n, 32], the first pixel of each row of a crop, in all images' pixels
     columns: Tensor  # int64 [n, 32], a crop's columns, from right to left where it is flipped
     labels: Tensor  # int64 [n]
@@ -80,7 +80,7 @@ class DeviceImages:
         """Draw the augmented view of an epoch and send it to the device."""
         return self.view(self.augmentation.draws(seed, stream, epoch, len(self)))
 
-    def view(self, draws: Draws) -> View:
+    def view(self, draws: AugmentationDraw) -> View:
         """Send draws of these images to the device, as indices: 512 bytes an image.
 
         Args:

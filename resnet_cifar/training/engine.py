@@ -17,7 +17,7 @@ from torch import Tensor, nn, optim
 from resnet_cifar.compute.device import Compute
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import correctness, predict, score_views, update
-from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Draws
+from resnet_cifar.data.augmentation import TRAINING, VALIDATION, AugmentationDraw
 from resnet_cifar.data.datasets import steps_per_epoch
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.errors import Interrupted
@@ -174,7 +174,7 @@ class Engine:
             logits["val_ema"] = self._predict(average.network, views["val"])
         return logits
 
-    def _predict(self, network: nn.Module, draws: Draws) -> Tensor:
+    def _predict(self, network: nn.Module, draws: AugmentationDraw) -> Tensor:
         size = self.options.eval_batch_size
         return predict(network, self.val, draws, self.compute, size, self.stop_if_interrupted)
 
