@@ -34,7 +34,7 @@ from resnet_cifar.record.schema import (
     write_record,
 )
 from resnet_cifar.record.tensorboard import Board
-from resnet_cifar.record.tracker import Guarded, TrackedOnce, TrackedRun, Tracker
+from resnet_cifar.record.tracker import FailSafeTracker, ResumableTracker, TrackedRun, Tracker
 
 
 def now() -> str:
@@ -105,7 +105,9 @@ class Recorder:
         self._probe.trim()
         # Taken up at its very end, a run shows the last epoch again, and its pictures once.
         again = self._metrics.lines[-1:] if done == record.epochs else []
-        board = Guarded("TensorBoard", lambda: Board(directory, done - len(again), hparams), say)
+        board = FailSafeTracker(
+            "TensorBoard", lambda: Board(directory, done - len(again), hparams), say
+        )
         for line in again:
             board.scalars(self._with_curves(line))
         self._trackers: list[Tracker] = [board, self._open_tracker(logger, root)]
@@ -249,7 +251,9 @@ class Recorder:
             id=before.id if before else "",
         )
         lines = [self._with_curves(line) for line in self._metrics.lines]
-        return TrackedOnce(logger.NAME, lambda: logger.open(run), before, lines, mark, self._say)
+        return ResumableTracker(
+            logger.NAME, lambda: logger.open(run), before, lines, mark, self._say
+        )
 
     def _append(self, file: LinesFile, *lines: Metrics) -> None:
         self._lock.check()

@@ -49,7 +49,7 @@ class TrackedRun(NamedTuple):
     id: str  # of the same run at this tracker, by an earlier session; ""
 
 
-class Guarded(Tracker):
+class FailSafeTracker(Tracker):
     """A tracker that can't end a run: its first failure is said, and after that it does nothing.
 
     Args:
@@ -97,7 +97,7 @@ class Guarded(Tracker):
             return None
 
 
-class TrackedOnce(Guarded):
+class ResumableTracker(FailSafeTracker):
     """A guarded tracker that gets each epoch once, however often the run is taken up.
 
     Run.json says what it has been given, and says so before: a kill in between costs the tracker an
@@ -105,7 +105,7 @@ class TrackedOnce(Guarded):
 
     Args:
         option: its `logger=…`.
-        open: makes the tracker, as of `Guarded`.
+        open: makes the tracker, as of `FailSafeTracker`.
         before: what an earlier session gave it.
         lines: the metrics of the epochs done.
         mark: writes `tracked` into run.json.
