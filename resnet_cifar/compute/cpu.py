@@ -32,7 +32,7 @@ def available_cores() -> int:
             cores.add((TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:  # the system doesn't say
             cores.add(str(cpu))
-    return min(len(cores), available_cpus(), told_threads() or len(cores))
+    return min(len(cores), available_cpus(), omp_num_threads() or len(cores))
 
 
 def _affinity() -> set[int]:
@@ -41,7 +41,7 @@ def _affinity() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def told_threads() -> int | None:
+def omp_num_threads() -> int | None:
     """OMP_NUM_THREADS as the environment has it now; None if it says nothing.
 
     OpenMP reads it once, and a sweep's runs are forked from a process that has loaded it.

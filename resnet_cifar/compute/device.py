@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from resnet_cifar.compute.cpu import available_cpus, cpu_name, told_threads
+from resnet_cifar.compute.cpu import available_cpus, cpu_name, omp_num_threads
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.precision import faster, precision_seconds
 from resnet_cifar.errors import ConfigError
@@ -98,7 +98,7 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
         ConfigError: as `find`.
     """
     device = find(trainer)
-    threads = trainer.threads or min(told_threads() or torch.get_num_threads(), available_cpus())
+    threads = trainer.threads or min(omp_num_threads() or torch.get_num_threads(), available_cpus())
     precision, seconds = trainer.precision, {}
     if precision == "auto" and device.type == "cpu":
         seconds = {} if begun else precision_seconds(width, cpu_layout(width, threads=1))
