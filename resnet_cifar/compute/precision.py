@@ -16,7 +16,7 @@ from torch import nn
 
 from resnet_cifar.compute.cpu import has_bf16
 
-CLEARLY = 1.15  # times as fast is worth the digits that bfloat16 has not
+MIN_SPEEDUP = 1.15  # times as fast is worth the digits that bfloat16 has not
 MEASURED_SECONDS = 0.5  # of CPU time, about
 TURN_SECONDS = 0.025  # of passes in one precision, about; then the other's turn
 
@@ -27,7 +27,7 @@ def faster(seconds: Mapping[str, float]) -> str:
     A time of zero is what a coarse clock makes of a short one: it proves nothing.
     """
     fp32, bf16 = seconds.get("fp32", 0.0), seconds.get("bf16", 0.0)
-    return "bf16" if bf16 > 0 and fp32 >= CLEARLY * bf16 else "fp32"
+    return "bf16" if bf16 > 0 and fp32 >= MIN_SPEEDUP * bf16 else "fp32"
 
 
 @functools.cache
