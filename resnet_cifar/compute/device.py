@@ -20,7 +20,7 @@ from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.precision import faster, precision_seconds
 from resnet_cifar.errors import ConfigError
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Compute:
 
     def autocast(self) -> torch.autocast:
         """16 bits where that is the precision, otherwise a context that does nothing."""
-        half = HALF.get(self.precision)
+        half = AUTOCAST_DTYPE.get(self.precision)
         kind = self.device.type
         return torch.autocast(kind, dtype=half or torch.bfloat16, enabled=half is not None)
 
@@ -260,7 +260,7 @@ def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
     Takes about `seconds`. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
     """
     size = 1024 if compute.device.type == "cpu" else 8192
-    dtype = HALF.get(compute.precision, torch.float32)
+    dtype = AUTOCAST_DTYPE.get(compute.precision, torch.float32)
     a = torch.ones(size, size, device=compute.device, dtype=dtype)
     best = 0.0
     end = time.perf_counter() + seconds
