@@ -361,7 +361,7 @@ def interrupted(prepared: Path, program: Program) -> Path:
     ],
 )
 def test_a_checkpoint_that_cannot_be_gone_on_from(change: dict[str, Any], said: str) -> None:
-    owner = checkpoint.Owner("lr0.1-12345678", 0, epochs=2, steps=4)
+    owner = checkpoint.ExpectedRun("lr0.1-12345678", 0, epochs=2, steps=4)
     right = {"cell": "lr0.1-12345678", "seed": 0, "epoch": 1, "step": 4, "best": {"epoch": 1}}
     owner.check({**right, "optimizer": {}}, Path("last.pt"))
     owner.check({**right, "epoch": 2, "step": 0}, Path("last.pt"))  # finished: weights alone

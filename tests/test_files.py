@@ -55,7 +55,7 @@ def state(value: float) -> dict:
     return {"model": {"w": torch.full((1000,), float(value))}, "epoch": int(value)}
 
 
-OWNER = checkpoint.Owner("lr0.1-12345678", 0, epochs=2, steps=4)
+OWNER = checkpoint.ExpectedRun("lr0.1-12345678", 0, epochs=2, steps=4)
 
 
 def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -> None:

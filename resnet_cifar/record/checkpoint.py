@@ -70,7 +70,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Owner:
+class ExpectedRun:
     """The run that a checkpoint has to belong to."""
 
     cell: str
@@ -106,7 +106,7 @@ class Owner:
         return None if type(at) is int and 1 <= at <= epoch else f"with best={best}"
 
 
-def load_last(directory: Path, owner: Owner) -> tuple[dict[str, Any] | None, list[str]]:
+def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | None, list[str]]:
     """Load the newest checkpoint that can be read and belongs to `owner`.
 
     Returns:

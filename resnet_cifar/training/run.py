@@ -272,7 +272,7 @@ def resume(
     Returns:
         Digests of the record's lines when it was written, where it says.
     """
-    run = checkpoint.Owner(cell_name(config), config.seed, config.trainer.epochs, steps)
+    run = checkpoint.ExpectedRun(cell_name(config), config.seed, config.trainer.epochs, steps)
     saved, notes = checkpoint.load_last(directory, run)
     for line in notes:
         display.say(line)
