@@ -275,7 +275,7 @@ def _can_share() -> bool:
     return importlib.util.find_spec("fcntl") is not None
 
 
-class Watched:
+class LockGuard:
     """Notices that a lock this process holds was removed: another may be writing, too."""
 
     def __init__(self, path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from resnet_cifar.errors import describe
-from resnet_cifar.files import Watched, write_atomically, write_json
+from resnet_cifar.files import LockGuard, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures
@@ -87,7 +87,7 @@ class Recorder:
             record.sessions, record.evaluations = before.sessions, before.evaluations
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
-        self._lock = Watched(directory / LOCK)
+        self._lock = LockGuard(directory / LOCK)
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
         known = digests or {}
