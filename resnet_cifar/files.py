@@ -134,7 +134,7 @@ def _is_at(file: int, path: Path) -> bool:
 # Locks -------------------------------------------------------------------------------------------
 
 
-class Busy(Exception):
+class LockHeld(Exception):
     """Another process holds the lock. `holder` says which, as far as it could be read."""
 
     def __init__(self, holder: str) -> None:
@@ -189,7 +189,7 @@ class Lock:
     `local_lock` it holds within each machine only, and another machine's run looks interrupted.
 
     Args:
-        wait: block until the lock is free; otherwise entering raises Busy.
+        wait: block until the lock is free; otherwise entering raises LockHeld.
         on_wait: called once with the holder, before blocking.
         poll: called ten times a second while blocked; it may raise to give up.
 
@@ -214,7 +214,7 @@ class Lock:
         while not self._try():
             if time.monotonic() > patience:
                 if not self.wait:
-                    raise Busy(self._holder())
+                    raise LockHeld(self._holder())
                 if not told and self.on_wait:
                     self.on_wait(self._holder())
                 told = True

@@ -19,7 +19,7 @@ from made_up import make_run
 
 from resnet_cifar import files
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import Busy, Lock, is_held
+from resnet_cifar.files import Lock, LockHeld, is_held
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.lines import LinesFile, read_metrics
 from resnet_cifar.record.schema import finite
@@ -144,7 +144,7 @@ def test_one_holder_at_a_time_and_it_is_named(tmp_path: Path) -> None:
     told: list[str] = []
     with Lock(path):
         assert is_held(path)
-        with pytest.raises(Busy, match=f"process {os.getpid()}"), Lock(path, wait=False):
+        with pytest.raises(LockHeld, match=f"process {os.getpid()}"), Lock(path, wait=False):
             pass
         waiter = threading.Thread(target=lambda: Lock(path, on_wait=told.append).__enter__())
         waiter.start()
@@ -248,7 +248,7 @@ def test_locks_without_posix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / ".lock"
     with Lock(path):
         assert is_held(path)
-        with pytest.raises(Busy, match=f"process {os.getpid()}"), Lock(path, wait=False):
+        with pytest.raises(LockHeld, match=f"process {os.getpid()}"), Lock(path, wait=False):
             pass
     assert not is_held(path)
     with Lock(path, wait=False):

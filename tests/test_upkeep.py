@@ -15,7 +15,7 @@ import pytest
 from made_up import make_small_run as make
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import Busy, Lock
+from resnet_cifar.files import Lock, LockHeld
 from resnet_cifar.record.integrity import sums
 from resnet_cifar.record.layout import SUMMED
 from resnet_cifar.record.lines import LinesFile
@@ -283,7 +283,7 @@ def test_clean_takes_what_the_dead_left_and_nothing_of_the_living(
         assert main(["clean", "outputs", "--yes"]) == 0
         assert not any((dead / name).exists() for name in LEFT)
         assert all((living / name).exists() for name in LEFT)
-        with pytest.raises(Busy):
+        with pytest.raises(LockHeld):
             clean(living / LEFT[0])
     assert main(["clean", "outputs", "--yes"]) == 0
     assert {name for name, text in tree(root).items() if text == b"mine"} == {

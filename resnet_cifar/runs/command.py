@@ -13,7 +13,7 @@ from pathlib import Path
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import Parser, run_command
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.files import Busy
+from resnet_cifar.files import LockHeld
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import CONFIG
 from resnet_cifar.runs import listing
@@ -110,7 +110,7 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
                 print(f"removed {run.path}")
             else:
                 print(f"{run.path} is now {archive(run.path, options.root)}")
-        except Busy as busy:
+        except LockHeld as busy:
             print(f"{run.path}: {busy.holder} is at it, left alone")
         except (UserError, OSError) as error:  # the others are not to suffer
             failed = True
@@ -131,7 +131,7 @@ def _clean(root: Path, yes: bool) -> None:
         print("left by processes that were killed; --yes deletes them")
     else:
         for path in left:
-            with contextlib.suppress(Busy):
+            with contextlib.suppress(LockHeld):
                 clean(path)
         print(f"deleted {len(left)}")
 

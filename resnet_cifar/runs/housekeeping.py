@@ -35,7 +35,7 @@ def remove(directory: Path, root: Path) -> None:
     """Delete a run directory, out of sight first: half a run is never taken for one.
 
     Raises:
-        Busy: a process holds its lock.
+        LockHeld: a process holds its lock.
         UserError: it is not a run of this program inside `root`, or holds other people's files.
     """
     _refuse_no_run(directory, root)
@@ -50,7 +50,7 @@ def archive(directory: Path, root: Path) -> Path:
     """Move a run directory to `<root>.archive/<cell>/seed=<n>`; moving it back restores it.
 
     Raises:
-        Busy: a process holds its lock.
+        LockHeld: a process holds its lock.
         UserError: it is not a run in a cell of `root`, another one of that name is in the archive,
             or the archive is on another file system.
     """
@@ -107,7 +107,7 @@ def _real_directories(directory: Path) -> list[Path]:
 
 
 def clean(path: Path) -> None:
-    """Delete one of `leftovers`. Raises Busy where a process has come to life meanwhile."""
+    """Delete one of `leftovers`. Raises LockHeld where a process has come to life meanwhile."""
     if path.is_dir():
         _delete(path)
     else:

@@ -79,7 +79,7 @@ def evaluate(
         UserError: no such run, no weights, being trained, or its data are missing.
     """
     from resnet_cifar.compute.device import resolve, settings
-    from resnet_cifar.files import Busy
+    from resnet_cifar.files import LockHeld
     from resnet_cifar.record.recorder import now, record_evaluation
     from resnet_cifar.trained.model import open_run, restore_model
 
@@ -110,7 +110,7 @@ def evaluate(
             }
             if recorded:
                 record_evaluation(directory, evaluation)
-    except Busy as busy:
+    except LockHeld as busy:
         raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
     return {"run": str(directory), "recorded": recorded, **evaluation}
 
@@ -129,10 +129,10 @@ def _lock(directory: Path, split: str) -> Iterator[bool]:
     """Hold the run's lock; yields True if the run can be written.
 
     Raises:
-        Busy: it is being trained.
+        LockHeld: it is being trained.
         UserError: the split is "test" and the look at it couldn't be counted.
     """
-    from resnet_cifar.files import Busy, Lock, is_held
+    from resnet_cifar.files import Lock, LockHeld, is_held
     from resnet_cifar.record.layout import LOCK
 
     path = directory / LOCK
@@ -149,7 +149,7 @@ def _lock(directory: Path, split: str) -> Iterator[bool]:
                     "test set is counted there"
                 ) from error
             if is_held(path):
-                raise Busy("another process") from None
+                raise LockHeld("another process") from None
             writable = False
         yield writable
 

@@ -20,7 +20,7 @@ from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split, steps_per_epoch
 from resnet_cifar.data.images import load_on_device
 from resnet_cifar.errors import Interrupted, UserError, describe
-from resnet_cifar.files import Busy, Lock, refuse_link, write_atomically
+from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance
@@ -72,7 +72,7 @@ def run(config: Config) -> float:
                         display.say(f"set aside as {set_aside(directory)}")
                 with lock_run(config, directory, display, interrupt):
                     return train_locked(config, directory, split, display, interrupt)
-        except Busy as busy:
+        except LockHeld as busy:
             display.say(f"{directory}: {busy.holder} is training it, skipped")
             return objective(read_record(directory))
         except OSError as error:
@@ -82,7 +82,7 @@ def run(config: Config) -> float:
 
 
 def lock_run(config: Config, directory: Path, display: Display, interrupt: Interrupt) -> Lock:
-    """Make the lock of a run, which waits for another process, or gives up at once (Busy)."""
+    """Make the lock of a run, which waits for another process, or gives up at once (LockHeld)."""
 
     def give_up() -> None:
         if interrupt.signal is not None:
