@@ -486,13 +486,20 @@ def test_checkpoints_are_written_when_due(
 
 
 def test_the_live_line_shows_speed_and_time_left(program: Program) -> None:
-    """By a clock that goes on by half a second at each look."""
+    """By a clock that goes on by half a second at each look; also within a resumed epoch."""
     shown: list[tuple[int, int, float, float]] = []
+
+    def show(_: Display, *numbers: Any) -> None:
+        shown.append(numbers)
+        if len(shown) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     ticks = itertools.count(0.0, 0.5)
     clock = SimpleNamespace(perf_counter=lambda: next(ticks), monotonic=time.monotonic)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "time", clock)
-        patch.setattr(Display, "step", lambda self, *numbers: shown.append(numbers))
+        patch.setattr(Display, "step", show)
+        assert program(*TINY).code == 143
         assert program(*TINY).code == 0
     # 4 updates in each of 2 epochs, 16 images in half a second at each.
     assert shown == [

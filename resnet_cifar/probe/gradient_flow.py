@@ -143,8 +143,7 @@ def inspect(
         `measure_weight`, `measure_norm` and `measure_activation`. Only BatchNorm has rows of kind
         norm.
     """
-    model = copy.deepcopy(model).train()
-    model.zero_grad()  # a copy brings its gradients with it, and backward adds to them
+    model = copy.deepcopy(model).train()  # its parameters come without gradients
     rows: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():
         kind = next((kind for kind, layer in KINDS.items() if isinstance(module, layer)), None)
