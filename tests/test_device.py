@@ -203,7 +203,7 @@ def test_a_gpu_and_tf32_as_the_compiler_reads_it(
     with device.settings(gpu, deterministic=False):
         assert current[-1] == 1
         assert read() == (tf32,) * 4
-        with device.full_float32():
+        with device.tf32(False):
             assert read() == (False,) * 4
         assert read() == (tf32,) * 4
     assert read() == before

@@ -57,15 +57,13 @@ def cpu_name() -> str:
 
 def has_bf16() -> bool:
     """True if the CPU has instructions for bfloat16, or doesn't say what it has."""
-    flags = _cpu_info("flags") or _cpu_info("Features")  # x86, ARM
+    flags = _cpu_info("flags", "Features")  # x86, ARM
     return not flags or "bf16" in flags
 
 
-def _cpu_info(key: str) -> str:
+def _cpu_info(*keys: str) -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
+        return next((line.partition(":")[2].strip() for line in file if line.startswith(keys)), "")
     return ""
 
 
@@ -73,9 +71,8 @@ def available_memory() -> float | None:
     """Bytes that new processes may use; None where the system doesn't say."""
     limits = []
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as file:
-        limits += [
-            1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable")
-        ]
+        lines = (line.split() for line in file if line.startswith("MemAvailable"))
+        limits += [1024.0 * int(kilobytes) for _, kilobytes, _ in lines]
     with contextlib.suppress(OSError, ValueError):
         most = float((CONTROL_GROUP / "memory.max").read_text())
         limits.append(most - float((CONTROL_GROUP / "memory.current").read_text()))

@@ -20,6 +20,7 @@ from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.precision import faster, precision_seconds
 from resnet_cifar.errors import ConfigError
 
+AMPERE, VOLTA = (8, 0), (7, 0)  # first with units for bfloat16 and TF32; for float16
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,8 +43,7 @@ class Compute:
     def autocast(self) -> torch.autocast:
         """16 bits where that is the precision, otherwise a context that does nothing."""
         half = AUTOCAST_DTYPE.get(self.precision)
-        kind = self.device.type
-        return torch.autocast(kind, dtype=half or torch.bfloat16, enabled=half is not None)
+        return torch.autocast(self.device.type, half or torch.bfloat16, enabled=half is not None)
 
     def scaler(self) -> GradScaler:
         """A scaler of the loss, so that gradients fit float16; elsewhere one that does nothing."""
@@ -80,7 +80,7 @@ def find(trainer: Trainer) -> torch.device:
         raise ConfigError(f"trainer.device={trainer.device} is not here: PyTorch sees {seen}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not here: PyTorch sees no Apple GPU")
-    if trainer.precision == "tf32" and not _is_ampere(device):
+    if trainer.precision == "tf32" and _cuda_capability(device) < AMPERE:
         rule = "a CUDA device from Ampere on: use auto, fp32, bf16 or fp16"
         raise ConfigError(f"trainer.precision=tf32 needs {rule}")
     return device
@@ -94,8 +94,7 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
         begun: a precision already in use on this CPU, by the run itself or by others beside it: it
             stays, and nothing is measured.
 
-    Raises:
-        ConfigError: as `find`.
+    Raises ConfigError as `find`.
     """
     device = find(trainer)
     threads = trainer.threads or min(omp_num_threads() or torch.get_num_threads(), available_cpus())
@@ -104,22 +103,18 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
         seconds = {} if begun else precision_seconds(width, cpu_layout(width, threads=1))
         precision = begun or faster(seconds)
     elif precision == "auto":  # an Apple GPU could do with less, but nobody has measured it
-        precision = "bf16" if _is_ampere(device) else "fp16" if _has_fast_fp16(device) else "fp32"
-    names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU"}
-    name = names[device.type](device) if device.type in names else cpu_name()
-    pays = device.type == "cuda" and _can_compile()
+        capability = _cuda_capability(device)
+        precision = "bf16" if capability >= AMPERE else "fp16" if capability >= VOLTA else "fp32"
+    cuda = device.type == "cuda"
+    name = "Apple GPU" if device.type == "mps" else cpu_name()
+    name = torch.cuda.get_device_name(device) if cuda else name
+    pays = cuda and _can_compile()
     use = pays if trainer.compile == "auto" else trainer.compile == "true"
     return Compute(device, name, precision, threads, use, precision_seconds=seconds)
 
 
-def _is_ampere(device: torch.device) -> bool:
-    """True on a CUDA device of that generation or a later one: bfloat16 and TF32."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _has_fast_fp16(device: torch.device) -> bool:
-    """True if float16 has matrix units there: Volta and what came after it."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+def _cuda_capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 def _can_compile() -> bool:
@@ -171,8 +166,7 @@ def cpu_layout(channels: int, threads: int) -> torch.memory_format:
 def place(model: nn.Module, compute: Compute) -> torch.memory_format:
     """Move `model` to the run's device; return its layout, which its images should have, too."""
     layout = memory_format(compute, model)
-    model.to(compute.device)
-    model.to(memory_format=layout)
+    model.to(compute.device).to(memory_format=layout)
     return layout
 
 
@@ -184,13 +178,11 @@ def keep_freed_memory() -> None:
     802 to 897 at width 16) and costs up to 14 % more memory at the peak. glibc only: elsewhere
     nothing happens. Lasts as long as the process.
     """
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: on Windows
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
 
 
 @contextlib.contextmanager
@@ -209,7 +201,11 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         keep_freed_memory()
     _be_deterministic(deterministic, compute.compile)
     try:
-        with _current_gpu(compute) if cuda else contextlib.nullcontext():
+        with contextlib.ExitStack() as gpu:
+            if cuda:
+                # The current one, which memory counts, kernels and graphs go by.
+                gpu.enter_context(torch.cuda.device(compute.device))
+                gpu.enter_context(tf32(compute.precision != "fp32"))
             yield
     finally:
         torch.set_num_threads(threads)
@@ -218,20 +214,8 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _current_gpu(compute: Compute) -> Iterator[None]:
-    """Make the run's GPU the current one, which memory counts, kernels and graphs go by."""
-    with torch.cuda.device(compute.device), _tf32(compute.precision != "fp32"):
-        yield
-
-
-def full_float32() -> contextlib.AbstractContextManager[None]:
-    """Compute float32 products with all their digits, where a run may use TF32."""
-    return _tf32(False)
-
-
-@contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Compute CUDA's float32 matrix products and convolutions in TF32, or not.
+def tf32(allowed: bool) -> Iterator[None]:
+    """Compute CUDA's float32 matrix products and convolutions in TF32, or with all their digits.
 
     By the older of PyTorch's two interfaces, which keeps the newer one's settings in step. The
     newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:

@@ -39,8 +39,8 @@ class Trainer:
         for name in ("threads", "histogram_epochs", "checkpoint_seconds"):
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "0 or more")
         require(self.threads <= 1024, "trainer.threads", self.threads, "0 to 1024")
-        # Batch statistics need two values a channel, and the last stage of a single image has 16;
-        # but a batch of one is no batch.
+        # BatchNorm would accept one image, whose last stage has 16 values a channel; but then the
+        # batch statistics would be the image's.
         require(self.batch_size >= 2, "trainer.batch_size", self.batch_size, "2 or more")
         for name, allowed in (
             ("precision", ("auto", *PRECISIONS)),
@@ -49,10 +49,8 @@ class Trainer:
         ):
             value = getattr(self, name)
             require(value in allowed, f"trainer.{name}", value, "one of " + ", ".join(allowed))
-        device = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
-        require(
-            device is not None, "trainer.device", self.device, "auto, cpu, mps, cuda or cuda:<n>"
-        )
+        known = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None
+        require(known, "trainer.device", self.device, "auto, cpu, mps, cuda or cuda:<n>")
 
 
 OPTIONS: tuple[type[Trainer], ...] = (Trainer,)

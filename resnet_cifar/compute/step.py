@@ -56,7 +56,6 @@ def predict(
     """Compute the logits float32 [n, classes] of a view, in evaluation mode; on the host.
 
     Args:
-        draws: of `images`, on the host.
         between: called after every batch; it may raise to stop.
         training: in training mode instead, which changes the model's running statistics.
     """

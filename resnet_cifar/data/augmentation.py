@@ -50,9 +50,6 @@ class AugmentationDraw:
     flip: Tensor  # bool [n], mirrored left to right
     more: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # [n, ...], an option's own
 
-    def __len__(self) -> int:
-        return len(self.order)
-
     def to(self, device: torch.device) -> AugmentationDraw:
         """Copy to `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

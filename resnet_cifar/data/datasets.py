@@ -77,11 +77,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self) -> Split:
-        """Load the images that training may see.
-
-        Raises:
-            UserError: the images can't be had.
-        """
+        """Load the images that training may see. Raises UserError if they can't be had."""
 
     @abstractmethod
     def load_test(self) -> Images:
@@ -109,11 +105,6 @@ class Cifar(Dataset):
         return self.ORIGINAL - self.val_size
 
     def load(self) -> Split:
-        """Load the 50,000 training images and split them.
-
-        Raises:
-            UserError: the files are absent or damaged and can't be downloaded.
-        """
         pixels, labels = self._read(train=True)
         order, count = split_permutation(len(labels), self.split_seed), self.training_images
         # Sorted, so that memory is read in order; the order of training is drawn per epoch anyway.
@@ -123,7 +114,6 @@ class Cifar(Dataset):
         )
 
     def load_test(self) -> Images:
-        """Load the 10,000 test images. Raises as `load`."""
         pixels, labels = self._read(train=False)
         return Images(pixels, labels, np.arange(len(labels)))
 
@@ -141,10 +131,9 @@ class Cifar(Dataset):
         try:
             dataset = source(self.root, train=train, download=False)
         except RuntimeError:  # torchvision: "not found or corrupted"
-            files = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
-            problem = f"there is no {self.TITLE} in {folder}"
-            if files:
-                problem = f"{folder} is damaged or incomplete (found {', '.join(files)})"
+            files = sorted(path.name for path in folder.glob("*"))
+            damage = f"{folder} is damaged or incomplete (found {', '.join(files)})"
+            problem = damage if files else f"there is no {self.TITLE} in {folder}"
             if not self.download:
                 raise UserError(
                     f"data.download=false and {problem} (md5 sums checked): {remedy}"
@@ -170,17 +159,8 @@ class Cifar10(Cifar):
     TITLE: ClassVar[str] = "CIFAR-10"
     TORCHVISION: ClassVar[str] = "CIFAR10"
     NORMALISATION: ClassVar[Normalisation] = THE_STUDYS
-    CLASSES: ClassVar[tuple[str, ...]] = (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
+    CLASSES: ClassVar[tuple[str, ...]] = tuple(
+        "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
     )
 
 
@@ -231,11 +211,9 @@ class Synthetic(Dataset):
         return self.train_size
 
     def load(self) -> Split:
-        """Draw the training and validation images."""
         return Split(self._draw("train", self.train_size), self._draw("val", self.val_size))
 
     def load_test(self) -> Images:
-        """Draw the test images."""
         return self._draw("test", self.test_size)
 
     def _draw(self, stream: str, size: int) -> Images:

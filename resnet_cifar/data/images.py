@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from resnet_cifar.data.augmentation import Augmentation, AugmentationDraw, Stream
 from resnet_cifar.data.datasets import Dataset, Images, Normalisation, Split
@@ -48,14 +49,8 @@ class DeviceImages:
         memory_format: torch.memory_format = torch.channels_last,
         classes: int | None = None,
     ) -> None:
-        pixels, padding = torch.from_numpy(images.pixels), augmentation.padding
-        count, height, width, channels = pixels.shape
-        self.padded = torch.zeros(
-            (count, height + 2 * padding, width + 2 * padding, channels),
-            dtype=torch.uint8,
-            device=device,
-        )
-        self.padded[:, padding : padding + height, padding : padding + width] = pixels.to(device)
+        pixels, padding = torch.from_numpy(images.pixels).to(device), augmentation.padding
+        self.padded = F.pad(pixels, (0, 0, padding, padding, padding, padding))
         self.labels = torch.from_numpy(images.labels)  # on the host, int64 [n]
         self.positions = images.positions
         self.classes = classes or int(images.labels.max()) + 1
@@ -72,8 +67,7 @@ class DeviceImages:
 
     def pixels(self) -> Tensor:
         """Return the images as they came: uint8 [n, 32, 32, 3]."""
-        padding = self.augmentation.padding
-        inner = slice(padding, padding + SIZE)
+        inner = slice(self.augmentation.padding, self.augmentation.padding + SIZE)
         return self.padded[:, inner, inner]
 
     def draw_view(self, seed: int, stream: Stream, epoch: int) -> View:
@@ -81,11 +75,7 @@ class DeviceImages:
         return self.view(self.augmentation.draws(seed, stream, epoch, len(self)))
 
     def view(self, draws: AugmentationDraw) -> View:
-        """Send draws of these images to the device, as indices: 512 bytes an image.
-
-        Args:
-            draws: on the host.
-        """
+        """Send draws of these images from the host to the device: 512 bytes of indices each."""
         labels = self.labels[draws.order].to(self.device, non_blocking=True)
         draws = draws.to(self.device)
         _, height, width, _ = self.padded.shape
@@ -96,9 +86,7 @@ class DeviceImages:
         return View(draws, rows, columns, labels)
 
     def batch(self, view: View, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Gather positions start…stop of a view of these images, in four kernels.
-
-        A stop beyond the view's end gives the smaller last batch.
+        """Gather positions start…stop of a view, in four kernels; the last batch may be smaller.
 
         Returns:
             float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where

@@ -13,23 +13,11 @@ stream, in chunks of 1,000 images. Image i therefore depends on (seed, stream, i
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = (
-    "disc",
-    "ring",
-    "square",
-    "frame",
-    "triangle",
-    "cross",
-    "star",
-    "bar",
-    "pair",
-    "half disc",
-)
 SIZE = 32  # pixels
 CHUNK = 1000  # images drawn at a time
 NOISE = 0.15  # half width of the noise added to every value, of a range of 1
@@ -39,6 +27,37 @@ PLACE = 3.0  # pixels the centre may be away from the middle, each way
 TILT = 0.3  # radians the shape may be turned, each way
 
 Floats = NDArray[np.floating]
+
+
+def _radius(u: Floats, v: Floats) -> Floats:
+    radius: Floats = np.sqrt(u**2 + v**2)
+    return radius
+
+
+def _square(u: Floats, v: Floats) -> Floats:
+    return np.maximum(np.abs(u), np.abs(v))
+
+
+def _bar(u: Floats, v: Floats, half: float) -> Floats:
+    return np.maximum(np.abs(u) - 1, np.abs(v) - half)
+
+
+# Distance from each shape's outline at (u, v), about, in radii; negative inside.
+SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "disc": lambda u, v: _radius(u, v) - 0.85,
+    "ring": lambda u, v: np.abs(_radius(u, v) - 0.72) - 0.2,
+    "square": lambda u, v: _square(u, v) - 0.75,
+    "frame": lambda u, v: np.abs(_square(u, v) - 0.65) - 0.18,
+    "triangle": lambda u, v: np.maximum(
+        -v - 0.5, np.float32(np.sqrt(0.75)) * np.abs(u) + 0.5 * v - 0.5
+    ),
+    "cross": lambda u, v: np.minimum(_bar(u, v, 0.28), _bar(v, u, 0.28)),
+    "star": lambda u, v: _radius(u, v) - (0.68 + 0.3 * np.cos(5 * np.arctan2(u, v))),
+    "bar": lambda u, v: _bar(u, v, 0.35),
+    "pair": lambda u, v: _radius(np.abs(u) - 0.58, v) - 0.42,
+    "half disc": lambda u, v: np.maximum(_radius(u, v) - 0.95, v - 0.1),
+}
+CLASSES = tuple(SHAPES)
 
 
 def draw(count: int, seed: int, stream: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -75,9 +94,9 @@ def _draw_chunk(seed: int, stream: str, number: int) -> tuple[NDArray[np.uint8],
     cos, sin = np.cos(angle), np.sin(angle)
     u, v = (cos * x + sin * y) / radius, (cos * y - sin * x) / radius
     distance = np.empty_like(u)
-    for label in range(len(CLASSES)):
+    for label, outline in enumerate(SHAPES.values()):
         mine = labels == label
-        distance[mine] = _distance(label, u[mine], v[mine])
+        distance[mine] = outline(u[mine], v[mine])
     mask = np.clip(0.5 - distance * radius, 0, 1)[..., None]
 
     # Colours: two drawn alike, their difference stretched to a random contrast; then who is who.
@@ -111,29 +130,3 @@ def _grid(centre: Floats) -> tuple[Floats, Floats]:
     y = span[None, :, None] - centre[:, 1, None, None]
     shape = (len(centre), SIZE, SIZE)
     return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
-
-
-def _distance(label: int, u: Floats, v: Floats) -> Any:
-    """Estimate the distance from the shape's outline, in radii, negative inside. As `u`, `v`."""
-    r = np.sqrt(u**2 + v**2)
-    au, av = np.abs(u), np.abs(v)
-    name = CLASSES[label]
-    if name == "disc":
-        return r - 0.85
-    if name == "ring":
-        return np.abs(r - 0.72) - 0.2
-    if name == "square":
-        return np.maximum(au, av) - 0.75
-    if name == "frame":
-        return np.abs(np.maximum(au, av) - 0.65) - 0.18
-    if name == "triangle":
-        return np.maximum(-v - 0.5, np.float32(np.sqrt(0.75)) * au + 0.5 * v - 0.5)
-    if name == "cross":
-        return np.minimum(np.maximum(au - 1, av - 0.28), np.maximum(au - 0.28, av - 1))
-    if name == "star":
-        return r - (0.68 + 0.3 * np.cos(5 * np.arctan2(u, v)))
-    if name == "bar":
-        return np.maximum(au - 1, av - 0.35)
-    if name == "pair":
-        return np.sqrt((au - 0.58) ** 2 + v**2) - 0.42
-    return np.maximum(r - 0.95, v - 0.1)  # half disc

@@ -41,11 +41,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def __init__(
-        self,
-        channels: int,
-        detach: str = "both",
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        self, channels: int, detach: str = "both", eps: float = 1e-5, momentum: float | None = 0.1
     ) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         if detach not in ("mean", "var", "both"):

@@ -27,8 +27,7 @@ class Optimizer(ABC):
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
         """Build the optimizer over parameter groups that carry their own weight_decay.
 
-        Args:
-            fused: update all parameters in one kernel.
+        `fused` updates all parameters in one kernel.
         """
 
 

@@ -45,9 +45,8 @@ class Average:
         self, batches: Iterable[Tensor], autocast: AbstractContextManager[Any]
     ) -> None:
         """Measure the running statistics anew, as the mean over `batches` of training images."""
-        norms = [
-            m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        ]
+        kind = nn.modules.batchnorm._BatchNorm
+        norms = [module for module in self.network.modules() if isinstance(module, kind)]
         momenta = [norm.momentum for norm in norms]
         self.network.train()
         for number, x in enumerate(batches if norms else (), 1):
@@ -87,27 +86,30 @@ class OptimizerStep:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # Sums over this epoch's updates: gradient norms, clipped updates, updates.
         self._norms = torch.zeros(3, device=self._parameters[0].device)
-        if self.scaler.is_enabled():
-            _zero_momentum(optimizer)
+        if not self.scaler.is_enabled():
+            return
+        # PyTorch's fused SGD allocates its momentum at the first step and takes it for filled at
+        # the second, also if the scaler left the first one out: what lay in memory is then the
+        # momentum (seen with torch 2.14). So it is filled with zeros here.
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group.get("momentum") else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def step(self, loss: Tensor) -> None:
         """Make one update from a batch's loss [], without waiting for the device."""
         torch.autograd.backward(self.scaler.scale(loss))
         if self.clip_norm:
             self.scaler.unscale_(self.optimizer)  # the norm is of the gradients, not of scaled ones
-            self._clip()
+            norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+            taken = norm.isfinite()  # a step that the scaler leaves out is no update
+            clipped = taken & (norm > self.clip_norm)
+            self._norms += torch.stack([norm.where(taken, 0.0), clipped, taken])
         self.scaler.step(self.optimizer)  # nothing, on the device, where a gradient overflowed
         self.scaler.update()
         # None, not zero: the next backward pass then writes gradients in place of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
-
-    def _clip(self) -> None:
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
-        taken = norm.isfinite()  # a step that the scaler leaves out is no update
-        clipped = taken & (norm > self.clip_norm)
-        self._norms += torch.stack([norm.where(taken, 0.0), clipped, taken])
 
     def metrics(self) -> dict[str, float]:
         """Read the epoch's metrics so far, of the parts that are on. Waits for the device.
@@ -156,16 +158,3 @@ class OptimizerStep:
         # Absent where `auto` was another precision before, on another machine.
         if self.scaler.is_enabled() and "scaler" in saved:
             self.scaler.load_state_dict(saved["scaler"])
-
-
-def _zero_momentum(optimizer: optim.Optimizer) -> None:
-    """Fill the momentum buffers with zeros before the first step.
-
-    PyTorch's fused SGD allocates them at the first step and takes them for filled at the second,
-    also if the scaler left the first one out: what lay in memory is then the momentum (seen with
-    torch 2.14).
-    """
-    for group in optimizer.param_groups:
-        if group.get("momentum"):
-            for parameter in group["params"]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

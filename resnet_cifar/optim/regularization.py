@@ -32,26 +32,23 @@ class Regularization:
     clip_norm: float = added(0.0)
 
     def __post_init__(self) -> None:
-        decay, smoothing = self.weight_decay, self.label_smoothing
-        key = "regularization.weight_decay"
-        require(0 <= decay < math.inf, key, decay, "a finite number, 0 or more")
-        key = "regularization.label_smoothing"
-        require(0 <= smoothing < 1, key, smoothing, "at least 0, below 1")
-        key, average = "regularization.ema_decay", self.ema_decay
-        require(0 <= average < 1, key, average, "0 (no averaged weights) or more, below 1")
-        key, norm = "regularization.clip_norm", self.clip_norm
-        require(0 <= norm < math.inf, key, norm, "0 (no clipping) or a finite number above")
+        for name, end, allowed in (
+            ("weight_decay", math.inf, "a finite number, 0 or more"),
+            ("label_smoothing", 1.0, "at least 0, below 1"),
+            ("ema_decay", 1.0, "0 (no averaged weights) or more, below 1"),
+            ("clip_norm", math.inf, "0 (no clipping) or a finite number above"),
+        ):
+            value = getattr(self, name)
+            require(0 <= value < end, f"regularization.{name}", value, allowed)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Divide the model's parameters into optimizer groups, each with its weight_decay."""
         parameters = list(model.parameters())
         if self.decay_norm_and_bias:
             return [{"params": parameters, "weight_decay": self.weight_decay}]
-        matrices = [p for p in parameters if p.ndim > 1]
-        vectors = [p for p in parameters if p.ndim <= 1]
         return [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
 
     def loss(self) -> Callable[[Tensor, Tensor], Tensor]:

@@ -30,7 +30,7 @@ class Scheduler(ABC):
         require(0 <= warmup < math.inf, "scheduler.warmup_epochs", warmup, "0 or more")
 
     def build(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        """Build the schedule of a parameter group whose own rate is `lr`."""
+        """Build the schedule of a parameter group whose own rate is `lr`, warm-up included."""
         shape = self.shape(lr, epochs, steps_per_epoch)
         steps = round(self.warmup_epochs * steps_per_epoch)
         # step + 1: the first update has a rate above 0 already.
@@ -85,10 +85,7 @@ class Step(Scheduler):
         super().__post_init__()
 
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        def schedule(step: int) -> float:
-            return lr * self.gamma ** (step // steps_per_epoch // self.step_size)
-
-        return schedule
+        return lambda step: lr * self.gamma ** (step // steps_per_epoch // self.step_size)
 
 
 @dataclass
@@ -108,11 +105,10 @@ class Milestones(Scheduler):
         super().__post_init__()
 
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        def schedule(step: int) -> float:
-            passed = bisect.bisect_right(self.milestones, step // steps_per_epoch)
-            return lr * self.factor**passed
+        def passed(step: int) -> int:
+            return bisect.bisect_right(self.milestones, step // steps_per_epoch)
 
-        return schedule
+        return lambda step: lr * self.factor ** passed(step)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from resnet_cifar.compute.device import Compute, full_float32
+from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import predict, score
 from resnet_cifar.data.augmentation import PROBE
@@ -41,23 +41,14 @@ class Training(Protocol):
     compute: Compute
 
     @property
-    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Logits and labels to the loss []."""
-
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]: ...
     @property
-    def model(self) -> nn.Module:
-        """The network, not compiled: hooks see its layers."""
-
+    def model(self) -> nn.Module: ...
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of its weights."""
-
+    def optimizer(self) -> torch.optim.Optimizer: ...
     @property
-    def steps(self) -> int:
-        """Updates in an epoch."""
-
-    def stop_if_interrupted(self) -> None:
-        """Raise Interrupted where a signal has come."""
+    def steps(self) -> int: ...
+    def stop_if_interrupted(self) -> None: ...
 
 
 @dataclass
@@ -90,7 +81,7 @@ class GradientFlow:
         start = time.perf_counter()
         # Drawn for epoch 0 at every epoch: the same images each time, so that curves compare.
         x, y = run.train.batch(run.train.draw_view(run.seed, PROBE, 0), 0, self.options.images)
-        with full_float32():
+        with tf32(False):
             rows = inspect(run.model, x, y, run.loss)
         rates = [
             run.schedules[0]((epoch - 1) * run.steps + step)
@@ -104,10 +95,7 @@ class GradientFlow:
         return rows, {**metrics, "speed/probe_seconds": time.perf_counter() - start}
 
     def _validate_with_batch_statistics(self, run: Training) -> dict[str, float]:
-        """Score the clean view, normalised as in training: by batches about as large.
-
-        Where `loss/val` is large and this is not, it is the running statistics that lag.
-        """
+        # Where `loss/val` is large and this is not, it is the running statistics that lag.
         images = min(self.options.val_images, len(run.val))
         # Equal batches: the statistics of a small last one would be noisier than training's.
         size = math.ceil(images / math.ceil(images / run.options.batch_size))
@@ -148,9 +136,11 @@ def inspect(
     for name, module in model.named_modules():
         kind = next((kind for kind, layer in KINDS.items() if isinstance(module, layer)), None)
         if kind is not None:
-            rows[name] = {"layer": name, "kind": kind}
-            if kind in WATCH:
-                WATCH[kind](module, rows[name])
+            row = rows[name] = {"layer": name, "kind": kind}
+            if kind == "norm":
+                _watch_norm(module, row)
+            elif kind == "activation":
+                _watch_relu(module, row)
     torch.autograd.backward(loss(model(x), y))
     for name, layer in weighted_layers(model).items():
         rows[name] |= measure_weight(layer.weight)
@@ -161,11 +151,8 @@ def inspect(
     ]
 
 
-def _watch_norm(norm: nn.BatchNorm2d, row: dict[str, Any]) -> None:
-    running = norm.running_mean, norm.running_var
-    assert running[0] is not None
-    assert running[1] is not None
-    before = running[0].clone(), running[1].clone()  # the forward pass moves them
+def _watch_norm(norm: Any, row: dict[str, Any]) -> None:
+    before = norm.running_mean.clone(), norm.running_var.clone()  # the forward pass moves them
 
     def see(_: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
         x = args[0].detach()  # what the hook holds must not hold the graph that holds the hook
@@ -176,15 +163,11 @@ def _watch_norm(norm: nn.BatchNorm2d, row: dict[str, Any]) -> None:
     norm.register_forward_hook(see)
 
 
-def _watch_relu(relu: nn.ReLU, row: dict[str, Any]) -> None:
+def _watch_relu(relu: nn.Module, row: dict[str, Any]) -> None:
     relu.register_forward_hook(lambda _, args, out: row.update(measure_activation(out.detach())))
 
 
 KINDS = {"conv": nn.Conv2d, "linear": nn.Linear, "norm": nn.BatchNorm2d, "activation": nn.ReLU}
-WATCH: dict[str, Callable[[Any, dict[str, Any]], None]] = {
-    "norm": _watch_norm,
-    "activation": _watch_relu,
-}
 
 
 def measure_weight(weight: Tensor) -> dict[str, Tensor]:
@@ -290,8 +273,7 @@ def add_rotation(model: nn.Module, rotations: Tensor) -> Iterator[None]:
     before = _copy_to_host(layers)
     yield
     rotations[0] += 1
-    pairs = zip(before, _copy_to_host(layers), strict=True)
-    rotations[1:] += torch.stack([rotation(*pair) for pair in pairs])
+    rotations[1:] += torch.stack(list(map(rotation, before, _copy_to_host(layers))))
 
 
 def _copy_to_host(layers: list[Weighted]) -> list[Tensor]:
@@ -310,8 +292,8 @@ def rotation(before: Tensor, after: Tensor) -> Tensor:
     no digits left.
     """
     a, b = (nn.functional.normalize(w.double().flatten(1)) for w in (before, after))
-    chord = (a - b).norm(dim=1)
-    return (2 * torch.asin((chord / 2).clamp(max=1.0))).square().mean()
+    half_chord = (a - b).norm(dim=1) / 2
+    return (2 * torch.asin(half_chord.clamp(max=1.0))).square().mean()
 
 
 def angular_updates(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,14 +67,13 @@ def curves(rows: Sequence[Row]) -> dict[str, float]:
         values = [number for number in numbers if number is not None]
         if values:
             scalars[f"probe/{quantity}/median"] = float(np.median(values))
-            scalars[f"probe/{quantity}/worst"] = max(values, key=_badness(quantity))
+            badness = _distance_from_one if quantity == "angular_ratio" else abs
+            scalars[f"probe/{quantity}/worst"] = max(values, key=badness)
     return scalars
 
 
-def _badness(quantity: str) -> Callable[[float], float]:
-    if quantity == "angular_ratio":
-        return lambda ratio: abs(math.log(ratio)) if ratio > 0 else math.inf
-    return abs
+def _distance_from_one(ratio: float) -> float:
+    return abs(math.log(ratio)) if ratio > 0 else math.inf
 
 
 def heat_map(rows: Sequence[Row]) -> np.ndarray:
@@ -103,10 +102,8 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
             image = axes.imshow(values, aspect="auto", interpolation="nearest", norm=norm)
             ticks = [low, math.sqrt(low * high), high]
             figure.colorbar(image, ax=axes, ticks=ticks, format="%.1e").minorticks_off()
-        if at % COLUMNS == 0:
-            axes.set_yticks(range(len(layers)), layers, fontsize=7)
-        else:
-            axes.set_yticks([])
+        named = layers if at % COLUMNS == 0 else []
+        axes.set_yticks(range(len(named)), named, fontsize=7)
         axes.set_xticks(shown, [epochs[i] for i in shown])
         axes.set_xlabel("epoch" if at >= len(PANELS) - COLUMNS else "")
     canvas.draw()  # type: ignore[no-untyped-call]

@@ -156,12 +156,12 @@ class TrainedModel:
         Raises:
             UserError: the images have another type or shape, or a logit is not finite.
         """
-        from resnet_cifar.compute.device import full_float32
+        from resnet_cifar.compute.device import tf32
         from resnet_cifar.compute.step import predict
 
         placed = self._place_pixels(images)
         view = placed.augmentation.clean(len(images))
-        with full_float32():
+        with tf32(False):
             logits = predict(self.network, placed, view, self.compute, BATCH).numpy()
         if not np.isfinite(logits).all():
             raise UserError(
