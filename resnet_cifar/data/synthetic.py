@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +30,15 @@ TILT = 0.3  # radians the shape may be turned, each way
 Floats = NDArray[np.floating]
 
 
-def _radius(u: Floats, v: Floats) -> Floats:
-    radius: Floats = np.sqrt(u**2 + v**2)
-    return radius
+def _radius(u: Floats, v: Floats) -> Any:
+    return np.sqrt(u**2 + v**2)
 
 
-def _square(u: Floats, v: Floats) -> Floats:
+def _square(u: Floats, v: Floats) -> Any:
     return np.maximum(np.abs(u), np.abs(v))
 
 
-def _bar(u: Floats, v: Floats, half: float) -> Floats:
+def _bar(u: Floats, v: Floats, half: float) -> Any:
     return np.maximum(np.abs(u) - 1, np.abs(v) - half)
 
 

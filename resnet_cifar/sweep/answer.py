@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
+from statistics import fmean
 from textwrap import fill
 
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.identity import items, number, run_directory, varying_keys
 from resnet_cifar.paths import command_name
-from resnet_cifar.record.schema import objective, record_or_reason
+from resnet_cifar.record.schema import objective
+from resnet_cifar.runs.find import Run
+from resnet_cifar.text import wide_console
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
     """The values in which configurations differ, for each: ["lr=0.1", "cosine", "seed=0"].
 
-    Args:
-        but: keys that are left out.
+    The keys in `but` are left out.
     """
     flat = [{**dict(items(config)), "seed": config.seed} for config in configs]
     names = varying_keys([{k: v for k, v in f.items() if k not in but} for f in flat])
@@ -45,7 +46,7 @@ class RankedCell:
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.accuracies.values()) if self.accuracies else -1.0
+        return fmean(self.accuracies.values()) if self.accuracies else -1.0
 
     @property
     def result(self) -> str:
@@ -54,10 +55,10 @@ class RankedCell:
             return "diverged"
         if len(self.accuracies) == 1:  # without the second that scipy takes
             return f"{self.mean:.2f}"
-        from resnet_cifar.runs.statistics import estimate
+        from resnet_cifar.runs.statistics import estimate, plus_minus
 
         interval = estimate(self.accuracies.values())
-        return f"{interval.mean:.2f} ± {interval.half_width:.2f}"
+        return plus_minus(interval.mean, interval.half_width)
 
 
 def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
@@ -68,15 +69,13 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
     ranked = []
     for label, cell in zip(labels, by_cell.values(), strict=True):
-        accuracies, diverged = {}, 0
-        for config in cell:
-            record = record_or_reason(run_directory(config))
-            if isinstance(record, str) or not record.finished:
-                continue
-            if record.status == "diverged":
-                diverged += 1
-            else:
-                accuracies[config.seed] = 100 * objective(record)
+        runs = {config.seed: Run(run_directory(config)) for config in cell}
+        diverged = sum(run.status == "diverged" for run in runs.values())
+        accuracies = {
+            seed: 100 * objective(run.record)
+            for seed, run in runs.items()
+            if run.status == "completed"
+        }
         if accuracies or diverged:
             ranked.append(RankedCell(" ".join(label) or "this cell", cell, accuracies, diverged))
     return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
@@ -92,22 +91,20 @@ def verdict(best: RankedCell, other: RankedCell) -> str:
         return f"{ahead}; they share no seed, so chance can't be told apart."
     if len(seeds) == 1:
         return f"{ahead}, with one seed: whether more than chance can't be said (try seed=0,1,2)."
-    from resnet_cifar.runs.statistics import estimate, seeds_to_resolve
+    from resnet_cifar.runs.statistics import estimate, plus_minus, seeds_to_resolve
 
     lead = estimate(best.accuracies[seed] - other.accuracies[seed] for seed in seeds)
-    ahead = f"{lead.mean:.2f} ± {lead.half_width:.2f} points ahead of {other.label}"
-    paired = f"paired over {lead.n} seeds, 95 % t-interval"
+    ahead = f"{plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
+    ahead += f" (paired over {lead.n} seeds, 95 % t-interval)"
     if lead.low > 0:
-        return f"{ahead} ({paired}): more than chance between seeds."
+        return f"{ahead}: more than chance between seeds."
     needed = seeds_to_resolve(lead.mean, lead.sd) if lead.mean > 0 else None
     more = f"; {needed} seeds would tell, if it is as large as it looks" if needed else ""
-    return f"{ahead} ({paired}): undecided{more}."
+    return f"{ahead}: undecided{more}."
 
 
 def print_answer(configs: Sequence[Config]) -> None:
     """Print the sweep's runs ranked, the best in words, and the commands to look further."""
-    from resnet_cifar.text import wide_console
-
     ranked = ranked_cells(configs)
     if not ranked:
         return
@@ -126,17 +123,16 @@ def print_answer(configs: Sequence[Config]) -> None:
     if len(ranked) > SHOWN:
         console.print(f"     and {len(ranked) - SHOWN} more")
     best = ranked[0]
-    root = run_directory(best.configs[0]).parents[1]
     if len(ranked) > 1 and best.accuracies:
         words = f"Best: {best.label}, {best.result} %; {verdict(best, ranked[1])}"
         console.print(fill(words, min(console.width, 100)), markup=False)
-    console.print()
-    console.print("Look further")
     best_run = run_directory(best.configs[0])
-    for line in (
-        f"{command_name('runs')} {root}",
-        f"{command_name('report')} {root}",
-        f"{command_name('evaluate')} {best_run}",
-        f"tensorboard --logdir {root}",
+    root = best_run.parents[1]
+    console.print("\nLook further")
+    for command, directory in (
+        (command_name("runs"), root),
+        (command_name("report"), root),
+        (command_name("evaluate"), best_run),
+        ("tensorboard --logdir", root),
     ):
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {command} {directory}", markup=False)

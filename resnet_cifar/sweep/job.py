@@ -19,7 +19,8 @@ from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.record.layout import LOCK, METRICS
 from resnet_cifar.record.lines import read_metrics
-from resnet_cifar.record.schema import OBJECTIVE, RecordError, objective, record_or_reason, result
+from resnet_cifar.record.schema import OBJECTIVE, RecordError, objective, result
+from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.answer import print_answer, varying
 from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
 
@@ -63,17 +64,17 @@ class RunJob(Job):
     def outcome(self) -> Outcome | None:
         if self.run.rerun and self.exit_code is None:
             return None
-        record = record_or_reason(self.directory)
-        if isinstance(record, str) or not record.finished:
-            return None  # if a record is damaged, the job that meets it says so
+        record = Run(self.directory).record  # if it is damaged, the job that meets it says so
+        if record is None or not record.finished:
+            return None
         return Outcome(objective(record), f"{record.status}{result(record)}")
 
     def busy(self) -> bool:
         return is_held(self.directory / LOCK)
 
     def progress(self) -> Progress | None:
-        record = record_or_reason(self.directory)
-        if isinstance(record, str) or not record.epochs_done:
+        record = Run(self.directory).record
+        if record is None or not record.epochs_done:
             return None
         done, total = record.epochs_done, record.epochs
         reached = (record.final or {}).get(OBJECTIVE)
@@ -102,9 +103,8 @@ class RunJob(Job):
 
     def _epochs_left(self) -> int:
         anew = self.run.rerun and self.exit_code is None
-        record = record_or_reason(self.directory)
-        done = 0 if anew or isinstance(record, str) else record.epochs_done
-        return max(0, self.run.trainer.epochs - done)
+        record = None if anew else Run(self.directory).record
+        return max(0, self.run.trainer.epochs - (record.epochs_done if record else 0))
 
     def log(self) -> str | None:
         path = self.directory / "train.log"
@@ -125,7 +125,7 @@ class RunJob(Job):
         A narrow network gains little from more threads: at width 8 two runs at once on two cores
         got 1.3 to 1.5 times as much done as one with both, at width 64 1.09 times.
         """
-        runs = [job.run for job in jobs if isinstance(job, RunJob)]
+        runs = _configs(jobs)
         own_threads = max(run.trainer.threads for run in runs)  # 0: its share
         memory = available_memory()
         if memory is None:
@@ -140,18 +140,21 @@ class RunJob(Job):
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
-        short = varying([job.run for job in jobs if isinstance(job, RunJob)])
-        names = [" ".join(parts) for parts in short]
+        names = [" ".join(parts) for parts in varying(_configs(jobs))]
         distinct = all(names) and len(set(names)) == len(jobs)  # a single run has nothing to vary
         return names if distinct else [job.label for job in jobs]
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:
-        print_answer([job.run for job in jobs if isinstance(job, RunJob)])
+        print_answer(_configs(jobs))
 
     @classmethod
     def plan(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
-        show_plan([job.run for job in jobs if isinstance(job, RunJob)], at_once, threads)
+        show_plan(_configs(jobs), at_once, threads)
+
+
+def _configs(jobs: Sequence[Job]) -> list[Config]:
+    return [job.run for job in jobs if isinstance(job, RunJob)]
 
 
 def peak_memory(config: Config) -> float:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra_plugins.local_pool import AtOnce
 from resnet_cifar.compute.cpu import cpu_name, has_no_gpu
@@ -18,7 +18,9 @@ from resnet_cifar.config.schema import Config
 from resnet_cifar.identity import cell_name, flatten, run_directory
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.layout import RUN
-from resnet_cifar.record.schema import Session, record_or_reason
+from resnet_cifar.record.schema import Session
+from resnet_cifar.runs.find import Run
+from resnet_cifar.text import duration, print_table
 from resnet_cifar.training.precision import known_precision
 
 # The states of runs, in the order of the table's columns.
@@ -31,77 +33,55 @@ ENOUGH_STEPS = 50  # of a session, for its speed to count
 SPEED_KEYS = ("model", "norm", "trainer.batch_size", "trainer.precision", "trainer.deterministic")
 
 
-@dataclasses.dataclass
-class PlannedRun:
+class PlannedRun(NamedTuple):
     """A run of the plan."""
 
     config: Config
     state: str
-    epochs_done: int
-    macs: int  # multiply-accumulates of one image's forward pass
-
-    @property
-    def images(self) -> float:
-        """Training images that are left; a validated one counts a third."""
-        if self.state in ("done", "diverged"):
-            return 0.0
-        return self.config.images(self.config.trainer.epochs - self.epochs_done)
-
-    @property
-    def flop(self) -> float:
-        """The arithmetic of the whole run, forward, backward and validation."""
-        return training_flop(self.macs) * self.config.images(self.config.trainer.epochs)
+    images: float  # that are left to train on; a validated one counts a third
+    flop: float  # of the whole run: forward, backward and validation
 
 
 def planned_run(config: Config) -> PlannedRun:
     """Read how far the run of `config` is."""
-    record = record_or_reason(run_directory(config))
-    state, done = "to do", 0
-    if not isinstance(record, str) and not config.rerun:
-        state, done = STATE_OF.get(record.status, record.status), record.epochs_done
-    return PlannedRun(config, state, done, config.multiply_accumulates())
+    record = None if config.rerun else Run(run_directory(config)).record
+    state = STATE_OF.get(record.status, record.status) if record else "to do"
+    epochs = config.trainer.epochs
+    left = config.images(epochs - record.epochs_done if record else epochs)
+    flop = training_flop(config.multiply_accumulates()) * config.images(epochs)
+    return PlannedRun(config, state, 0.0 if state in ("done", "diverged") else left, flop)
 
 
 def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
     """Print the plan of a sweep that runs so many at once with `threads` CPU threads each."""
-    from rich.table import Table
-
-    from resnet_cifar.text import duration, wide_console
-
     runs = [planned_run(config) for config in configs]
-    speeds = Speeds(threads)
-    seconds = [run.images / speeds.find(run.config) if run.images else 0.0 for run in runs]
+    speeds: dict[Any, tuple[float, str]] = {}
+    seconds = []
     cells: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
         cells.setdefault(cell_name(run.config), []).append(position)
-
+        kind = _speed_values(flatten(run.config))
+        if run.images and kind not in speeds:
+            speeds[kind] = find_speed(run.config, threads)
+        seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
     states = [state for state in STATES if any(run.state == state for run in runs)]
-    table = Table("cell", "runs", *states, "PFLOP", "left")
-    table.columns[0].overflow = "fold"
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
 
-    def add_row(name: str, those: Sequence[PlannedRun], left: float) -> None:
+    def row(name: str, those: Sequence[PlannedRun], left: float) -> list[str]:
         counts = [sum(run.state == state for run in those) for state in states]
-        flop = sum(run.flop for run in those)
-        table.add_row(
-            name,
-            str(len(those)),
-            *(str(count or "") for count in counts),
-            f"{flop / 1e15:.3g}",
-            duration(left),
-        )
+        pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"
+        return [name, str(len(those)), *(str(n or "") for n in counts), pflop, duration(left)]
 
-    for cell, positions in cells.items():
-        add_row(cell, [runs[p] for p in positions], sum(seconds[p] for p in positions))
-    table.add_section()
-    add_row(f"{len(cells)} cells", runs, makespan(seconds, at_once))
-    console = wide_console()
-    console.print(table)
+    rows = [
+        row(cell, [runs[p] for p in positions], sum(seconds[p] for p in positions))
+        for cell, positions in cells.items()
+    ]
+    rows.append(row(f"{len(cells)} cells", runs, makespan(seconds, at_once)))
+    heads = ["cell", "runs", *states, "PFLOP", "left"]
+    print_table(heads, rows, [head == "cell" for head in heads], folded=0)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
-    console.print(f"{where}, {threads} CPU threads each; training and validation only.")
-    for line in speeds.notes:
-        console.print(line)
+    print(f"{where}, {threads} CPU threads each; training and validation only.")
+    for _, note in speeds.values():
+        print(note)
 
 
 def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:
@@ -125,25 +105,26 @@ def recorded_speeds(config: Config, device: str = "", threads: int = 0) -> list[
         device: the name of the device they were on; "": any.
         threads: of the CPU; 0: any number.
     """
-    rates: list[tuple[str, float]] = []
-    kind = _speed_values(flatten(config))
+    sessions: list[Session] = []
+    kind, enough = _speed_values(flatten(config)), ENOUGH_STEPS * config.trainer.batch_size
     for path in Path(config.output_root).glob(f"*/seed=*/{RUN}"):
         with contextlib.suppress(OSError):
-            its_kind, sessions = _read_sessions(path.parent, path.lstat().st_mtime_ns)
-            for session in sessions if its_kind == kind else ():
-                enough = session.images_trained >= ENOUGH_STEPS * config.trainer.batch_size
-                alike = session.device == (device or session.device)
-                alike = alike and session.threads == (threads or session.threads)
-                if enough and alike and session.images_per_second:
-                    rates.append((session.start, session.images_per_second))
+            its_kind, its_sessions = _read_sessions(path.parent, path.lstat().st_mtime_ns)
+            sessions += its_sessions if its_kind == kind else ()
+    rates = [
+        (session.start, session.images_per_second)
+        for session in sessions
+        if session.images_per_second and session.images_trained >= enough
+        if device in ("", session.device) and threads in (0, session.threads)
+    ]
     return [rate for _, rate in sorted(rates)[-5:]]
 
 
 @functools.lru_cache(maxsize=100_000)
 def _read_sessions(directory: Path, changed: int) -> tuple[Any, list[Session]]:
     """A run's kind and its sessions, read once as long as its record has not `changed`."""
-    record = record_or_reason(directory)
-    return ((), []) if isinstance(record, str) else (_speed_values(record.config), record.sessions)
+    record = Run(directory).record
+    return (_speed_values(record.config), record.sessions) if record else ((), [])
 
 
 def _speed_values(flat: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -151,39 +132,29 @@ def _speed_values(flat: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((k, str(v)) for k, v in flat.items() if k.startswith(SPEED_KEYS)))
 
 
-class Speeds:
-    """Training images/s on this machine: from the runs recorded here, or measured now."""
+def find_speed(config: Config, threads: int) -> tuple[float, str]:
+    """Find the training images/s of a run on this machine: from the runs here, or measured now.
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.notes: list[str] = []  # for people: the speeds and where they come from
-        self._known: dict[Any, float] = {}
-
-    def find(self, config: Config) -> float:
-        """Images/s of the run of `config`, one at a time on its device."""
-        kind = _speed_values(flatten(config))
-        if kind not in self._known:
-            detach = getattr(config.norm, "detach", "none")
-            norm = config.norm.NAME + (f" detach={detach}" if detach != "none" else "")
-            name = f"{config.model.NAME} width {config.model.width}, {norm}"
-            if recorded := recorded_speeds(config, *self._device_and_threads(config)):
-                speed = statistics.median(recorded)  # one may have met a busy machine
-                source = f" in {len(recorded)} sessions here"
-            else:
-                print(f"measuring {name} …", file=sys.stderr, flush=True)
-                speed, source = measure(config, self.threads), ", measured now"
-            self.notes.append(f"{name}: {speed:,.0f} images/s{source}")
-            self._known[kind] = speed
-        return self._known[kind]
-
-    def _device_and_threads(self, config: Config) -> tuple[str, int]:
-        trainer = config.trainer
-        if trainer.device == "cpu" or (trainer.device == "auto" and has_no_gpu()):
-            return cpu_name(), trainer.threads or self.threads
+    Returns:
+        The speed of one at a time; and a line for people: the speed and where it comes from.
+    """
+    trainer = config.trainer
+    if trainer.device == "cpu" or (trainer.device == "auto" and has_no_gpu()):
+        device, own = cpu_name(), trainer.threads or threads
+    else:
         from resnet_cifar.compute.device import resolve
 
         compute = resolve(trainer, begun="fp32")  # so that no precision is measured
-        return compute.name, compute.threads if compute.device.type == "cpu" else 0
+        device, own = compute.name, compute.threads if compute.device.type == "cpu" else 0
+    detach = getattr(config.norm, "detach", "none")
+    norm = config.norm.NAME + (f" detach={detach}" if detach != "none" else "")
+    name = f"{config.model.NAME} width {config.model.width}, {norm}"
+    if recorded := recorded_speeds(config, device, own):
+        speed = statistics.median(recorded)  # one may have met a busy machine
+        return speed, f"{name}: {speed:,.0f} images/s in {len(recorded)} sessions here"
+    print(f"measuring {name} …", file=sys.stderr, flush=True)
+    speed = measure(config, threads)
+    return speed, f"{name}: {speed:,.0f} images/s, measured now"
 
 
 def measure(config: Config, threads: int) -> float:
@@ -207,9 +178,8 @@ def measure(config: Config, threads: int) -> float:
     x = torch.randn(batch, 3, 32, 32, device=compute.device).contiguous(memory_format=layout)
     y = torch.zeros(batch, dtype=torch.int64, device=compute.device)
     with device.settings(compute, config.trainer.deterministic):
-        update(
-            x, y, model, loss, optimizer_step, compute
-        )  # buffers and kernels are chosen at first use
+        # Buffers and kernels are chosen at first use.
+        update(x, y, model, loss, optimizer_step, compute)
         compute.synchronize()
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < MEASURED_SECONDS:

@@ -20,7 +20,6 @@ from resnet_cifar.compute.step import correctness, predict, score_views, update
 from resnet_cifar.data.augmentation import TRAINING, VALIDATION, AugmentationDraw
 from resnet_cifar.data.datasets import steps_per_epoch
 from resnet_cifar.data.images import DeviceImages, View
-from resnet_cifar.errors import Interrupted
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe.gradient_flow import GradientFlow
 from resnet_cifar.record import checkpoint
@@ -95,7 +94,10 @@ class Engine:
                 logits = self.validate(epoch)
                 metrics |= score_views(logits, self.val.labels)
             if losses_are_finite(metrics):
-                metrics |= self.examine(epoch)
+                rows, probed = self.probe.examine(self, epoch)
+                metrics |= probed
+                if rows:
+                    self.recorder.probe(rows)
             if not losses_are_finite(metrics):
                 # Not saved: last.pt stays at the last epoch that was finite.
                 self.recorder.epoch(metrics)
@@ -148,12 +150,10 @@ class Engine:
             group["lr"] = schedule(step_of_run)
         size = self.options.batch_size
         x, y = self.train.batch(view, step * size, (step + 1) * size)
-        loss, logits = update(
-            x, y, self.forward, self.loss, self.state.optimizer_step, self.compute
-        )
-        self.state.epoch_sums.keep(
-            step, loss, correctness(logits, y)
-        )  # on the device, until the epoch's end
+        optimizer_step = self.state.optimizer_step
+        loss, logits = update(x, y, self.forward, self.loss, optimizer_step, self.compute)
+        # On the device, until the epoch's end.
+        self.state.epoch_sums.keep(step, loss, correctness(logits, y))
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
         """Predict the validation images, after an epoch.
@@ -184,13 +184,6 @@ class Engine:
         for start in range(0, min(len(view), STATISTICS_IMAGES), size):
             self.stop_if_interrupted()
             yield self.train.batch(view, start, start + size)[0]
-
-    def examine(self, epoch: int) -> dict[str, Any]:
-        """Probe the network as the epoch left it, if it is due: rows recorded, metrics returned."""
-        rows, metrics = self.probe.examine(self, epoch)
-        if rows:
-            self.recorder.probe(rows)
-        return metrics
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Record an epoch, move the state to the next one, save it when due."""
@@ -240,7 +233,7 @@ class Engine:
         """Save and raise Interrupted where a signal has come."""
         if self.interrupt.signal is not None:
             self.save()
-            raise Interrupted(self.interrupt.signal)
+            self.interrupt.stop()
 
     def _stop_or_save(self) -> None:
         self.stop_if_interrupted()

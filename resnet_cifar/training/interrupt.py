@@ -5,12 +5,12 @@ Windows has no SIGHUP and no SIGUSR2; there the others do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from types import FrameType, TracebackType
 from typing import Any, Self
 
 from resnet_cifar.errors import Interrupted
@@ -49,21 +49,20 @@ class Interrupt:
                 self._old[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-        handled = WARNING in self._old
-        self._old = {}
-        if handled and isinstance(error, Interrupted) and (self._warned or preempted()):
-            assert WARNING is not None
+        if WARNING is None or WARNING not in self._old or not isinstance(error, Interrupted):
+            return
+        if self._warned or preempted():
             signal.raise_signal(WARNING)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, frame: object) -> None:
         self.signal = self.signal or number
         if number == WARNING:
             self._warned = True
@@ -79,15 +78,14 @@ def preempted() -> bool:
     A job that ends itself in the time it was given is not requeued by SLURM. One that was cancelled
     or is being requeued is no longer RUNNING, and left alone.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
-    try:
+    if job := os.environ.get("SLURM_JOB_ID"):
         command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.stdout.strip() == "RUNNING"
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            answer = subprocess.run(
+                command, capture_output=True, text=True, timeout=30, check=False
+            )
+            return answer.stdout.strip() == "RUNNING"
+    return False
 
 
 def stop_with_parent() -> None:

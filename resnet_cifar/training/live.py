@@ -7,12 +7,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from resnet_cifar.files import append_regular
 from resnet_cifar.text import duration, on_terminal
@@ -26,14 +24,6 @@ class _Console(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-class _Left(ProgressColumn):
-    """Shows images/s of the epoch so far and the time left for the whole run."""
-
-    def render(self, task: Any) -> Text:
-        rate, left = task.fields["rate"], task.fields["left"]
-        return Text(f"{rate:,.0f} images/s, {duration(left)} left" if rate else "starting")
 
 
 class Display:
@@ -74,16 +64,16 @@ class Display:
         """Show the live line, where there is one."""
         if self._live and not self._quiet:
             self._bar = Progress(
-                TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+                TextColumn(f"epoch {{task.fields[epoch]}}/{epochs}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                _Left(),
+                TextColumn("{task.fields[speed]}"),
                 TextColumn("{task.fields[last]}"),
                 console=self.console,
                 transient=True,
                 refresh_per_second=4,
             )
-            self._bar.add_task("", total=steps, epoch=0, epochs=epochs, rate=0, left=0, last="")
+            self._bar.add_task("", total=steps, epoch=0, speed="starting", last="")
             self._bar.start()
 
     def step(self, epoch: int, step: int, rate: float, left: float) -> None:
@@ -94,9 +84,8 @@ class Display:
             left: seconds until the run's end.
         """
         if self._bar:
-            self._bar.update(
-                self._bar.task_ids[0], completed=step, epoch=epoch, rate=rate, left=left
-            )
+            speed = f"{rate:,.0f} images/s, {duration(left)} left"
+            self._bar.update(self._bar.task_ids[0], completed=step, epoch=epoch, speed=speed)
 
     def epoch(self, text: str) -> None:
         """Print the line of a finished epoch."""
@@ -107,12 +96,7 @@ class Display:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
         if self._log:

@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
 from resnet_cifar.compute import device
 from resnet_cifar.compute.epoch_sums import EpochSums
+from resnet_cifar.config.saved import to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split, steps_per_epoch
@@ -22,6 +24,7 @@ from resnet_cifar.data.images import load_on_device
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
+from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance
 from resnet_cifar.record.layout import CONFIG, LOCK
@@ -30,15 +33,11 @@ from resnet_cifar.record.schema import RunRecord, Session, finished, objective, 
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
-from resnet_cifar.training.notes import (
-    closing,
-    config_file,
-    interruption,
-    opening,
-    shorter_run_note,
-)
+from resnet_cifar.training.notes import closing, opening
 from resnet_cifar.training.precision import known_precision
 from resnet_cifar.training.state import State
+
+BUSY = "is training it"
 
 
 def run(config: Config) -> float:
@@ -60,20 +59,29 @@ def run(config: Config) -> float:
             display.say(f"{directory}: {record.status} before, skipped{result(record)}")
             return objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
-            display.say(shorter_run_note(shorter, epochs))
+            display.say(
+                f"{shorter} stays as it is: {epochs} epochs are a run of their own, from the "
+                "start, since a schedule depends on its length"
+            )
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
         split = config.data.load()
         try:
             with Interrupt() as interrupt:
+                lock = Lock(
+                    directory / LOCK,
+                    wait=config.when_busy == "wait",
+                    on_wait=lambda holder: display.say(f"{directory}: {holder} {BUSY}, waiting"),
+                    poll=interrupt.stop,
+                )
                 if rerun and directory.exists():
-                    with lock_run(config, directory, display, interrupt):
+                    with lock:
                         display.say(f"set aside as {set_aside(directory)}")
-                with lock_run(config, directory, display, interrupt):
-                    return train_locked(config, directory, split, display, interrupt)
+                with lock:
+                    return train(config, directory, split, display, interrupt)
         except LockHeld as busy:
-            display.say(f"{directory}: {busy.holder} is training it, skipped")
+            display.say(f"{directory}: {busy.holder} {BUSY}, skipped")
             return objective(read_record(directory))
         except OSError as error:
             raise UserError(
@@ -81,27 +89,10 @@ def run(config: Config) -> float:
             ) from error
 
 
-def lock_run(config: Config, directory: Path, display: Display, interrupt: Interrupt) -> Lock:
-    """Make the lock of a run, which waits for another process, or gives up at once (LockHeld)."""
-
-    def give_up() -> None:
-        if interrupt.signal is not None:
-            raise Interrupted(interrupt.signal)
-
-    return Lock(
-        directory / LOCK,
-        wait=config.when_busy == "wait",
-        on_wait=lambda holder: display.say(f"{directory}: {holder} is training it, waiting"),
-        poll=give_up,
-    )
-
-
 def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
     """Find the longest finished run that differs from a new one's label in fewer epochs alone.
 
-    Args:
-        root: of the output directories.
-        directory: of the run about to begin, which has `epochs`.
+    `directory` is that of the run about to begin, which has `epochs`.
     """
     label, seed = directory.parent.name.rpartition("-")[0], directory.name
     same = re.escape(label).replace(f"_{epochs}ep", r"_(\d+)ep") + "-[0-9a-f]{8}"
@@ -126,59 +117,49 @@ def set_aside(directory: Path) -> Path:
     return aside
 
 
-def train_locked(
+def train(
     config: Config, directory: Path, split: Split, display: Display, interrupt: Interrupt
 ) -> float:
-    """Train a run whose lock is held, unless the process that had the lock has finished it."""
-    record = read_record(directory)
-    if record and record.finished:
-        display.say(f"{directory}: {record.status} meanwhile{result(record)}")
-        return objective(record)
-    # A run goes on in the precision it was begun in: `auto` may measure another one today.
-    precision = known_precision(config, record)
-    compute = device.resolve(config.trainer, config.model.width, precision)
-    with device.settings(compute, config.trainer.deterministic):
-        return train(config, directory, compute, split, display, interrupt, record)
+    """Assemble the run, whose lock is held, fit it, record how it ended.
 
-
-def train(
-    config: Config,
-    directory: Path,
-    compute: device.Compute,
-    split: Split,
-    display: Display,
-    interrupt: Interrupt,
-    before: RunRecord | None,
-) -> float:
-    """Assemble the run, fit it, record how it ended.
-
-    Args:
-        before: the record of the run's earlier sessions.
+    Nothing is left to do where the process that had the lock before has finished it.
     """
+    before = read_record(directory)
+    if before and before.finished:
+        display.say(f"{directory}: {before.status} meanwhile{result(before)}")
+        return objective(before)
+    # A run goes on in the precision it was begun in: `auto` may measure another one today.
+    precision = known_precision(config, before)
+    compute = device.resolve(config.trainer, config.model.width, precision)
     display.log_to(directory / "train.log")
-    engine = assemble(config, directory, compute, split, display, interrupt, before)
-    state, recorder = engine.state, engine.recorder
-    error: str | None = None
-    status = "failed"
-    try:
-        write_atomically(directory / CONFIG, config_file(config, directory))
-        for line in opening(config, directory, compute, state, recorder.session):
-            display.say(line)
-        status = engine.fit()
-        for line in closing(directory, recorder.record, status):
-            display.say(line)
-    except Interrupted:
-        status = "interrupted"
-        display.say(interruption(directory, state))
-        raise
-    except BaseException as failure:
-        error = describe(failure)
-        display.note(traceback.format_exc())
-        raise
-    finally:
-        # A full disk must not hide what went wrong first.
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            recorder.end(status, error)
+    with device.settings(compute, config.trainer.deterministic):
+        engine = assemble(config, directory, compute, split, display, interrupt, before)
+        state, recorder = engine.state, engine.recorder
+        status, error = "failed", None
+        try:
+            how = f"# {command_name('runs')} command {directory}\n# prints the command that "
+            how += "trains this configuration again.\n"
+            write_atomically(directory / CONFIG, how + to_yaml(config))
+            for line in opening(config, directory, compute, state, recorder.session):
+                display.say(line)
+            status = engine.fit()
+            for line in closing(directory, recorder.record, status):
+                display.say(line)
+        except Interrupted:
+            status = "interrupted"
+            display.say(
+                f"interrupted in epoch {state.epoch + 1}, step {state.step}: saved in {directory}; "
+                "the same command goes on"
+            )
+            raise
+        except BaseException as failure:
+            error = describe(failure)
+            display.note(traceback.format_exc())
+            raise
+        finally:
+            # A full disk must not hide what went wrong first.
+            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+                recorder.end(status, error)
     return objective(recorder.record)
 
 
@@ -193,11 +174,8 @@ def assemble(
 ) -> Engine:
     """Build the parts of a run, load its checkpoint, open its record.
 
-    Args:
-        before: the record of the run's earlier sessions.
-
-    Raises:
-        UserError: the run's checkpoints or records can't be gone on from.
+    `before` is the record of the run's earlier sessions. Raises UserError if its checkpoints or
+    records can't be gone on from.
     """
     trainer, regularization = config.trainer, config.regularization
 
@@ -266,9 +244,6 @@ def resume(
 ) -> Mapping[str, str] | None:
     """Restore `state` from the run's newest checkpoint that can be read, if it has one.
 
-    Args:
-        steps: in an epoch.
-
     Returns:
         Digests of the record's lines when it was written, where it says.
     """
@@ -279,8 +254,7 @@ def resume(
     if saved is None:
         return None
     state.restore(saved)
-    digests: Mapping[str, str] | None = saved.get("digests")
-    return digests
+    return cast("Mapping[str, str] | None", saved.get("digests"))
 
 
 def open_record(
@@ -312,14 +286,5 @@ def open_record(
         **provenance.session(compute),
     )
     hparams = {**dict(items(config)), "seed": config.seed}
-    return Recorder(
-        directory,
-        Path(config.output_root),
-        record,
-        before,
-        session,
-        hparams,
-        config.logger,
-        digests,
-        display.say,
-    )
+    root, logger = Path(config.output_root), config.logger
+    return Recorder(directory, root, record, before, session, hparams, logger, digests, display.say)
