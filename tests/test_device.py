@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from resnet_cifar.compute import device
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import ConfigError, describe
+from resnet_cifar.record.schema import Session
+from resnet_cifar.training.notes import opening
 
 
 def trainer(*overrides: str) -> Trainer:
@@ -93,12 +96,12 @@ def test_an_apple_gpu_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     gpu = device.resolve(asked.trainer)
     assert (gpu.device.type, gpu.precision, gpu.compile) == ("mps", "fp32", False)
-    assert "tried" in str(gpu.caution)
+    lines = opening(asked, Path("run"), gpu, mock.MagicMock(), Session("2026-01-01", "GPU", "mps"))
+    assert "tried" in lines[2]
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3))
     assert device.memory_format(gpu, network) is torch.contiguous_format
     chosen = device.resolve(compose(["trainer.precision=fp32"]).trainer)
     assert chosen.device.type != "mps"
-    assert chosen.caution is None
 
 
 @pytest.mark.parametrize(

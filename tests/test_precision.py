@@ -17,16 +17,16 @@ import torch
 from conftest import TINY, Program
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resnet_cifar.compute import device, precision
+from resnet_cifar.compute import device
 from resnet_cifar.compute.cpu import cpu_name
+from resnet_cifar.compute.device import convolutions, faster, precision_seconds
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.precision import convolutions, faster, precision_seconds
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
 from resnet_cifar.identity import cell_name, flatten, run_directory
 from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
 from resnet_cifar.training.engine import Engine
-from resnet_cifar.training.precision import MOST_READ, VOTES, known_precision, recorded_precision
+from resnet_cifar.training.run import MOST_READ, VOTES, known_precision, recorded_precision
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,6 @@ def measures(patch: pytest.MonkeyPatch, bf16: float) -> None:
     """Have the measurement find that float32 takes a second and bfloat16 so many."""
     found = {"fp32": 1.0, "bf16": bf16}
     patch.setattr(device, "precision_seconds", lambda *of: found)
-    patch.setattr(precision, "precision_seconds", lambda *of: found)
 
 
 def refuse(*of: Any) -> None:
@@ -80,14 +79,14 @@ def test_float32_in_doubt(seconds: dict[str, float]) -> None:
 
 
 def test_no_instructions_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bf16", lambda: False)
-    monkeypatch.setattr(precision, "convolutions", refuse)
+    monkeypatch.setattr(device, "has_bf16", lambda: False)
+    monkeypatch.setattr(device, "convolutions", refuse)
     assert device.resolve(trainer()).precision == "fp32"
 
 
 def test_a_measurement_leaves_threads_and_draws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bf16", lambda: True)
-    monkeypatch.setattr(precision, "MEASURED_SECONDS", 0.001)
+    monkeypatch.setattr(device, "has_bf16", lambda: True)
+    monkeypatch.setattr(device, "MEASURED_SECONDS", 0.001)
     threads, drawn = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(3)
     try:
@@ -98,7 +97,7 @@ def test_a_measurement_leaves_threads_and_draws_alone(monkeypatch: pytest.Monkey
     assert found.keys() == {"fp32", "bf16"}
     assert all(0 < seconds < 60 for seconds in found.values())
     assert torch.equal(torch.get_rng_state(), drawn)
-    monkeypatch.setattr(precision, "convolutions", refuse)
+    monkeypatch.setattr(device, "convolutions", refuse)
     assert precision_seconds(2, torch.contiguous_format) == found  # once a process
 
 
@@ -113,8 +112,8 @@ def test_a_coarse_clock_tells_them_apart_too(monkeypatch: pytest.MonkeyPatch, st
 
         return run_pass
 
-    monkeypatch.setattr(precision, "has_bf16", lambda: True)
-    monkeypatch.setattr(precision, "convolutions", passes)
+    monkeypatch.setattr(device, "has_bf16", lambda: True)
+    monkeypatch.setattr(device, "convolutions", passes)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(time, "thread_time", lambda: now[0] // step * step)
     found = precision_seconds(8, torch.channels_last)
@@ -219,7 +218,7 @@ def test_where_they_differ_the_majority_decides(here: Path) -> None:
 
 
 def test_reading_records_has_an_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resnet_cifar.training import precision as recorded
+    from resnet_cifar.training import run as recorded
 
     assert MOST_READ >= 20 * VOTES
     monkeypatch.setattr(recorded, "MOST_READ", 3)

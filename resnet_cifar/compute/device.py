@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
+import math
 import os
 import shutil
 import time
@@ -15,13 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from resnet_cifar.compute.cpu import available_cpus, cpu_name, omp_num_threads
+from resnet_cifar.compute.cpu import available_cpus, cpu_name, has_bf16, omp_num_threads
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.precision import faster, precision_seconds
 from resnet_cifar.errors import ConfigError
 
 AMPERE, VOLTA = (8, 0), (7, 0)  # first with units for bfloat16 and TF32; for float16
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MIN_SPEEDUP = 1.15  # times as fast is worth the digits that bfloat16 has not
+MEASURED_SECONDS = 0.5  # of CPU time, about
+TURN_SECONDS = 0.025  # of passes in one precision, about; then the other's turn
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,6 @@ class Compute:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
-
-    @property
-    def caution(self) -> str | None:
-        """A line to print before training on a device that was never tried."""
-        if self.device.type != "mps":
-            return None
-        return "no training on an Apple GPU has been tried so far: compare a short one with the CPU"
 
 
 def find(trainer: Trainer) -> torch.device:
@@ -121,6 +118,79 @@ def _can_compile() -> bool:
     """True if torch.compile finds what it needs on CUDA: Triton, and for that a C compiler."""
     compilers = (os.environ.get("CC") or "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+def faster(seconds: Mapping[str, float]) -> str:
+    """Choose bf16 where it is clearly faster, else fp32.
+
+    The CPU's flags don't tell: AVX512-BF16 is twice as fast as float32 on one maker's chips and
+    half as fast on another's (docs/speed.md). A time of zero is what a coarse clock makes of a
+    short one: it proves nothing.
+    """
+    fp32, bf16 = seconds.get("fp32", 0.0), seconds.get("bf16", 0.0)
+    return "bf16" if bf16 > 0 and fp32 >= MIN_SPEEDUP * bf16 else "fp32"
+
+
+@functools.cache
+def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
+    """CPU seconds of convolutions of such a network, forward and backward, by precision.
+
+    Measured once a process. Empty where the CPU has no instructions for bfloat16: nothing is to be
+    decided there.
+
+    In one thread and by its own CPU time: others on the machine then hardly matter. Threads that
+    wait for one another, on two cores that others use too, gave ratios of 0.02 where 1.4 is right.
+    The ratio of the two precisions is the same for every thread.
+
+    Args:
+        layout: of a run of one thread, so that runs agree whatever their threads.
+    """
+    if not has_bf16():
+        return {}
+    spent = {"fp32": 0.0, "bf16": 0.0}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            run_pass = convolutions(width, layout)
+            for precision in spent:
+                run_pass(precision)  # kernels are chosen at first use
+            start = time.perf_counter()
+            run_pass("fp32")
+            one_pass = max(time.perf_counter() - start, 1e-4)
+            passes = math.ceil(TURN_SECONDS / one_pass)
+            turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
+            # Summed over all turns: a clock that goes on in steps of 15 ms is right on average.
+            for _ in range(turns):
+                for precision in spent:
+                    start = time.thread_time()
+                    for _ in range(passes):
+                        run_pass(precision)
+                    spent[precision] += time.thread_time() - start
+    finally:
+        torch.set_num_threads(threads)
+    return {precision: round(seconds / passes / turns, 6) for precision, seconds in spent.items()}
+
+
+def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], None]:
+    """A layer of each of a network's stages, forward and backward, in the precision it is given."""
+    images = min(64, max(8, 512 // width))
+    layers = []
+    for stage in range(4):
+        channels, size = width * 2**stage, 32 >> stage
+        layer = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        x = torch.ones(images, channels, size, size).contiguous(memory_format=layout)
+        layers.append((layer.to(memory_format=layout), x.requires_grad_()))
+
+    def run_pass(precision: str) -> None:
+        for layer, x in layers:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                y = torch.relu(layer(x))
+            torch.autograd.backward(y, torch.ones_like(y))
+
+    return run_pass
 
 
 def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
@@ -238,16 +308,16 @@ def _be_deterministic(wanted: bool, compiled: bool) -> None:
         torch.set_deterministic_debug_mode("error" if wanted else "default")
 
 
-def matmul_rate(compute: Compute, seconds: float = 0.2) -> float:
+def matmul_rate(compute: Compute) -> float:
     """FLOP/s of a square matrix product in the run's precision: what the device can do.
 
-    Takes about `seconds`. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
+    Takes about 0.2 s. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
     """
     size = 1024 if compute.device.type == "cpu" else 8192
     dtype = AUTOCAST_DTYPE.get(compute.precision, torch.float32)
     a = torch.ones(size, size, device=compute.device, dtype=dtype)
     best = 0.0
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + 0.2
     torch.mm(a, a)
     while time.perf_counter() < end or best == 0.0:
         compute.synchronize()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_cifar.data.augmentation import Augmentation, AugmentationDraw, Stream
-from resnet_cifar.data.datasets import Dataset, Images, Normalisation, Split
+from resnet_cifar.data.datasets import Images, Normalisation
 
 SIZE = 32  # pixels
 
@@ -101,19 +101,3 @@ class DeviceImages:
         x = x.contiguous(memory_format=self.memory_format)
         part = view.draws.part(start, stop)
         return self.augmentation.apply(x, view.labels[here], part, self.classes)
-
-
-def load_on_device(
-    split: Split,
-    data: Dataset,
-    augmentation: Augmentation,
-    device: torch.device,
-    memory_format: torch.memory_format,
-) -> tuple[DeviceImages, DeviceImages]:
-    """Put the training and the validation images of `data` on `device`."""
-    classes = len(data.CLASSES)
-    train, val = (
-        DeviceImages(images, data.NORMALISATION, augmentation, device, memory_format, classes)
-        for images in split
-    )
-    return train, val

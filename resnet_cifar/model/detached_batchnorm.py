@@ -30,8 +30,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch mean, variance, or both are constants in the backward pass.
 
     Input and output: float [N, C, H, W]. Evaluation mode is BatchNorm2d's. Running statistics are
-    updated as BatchNorm2d does: momentum 0.1 by default, unbiased variance; with momentum None they
-    are the averages over all batches seen.
+    updated as BatchNorm2d does: momentum 0.1 by default, unbiased variance.
 
     Args:
         detach: "mean", "var" or "both".
@@ -41,7 +40,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def __init__(
-        self, channels: int, detach: str = "both", eps: float = 1e-5, momentum: float | None = 0.1
+        self, channels: int, detach: str = "both", eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         if detach not in ("mean", "var", "both"):
@@ -56,10 +55,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 1 / int(self.num_batches_tracked)  # reads from the device
-        running = (self.running_mean, self.running_var, momentum)
+        running = (self.running_mean, self.running_var, self.momentum)
         y: Tensor = _Normalise.apply(x, self.weight, self.bias, *running, self.eps, self.detach)
         return y
 

@@ -21,7 +21,6 @@ from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session
 from resnet_cifar.runs.find import Run
 from resnet_cifar.text import duration, print_table
-from resnet_cifar.training.precision import known_precision
 
 # The states of runs, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
@@ -166,6 +165,7 @@ def measure(config: Config, threads: int) -> float:
 
     from resnet_cifar.compute import device
     from resnet_cifar.compute.step import update
+    from resnet_cifar.training.run import known_precision
 
     trainer = dataclasses.replace(config.trainer, threads=config.trainer.threads or threads)
     compute = device.resolve(trainer, begun=known_precision(config, None) or "fp32")

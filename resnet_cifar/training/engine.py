@@ -233,7 +233,7 @@ class Engine:
         """Save and raise Interrupted where a signal has come."""
         if self.interrupt.signal is not None:
             self.save()
-            self.interrupt.stop()
+            self.interrupt.check()
 
     def _stop_or_save(self) -> None:
         self.stop_if_interrupted()

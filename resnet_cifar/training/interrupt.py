@@ -49,7 +49,7 @@ class Interrupt:
                 self._old[number] = signal.signal(number, self._remember)
         return self
 
-    def stop(self) -> None:
+    def check(self) -> None:
         """Raise Interrupted if a signal has come."""
         if self.signal is not None:
             raise Interrupted(self.signal)

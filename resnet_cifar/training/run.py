@@ -6,38 +6,49 @@ import contextlib
 import os
 import re
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
 
 from resnet_cifar.compute import device
+from resnet_cifar.compute.cpu import cpu_name
 from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.config.saved import to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split, steps_per_epoch
-from resnet_cifar.data.images import load_on_device
+from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance
-from resnet_cifar.record.layout import CONFIG, LOCK
+from resnet_cifar.record.layout import CONFIG, LOCK, RUN
 from resnet_cifar.record.recorder import Recorder, now
-from resnet_cifar.record.schema import RunRecord, Session, finished, objective, read_record, result
+from resnet_cifar.record.schema import (
+    RunRecord,
+    Session,
+    finished,
+    objective,
+    read_record,
+    record_or_reason,
+    result,
+)
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
 from resnet_cifar.training.notes import closing, opening
-from resnet_cifar.training.precision import known_precision
 from resnet_cifar.training.state import State
 
 BUSY = "is training it"
+VOTES = 9  # runs that are enough to say which precision `auto` is
+MOST_READ = 200  # records, at 2 ms each
 
 
 def run(config: Config) -> float:
@@ -73,7 +84,7 @@ def run(config: Config) -> float:
                     directory / LOCK,
                     wait=config.when_busy == "wait",
                     on_wait=lambda holder: display.say(f"{directory}: {holder} {BUSY}, waiting"),
-                    poll=interrupt.stop,
+                    poll=interrupt.check,
                 )
                 if rerun and directory.exists():
                     with lock:
@@ -106,13 +117,8 @@ def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
 
 def set_aside(directory: Path) -> Path:
     """Rename a run directory to a dated name beside it, which is returned."""
-    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     refuse_link(directory)
-    aside = directory.with_name(f"{directory.name}.{stamp}")
-    count = 1
-    while aside.exists():
-        count += 1
-        aside = directory.with_name(f"{directory.name}.{stamp}-{count}")
+    aside = directory.with_name(f"{directory.name}.{datetime.now():%Y-%m-%dT%H-%M-%S}")
     directory.rename(aside)
     return aside
 
@@ -128,7 +134,6 @@ def train(
     if before and before.finished:
         display.say(f"{directory}: {before.status} meanwhile{result(before)}")
         return objective(before)
-    # A run goes on in the precision it was begun in: `auto` may measure another one today.
     precision = known_precision(config, before)
     compute = device.resolve(config.trainer, config.model.width, precision)
     display.log_to(directory / "train.log")
@@ -163,6 +168,43 @@ def train(
     return objective(recorder.record)
 
 
+def known_precision(config: Config, record: RunRecord | None) -> str | None:
+    """The precision that `auto` already stands for on this CPU; None: it has to be measured.
+
+    A run that was begun goes on in its own, which its `record` says; a new one takes that of the
+    runs beside it, so that what is compared was computed alike.
+    """
+    if config.trainer.precision != "auto" or config.trainer.device not in ("auto", "cpu"):
+        return None
+    begun = record.precision_on("cpu") if record else None
+    return begun or recorded_precision(Path(config.output_root), config.model.width)
+
+
+def recorded_precision(root: Path, width: int) -> str | None:
+    """The precision that runs of this width below `root` had on this CPU; None where there is none.
+
+    The latest ones are asked, begun and finished alike, that had `auto` and this version of torch.
+    Where they differ, which a measurement near its threshold may, the majority decides, in doubt
+    for float32.
+    """
+    dated = []
+    for path in root.glob(f"*/seed=*/{RUN}"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            dated.append((path.lstat().st_mtime_ns, path.parent))
+    latest = (directory for _, directory in sorted(dated, reverse=True)[:MOST_READ])
+    asked = {"model.width": width, "trainer.precision": "auto"}.items()
+    votes: Counter[str] = Counter()
+    for record in map(record_or_reason, latest):
+        if not isinstance(record, str) and asked <= record.config.items() and record.sessions:
+            last = record.sessions[-1]
+            where = (last.device_type, last.device, last.versions.get("torch"))
+            if last.precision and where == ("cpu", cpu_name(), version("torch")):
+                votes[last.precision] += 1
+        if votes.total() == VOTES:
+            break
+    return max(("fp32", "bf16"), key=lambda precision: votes[precision]) if votes else None
+
+
 def assemble(
     config: Config,
     directory: Path,
@@ -180,11 +222,14 @@ def assemble(
     trainer, regularization = config.trainer, config.regularization
 
     # Network and norm: weights drawn from the seed alone, so that cells are paired by seed.
-    model = draw_network(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
+        model = config.build_model()
     layout = device.place(model, compute)
 
     # Data: every image on the device as uint8; crops, flips and normalisation happen there.
-    train, val = load_on_device(split, config.data, config.augmentation, compute.device, layout)
+    kept = (config.augmentation, compute.device, layout, len(config.data.CLASSES))
+    train, val = (DeviceImages(images, config.data.NORMALISATION, *kept) for images in split)
     steps = steps_per_epoch(len(train), trainer.batch_size)
 
     # Optimizer: parameter groups with their weight decay. Clipping, averaging and loss scaling
@@ -230,13 +275,6 @@ def assemble(
         display=display,
         interrupt=interrupt,
     )
-
-
-def draw_network(config: Config) -> nn.Module:
-    """Build the network with weights drawn from the seed; the process's own generator stays."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
-        return config.build_model()
 
 
 def resume(

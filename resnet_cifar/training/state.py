@@ -30,14 +30,11 @@ class State:
     def dump(self) -> dict[str, Any]:
         """Return all of it as plain containers and tensors, which load with weights_only=True."""
         return {
-            **self.labels,
-            "model": self.model.state_dict(),
+            **self.dump_weights(),
             **self.optimizer_step.dump(),
             "totals": self.epoch_sums.totals(self.step),
             "rotations": self.rotations,
-            "epoch": self.epoch,
             "step": self.step,
-            "best": self.best,
         }
 
     def dump_weights(self) -> dict[str, Any]:
