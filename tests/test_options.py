@@ -25,8 +25,7 @@ from resnet_cifar.data.augmentation import (
 )
 from resnet_cifar.data.datasets import THE_STUDYS, Images
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.model.options import ResNet18, ResNet34
-from resnet_cifar.model.resnet import multiply_accumulates
+from resnet_cifar.model.options import Model, ResNet18, ResNet34
 from resnet_cifar.optim.scheduler import Milestones
 
 CPU = torch.device("cpu")
@@ -111,7 +110,7 @@ def test_milestones_rise(program: Program, value: str) -> None:
 @pytest.mark.parametrize("width", [1, 8])
 def test_a_formula_gives_what_counting_gives(kind: type[ResNet18], width: int) -> None:
     option = kind(width)
-    assert option.multiply_accumulates(7) == multiply_accumulates(option.build(nn.BatchNorm2d, 7))
+    assert option.multiply_accumulates(7) == Model.multiply_accumulates(option, 7)  # counted
 
 
 def test_resnet34_has_its_parameters() -> None:

@@ -26,7 +26,7 @@ from resnet_cifar.config.schema import Config
 from resnet_cifar.identity import cell_name, flatten, run_directory
 from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
 from resnet_cifar.training.engine import Engine
-from resnet_cifar.training.run import MOST_READ, VOTES, known_precision, recorded_precision
+from resnet_cifar.training.run import MOST_READ, VOTES, known_precision
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ def seeded(*overrides: str) -> Config:
 
 
 def test_a_new_run_takes_what_others_of_its_width_have(here: Path) -> None:
-    assert recorded_precision(here, 2) is None
+    assert known_precision(seeded(), None) is None
     record(seeded("seed=1"), "bf16", status="interrupted")  # a begun one counts
     record(seeded("seed=2", "model.width=4"), "fp32")
     assert known_precision(seeded(), None) == "bf16"
@@ -202,19 +202,19 @@ def test_runs_of_elsewhere_say_nothing(here: Path, other: dict[str, Any]) -> Non
     odd = here / "cell" / "seed=0"
     odd.mkdir(parents=True)
     (odd / "run.json").write_text("[" * 100_000)
-    assert recorded_precision(here, 2) is None
+    assert known_precision(seeded(), None) is None
 
 
 def test_where_they_differ_the_majority_decides(here: Path) -> None:
     for seed, was in enumerate(("bf16", "fp32")):
         record(dataclasses.replace(seeded(), seed=seed), was)
-    assert recorded_precision(here, 2) == "fp32"  # in doubt
+    assert known_precision(seeded(), None) == "fp32"  # in doubt
     record(seeded("seed=7"), "bf16")
-    assert recorded_precision(here, 2) == "bf16"
+    assert known_precision(seeded(), None) == "bf16"
     for seed in range(10, 10 + VOTES):  # and the latest are asked
         directory = record(dataclasses.replace(seeded(), seed=seed), "fp32")
         os.utime(directory / "run.json", (4e9, 4e9))
-    assert recorded_precision(here, 2) == "fp32"
+    assert known_precision(seeded(), None) == "fp32"
 
 
 def test_reading_records_has_an_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +226,9 @@ def test_reading_records_has_an_end(here: Path, monkeypatch: pytest.MonkeyPatch)
     os.utime(oldest / "run.json", (1, 1))
     for seed in (1, 2):
         record(seeded(f"seed={seed}", "model.width=4"), "fp32")
-    assert recorded_precision(here, 2) == "bf16"
+    assert known_precision(seeded(), None) == "bf16"
     record(seeded("seed=3", "model.width=4"), "fp32")
-    assert recorded_precision(here, 2) is None
+    assert known_precision(seeded(), None) is None
 
 
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(

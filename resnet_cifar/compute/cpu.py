@@ -26,12 +26,8 @@ def available_cores() -> int:
 
     Two CPUs of one core (hyper-threads) share its arithmetic units, which training keeps busy.
     """
-    cores = set()
-    for cpu in _affinity():
-        try:
-            cores.add((TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:  # the system doesn't say
-            cores.add(str(cpu))
+    siblings = {cpu: TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list" for cpu in _affinity()}
+    cores = {path.read_text() if path.exists() else str(cpu) for cpu, path in siblings.items()}
     return min(len(cores), available_cpus(), omp_num_threads() or len(cores))
 
 

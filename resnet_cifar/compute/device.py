@@ -140,10 +140,8 @@ def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, floa
 
     In one thread and by its own CPU time: others on the machine then hardly matter. Threads that
     wait for one another, on two cores that others use too, gave ratios of 0.02 where 1.4 is right.
-    The ratio of the two precisions is the same for every thread.
-
-    Args:
-        layout: of a run of one thread, so that runs agree whatever their threads.
+    The ratio of the two precisions is the same for every thread. `layout` is that of a run of one
+    thread, so that runs agree whatever their threads.
     """
     if not has_bf16():
         return {}
@@ -201,9 +199,8 @@ def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
     if not compute.compile:
         return model
     graphs = compute.device.type == "cuda" and compute.cuda_graphs
-    forward: Callable[[Tensor], Tensor] = torch.compile(
-        model, mode="reduce-overhead" if graphs else "default", dynamic=False
-    )
+    mode = "reduce-overhead" if graphs else "default"
+    forward: Callable[[Tensor], Tensor] = torch.compile(model, mode=mode, dynamic=False)
     return forward
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.data.augmentation import Augmentation
-from resnet_cifar.data.datasets import Dataset, steps_per_epoch
+from resnet_cifar.data.datasets import Dataset
 from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.identity import execution, items
 from resnet_cifar.model.options import Model, Norm
@@ -76,7 +76,7 @@ class Config:
     @property
     def steps_per_epoch(self) -> int:
         """Updates in an epoch; the last batch may be smaller."""
-        return steps_per_epoch(self.data.training_images, self.trainer.batch_size)
+        return math.ceil(self.data.training_images / self.trainer.batch_size)
 
     def images(self, epochs: int) -> float:
         """Measure the work of `epochs` epochs in training images: a validated one is a third."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    Batch = tuple[Tensor, Tensor]  # images and labels
+
 
 class Stream(NamedTuple):
     """Names of the random streams of a use of images; different names are independent."""
@@ -85,9 +87,7 @@ class Augmentation(ABC):
         offset = torch.full((count, 2), self.padding)
         return AugmentationDraw(torch.arange(count), offset, torch.zeros(count, dtype=torch.bool))
 
-    def apply(
-        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
-    ) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int) -> Batch:
         """Change a batch that has been cropped, flipped and normalised; by default, nothing.
 
         Args:
@@ -137,10 +137,7 @@ class NoAugmentation(Augmentation):
     """The images as they are, in a drawn order."""
 
     NAME: ClassVar[str] = "none"
-
-    @property
-    def padding(self) -> int:
-        return 0
+    padding: ClassVar[int] = 0
 
     def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         return CropFlip(0, 0.0).draws(seed, stream, epoch, count)
@@ -172,9 +169,7 @@ class Cutout(CropFlip):
         covered = (distance >= 0) & (distance < self.size)
         return dataclasses.replace(plain, more={"covered": covered})
 
-    def apply(
-        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
-    ) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int) -> Batch:
         if "covered" not in draws.more:
             return x, y
         rows, columns = draws.more["covered"].unbind(1)
@@ -215,9 +210,7 @@ class Mixup(CropFlip):
         share = torch.from_numpy(betaincinv(self.alpha, self.alpha, quantile.numpy())).float()
         return dataclasses.replace(plain, more={"rank": rank, "share": share})
 
-    def apply(
-        self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int
-    ) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, y: Tensor, draws: AugmentationDraw, classes: int) -> Batch:
         import torch
 
         if "share" not in draws.more:

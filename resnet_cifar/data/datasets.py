@@ -5,7 +5,6 @@ Images are uint8 [n, 32, 32, 3] (height, width, RGB), labels int64 [n].
 
 from __future__ import annotations
 
-import math
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -108,10 +107,8 @@ class Cifar(Dataset):
         pixels, labels = self._read(train=True)
         order, count = split_permutation(len(labels), self.split_seed), self.training_images
         # Sorted, so that memory is read in order; the order of training is drawn per epoch anyway.
-        train, val = np.sort(order[:count]), np.sort(order[count:])
-        return Split(
-            Images(pixels[train], labels[train], train), Images(pixels[val], labels[val], val)
-        )
+        parts = (np.sort(order[:count]), np.sort(order[count:]))
+        return Split(*(Images(pixels[part], labels[part], part) for part in parts))
 
     def load_test(self) -> Images:
         pixels, labels = self._read(train=False)
@@ -135,9 +132,8 @@ class Cifar(Dataset):
             damage = f"{folder} is damaged or incomplete (found {', '.join(files)})"
             problem = damage if files else f"there is no {self.TITLE} in {folder}"
             if not self.download:
-                raise UserError(
-                    f"data.download=false and {problem} (md5 sums checked): {remedy}"
-                ) from None
+                problem = f"data.download=false and {problem} (md5 sums checked)"
+                raise UserError(f"{problem}: {remedy}") from None
             try:
                 # One process downloads; the others of a sweep find the files when they get in.
                 with Lock(Path(self.root) / ".lock"):
@@ -222,8 +218,3 @@ class Synthetic(Dataset):
 
 
 OPTIONS: tuple[type[Dataset], ...] = (Cifar10, Cifar100, Synthetic)
-
-
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Count the updates in an epoch; the last batch may be smaller."""
-    return math.ceil(images / batch_size)

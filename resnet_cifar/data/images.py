@@ -34,10 +34,8 @@ class DeviceImages:
     """Holds uint8 images on `device`, zero-padded once, and gathers batches in `memory_format`.
 
     The padding is black in raw pixels, i.e. applied before normalising, as torchvision's
-    RandomCrop(32, padding=4) ahead of ToTensor does it.
-
-    Args:
-        classes: how many labels there are; as many as `images` show, unless given.
+    RandomCrop(32, padding=4) ahead of ToTensor does it. There are `classes` labels, or as many as
+    `images` show.
     """
 
     def __init__(

@@ -61,19 +61,14 @@ CLASSES = tuple(SHAPES)
 
 
 def draw(count: int, seed: int, stream: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw the first `count` images of a stream.
-
-    Args:
-        seed: any whole number.
-        stream: "train", "val", "test": different names give independent images.
+    """Draw the first `count` images of a stream; different names give independent images.
 
     Returns:
         uint8 [count, 32, 32, 3] (RGB) and labels int64 [count], the classes equally frequent in
         every 1,000.
     """
     chunks = [_draw_chunk(seed, stream, number) for number in range(-(-count // CHUNK))]
-    images = np.concatenate([images for images, _ in chunks])[:count]
-    labels = np.concatenate([labels for _, labels in chunks])[:count]
+    images, labels = (np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True))
     return images, labels
 
 

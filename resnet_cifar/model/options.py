@@ -31,10 +31,7 @@ class Model(ABC):
 
     @abstractmethod
     def build(self, norm: Callable[[int], nn.Module], classes: int) -> nn.Module:
-        """Build the network: float [N, 3, 32, 32] to logits [N, classes].
-
-        `norm` makes a normalisation layer for a channel count.
-        """
+        """Build the network [N, 3, 32, 32] to [N, classes]; norm(channels) makes a norm layer."""
 
     def multiply_accumulates(self, classes: int) -> int:
         """Count multiply-accumulates of one image's forward pass: convolutions and linear layers.
@@ -42,12 +39,12 @@ class Model(ABC):
         It counts on a network without values; an option that knows a formula needs no torch.
         """
         import torch
-        from torch import nn
+        from torch.utils.flop_counter import FlopCounterMode
 
-        from resnet_cifar.model.resnet import multiply_accumulates
-
-        with torch.device("meta"):
-            return multiply_accumulates(self.build(lambda channels: nn.Identity(), classes))
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            self.build(lambda channels: torch.nn.Identity(), classes)(torch.zeros(1, 3, 32, 32))
+        flop: int = counter.get_total_flops()
+        return flop // 2
 
 
 @dataclass
@@ -144,7 +141,7 @@ class GroupNorm(Norm):
         require(0 < self.eps < 1, "norm.eps", self.eps, "above 0, below 1")
 
     def check(self, width: int) -> None:
-        """Raise ConfigError if the groups don't divide the width, and with it every stage's."""
+        # They then divide every stage's, too.
         fits = width % self.groups == 0
         require(fits, "norm.groups", self.groups, f"a divisor of model.width={width}")
 

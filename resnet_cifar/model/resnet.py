@@ -1,17 +1,12 @@
-"""Residual networks for 32 × 32 images.
+"""Residual networks for 32 × 32 images: He et al. 2016, arXiv:1512.03385.
 
-He et al. 2016, "Deep residual learning for image recognition".
-
-The layout that the field uses on CIFAR: a 3×3 stem without pooling and four stages of two basic
-blocks. It knows no configuration: it takes a callable that makes a norm layer for a channel count.
+The layout that the field uses on CIFAR: a 3×3 stem without pooling and four stages of basic blocks.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]
@@ -71,19 +66,3 @@ class ResNet(nn.Module):
         out = self.relu(self.norm(self.stem(x)))
         logits: Tensor = self.head(self.stages(out).mean((2, 3)))
         return logits
-
-
-def multiply_accumulates(model: nn.Module) -> int:
-    """Count multiply-accumulates of one 32 × 32 image's forward pass.
-
-    Of convolutions and linear layers, as the literature does: 555,422,720 for ResNet-18 at width
-    64. `model` is left as it is.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # takes 0.3 s
-
-    parameter = next(model.parameters())
-    x = torch.zeros(1, 3, 32, 32, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(model).eval()(x)
-    flop: int = counter.get_total_flops()
-    return flop // 2

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from resnet_cifar.errors import require
@@ -105,10 +106,8 @@ class Milestones(Scheduler):
         super().__post_init__()
 
     def shape(self, lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
-        def passed(step: int) -> int:
-            return bisect.bisect_right(self.milestones, step // steps_per_epoch)
-
-        return lambda step: lr * self.factor ** passed(step)
+        passed = partial(bisect_right, self.milestones)
+        return lambda step: lr * self.factor ** passed(step // steps_per_epoch)
 
 
 @dataclass
@@ -124,8 +123,8 @@ class OneCycle(Scheduler):
     final_div_factor: float
 
     def __post_init__(self) -> None:
-        inside = 0 < self.pct_start < 1
-        require(inside, "scheduler.pct_start", self.pct_start, "above 0, below 1")
+        part = self.pct_start
+        require(0 < part < 1, "scheduler.pct_start", part, "above 0, below 1")
         for name in ("div_factor", "final_div_factor"):
             value = getattr(self, name)
             require(1 <= value < math.inf, f"scheduler.{name}", value, "1 or more")

@@ -28,6 +28,8 @@ from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe.options import Probe
 
 Weighted = nn.Conv2d | nn.Linear
+Loss = Callable[[Tensor, Tensor], Tensor]
+Row = dict[str, Any]  # of probe.jsonl
 
 
 class Training(Protocol):
@@ -36,31 +38,27 @@ class Training(Protocol):
     options: Trainer
     seed: int
     schedules: Sequence[Schedule]
+    steps: int  # in an epoch
     train: DeviceImages
     val: DeviceImages
     compute: Compute
 
     @property
-    def loss(self) -> Callable[[Tensor, Tensor], Tensor]: ...
+    def loss(self) -> Loss: ...
     @property
     def model(self) -> nn.Module: ...
     @property
     def optimizer(self) -> torch.optim.Optimizer: ...
-    @property
-    def steps(self) -> int: ...
     def stop_if_interrupted(self) -> None: ...
 
 
 @dataclass
 class GradientFlow:
-    """The probe of one run: chooses epochs and updates, and measures them.
-
-    Args:
-        rotations: the current epoch's sums, from `empty_rotations`. A checkpoint holds them, so
-            that a run interrupted within a probed epoch reports the same angles.
-    """
+    """The probe of one run: chooses epochs and updates, and measures them."""
 
     options: Probe
+    # The current epoch's sums, from `empty_rotations`. A checkpoint holds them, so that a run
+    # interrupted within a probed epoch reports the same angles.
     rotations: Tensor
 
     def watch(self, run: Training, epoch: int, step: int) -> AbstractContextManager[None]:
@@ -70,7 +68,7 @@ class GradientFlow:
             return add_rotation(run.model, self.rotations)
         return nullcontext()
 
-    def examine(self, run: Training, epoch: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    def examine(self, run: Training, epoch: int) -> tuple[list[Row], dict[str, float]]:
         """Look at the network as `epoch` left it, where that epoch is probed.
 
         Returns:
@@ -113,9 +111,7 @@ def weighted_layers(model: nn.Module) -> dict[str, Weighted]:
     return {name: m for name, m in model.named_modules() if isinstance(m, Weighted)}
 
 
-def inspect(
-    model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
-) -> list[dict[str, Any]]:
+def inspect(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Row]:
     """Measure every layer of `model`, by one batch forward and backward in training mode.
 
     `model` is left as it is. The arithmetic is the parameters' own, float32 in a run: identities
@@ -132,7 +128,7 @@ def inspect(
         norm.
     """
     model = copy.deepcopy(model).train()  # its parameters come without gradients
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for name, module in model.named_modules():
         kind = next((kind for kind, layer in KINDS.items() if isinstance(module, layer)), None)
         if kind is not None:
@@ -151,7 +147,7 @@ def inspect(
     ]
 
 
-def _watch_norm(norm: Any, row: dict[str, Any]) -> None:
+def _watch_norm(norm: Any, row: Row) -> None:
     before = norm.running_mean.clone(), norm.running_var.clone()  # the forward pass moves them
 
     def see(_: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
@@ -163,7 +159,7 @@ def _watch_norm(norm: Any, row: dict[str, Any]) -> None:
     norm.register_forward_hook(see)
 
 
-def _watch_relu(relu: nn.Module, row: dict[str, Any]) -> None:
+def _watch_relu(relu: nn.Module, row: Row) -> None:
     relu.register_forward_hook(lambda _, args, out: row.update(measure_activation(out.detach())))
 
 
@@ -298,7 +294,7 @@ def rotation(before: Tensor, after: Tensor) -> Tensor:
 
 def angular_updates(
     model: nn.Module, optimizer: torch.optim.Optimizer, rotations: Tensor, lr: float
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Row]:
     """Summarise the measured rotations of an epoch by layer, at the learning rate `lr`.
 
     angular_update: root mean square rotation (rad) over filters and measured updates; None if there

@@ -77,10 +77,9 @@ def _distance_from_one(ratio: float) -> float:
 
 
 def heat_map(rows: Sequence[Row]) -> np.ndarray:
-    """Draw layers × probed epochs, a panel per quantity: an image uint8 [height, width, 3].
+    """Draw layers × probed epochs of one run, a panel per quantity: an image uint8 [h, w, 3].
 
-    Args:
-        rows: of one run, at least one. White is where there is no number, or one that is 0.
+    White is where there is no number, or one that is 0.
     """
     # Without pyplot: no window, no global state, and a third of the time to import.
     with no_backend():
@@ -114,8 +113,7 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
 def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
     """Arrange the magnitude of `quantity` as float64 [layers, probed epochs], NaN where missing.
 
-    Returns:
-        The layers that have it, and the table.
+    Returns the layers that have it, and the table.
     """
     numbers = {
         (row["layer"], row["epoch"]): abs(number)

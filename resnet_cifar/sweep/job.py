@@ -127,9 +127,7 @@ class RunJob(Job):
         """
         runs = _configs(jobs)
         own_threads = max(run.trainer.threads for run in runs)  # 0: its share
-        memory = available_memory()
-        if memory is None:
-            return AtOnce(1)
+        memory = available_memory() or 0.0  # one at a time where the system doesn't say
         room = int(memory / max(peak_memory(run) for run in runs))
         count = min(len(runs), room, cpus // max(1, own_threads))
         if count < 2:

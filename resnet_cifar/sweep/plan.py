@@ -64,17 +64,14 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
             speeds[kind] = find_speed(run.config, threads)
         seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
     states = [state for state in STATES if any(run.state == state for run in runs)]
-
-    def row(name: str, those: Sequence[PlannedRun], left: float) -> list[str]:
+    rows = []
+    for name, positions in [*cells.items(), (f"{len(cells)} cells", range(len(runs)))]:
+        those = [runs[p] for p in positions]
         counts = [sum(run.state == state for run in those) for state in states]
         pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"
-        return [name, str(len(those)), *(str(n or "") for n in counts), pflop, duration(left)]
-
-    rows = [
-        row(cell, [runs[p] for p in positions], sum(seconds[p] for p in positions))
-        for cell, positions in cells.items()
-    ]
-    rows.append(row(f"{len(cells)} cells", runs, makespan(seconds, at_once)))
+        left = duration(sum(seconds[p] for p in positions))
+        rows.append([name, str(len(those)), *(str(n or "") for n in counts), pflop, left])
+    rows[-1][-1] = duration(makespan(seconds, at_once))
     heads = ["cell", "runs", *states, "PFLOP", "left"]
     print_table(heads, rows, [head == "cell" for head in heads], folded=0)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
@@ -100,9 +97,7 @@ def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:
 def recorded_speeds(config: Config, device: str = "", threads: int = 0) -> list[float]:
     """Images/s of the latest sessions, five at most, of runs of this kind beside `config`'s.
 
-    Args:
-        device: the name of the device they were on; "": any.
-        threads: of the CPU; 0: any number.
+    On the device of this name, "" for any, with so many threads of the CPU, 0 for any number.
     """
     sessions: list[Session] = []
     kind, enough = _speed_values(flatten(config)), ENOUGH_STEPS * config.trainer.batch_size
@@ -134,8 +129,7 @@ def _speed_values(flat: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def find_speed(config: Config, threads: int) -> tuple[float, str]:
     """Find the training images/s of a run on this machine: from the runs here, or measured now.
 
-    Returns:
-        The speed of one at a time; and a line for people: the speed and where it comes from.
+    Returns the speed of one at a time, and a line for people: it and where it comes from.
     """
     trainer = config.trainer
     if trainer.device == "cpu" or (trainer.device == "auto" and has_no_gpu()):

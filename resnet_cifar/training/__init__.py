@@ -1,5 +1,1 @@
-"""One run: data, network, norm, optimizer, schedule, loss, loop, record.
-
-`run.assemble` builds the parts, `engine.Engine.fit` is the loop, `state.State` is what a checkpoint
-holds.
-"""
+"""One run: `run.assemble` builds it, `engine.Engine.fit` trains it, `state.State` is saved."""

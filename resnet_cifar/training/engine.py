@@ -18,7 +18,6 @@ from resnet_cifar.compute.device import Compute
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import correctness, predict, score_views, update
 from resnet_cifar.data.augmentation import TRAINING, VALIDATION, AugmentationDraw
-from resnet_cifar.data.datasets import steps_per_epoch
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe.gradient_flow import GradientFlow
@@ -45,6 +44,7 @@ class Engine:
     forward: Callable[[Tensor], Tensor]  # the model, or the compiled model
     loss: Callable[[Tensor, Tensor], Tensor]
     schedules: Sequence[Schedule]  # of each parameter group
+    steps: int  # updates in an epoch; the last batch may be smaller
     train: DeviceImages
     val: DeviceImages
     classes: Sequence[str]  # their names
@@ -65,11 +65,6 @@ class Engine:
     def optimizer(self) -> optim.Optimizer:
         """The optimizer of the network's weights."""
         return self.state.optimizer_step.optimizer
-
-    @property
-    def steps(self) -> int:
-        """Updates in an epoch; the last batch may be smaller."""
-        return steps_per_epoch(len(self.train), self.options.batch_size)
 
     def fit(self) -> str:
         """Train from where the state is to the last epoch.
@@ -123,7 +118,10 @@ class Engine:
                 # Counted before anything can stop the run: a resume trains no update twice.
                 state.step = step + 1
                 self._show_progress(epoch, first, start)
-                self._stop_or_save()
+                self.stop_if_interrupted()
+                # By time as well as by epoch: an epoch of the full study takes minutes on a CPU.
+                if time.monotonic() - self._saved_at > self.options.checkpoint_seconds:
+                    self.save()
             # The only read from the device in an epoch. One after each step would make the host
             # wait for the device, and then the device for the host.
             loss, correct = (total / len(self.train) for total in state.epoch_sums.read(self.steps))
@@ -212,8 +210,7 @@ class Engine:
     def finish(self, logits: dict[str, Tensor] | None) -> None:
         """Write what a finished run must have, also where a kill kept an earlier process from it.
 
-        Args:
-            logits: of the last epoch's `validate`; None where an earlier process trained it.
+        `logits` are of the last epoch's `validate`; None where an earlier process trained it.
         """
         state, val = self.state, self.val
         logits = logits or self.validate(state.epoch)
@@ -234,12 +231,6 @@ class Engine:
         if self.interrupt.signal is not None:
             self.save()
             self.interrupt.check()
-
-    def _stop_or_save(self) -> None:
-        self.stop_if_interrupted()
-        # By time as well as by epoch: an epoch of the full study takes minutes on a CPU.
-        if time.monotonic() - self._saved_at > self.options.checkpoint_seconds:
-            self.save()
 
     def _images_before(self, step: int) -> int:
         """Images of an epoch's first `step` batches, of which the last may be smaller."""

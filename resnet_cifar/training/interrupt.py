@@ -38,15 +38,14 @@ class Interrupt:
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+        # Under nohup, the end of the terminal is not the end of the run.
+        if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+            numbers.append(HANGUP)
+        if WARNING is not None and callable(signal.getsignal(WARNING)):
+            numbers.append(WARNING)
         if threading.current_thread() is threading.main_thread():
-            numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-            # Under nohup, the end of the terminal is not the end of the run.
-            if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
-                numbers.append(HANGUP)
-            if WARNING is not None and callable(signal.getsignal(WARNING)):
-                numbers.append(WARNING)
-            for number in numbers:
-                self._old[number] = signal.signal(number, self._remember)
+            self._old = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
     def check(self) -> None:

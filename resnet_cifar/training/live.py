@@ -77,11 +77,9 @@ class Display:
             self._bar.start()
 
     def step(self, epoch: int, step: int, rate: float, left: float) -> None:
-        """Show that `step` updates of `epoch` are done. Does nothing without a live line.
+        """Show that `step` updates of `epoch` are done, where there is a live line.
 
-        Args:
-            rate: images a second.
-            left: seconds until the run's end.
+        `rate` is in images a second, `left` in seconds until the run's end.
         """
         if self._bar:
             speed = f"{rate:,.0f} images/s, {duration(left)} left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import traceback
@@ -11,7 +12,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -21,25 +21,16 @@ from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.config.saved import to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
-from resnet_cifar.data.datasets import Split, steps_per_epoch
+from resnet_cifar.data.datasets import Split
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import Interrupted, UserError, describe
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
-from resnet_cifar.record import checkpoint, provenance
+from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
 from resnet_cifar.record.recorder import Recorder, now
-from resnet_cifar.record.schema import (
-    RunRecord,
-    Session,
-    finished,
-    objective,
-    read_record,
-    record_or_reason,
-    result,
-)
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -66,9 +57,9 @@ def run(config: Config) -> float:
     # A job that SLURM has requeued goes on: it is its first start that began anew.
     rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     with Display(config.trainer.progress) as display:
-        if not rerun and (record := finished(directory)):
-            display.say(f"{directory}: {record.status} before, skipped{result(record)}")
-            return objective(record)
+        if not rerun and (record := schema.finished(directory)):
+            display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
+            return schema.objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
             display.say(
                 f"{shorter} stays as it is: {epochs} epochs are a run of their own, from the "
@@ -93,7 +84,7 @@ def run(config: Config) -> float:
                     return train(config, directory, split, display, interrupt)
         except LockHeld as busy:
             display.say(f"{directory}: {busy.holder} {BUSY}, skipped")
-            return objective(read_record(directory))
+            return schema.objective(schema.read_record(directory))
         except OSError as error:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
@@ -112,7 +103,7 @@ def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
         for cell in root.glob("*ep*")
         if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
     }
-    return max(filter(finished, lengths), key=lengths.__getitem__, default=None)
+    return max(filter(schema.finished, lengths), key=lengths.__getitem__, default=None)
 
 
 def set_aside(directory: Path) -> Path:
@@ -130,10 +121,10 @@ def train(
 
     Nothing is left to do where the process that had the lock before has finished it.
     """
-    before = read_record(directory)
+    before = schema.read_record(directory)
     if before and before.finished:
-        display.say(f"{directory}: {before.status} meanwhile{result(before)}")
-        return objective(before)
+        display.say(f"{directory}: {before.status} meanwhile{schema.result(before)}")
+        return schema.objective(before)
     precision = known_precision(config, before)
     compute = device.resolve(config.trainer, config.model.width, precision)
     display.log_to(directory / "train.log")
@@ -165,38 +156,31 @@ def train(
             # A full disk must not hide what went wrong first.
             with contextlib.suppress(OSError) if error else contextlib.nullcontext():
                 recorder.end(status, error)
-    return objective(recorder.record)
+    return schema.objective(recorder.record)
 
 
-def known_precision(config: Config, record: RunRecord | None) -> str | None:
+def known_precision(config: Config, record: schema.RunRecord | None) -> str | None:
     """The precision that `auto` already stands for on this CPU; None: it has to be measured.
 
     A run that was begun goes on in its own, which its `record` says; a new one takes that of the
-    runs beside it, so that what is compared was computed alike.
+    runs beside it, so that what is compared was computed alike: of the latest ones of its width,
+    begun and finished alike, that had `auto`, this CPU and this version of torch. Where they
+    differ, which a measurement near its threshold may, the majority decides, in doubt for float32.
     """
     if config.trainer.precision != "auto" or config.trainer.device not in ("auto", "cpu"):
         return None
-    begun = record.precision_on("cpu") if record else None
-    return begun or recorded_precision(Path(config.output_root), config.model.width)
-
-
-def recorded_precision(root: Path, width: int) -> str | None:
-    """The precision that runs of this width below `root` had on this CPU; None where there is none.
-
-    The latest ones are asked, begun and finished alike, that had `auto` and this version of torch.
-    Where they differ, which a measurement near its threshold may, the majority decides, in doubt
-    for float32.
-    """
+    if begun := record.precision_on("cpu") if record else None:
+        return begun
     dated = []
-    for path in root.glob(f"*/seed=*/{RUN}"):
+    for path in Path(config.output_root).glob(f"*/seed=*/{RUN}"):
         with contextlib.suppress(OSError):  # gone meanwhile
             dated.append((path.lstat().st_mtime_ns, path.parent))
     latest = (directory for _, directory in sorted(dated, reverse=True)[:MOST_READ])
-    asked = {"model.width": width, "trainer.precision": "auto"}.items()
+    asked = {"model.width": config.model.width, "trainer.precision": "auto"}.items()
     votes: Counter[str] = Counter()
-    for record in map(record_or_reason, latest):
-        if not isinstance(record, str) and asked <= record.config.items() and record.sessions:
-            last = record.sessions[-1]
+    for other in map(schema.record_or_reason, latest):
+        if not isinstance(other, str) and asked <= other.config.items() and other.sessions:
+            last = other.sessions[-1]
             where = (last.device_type, last.device, last.versions.get("torch"))
             if last.precision and where == ("cpu", cpu_name(), version("torch")):
                 votes[last.precision] += 1
@@ -212,7 +196,7 @@ def assemble(
     split: Split,
     display: Display,
     interrupt: Interrupt,
-    before: RunRecord | None = None,
+    before: schema.RunRecord | None = None,
 ) -> Engine:
     """Build the parts of a run, load its checkpoint, open its record.
 
@@ -230,7 +214,7 @@ def assemble(
     # Data: every image on the device as uint8; crops, flips and normalisation happen there.
     kept = (config.augmentation, compute.device, layout, len(config.data.CLASSES))
     train, val = (DeviceImages(images, config.data.NORMALISATION, *kept) for images in split)
-    steps = steps_per_epoch(len(train), trainer.batch_size)
+    steps = math.ceil(len(train) / trainer.batch_size)
 
     # Optimizer: parameter groups with their weight decay. Clipping, averaging and loss scaling
     # surround its step, and do nothing where they are off.
@@ -252,9 +236,15 @@ def assemble(
     probe = GradientFlow(config.probe, empty_rotations(model))
     labels = {"cell": cell_name(config), "seed": config.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    digests = resume(state, config, directory, steps, display)
+    expected = checkpoint.ExpectedRun(cell_name(config), config.seed, trainer.epochs, steps)
+    saved, notes = checkpoint.load_last(directory, expected)
+    for line in notes:
+        display.say(line)
+    if saved:
+        state.restore(saved)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
+    digests = saved and saved.get("digests")  # of its lines when the checkpoint was written
     recorder = open_record(config, directory, compute, state, before, digests, display)
 
     # Loop: `Engine.fit`.
@@ -265,6 +255,7 @@ def assemble(
         forward=forward,
         loss=loss,
         schedules=schedules,
+        steps=steps,
         train=train,
         val=val,
         classes=config.data.CLASSES,
@@ -277,35 +268,17 @@ def assemble(
     )
 
 
-def resume(
-    state: State, config: Config, directory: Path, steps: int, display: Display
-) -> Mapping[str, str] | None:
-    """Restore `state` from the run's newest checkpoint that can be read, if it has one.
-
-    Returns:
-        Digests of the record's lines when it was written, where it says.
-    """
-    run = checkpoint.ExpectedRun(cell_name(config), config.seed, config.trainer.epochs, steps)
-    saved, notes = checkpoint.load_last(directory, run)
-    for line in notes:
-        display.say(line)
-    if saved is None:
-        return None
-    state.restore(saved)
-    return cast("Mapping[str, str] | None", saved.get("digests"))
-
-
 def open_record(
     config: Config,
     directory: Path,
     compute: device.Compute,
     state: State,
-    before: RunRecord | None,
+    before: schema.RunRecord | None,
     digests: Mapping[str, str] | None,
     display: Display,
 ) -> Recorder:
     """Open the run's record at the epochs that `state` has behind it."""
-    record = RunRecord(
+    record = schema.RunRecord(
         status="running",
         cell=cell_name(config),
         seed=config.seed,
@@ -316,7 +289,7 @@ def open_record(
         multiply_accumulates=config.multiply_accumulates(),
         epochs_done=state.epoch,
     )
-    session = Session(
+    session = schema.Session(
         start=now(),
         epoch=state.epoch,
         step=state.step,
