@@ -96,7 +96,8 @@ def test_an_apple_gpu_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     gpu = device.resolve(asked.trainer)
     assert (gpu.device.type, gpu.precision, gpu.compile) == ("mps", "fp32", False)
-    lines = opening(asked, Path("run"), gpu, mock.MagicMock(), Session("2026-01-01", "GPU", "mps"))
+    state = mock.Mock(epoch=0, step=0)
+    lines = opening(asked, Path("run"), gpu, state, Session("2026-01-01", "GPU", "mps"))
     assert "tried" in lines[2]
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3))
     assert device.memory_format(gpu, network) is torch.contiguous_format

@@ -34,7 +34,7 @@ class Model(ABC):
         """Build the network [N, 3, 32, 32] to [N, classes]; norm(channels) makes a norm layer."""
 
     def multiply_accumulates(self, classes: int) -> int:
-        """Count multiply-accumulates of one image's forward pass: convolutions and linear layers.
+        """Count multiply-accumulates of one image's forward pass: convolutions and products.
 
         It counts on a network without values; an option that knows a formula needs no torch.
         """
@@ -42,7 +42,8 @@ class Model(ABC):
         from torch.utils.flop_counter import FlopCounterMode
 
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            self.build(lambda channels: torch.nn.Identity(), classes)(torch.zeros(1, 3, 32, 32))
+            network = self.build(lambda channels: torch.nn.Identity(), classes).eval()
+            network(torch.zeros(1, 3, 32, 32))
         flop: int = counter.get_total_flops()
         return flop // 2
 

@@ -48,11 +48,6 @@ class Interrupt:
             self._old = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.signal is not None:
-            raise Interrupted(self.signal)
-
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
@@ -60,6 +55,11 @@ class Interrupt:
             return
         if self._warned or preempted():
             signal.raise_signal(WARNING)
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
 
     def _remember(self, number: int, frame: object) -> None:
         self.signal = self.signal or number
