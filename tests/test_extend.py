@@ -28,8 +28,7 @@ from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Schedule, Scheduler
 from resnet_cifar.record import logger
-from resnet_cifar.record.logger import Logger
-from resnet_cifar.record.tracker import TrackedRun, Tracker
+from resnet_cifar.record.tracker import Logger, TrackedRun, Tracker
 
 
 @dataclass

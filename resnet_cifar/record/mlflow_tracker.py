@@ -20,7 +20,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
 }
 STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}  # the rest is a failure
-AT_ONCE = 100  # parameters MLflow takes in one call
 
 
 class MLflowTracker(Tracker):
@@ -35,6 +34,7 @@ class MLflowTracker(Tracker):
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
+        from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
         for chatty in ("mlflow", "alembic"):
@@ -61,27 +61,15 @@ class MLflowTracker(Tracker):
             tags = {"cell": run.cell}
             new = self._client.create_run(identity, tags=tags, run_name=run.name)
             self.id = new.info.run_id
-            self._log_parameters(run.config)
-
-    def _log_parameters(self, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        items = [Param(key, str(value)) for key, value in config.items()]
-        for start in range(0, len(items), AT_ONCE):
-            self._client.log_batch(self.id, params=items[start : start + AT_ONCE])
+            parameters = [Param(key, str(value)) for key, value in run.config.items()]
+            self._client.log_batch(self.id, params=parameters)  # it takes 100 in one call
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        now = round(1000 * time.time())
-        self._client.log_batch(
-            self.id,
-            [
-                Metric(name, float(value), now, metrics["epoch"])
-                for name, value in metrics.items()
-                if value is not None and name != "epoch"
-            ],
-        )
+        now, epoch = round(1000 * time.time()), metrics["epoch"]
+        known = {k: float(v) for k, v in metrics.items() if v is not None and k != "epoch"}
+        self._client.log_batch(self.id, [Metric(k, v, now, epoch) for k, v in known.items()])
 
     def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         self._client.log_image(self.id, pixels, f"{name}.png")
