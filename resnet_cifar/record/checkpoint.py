@@ -48,9 +48,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = io.BytesIO(read_regular(path))
         with zipfile.ZipFile(content) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
+            if damaged := archive.testzip():
+                raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
         content.seek(0)
         state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
         weights = state.get("model") if isinstance(state, dict) else None

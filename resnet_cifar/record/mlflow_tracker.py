@@ -27,7 +27,6 @@ class MLflowTracker(Tracker):
 
     Args:
         uri: of the tracking server or database; "": MLFLOW_TRACKING_URI, or a database in the root.
-        experiment: its name.
     """
 
     def __init__(self, run: TrackedRun, uri: str, experiment: str) -> None:
@@ -46,11 +45,9 @@ class MLflowTracker(Tracker):
         with Lock(run.root / ".mlflow.lock"):
             self._client = MlflowClient(uri or None)
             known = self._client.get_experiment_by_name(experiment)
-            if known is None:
-                pictures = (run.root / "mlflow").absolute().as_uri() if own else None
-                identity = self._client.create_experiment(experiment, pictures)
-            else:
-                identity = known.experiment_id
+            pictures = (run.root / "mlflow").absolute().as_uri() if own else None
+            create = self._client.create_experiment
+            identity = known.experiment_id if known else create(experiment, pictures)
         if run.id:
             try:
                 self.id = self._client.get_run(run.id).info.run_id

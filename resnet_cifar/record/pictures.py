@@ -1,7 +1,6 @@
 """Images of a network's errors, for trackers: confusion matrix and surest mistakes.
 
-Drawn with Pillow, which torchvision needs anyway: importing matplotlib would take longer than a
-small run's last epoch.
+Drawn with Pillow: importing matplotlib would take longer than a small run's last epoch.
 """
 
 from __future__ import annotations
@@ -66,9 +65,8 @@ def mistakes(pixels: Pixels, logits: Floats, labels: Integers, classes: Sequence
     columns = 8
     rows = max(1, -(-len(chosen) // columns))
     side = pixels.shape[1] * ZOOM
-    image = Image.new(
-        "RGB", (columns * (side + GAP) + GAP, rows * (side + CAPTION + GAP) + GAP), PAPER
-    )
+    size = columns * (side + GAP) + GAP, rows * (side + CAPTION + GAP) + GAP
+    image = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
     for place, i in enumerate(chosen):
         x = GAP + place % columns * (side + GAP)

@@ -19,7 +19,7 @@ from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, schema
 from resnet_cifar.record.integrity import sums
-from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, SUMMED, leftovers
+from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
 from resnet_cifar.record.schema import Metrics, RecordError, RunRecord, Session, Tracked
 from resnet_cifar.record.tensorboard import Board
@@ -42,7 +42,6 @@ class Recorder:
         before: what run.json said when the lock was taken.
         hparams: columns of TensorBoard's HPARAMS tab.
         digests: the checkpoint's `digests()`, where it has them.
-        say: tells the user a line.
 
     Raises:
         RecordError: files of the run are damaged, or not those that the checkpoint goes with.
@@ -236,13 +235,10 @@ class Recorder:
 
 
 def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
-    """Write evaluation-<split>.json (-best.json) and count it in run.json; the run is locked.
-
-    Args:
-        evaluation: what `evaluate` returns.
-    """
+    """Write `evaluation` to evaluation-<split>.json and run.json; the run is locked."""
     record = schema.read_record(directory)
-    assert record is not None  # it has been evaluated
+    if record is None:
+        raise RecordError(f"{directory} has no {RUN}")
     suffix = "" if evaluation["weights"] == "last" else f"-{evaluation['weights']}"
     name = f"evaluation-{evaluation['split']}{suffix}.json"
     write_json(directory / name, dict(evaluation))

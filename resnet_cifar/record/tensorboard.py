@@ -1,8 +1,7 @@
 """TensorBoard: the curves of a run, its pictures and its row in HPARAMS; an event file a session.
 
 The HPARAMS tab works across a sweep only if each run writes a session start and a session end into
-its own event file, without an experiment summary (the tab then infers the columns). TensorBoard
-believes the first session end it meets, so only a run's outcome writes one.
+its own event file, without an experiment summary (the tab then infers the columns).
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class Board(Tracker):
         directory: the run directory; the event files lie directly in it.
         epochs_done: earlier sessions' events of later epochs belong to epochs that are trained
             again: readers are told to forget them. No file is touched, since one may be reading it.
-        hparams: the run's flat configuration, for the HPARAMS tab.
     """
 
     def __init__(self, directory: Path, epochs_done: int, hparams: dict[str, Any]) -> None:

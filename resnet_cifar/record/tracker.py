@@ -1,7 +1,6 @@
-"""The options of `logger`: trackers that a run's numbers and pictures go to beside its files.
+"""The options of `logger`: trackers that a run's numbers and pictures go to beside TensorBoard.
 
-TensorBoard's event file is always written. `logger=mlflow` and `logger=wandb` add a tracker. None
-of them changes a result or a name, and none can end a run: the files are the record.
+None of them changes a result or a name, and none can end a run: the files are the record.
 """
 
 from __future__ import annotations
@@ -101,8 +100,7 @@ class FailSafeTracker:
 
     def tell(self, call: Callable[[Tracker], None]) -> bool:
         """Call a method of the tracker; False if that fails or an earlier call has failed."""
-        tracker = self._tracker
-        if tracker is not None:
+        if (tracker := self._tracker) is not None:
             self._try(lambda: call(tracker))
         return self._tracker is not None
 

@@ -20,7 +20,6 @@ class WandbTracker(Tracker):
 
     Args:
         entity: a user or team; "": the one that is logged in.
-        mode: online or offline.
     """
 
     def __init__(self, run: TrackedRun, project: str, entity: str, mode: str) -> None:
