@@ -74,11 +74,11 @@ class ExpectedRun:
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
         cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
-        epoch: Any = state.get("epoch")
-        best = state.get("best")
+        epoch, best = state.get("epoch", -1), state.get("best")
         at = best.get("epoch") if isinstance(best, dict) else None
         whole = type(epoch) is int and 0 <= epoch <= self.epochs
         last = whole and epoch == self.epochs
+        reached = whole and type(at) is int and 1 <= at <= epoch
         problems = {
             f"of another run, {cell}/seed={seed}": (cell, seed) != (self.cell, self.seed),
             f"at epoch {epoch}": not whole,
@@ -86,7 +86,7 @@ class ExpectedRun:
             f"at step {step} after the last epoch": last and step,
             "without its optimizer": not last and "optimizer" not in state,
             "without its best epoch": epoch and best is None,
-            f"with best={best}": best is not None and not (type(at) is int and 1 <= at <= epoch),
+            f"with best={best}": best is not None and not reached,
         }
         for problem in (text for text, applies in problems.items() if applies):
             raise UserError(

@@ -55,8 +55,7 @@ class MLflowTracker(Tracker):
             except MlflowException:  # of another store, or deleted
                 self.id = ""
         if not self.id:
-            tags = {"cell": run.cell}
-            new = self._client.create_run(identity, tags=tags, run_name=run.name)
+            new = self._client.create_run(identity, tags={"cell": run.cell}, run_name=run.name)
             self.id = new.info.run_id
             parameters = [Param(key, str(value)) for key, value in run.config.items()]
             self._client.log_batch(self.id, params=parameters)  # it takes 100 in one call

@@ -96,9 +96,8 @@ class Recorder:
         lines = [self._with_curves(line) for line in self._metrics.lines]
         # Taken up at its very end, a run shows the last epoch again, and its pictures once.
         shown = min(record.epochs_done, record.epochs - 1)
-        earlier = [s.tracked for s in record.sessions if s.tracked]
-        given = [tracked for tracked in earlier if tracked.tracker == logger.NAME]
-        before = given[-1] if given else Tracked(logger.NAME, "")
+        given = {s.tracked.tracker: s.tracked for s in record.sessions if s.tracked}
+        before = given.get(logger.NAME, Tracked(logger.NAME, ""))
         name = f"{record.cell}/seed={record.seed}"
         run = TrackedRun(name, record.cell, root, record.config, before.id)
 

@@ -33,8 +33,16 @@ LAYOUT = {
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
 COLUMNS = (
-    *("optimizer", "optimizer.lr", "scheduler", "regularization.weight_decay", "norm"),
-    *("norm.detach", "model.width", "trainer.batch_size", "trainer.epochs", "seed"),
+    "optimizer",
+    "optimizer.lr",
+    "scheduler",
+    "regularization.weight_decay",
+    "norm",
+    "norm.detach",
+    "model.width",
+    "trainer.batch_size",
+    "trainer.epochs",
+    "seed",
 )
 
 
@@ -84,8 +92,7 @@ class Board(Tracker):
     def end(self, status: str) -> None:
         if status not in FINAL:  # it may go on: only the first end is believed
             return
-        completed = status == "completed"
-        code = api_pb2.STATUS_SUCCESS if completed else api_pb2.STATUS_FAILURE
+        code = api_pb2.STATUS_SUCCESS if status == "completed" else api_pb2.STATUS_FAILURE
         info = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
         self._session(metadata.SESSION_END_INFO_TAG, session_end_info=info)
 

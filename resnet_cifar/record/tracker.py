@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """Takes one run's numbers to one place; this one does nothing with them. It may raise anything.
+    """Takes a run's numbers to a place; this one does nothing with them. It may raise anything."""
 
-    Attributes:
-        id: by which the same run is found there again; "" where its place says it.
-    """
-
-    id: str = ""
+    id: str = ""  # by which the same run is found there again; "" where its place says it
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         """Take an epoch's numbers under their own names; None is one that was not finite."""
@@ -123,8 +119,7 @@ class Logger:
     def check(self) -> None:
         """Raise UserError where what it needs is not installed."""
         if self.PACKAGE and importlib.util.find_spec(self.PACKAGE) is None:
-            how = installing(self.PACKAGE)
-            raise UserError(f"logger={self.NAME} needs more packages: {how}")
+            raise UserError(f"logger={self.NAME} needs more packages: {installing(self.PACKAGE)}")
 
     def open(self, run: TrackedRun) -> Tracker | None:
         """Begin or take up the run there. None: TensorBoard alone. May raise anything."""
