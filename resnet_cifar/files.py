@@ -16,12 +16,12 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
 from resnet_cifar.errors import UserError
 
-# Windows has neither: nothing waits there for a pipe's other end, and few can make links.
+# Windows has none of these: there a byte is locked, nothing waits for a pipe, few can make links.
+fcntl = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -46,15 +46,8 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def _kind(path: Path) -> str:
-    mode = os.lstat(path).st_mode
-    for is_it, name in (
-        (stat.S_ISLNK, "a link"),
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISFIFO, "a pipe"),
-    ):
-        if is_it(mode):
-            return name
-    return "a special file"
+    kinds = {"l": "a link", "d": "a directory", "p": "a pipe"}
+    return kinds.get(stat.filemode(os.lstat(path).st_mode)[0], "a special file")
 
 
 def append_regular(path: Path) -> TextIO:
@@ -98,32 +91,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-class AppendedFile:
-    """A file that only this process appends to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._bytes = os.fstat(self._file).st_size
-
-    def append(self, content: bytes) -> None:
-        """Write and wait for the disk. Raises OSError when it is full."""
-        view = memoryview(content)
-        while view:
-            view = view[os.write(self._file, view) :]
-        os.fsync(self._file)
-        self._bytes += len(content)
-
-    def in_place(self) -> bool:
-        """True if the file still lies at its path and is as long as it was left."""
-        return _is_at(self._file, self.path) and os.fstat(self._file).st_size == self._bytes
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
     """True if the open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(file), os.lstat(path))
@@ -142,10 +110,6 @@ class LockHeld(Exception):
         self.holder = holder
 
 
-# Far behind what is written in the file: Windows lets nobody read what is locked.
-_LOCKED_BYTE = 1 << 20
-
-
 def _take(file: int, shared: bool = False) -> bool:
     """Lock an open file for as long as it stays open; False where another process has it.
 
@@ -153,30 +117,20 @@ def _take(file: int, shared: bool = False) -> bool:
         OSError: its file system has no locks.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return _take_byte(file)
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            # Far behind what is written in the file: Windows lets nobody read what is locked.
+            os.lseek(file, 1 << 20, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         return True
-    except BlockingIOError:
-        return False
     except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise OSError(error.errno, "its file system has no locks (flock)") from error
-        raise
-
-
-def _take_byte(file: int) -> bool:
-    import msvcrt
-
-    os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
-    try:
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        return True
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EDEADLK):
-            return False
         raise
 
 
@@ -227,12 +181,7 @@ class Lock:
         os.write(self._file, json.dumps(holder).encode())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         os.close(self._file)  # releases; the file stays, removing it would race with a waiter
         self._file = -1
 
@@ -241,7 +190,7 @@ class Lock:
         file = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         try:
             # The directory may have been set aside while this process was waiting.
-            if _take(file) and _is_at(file, self.path):
+            if _take(file) and is_at(file, self.path):
                 self._file = file
                 return True
         finally:
@@ -260,7 +209,7 @@ class Lock:
 def is_held(path: Path) -> bool:
     """True if some process holds the lock at `path`. Creates nothing."""
     try:
-        file = open_regular(path, os.O_RDONLY if _can_share() else os.O_RDWR)
+        file = open_regular(path, os.O_RDWR if fcntl is None else os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -269,10 +218,6 @@ def is_held(path: Path) -> bool:
         return False
     finally:
         os.close(file)
-
-
-def _can_share() -> bool:
-    return importlib.util.find_spec("fcntl") is not None
 
 
 class LockGuard:

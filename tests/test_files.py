@@ -242,7 +242,7 @@ def test_locks_without_posix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         original(file)
 
     fake = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", fake)
     monkeypatch.setattr(os, "close", close)
     path = tmp_path / ".lock"

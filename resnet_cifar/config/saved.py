@@ -22,8 +22,8 @@ from resnet_cifar.files import read_regular
 from resnet_cifar.identity import MOVED, items
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.probe.options import Probe
-from resnet_cifar.record.logger import TensorBoard
 from resnet_cifar.record.schema import RunRecord
+from resnet_cifar.record.tracker import TensorBoard
 
 OF_ONE_CALL = ("rerun", "when_busy")  # they say what to do about a run, not which run it is
 

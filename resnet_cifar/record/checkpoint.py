@@ -17,15 +17,9 @@ from resnet_cifar.record.integrity import read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
 from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord
 
-KEPT = ("cell", "seed", "model", "ema", "epoch", "best")  # what is kept of a finished run
-
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (plain containers and tensors) to `path`, whole or not at all.
-
-    Raises:
-        OSError: the disk is full or not writable; what was there before is untouched.
-    """
+    """Write `state` (plain containers and tensors) to `path`. Raises as `write_atomically`."""
     # torch.save to a file turns a full disk into a RuntimeError; memory first, then one write.
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -54,9 +48,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = io.BytesIO(read_regular(path))
         with zipfile.ZipFile(content) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
+            if damaged := archive.testzip():
+                raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
         content.seek(0)
         state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
         weights = state.get("model") if isinstance(state, dict) else None
@@ -80,30 +73,26 @@ class ExpectedRun:
 
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
-        problem = self._problem(state)
-        if problem:
+        cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
+        epoch, best = state.get("epoch", -1), state.get("best")
+        at = best.get("epoch") if isinstance(best, dict) else None
+        whole = type(epoch) is int and 0 <= epoch <= self.epochs
+        last = whole and epoch == self.epochs
+        reached = whole and type(at) is int and 1 <= at <= epoch
+        problems = {
+            f"of another run, {cell}/seed={seed}": (cell, seed) != (self.cell, self.seed),
+            f"at epoch {epoch}": not whole,
+            f"at step {step}": type(step) is not int or not 0 <= step <= self.steps,
+            f"at step {step} after the last epoch": last and step,
+            "without its optimizer": not last and "optimizer" not in state,
+            "without its best epoch": epoch and best is None,
+            f"with best={best}": best is not None and not reached,
+        }
+        for problem in (text for text, applies in problems.items() if applies):
             raise UserError(
                 f"checkpoint {path} is {problem}: not one that a run of {self.epochs} epochs of "
                 f"{self.steps} steps can go on from"
             )
-
-    def _problem(self, state: dict[str, Any]) -> str | None:
-        """Say what keeps the run from being gone on with from `state`; None if nothing does."""
-        epoch, step, best = state.get("epoch"), state.get("step", 0), state.get("best")
-        if (state.get("cell"), state.get("seed")) != (self.cell, self.seed):
-            return f"of another run, {state.get('cell')}/seed={state.get('seed')}"
-        if type(epoch) is not int or not 0 <= epoch <= self.epochs:
-            return f"at epoch {epoch}"
-        if type(step) is not int or not 0 <= step <= self.steps:
-            return f"at step {step}"
-        if epoch == self.epochs and step:
-            return f"at step {step} after the last epoch"
-        if epoch < self.epochs and "optimizer" not in state:
-            return "without its optimizer"
-        if best is None:
-            return "without its best epoch" if epoch else None
-        at = best.get("epoch") if isinstance(best, dict) else None
-        return None if type(at) is int and 1 <= at <= epoch else f"with best={best}"
 
 
 def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | None, list[str]]:
@@ -144,38 +133,16 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     if read_summed(directory, name, record) is None:
         raise RecordError(f"{directory} has no {name}: {record.status}")
     state = load(path)
-    if (state.get("cell"), state.get("seed")) != (record.cell, record.seed):
-        raise RecordError(f"{path} is of another run, {state.get('cell')}/seed={state.get('seed')}")
-    epoch = record.epochs_done if record.finished else state.get("epoch")
+    cell, seed, epoch = state.get("cell"), state.get("seed"), state.get("epoch")
+    if (cell, seed) != (record.cell, record.seed):
+        raise RecordError(f"{path} is of another run, {cell}/seed={seed}")
+    recorded = record.epochs_done if record.finished else epoch
     if name == BEST:
-        epoch = record.best["epoch"] if record.best else None
-    if state.get("epoch") != epoch:
-        raise RecordError(f"{path} is of epoch {state.get('epoch')}, not of epoch {epoch}")
+        recorded = record.best["epoch"] if record.best else None
+    if epoch != recorded:
+        raise RecordError(f"{path} is of epoch {epoch}, not of epoch {recorded}")
     if weights == "ema":
         if "ema" not in state:
             raise RecordError(f"{directory} has no averaged weights: regularization.ema_decay=0")
         state["model"] = state.pop("ema")
     return state
-
-
-def keep_best(directory: Path, state: dict[str, Any]) -> str | None:
-    """Make sure that best.pt is of the epoch that `state`, a run as it is taken up, calls best.
-
-    A process killed between last.pt and best.pt left the one before, or none.
-
-    Returns:
-        What to tell the user where its weights are lost.
-    """
-    best, path = state["best"], directory / BEST
-    try:
-        there = load(path)
-        fits = all(there.get(key) == state.get(key) for key in ("cell", "seed"))
-        epoch = there.get("epoch") if fits else None
-    except (FileNotFoundError, UserError):
-        epoch = None
-    if best is None or epoch == best["epoch"]:
-        return None
-    if state["epoch"] == best["epoch"] and not state.get("step"):
-        save(path, {key: value for key, value in state.items() if key in KEPT})
-        return None
-    return f"{path} is not of epoch {best['epoch']}, the best so far: those weights are lost"

@@ -22,15 +22,10 @@ _LEFTOVER = re.compile(rf"\.({_OURS.pattern}|\.last\.pt\.new)\..+\.\d+\.tmp|\.la
 
 def is_ours(name: str) -> bool:
     """True if this program writes files of this name into a run directory."""
-    return _OURS.fullmatch(name) is not None or is_leftover(name)
-
-
-def is_leftover(name: str) -> bool:
-    """True if a file of this name is being written, or was when its writer was killed."""
-    return _LEFTOVER.fullmatch(name) is not None
+    return any(pattern.fullmatch(name) for pattern in (_OURS, _LEFTOVER))
 
 
 def leftovers(directory: Path) -> list[Path]:
     """List what killed writers left in a run directory; a living one's too, unless it is locked."""
-    half = [path for path in directory.iterdir() if is_leftover(path.name)]
+    half = [path for path in directory.iterdir() if _LEFTOVER.fullmatch(path.name)]
     return sorted(path for path in half if path.is_file() and not path.is_symlink())

@@ -20,7 +20,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
 }
 STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}  # the rest is a failure
-AT_ONCE = 100  # parameters MLflow takes in one call
 
 
 class MLflowTracker(Tracker):
@@ -28,13 +27,13 @@ class MLflowTracker(Tracker):
 
     Args:
         uri: of the tracking server or database; "": MLFLOW_TRACKING_URI, or a database in the root.
-        experiment: its name.
     """
 
     def __init__(self, run: TrackedRun, uri: str, experiment: str) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
+        from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
         for chatty in ("mlflow", "alembic"):
@@ -46,11 +45,9 @@ class MLflowTracker(Tracker):
         with Lock(run.root / ".mlflow.lock"):
             self._client = MlflowClient(uri or None)
             known = self._client.get_experiment_by_name(experiment)
-            if known is None:
-                pictures = (run.root / "mlflow").absolute().as_uri() if own else None
-                identity = self._client.create_experiment(experiment, pictures)
-            else:
-                identity = known.experiment_id
+            pictures = (run.root / "mlflow").absolute().as_uri() if own else None
+            create = self._client.create_experiment
+            identity = known.experiment_id if known else create(experiment, pictures)
         if run.id:
             try:
                 self.id = self._client.get_run(run.id).info.run_id
@@ -58,30 +55,17 @@ class MLflowTracker(Tracker):
             except MlflowException:  # of another store, or deleted
                 self.id = ""
         if not self.id:
-            tags = {"cell": run.cell}
-            new = self._client.create_run(identity, tags=tags, run_name=run.name)
+            new = self._client.create_run(identity, tags={"cell": run.cell}, run_name=run.name)
             self.id = new.info.run_id
-            self._log_parameters(run.config)
-
-    def _log_parameters(self, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        items = [Param(key, str(value)) for key, value in config.items()]
-        for start in range(0, len(items), AT_ONCE):
-            self._client.log_batch(self.id, params=items[start : start + AT_ONCE])
+            parameters = [Param(key, str(value)) for key, value in run.config.items()]
+            self._client.log_batch(self.id, params=parameters)  # it takes 100 in one call
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        now = round(1000 * time.time())
-        self._client.log_batch(
-            self.id,
-            [
-                Metric(name, float(value), now, metrics["epoch"])
-                for name, value in metrics.items()
-                if value is not None and name != "epoch"
-            ],
-        )
+        now, epoch = round(1000 * time.time()), metrics["epoch"]
+        known = {k: float(v) for k, v in metrics.items() if v is not None and k != "epoch"}
+        self._client.log_batch(self.id, [Metric(k, v, now, epoch) for k, v in known.items()])
 
     def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         self._client.log_image(self.id, pixels, f"{name}.png")

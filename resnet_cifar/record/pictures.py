@@ -1,7 +1,6 @@
 """Images of a network's errors, for trackers: confusion matrix and surest mistakes.
 
-Drawn with Pillow, which torchvision needs anyway: importing matplotlib would take longer than a
-small run's last epoch.
+Drawn with Pillow: importing matplotlib would take longer than a small run's last epoch.
 """
 
 from __future__ import annotations
@@ -23,12 +22,7 @@ INK, PAPER, BLUE = (20, 20, 20), (255, 255, 255), np.array([33, 102, 172])
 def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixels:
     """Draw the confusion matrix: a row a true class, shaded by share of the row; counts inside.
 
-    Args:
-        logits: float [n, classes].
-        labels: int [n].
-
-    Returns:
-        uint8 [height, width, 3].
+    Takes logits [n, classes] and labels [n], returns uint8 [height, width, 3].
     """
     matrix = confusion_matrix(logits, labels)
     share = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
@@ -58,30 +52,21 @@ def confusion(logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixel
     return np.asarray(image)
 
 
-def mistakes(
-    pixels: Pixels, logits: Floats, labels: Integers, classes: Sequence[str], count: int = 32
-) -> Pixels:
-    """Draw the surest mistakes, each image with its truth and what was predicted.
+def mistakes(pixels: Pixels, logits: Floats, labels: Integers, classes: Sequence[str]) -> Pixels:
+    """Draw the 32 surest mistakes, eight to a row, each with its truth and what was predicted.
 
-    Args:
-        pixels: uint8 [n, height, width, 3].
-        logits: float [n, classes].
-        labels: int [n].
-        count: how many at most.
-
-    Returns:
-        uint8 [height, width, 3], eight to a row; surest first.
+    Takes uint8 pixels [n, height, width, 3], logits [n, classes] and labels [n]; returns uint8
+    [height, width, 3].
     """
     predicted = logits.argmax(axis=1)
     confidence = np.exp(log_softmax(logits).max(axis=1))
     wrong = np.flatnonzero(predicted != labels)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
     columns = 8
     rows = max(1, -(-len(chosen) // columns))
     side = pixels.shape[1] * ZOOM
-    image = Image.new(
-        "RGB", (columns * (side + GAP) + GAP, rows * (side + CAPTION + GAP) + GAP), PAPER
-    )
+    size = columns * (side + GAP) + GAP, rows * (side + CAPTION + GAP) + GAP
+    image = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
     for place, i in enumerate(chosen):
         x = GAP + place % columns * (side + GAP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -39,10 +40,8 @@ def versions() -> dict[str, str]:
     """Look up Python's and the packages' versions, without importing them."""
     numbers = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             numbers[package] = version(package)
-        except PackageNotFoundError:
-            continue
     if checkout() is None:  # where a commit says more
         numbers["resnet-cifar"] = version("resnet-cifar")
     return numbers
@@ -51,24 +50,19 @@ def versions() -> dict[str, str]:
 def git_state(directory: Path | None) -> dict[str, str | None]:
     """Ask git for the commit of `directory` and 16 hex digits for its uncommitted changes.
 
-    Both None outside a repository or without git; the second None in a clean tree.
-
-    Args:
-        directory: None of an installation, which may lie inside somebody else's repository.
+    None where there is none. An installation has no directory: it may lie in another repository.
     """
-    if directory is None:
-        return {"commit": None, "uncommitted": None}
 
-    def git(*arguments: str) -> bytes | None:
+    def git(*arguments: str) -> bytes:
+        if directory is None:
+            return b""
         try:
             command = ["git", "-C", str(directory), *arguments]
             return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
         except (OSError, subprocess.SubprocessError):
-            return None
+            return b""
 
-    commit = git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD").decode().strip() or None
     difference = git("diff", "HEAD", "--", ".")
-    return {
-        "commit": commit.decode().strip() if commit else None,
-        "uncommitted": hashlib.sha256(difference).hexdigest()[:16] if difference else None,
-    }
+    uncommitted = hashlib.sha256(difference).hexdigest()[:16] if difference else None
+    return {"commit": commit, "uncommitted": uncommitted}

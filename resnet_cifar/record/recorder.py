@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,13 @@ from resnet_cifar.errors import describe
 from resnet_cifar.files import LockGuard, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
-from resnet_cifar.record import pictures
+from resnet_cifar.record import pictures, schema
 from resnet_cifar.record.integrity import sums
 from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
-from resnet_cifar.record.logger import Logger
-from resnet_cifar.record.schema import (
-    FINAL,
-    START_AGAIN,
-    Evaluation,
-    Metrics,
-    RecordError,
-    RunRecord,
-    Session,
-    Tracked,
-    read_record,
-    write_record,
-)
+from resnet_cifar.record.schema import Metrics, RecordError, RunRecord, Session, Tracked
 from resnet_cifar.record.tensorboard import Board
-from resnet_cifar.record.tracker import FailSafeTracker, ResumableTracker, TrackedRun, Tracker
+from resnet_cifar.record.tracker import FailSafeTracker, Logger, TrackedRun, Tracker
 
 
 def now() -> str:
@@ -51,15 +40,11 @@ class Recorder:
         record: what run.json says of the run whatever happens: cell, seed, config, epochs, ….
             Earlier sessions and evaluations are added to it.
         before: what run.json said when the lock was taken.
-        session: what it says of this session: device, versions, ….
         hparams: columns of TensorBoard's HPARAMS tab.
-        logger: what the run is tracked by beside TensorBoard.
         digests: the checkpoint's `digests()`, where it has them.
-        say: tells the user a line.
 
     Raises:
-        RecordError: the files of the run are damaged, or lack epochs that `record.epochs_done` says
-            are done.
+        RecordError: files of the run are damaged, or not those that the checkpoint goes with.
     """
 
     def __init__(
@@ -71,8 +56,8 @@ class Recorder:
         session: Session,
         hparams: dict[str, Any],
         logger: Logger,
-        digests: Mapping[str, str] | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        digests: Mapping[str, str] | None,
+        say: Callable[[str], None],
     ) -> None:
         self.directory, self.record, self.session, self._say = directory, record, session, say
         done = record.epochs_done
@@ -82,7 +67,7 @@ class Recorder:
             if before.epochs_done and not (done or session.step):
                 raise RecordError(
                     f"{directory} has no checkpoint, although {before.epochs_done} of its epochs "
-                    f"are done; {START_AGAIN}"
+                    f"are done; {schema.START_AGAIN}"
                 )
             record.sessions, record.evaluations = before.sessions, before.evaluations
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
@@ -90,58 +75,68 @@ class Recorder:
         self._lock = LockGuard(directory / LOCK)
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
-        known = digests or {}
-        self._metrics = LinesFile(directory / METRICS, done)
-        if lost := set(range(1, done + 1)) - {line["epoch"] for line in self._metrics.lines}:
+        self._metrics, self._probe = (
+            LinesFile(directory / name, done, (digests or {}).get(name))
+            for name in (METRICS, PROBE)
+        )
+        if (lines := len(self._metrics.lines)) < done:
             raise RecordError(
-                f"{self._metrics.path} has no line of epochs {sorted(lost)}, which the checkpoint "
-                f"has behind it; {START_AGAIN}"
+                f"{self._metrics.path} has lines of {lines} of the {done} epochs that the "
+                f"checkpoint has behind it; {schema.START_AGAIN}"
             )
-        self._metrics.expect(known.get(METRICS))
-        self._probe = LinesFile(directory / PROBE, done)
-        self._probe.expect(known.get(PROBE))
         self._update()  # first, or a kill leaves a record that has more epochs than lines
         self._metrics.append()  # there from the start, for whoever follows it
         self._probe.trim()
+        self._trackers = self._open_trackers(root, hparams, logger)
+
+    def _open_trackers(
+        self, root: Path, hparams: dict[str, Any], logger: Logger
+    ) -> list[FailSafeTracker]:
+        record = self.record
+        lines = [self._with_curves(line) for line in self._metrics.lines]
         # Taken up at its very end, a run shows the last epoch again, and its pictures once.
-        again = self._metrics.lines[-1:] if done == record.epochs else []
-        board = FailSafeTracker(
-            "TensorBoard", lambda: Board(directory, done - len(again), hparams), say
-        )
-        for line in again:
-            board.scalars(self._with_curves(line))
-        self._trackers: list[Tracker] = [board, self._open_tracker(logger, root)]
+        shown = min(record.epochs_done, record.epochs - 1)
+        given = {s.tracked.tracker: s.tracked for s in record.sessions if s.tracked}
+        before = given.get(logger.NAME, Tracked(logger.NAME, ""))
+        name = f"{record.cell}/seed={record.seed}"
+        run = TrackedRun(name, record.cell, root, record.config, before.id)
+
+        def mark(tracked: Tracked) -> None:
+            self.session.tracked = tracked
+            self._update()
+
+        board = partial(Board, self.directory, shown, hparams)
+        chosen = partial(logger.open, run)
+        return [
+            FailSafeTracker("TensorBoard", board, lines[shown:], self._say),
+            FailSafeTracker(f"logger={logger.NAME}", chosen, lines, self._say, before, mark),
+        ]
 
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
-        session = self.session
+        session, operations = self.session, self.record.multiply_accumulates
         session.images_trained += images
         self._trained_seconds += seconds
         if self._trained_seconds > 0 and session.images_trained:
             rate = session.images_trained / self._trained_seconds
             session.images_per_second = round(rate, 1)
-            if self.record.multiply_accumulates:
-                flops = training_flop(self.record.multiply_accumulates) * rate
+            if operations and session.matmul_flops_per_second:
+                flops = training_flop(operations) * rate
                 session.model_flops_per_second = round(flops)
-                if session.matmul_flops_per_second:
-                    share = flops / session.matmul_flops_per_second
-                    session.share_of_matmul_rate = round(share, 3)
+                session.share_of_matmul_rate = round(flops / session.matmul_flops_per_second, 3)
 
     def epoch(self, metrics: Metrics) -> None:
         """Record one epoch's metrics, after its `probe` rows: the file first, then trackers."""
-        self._append(self._metrics, metrics)
+        self._lock.check()
+        self._metrics.append(metrics)
         line = self._with_curves(metrics)
         for tracker in self._trackers:
             tracker.scalars(line)
 
     def probe(self, rows: list[dict[str, Any]]) -> None:
         """Record the probe's rows of an epoch, one a layer."""
-        self._append(self._probe, *rows)
-
-    def histograms(self, model: torch.nn.Module, epoch: int) -> None:
-        """Hand every parameter to the trackers."""
-        for tracker in self._trackers:
-            tracker.histograms(model, epoch)
+        self._lock.check()
+        self._probe.append(*rows)
 
     def predictions(
         self,
@@ -155,27 +150,19 @@ class Recorder:
 
         Args:
             logits: [n, classes] by view; "val" and "val_augmented" are kept.
-            labels: int64 [n].
-            index: int64 [n], the images' positions in the data set.
+            index: int64 [n], the positions in the data set; labels: int64 [n].
             pixels: uint8 [n, height, width, 3].
-            classes: their names.
         """
-        truth = labels.cpu().numpy()
+        truth, clean = labels.cpu().numpy(), logits["val"].cpu().numpy()
         kept = ("val", "val_augmented")
         half = {f"logits_{view}": logits[view].half().cpu().numpy() for view in kept}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
         self._lock.check()
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
-
-        def draw() -> None:
-            clean, epoch = logits["val"].cpu().numpy(), self.record.epochs
-            matrix = pictures.confusion(clean, truth, classes)
-            self._show("confusion/val", matrix, epoch)
-            wrong = pictures.mistakes(pixels.cpu().numpy(), clean, truth, classes)
-            self._show("mistakes/val", wrong, epoch)
-
-        self._decorate(draw)
+        self._show("confusion/val", lambda: pictures.confusion(clean, truth, classes))
+        images = pixels.cpu().numpy()
+        self._show("mistakes/val", lambda: pictures.mistakes(images, clean, truth, classes))
 
     def digests(self) -> dict[str, str]:
         """The checksums of the lines so far: a checkpoint keeps them, to be taken up with them."""
@@ -183,8 +170,7 @@ class Recorder:
 
     def progress(self, epochs_done: int, best: Metrics | None) -> None:
         """Bring run.json up to date."""
-        self.record.epochs_done = epochs_done
-        self.record.best = best
+        self.record.epochs_done, self.record.best = epochs_done, best
         self._update()
 
     def end(self, status: str, error: str | None = None) -> None:
@@ -195,77 +181,42 @@ class Recorder:
         Raises:
             UserError: the lock or a file of the run was changed by somebody else.
         """
+        record, files = self.record, (self._metrics, self._probe)
         try:
-            if status in FINAL and self._probe.lines:
-                self._decorate(
-                    lambda: self._show(
-                        "probe/layers_by_epochs",
-                        views.heat_map(self._probe.lines),
-                        self.record.epochs_done,
-                    )
-                )
-            if status in FINAL:
-                self._sum_files()
-            for tracker in self._trackers:
-                tracker.end(status)
-            self.record.status = status
-            self.record.error = error
+            if status in schema.FINAL:
+                if self._probe.lines:
+                    self._show("probe/layers_by_epochs", lambda: views.heat_map(self._probe.lines))
+                summed = sums(self.directory, SUMMED)
+                for file in files:  # its lines have to be as written
+                    if file.lines and summed.get(file.path.name) != file.sum():
+                        refuse_changed(file.path)
+                record.files |= summed
+            self.tell(lambda tracker: tracker.end(status))
+            record.status, record.error = status, error
             self._update()
         finally:
-            self._metrics.close()
-            self._probe.close()
-            for tracker in self._trackers:
-                tracker.close()
+            for file in files:
+                file.close()
+            self.tell(lambda tracker: tracker.close())
 
-    def _decorate(self, draw: Callable[[], None]) -> None:
-        """Draw what only decorates: a failure is said and never ends the run."""
+    def _show(self, name: str, draw: Callable[[], np.ndarray]) -> None:
+        """Draw for the trackers what only decorates: a failure is said and never ends the run."""
         try:
-            draw()
+            pixels = draw()
         except Exception as error:
             self._say(f"a picture for TensorBoard is missing: {describe(error)}")
+            return
+        self.tell(lambda tracker: tracker.image(name, pixels, self.record.epochs_done))
 
-    def _show(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+    def tell(self, call: Callable[[Tracker], None]) -> None:
+        """Call a method of every tracker."""
         for tracker in self._trackers:
-            tracker.image(name, pixels, epoch)
+            tracker.tell(call)
 
     def _with_curves(self, metrics: Metrics) -> Metrics:
         """Return an epoch's metrics, with the curves of its probe rows where there are any."""
         rows = [row for row in self._probe.lines if row["epoch"] == metrics["epoch"]]
         return {**metrics, **(views.curves(rows) if rows else {})}
-
-    def _open_tracker(self, logger: Logger, root: Path) -> Tracker:
-        """Open the tracker that was chosen; it is given the epochs it lacks."""
-        record = self.record
-        earlier = [s.tracked for s in record.sessions if s.tracked]
-        before = next((t for t in reversed(earlier) if t.tracker == logger.NAME), None)
-
-        def mark(tracked: Tracked) -> None:
-            self.session.tracked = tracked
-            self._update()
-
-        run = TrackedRun(
-            name=f"{record.cell}/seed={record.seed}",
-            cell=record.cell,
-            root=root,
-            config=record.config,
-            id=before.id if before else "",
-        )
-        lines = [self._with_curves(line) for line in self._metrics.lines]
-        return ResumableTracker(
-            logger.NAME, lambda: logger.open(run), before, lines, mark, self._say
-        )
-
-    def _append(self, file: LinesFile, *lines: Metrics) -> None:
-        self._lock.check()
-        file.append(*lines)
-
-    def _sum_files(self) -> None:
-        """Put the checksums of the run's files into the record; its lines have to be as written."""
-        summed = sums(self.directory, SUMMED)
-        for file in (self._metrics, self._probe):
-            if file.lines and summed.get(file.path.name) != file.sum():
-                refuse_changed(file.path)
-        self.record.files |= summed
 
     def _update(self) -> None:
         """Write run.json as the run stands now."""
@@ -279,16 +230,12 @@ class Recorder:
         for file in (self._metrics, self._probe):
             if file.lines:
                 self.record.files[file.path.name] = file.sum()
-        write_record(self.directory, self.record)
+        schema.write_record(self.directory, self.record)
 
 
 def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
-    """Write evaluation-<split>.json (-best.json) and count it in run.json; the run is locked.
-
-    Args:
-        evaluation: what `evaluate` returns.
-    """
-    record = read_record(directory)
+    """Write `evaluation` to evaluation-<split>.json and run.json; the run is locked."""
+    record = schema.read_record(directory)
     if record is None:
         raise RecordError(f"{directory} has no {RUN}")
     suffix = "" if evaluation["weights"] == "last" else f"-{evaluation['weights']}"
@@ -301,5 +248,5 @@ def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
         for view, value in evaluation["views"].items()
     }
     about = {key: evaluation[key] for key in ("split", "weights", "epoch", "made")}
-    record.evaluations.append(Evaluation(**about, scores=scores))
-    write_record(directory, record)
+    record.evaluations.append(schema.Evaluation(**about, scores=scores))
+    schema.write_record(directory, record)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import msgspec
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import is_held, read_regular, write_json
 from resnet_cifar.record.layout import LOCK, RUN
+from resnet_cifar.text import explain_mismatch
 
 FINAL = ("completed", "diverged")  # outcomes: never trained again
 STATUSES = (*FINAL, "running", "interrupted", "failed")
@@ -122,11 +124,7 @@ class RecordError(UserError):
 
 
 def read_content(path: Path) -> bytes | None:
-    """Read a file of a run; None where there is none.
-
-    Raises:
-        RecordError: it can't be read, or is no regular file.
-    """
+    """Read a file of a run; None where there is none. Raises RecordError if it can't be read."""
     try:
         return read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -149,9 +147,7 @@ def read_record(directory: Path) -> RunRecord | None:
     if content is None:
         return None
     try:
-        record = _parse(content)
-        _check(record)
-        _check_directory(record, directory)
+        record = _parse(content, directory.resolve())
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not a record of this program: {shorten(error)}") from error
     if record.status == "running" and not is_held(directory / LOCK):
@@ -190,20 +186,14 @@ def finished(directory: Path) -> RunRecord | None:
 
 def result(record: RunRecord) -> str:
     """The last epoch's validation accuracies, for the end of a line."""
-    final = record.final or {}
-    views = [
-        f"{name} {100 * final[key]:.2f} %"
-        for name, key in (("val", "accuracy/val"), ("augmented", "accuracy/val_augmented"))
-        if final.get(key) is not None
-    ]
-    return f" ({', '.join(views)})" if views else ""
+    final, names = record.final or {}, {"val": "val", "augmented": "val_augmented"}
+    accuracies = {name: final.get(f"accuracy/{view}") for name, view in names.items()}
+    known = [f"{name} {100 * x:.2f} %" for name, x in accuracies.items() if x is not None]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def objective(record: RunRecord | None) -> float:
-    """The number a search maximises: the last epoch's clean validation accuracy.
-
-    It is the worst there is, 0, of a run without a result or with a network that is not finite.
-    """
+    """The number a search maximises: the last epoch's validation accuracy; 0 without a result."""
     if record is None or record.status == "diverged" or not record.final:
         return 0.0
     return float(record.final.get(OBJECTIVE) or 0.0)
@@ -217,10 +207,8 @@ def finite(metrics: Mapping[str, Any]) -> Metrics:
     }
 
 
-# Checks ------------------------------------------------------------------------------------------
-
-
-def _parse(content: bytes) -> RunRecord:
+def _parse(content: bytes, directory: Path) -> RunRecord:
+    """Raise ValueError on what is no record, can't be, or is another run's than the directory's."""
     plain = parse_json(content)
     version = plain.get("version", 1)
     expect(version != 1, "it is of version 1, written before checksums, which is read no more")
@@ -234,71 +222,12 @@ def _parse(content: bytes) -> RunRecord:
             names = [name for name in entry if name not in Evaluation.__struct_fields__]
             entry["scores"] = {name: entry.pop(name) for name in names}
     try:
-        return msgspec.convert(plain, RunRecord)
+        record = msgspec.convert(plain, RunRecord)
     except msgspec.ValidationError as error:
-        raise ValueError(_explain(str(error), plain)) from error
-
-
-_NAMES = {
-    "str": "text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "a boolean",
-    "array": "a list",
-    "object": "a mapping",
-}
-
-
-def _explain(message: str, plain: dict[str, Any]) -> str:
-    """Turn msgspec's complaint about `plain` into a line that names key, value, what is allowed.
-
-    msgspec says "Expected `int`, got `str` - at `$.sessions[0].threads`". It writes `[...]` for a
-    key of a mapping with any keys: that one is found by converting with one of them at a time.
-    """
-    problem, at, path = message.rpartition(" - at `$")
-    if not at:
-        problem, path = message, ""
-    key = ""
-    value: Any = plain
-    try:
-        for field, position in re.findall(r"\.(\w+)|\[([\d.]+)\]", path):
-            if position.isdigit():
-                key, value = f"{key}[{position}]", value[int(position)]
-            else:
-                name = field or _key_at_fault(value, plain, message)
-                key, value = f"{key}.{name}".removeprefix("."), value[name]
-    except (LookupError, TypeError):  # a key that looks like a path
-        return message
-    _, quoted, rest = problem.partition("`")
-    named, inner = rest.partition("`")[0], f"{key}." if key else ""
-    if "required field" in problem:
-        return f"it has no {inner}{named}"
-    if "unknown field" in problem:
-        return f"{inner}{named[:100]} is unknown here"
-    if not quoted:
-        return f"{key}={_brief(value)}: {problem}"
-    allowed = " or ".join(_NAMES.get(name, name) for name in named.split(" | "))
-    return f"{key}={_brief(value)} is not {allowed}"
-
-
-def _key_at_fault(mapping: dict[str, Any], plain: dict[str, Any], message: str) -> str:
-    """Return the key of `mapping`, a part of `plain`, that msgspec says `message` about.
-
-    `mapping` is left with that key alone.
-    """
-    for key, value in dict(mapping).items():
-        mapping.clear()
-        mapping[key] = value
-        try:
-            msgspec.convert(plain, RunRecord)
-        except msgspec.ValidationError as error:
-            if str(error) == message:
-                return key
-    raise LookupError(message)
-
-
-def _check(record: RunRecord) -> None:
-    """Raise ValueError where values can't be that have the right types."""
+        path, value, allowed = explain_mismatch(error, plain)
+        key = ".".join("*" if part == "..." else str(part) for part in path)
+        problem = f"{key}={reprlib.repr(value)} is not allowed: {allowed}" if path else allowed
+        raise ValueError(problem) from error
     expect(record.status in STATUSES, f"status={record.status!r} is none of {STATUSES}")
     expect(record.seed >= 0, f"seed={record.seed} is negative")
     done = f"epochs_done={record.epochs_done} of {record.epochs}"
@@ -310,6 +239,12 @@ def _check(record: RunRecord) -> None:
         final = record.final or {}
         whole = record.epochs_done == record.epochs == final.get("epoch") and OBJECTIVE in final
         expect(whole, f"it says completed with {done} and final={record.final}")
+    # A copy of a run may have any name that is not like a run's: a folder of networks, say.
+    seed = re.fullmatch(r"seed=(\d+)(\..*)?", directory.name)
+    cell = re.fullmatch(r".+-[0-9a-f]{8}", directory.parent.name)
+    own = (not seed or int(seed[1]) == record.seed) and (not cell or cell[0] == record.cell)
+    expect(own, f"it is the record of {record.cell}/seed={record.seed}, another run")
+    return record
 
 
 def check_metrics(metrics: Metrics, where: str) -> None:
@@ -324,31 +259,11 @@ def check_metrics(metrics: Metrics, where: str) -> None:
                 expect(0 <= value <= 1, f"{where}: {key}={value} is not between 0 and 1")
 
 
-def _check_directory(record: RunRecord, directory: Path) -> None:
-    """Raise ValueError where a directory that is named like a run holds another one.
-
-    A copy of a run may have any other name: a person's folder of networks, say.
-    """
-    for path in (directory.absolute(), directory.resolve()):
-        seed = re.fullmatch(r"seed=(\d+)(\..*)?", path.name)
-        cell = re.fullmatch(r".+-[0-9a-f]{8}", path.parent.name)
-        if (not seed or int(seed[1]) == record.seed) and (
-            not cell or path.parent.name == record.cell
-        ):
-            return
-    raise ValueError(f"it is the record of {record.cell}/seed={record.seed}, another run")
-
-
 def parse_json(content: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises ValueError or RecursionError on anything else, NaN included."""
-    plain = json.loads(content.decode(), parse_constant=_refuse_constant)
-    if not isinstance(plain, dict):
-        raise ValueError("it is not a mapping")
+    """Parse a JSON object. Raises ValueError or RecursionError on anything else."""
+    plain: dict[str, Any] = json.loads(content.decode())
+    expect(isinstance(plain, dict), "it is not a mapping")
     return plain
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def expect(condition: bool, problem: str) -> None:
@@ -360,8 +275,3 @@ def expect(condition: bool, problem: str) -> None:
 def shorten(error: Exception) -> str:
     """Return an error's text in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

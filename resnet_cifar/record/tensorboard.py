@@ -1,8 +1,7 @@
 """TensorBoard: the curves of a run, its pictures and its row in HPARAMS; an event file a session.
 
 The HPARAMS tab works across a sweep only if each run writes a session start and a session end into
-its own event file, without an experiment summary (the tab then infers the columns). TensorBoard
-believes the first session end it meets, so only a run's outcome writes one.
+its own event file, without an experiment summary (the tab then infers the columns).
 """
 
 from __future__ import annotations
@@ -14,28 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from resnet_cifar.identity import USUAL
 from resnet_cifar.record.schema import FINAL
 from resnet_cifar.record.tracker import Tracker
 
-PLUGIN = "hparams"
-START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 EVENTS = "events.out.tfevents."
 # The CUSTOM SCALARS tab: what belongs together in one chart. Tags are regular expressions.
 LAYOUT = {
     "training and validation": {
         quantity: ["Multiline", [f"^{quantity}/(train|val|val_augmented|val_ema)$"]]
         for quantity in ("accuracy", "loss")
-    },
-    "schedule and speed": {
-        "learning rate": ["Multiline", ["^lr$"]],
-        "images per second": ["Multiline", ["^speed/images_per_second$"]],
-    },
+    }
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
 COLUMNS = (
@@ -50,7 +44,6 @@ COLUMNS = (
     "trainer.epochs",
     "seed",
 )
-STATUS = {"completed": api_pb2.STATUS_SUCCESS}  # everything else that ends a run is a failure
 
 
 class Board(Tracker):
@@ -60,7 +53,6 @@ class Board(Tracker):
         directory: the run directory; the event files lie directly in it.
         epochs_done: earlier sessions' events of later epochs belong to epochs that are trained
             again: readers are told to forget them. No file is touched, since one may be reading it.
-        hparams: the run's flat configuration, for the HPARAMS tab.
     """
 
     def __init__(self, directory: Path, epochs_done: int, hparams: dict[str, Any]) -> None:
@@ -69,15 +61,19 @@ class Board(Tracker):
             _await_a_later_name(max(earlier))
         self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
         if earlier:  # readers take the first start they meet for no restart
-            start = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
-            events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
-            events.add_event(start)
-        self._session(START, session_start_info=_start(columns(hparams)))
+            restart = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
+            self._writer._get_file_writer().add_event(restart)  # type: ignore[no-untyped-call]
+        shown = {
+            key: value if isinstance(value, (bool, int, float)) else str(value)
+            for key, value in columns(hparams).items()
+        }
+        start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+        ParseDict({"hparams": shown}, start)
+        self._session(metadata.SESSION_START_INFO_TAG, session_start_info=start)
         self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
-        """Write the epoch's numbers under their own names, to disk."""
         for name, value in metrics.items():
             if "/" in name or name == "lr":
                 if value is None and name.startswith("speed/"):
@@ -87,30 +83,25 @@ class Board(Tracker):
         self._writer.flush()
 
     def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        """Write an image, uint8 [height, width, 3]."""
         self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
-        """Write the distribution of every parameter."""
         for name, parameter in model.named_parameters():
             self._writer.add_histogram(f"weights/{name}", parameter.detach(), epoch)
 
     def end(self, status: str) -> None:
-        """Write the run's outcome. A run that failed may go on: only the first end is believed."""
-        if status not in FINAL:
+        if status not in FINAL:  # it may go on: only the first end is believed
             return
-        code = STATUS.get(status, api_pb2.STATUS_FAILURE)
+        code = api_pb2.STATUS_SUCCESS if status == "completed" else api_pb2.STATUS_FAILURE
         info = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
-        self._session(END, session_end_info=info)
+        self._session(metadata.SESSION_END_INFO_TAG, session_end_info=info)
 
     def close(self) -> None:
         self._writer.close()
 
     def _session(self, tag: str, **info: Any) -> None:
-        data = plugin_data_pb2.HParamsPluginData(version=0, **info)
-        plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN, content=data.SerializeToString())
-        metadata = SummaryMetadata(plugin_data=plugin)
-        summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata)])
+        data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**info))
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=data)])
         self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
 
@@ -118,18 +109,6 @@ def columns(cell: dict[str, Any]) -> dict[str, Any]:
     """Choose the HPARAMS tab's columns. An empty cell there means: as usual."""
     unusual = [key for key in cell if key not in COLUMNS and cell[key] != USUAL.get(key)]
     return {key: cell[key] for key in (*COLUMNS, *unusual) if key in cell}
-
-
-def _start(hparams: dict[str, Any]) -> plugin_data_pb2.SessionStartInfo:
-    info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    for key, value in hparams.items():
-        if isinstance(value, bool):
-            info.hparams[key].bool_value = value
-        elif isinstance(value, (int, float)):
-            info.hparams[key].number_value = value
-        else:
-            info.hparams[key].string_value = str(value)
-    return info
 
 
 def _await_a_later_name(newest: str) -> None:

@@ -1,12 +1,19 @@
-"""Trackers of runs: the contract, and wrappers that let none end a run or get an epoch twice."""
+"""The options of `logger`: trackers that a run's numbers and pictures go to beside TensorBoard.
+
+None of them changes a result or a name, and none can end a run: the files are the record.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from resnet_cifar.errors import describe
+from resnet_cifar.errors import UserError, describe, require
+from resnet_cifar.identity import execution
+from resnet_cifar.paths import installing
 from resnet_cifar.record.schema import Metrics, Tracked
 
 if TYPE_CHECKING:
@@ -15,13 +22,9 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """Takes one run's numbers to one place; this one does nothing with them. It may raise anything.
+    """Takes a run's numbers to a place; this one does nothing with them. It may raise anything."""
 
-    Attributes:
-        id: by which the same run is found there again; "" where its place says it.
-    """
-
-    id: str = ""
+    id: str = ""  # by which the same run is found there again; "" where its place says it
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         """Take an epoch's numbers under their own names; None is one that was not finite."""
@@ -49,44 +52,53 @@ class TrackedRun(NamedTuple):
     id: str  # of the same run at this tracker, by an earlier session; ""
 
 
-class FailSafeTracker(Tracker):
-    """A tracker that can't end a run: its first failure is said, and after that it does nothing.
+class FailSafeTracker:
+    """A tracker that can't end a run and gets each epoch once, however often the run is resumed.
+
+    Its first failure is said, and after that it does nothing. Run.json says what it has been given,
+    and says so before: a kill in between costs the tracker an epoch, never shows it twice.
 
     Args:
-        name: for people.
         open: makes the tracker; may fail, or return None where there is nothing to track.
-        say: tells the user a line.
+        lines: the metrics of the epochs done: it is given those that it lacks.
+        before: what an earlier session gave it; None: nothing.
+        mark: writes what it has been given into run.json; None: that needs no memory.
     """
 
     def __init__(
-        self, name: str, open: Callable[[], Tracker | None], say: Callable[[str], None]
+        self,
+        name: str,
+        open: Callable[[], Tracker | None],
+        lines: list[Metrics],
+        say: Callable[[str], None],
+        before: Tracked | None = None,
+        mark: Callable[[Tracked], None] | None = None,
     ) -> None:
         self._name, self._say = name, say
         self._tracker: Tracker | None = self._try(open)
+        if self._tracker is not None:
+            before = before or Tracked("", "")
+            epoch = before.epoch if before.id == self._tracker.id else 0
+            self._tracked = Tracked(before.tracker, self._tracker.id, epoch)
+            self._mark = mark or (lambda tracked: None)
+            self._mark(self._tracked)
+        for line in lines:
+            self.scalars(line)
 
-    def alive(self) -> bool:
-        """True if anything still gets there."""
+    def scalars(self, metrics: Metrics) -> None:
+        """Give it an epoch's numbers, unless it has them."""
+        if self._tracker is None or metrics["epoch"] <= self._tracked.epoch:
+            return
+        before, self._tracked.epoch = self._tracked.epoch, metrics["epoch"]
+        self._mark(self._tracked)
+        if not self.tell(lambda tracker: tracker.scalars(metrics)):
+            self._tracked.epoch = before
+
+    def tell(self, call: Callable[[Tracker], None]) -> bool:
+        """Call a method of the tracker; False if that fails or an earlier call has failed."""
+        if (tracker := self._tracker) is not None:
+            self._try(lambda: call(tracker))
         return self._tracker is not None
-
-    def scalars(self, metrics: Mapping[str, Any]) -> None:
-        self._call("scalars", metrics)
-
-    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        self._call("image", name, pixels, epoch)
-
-    def histograms(self, model: nn.Module, epoch: int) -> None:
-        self._call("histograms", model, epoch)
-
-    def end(self, status: str) -> None:
-        self._call("end", status)
-
-    def close(self) -> None:
-        self._call("close")
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        tracker = self._tracker
-        if tracker is not None:
-            self._try(lambda: getattr(tracker, name)(*arguments))
 
     def _try(self, call: Callable[[], Any]) -> Any:
         try:
@@ -97,44 +109,66 @@ class FailSafeTracker(Tracker):
             return None
 
 
-class ResumableTracker(FailSafeTracker):
-    """A guarded tracker that gets each epoch once, however often the run is taken up.
+@dataclass
+class Logger:
+    """A choice of tracker. Execution only: names and results are the same whatever stands here."""
 
-    Run.json says what it has been given, and says so before: a kill in between costs the tracker an
-    epoch, never shows it twice. On opening it is given what it lacks of the epochs done.
+    NAME: ClassVar[str]
+    PACKAGE: ClassVar[str] = ""  # what it imports, and the extra of pyproject.toml that brings it
 
-    Args:
-        option: its `logger=…`.
-        open: makes the tracker, as of `FailSafeTracker`.
-        before: what an earlier session gave it.
-        lines: the metrics of the epochs done.
-        mark: writes `tracked` into run.json.
-    """
+    def check(self) -> None:
+        """Raise UserError where what it needs is not installed."""
+        if self.PACKAGE and importlib.util.find_spec(self.PACKAGE) is None:
+            raise UserError(f"logger={self.NAME} needs more packages: {installing(self.PACKAGE)}")
 
-    def __init__(
-        self,
-        option: str,
-        open: Callable[[], Tracker | None],
-        before: Tracked | None,
-        lines: list[Metrics],
-        mark: Callable[[Tracked], None],
-        say: Callable[[str], None],
-    ) -> None:
-        super().__init__(f"logger={option}", open, say)
-        self._mark = mark
-        if self._tracker is not None:
-            goes_on = before is not None and before.id == self._tracker.id
-            epoch = before.epoch if before is not None and goes_on else 0
-            self._tracked = Tracked(option, self._tracker.id, epoch)
-            self._mark(self._tracked)
-        for line in lines:
-            self.scalars(line)
+    def open(self, run: TrackedRun) -> Tracker | None:
+        """Begin or take up the run there. None: TensorBoard alone. May raise anything."""
+        return None
 
-    def scalars(self, metrics: Mapping[str, Any]) -> None:
-        if not self.alive() or metrics["epoch"] <= self._tracked.epoch:
-            return
-        before, self._tracked.epoch = self._tracked.epoch, metrics["epoch"]
-        self._mark(self._tracked)
-        super().scalars(metrics)
-        if not self.alive():
-            self._tracked.epoch = before
+
+@dataclass
+class TensorBoard(Logger):
+    """Nothing beside TensorBoard."""
+
+    NAME: ClassVar[str] = "tensorboard"
+
+
+@dataclass
+class MLflow(Logger):
+    """A run of an MLflow experiment."""
+
+    NAME: ClassVar[str] = "mlflow"
+    PACKAGE: ClassVar[str] = "mlflow"
+    uri: str = execution()
+    experiment: str = execution()
+
+    def __post_init__(self) -> None:
+        require(bool(self.experiment.strip()), "logger.experiment", "''", "a name")
+
+    def open(self, run: TrackedRun) -> Tracker:
+        from resnet_cifar.record.mlflow_tracker import MLflowTracker
+
+        return MLflowTracker(run, self.uri, self.experiment)
+
+
+@dataclass
+class WandB(Logger):
+    """A run of a project at Weights & Biases."""
+
+    NAME: ClassVar[str] = "wandb"
+    PACKAGE: ClassVar[str] = "wandb"
+    project: str = execution()
+    entity: str = execution()
+    mode: str = execution()
+
+    def __post_init__(self) -> None:
+        require(bool(self.project.strip()), "logger.project", "''", "a name")
+        require(self.mode in ("online", "offline"), "logger.mode", self.mode, "online or offline")
+
+    def open(self, run: TrackedRun) -> Tracker:
+        from resnet_cifar.record.wandb_tracker import WandbTracker
+
+        return WandbTracker(run, self.project, self.entity, self.mode)
+
+
+OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import wandb
-from torch import nn
 
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
@@ -21,7 +20,6 @@ class WandbTracker(Tracker):
 
     Args:
         entity: a user or team; "": the one that is logged in.
-        mode: online or offline.
     """
 
     def __init__(self, run: TrackedRun, project: str, entity: str, mode: str) -> None:
@@ -46,15 +44,6 @@ class WandbTracker(Tracker):
 
     def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         self._run.log({name: wandb.Image(pixels)}, step=epoch)
-
-    def histograms(self, model: nn.Module, epoch: int) -> None:
-        histograms = {
-            f"weights/{name}": wandb.Histogram(
-                np_histogram=np.histogram(parameter.detach().float().cpu(), bins=64)
-            )
-            for name, parameter in model.named_parameters()
-        }
-        self._run.log(histograms, step=epoch)
 
     def end(self, status: str) -> None:
         self._run.finish(exit_code=0 if status == "completed" else 1)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from resnet_cifar.config.saved import fill_in_absent
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.record.integrity import wrong_sizes
+from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import RecordError, RunRecord, read_record
 
@@ -97,7 +97,7 @@ class Run:
     @cached_property
     def damaged(self) -> list[str]:
         """A line for each file that is not as the run left it, as far as sizes tell."""
-        return wrong_sizes(self.path, self.record) if self.record else []
+        return damage(self.path, self.record, quick=True) if self.record else []
 
     @cached_property
     def bytes(self) -> int:

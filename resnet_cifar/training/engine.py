@@ -78,8 +78,8 @@ class Engine:
         state, epochs = self.state, self.options.epochs
         self.display.start(epochs, self.steps)
         # A kill between last.pt and best.pt leaves best.pt one epoch behind: it is written now.
-        if state.epoch and (lost := checkpoint.keep_best(self.directory, state.dump())):
-            self.display.say(lost)
+        if state.best and state.best["epoch"] == state.epoch and not state.step:
+            checkpoint.save(self.directory / BEST, state.dump_weights())
         logits: dict[str, Tensor] | None = None
         while state.epoch < epochs:
             start, epoch = time.perf_counter(), state.epoch + 1
@@ -190,7 +190,7 @@ class Engine:
         # off; the other way round, it would leave an epoch without its line.
         self.recorder.epoch(metrics)
         if options.histogram_epochs and epoch % options.histogram_epochs == 0:
-            self.recorder.histograms(state.model, epoch)
+            self.recorder.tell(lambda tracker: tracker.histograms(state.model, epoch))
         state.end_epoch()
         # Among equals the first: it was reached with less training.
         improved = state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]
