@@ -42,8 +42,3 @@ def user_config_directory() -> Path | None:
     """Return the directory of a person's own options, if they have named one."""
     named = os.environ.get(USER_CONFIG)
     return Path(named).expanduser().absolute() if named else None
-
-
-def use_config_directory(directory: str) -> None:
-    """Take options from `directory` too, in this process and those it starts."""
-    os.environ[USER_CONFIG] = str(Path(directory).expanduser().absolute())

@@ -15,17 +15,10 @@ from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe
 
 VERSION = f"resnet-cifar {__version__}"
-FULL_ERROR = "HYDRA_FULL_ERROR"  # "1" from the user: errors keep their traceback
-# Says that the other one was set here: a sweep's jobs inherit both.
-ONE_LINE = "RESNET_CIFAR_ONE_LINE_ERRORS"
 
 
 class CarriedError(BaseException):
-    """Carry an error past Hydra, which would print about every Exception it meets."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    """Carry an error, its argument, past Hydra, which prints about every Exception it meets."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,18 +57,15 @@ def run_command(
                 setattr(options, name, value.expanduser())
         work(options)
 
-    return run_to_exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
+    return run_to_exit_code(parse_and_work)
 
 
 def run_to_exit_code(
-    work: Callable[[], Any],
-    traceback: bool,
-    explain: Callable[[Exception], Exception] = lambda error: error,
+    work: Callable[[], Any], explain: Callable[[Exception], Exception] = lambda error: error
 ) -> int:
     """Do `work` and return the exit code; where it ends badly, print one line that says how.
 
     Args:
-        traceback: raise an error instead.
         explain: the error to show in place of one that was raised.
     """
     _prepare_streams()
@@ -93,8 +83,8 @@ def run_to_exit_code(
     except BrokenPipeError:
         return 128 + 13  # what SIGPIPE would have ended it with
     except (Exception, CarriedError) as raised:
-        error = raised.error if isinstance(raised, CarriedError) else raised
-        if traceback:
+        error = raised.args[0] if isinstance(raised, CarriedError) else raised
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise error from None
         error = explain(error)
         _complain(f"error: {describe(error)}")

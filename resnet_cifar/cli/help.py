@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from textwrap import fill
 
+from omegaconf import OmegaConf
+
 from resnet_cifar import paths
-from resnet_cifar.config.compose import CONF, compose_yaml
+from resnet_cifar.config.compose import CONF, compose_untyped
 
 # Hydra's own page takes twice as long and lists schemas.
 PAGE = """\
@@ -29,8 +31,6 @@ The configuration: every key of the options chosen, with its value
 {completion}\
 Every command of this project: python -m resnet_cifar. All that Hydra can do: --hydra-help
 """
-
-
 COMPLETION = 'Tab completion: eval "$(python train.py -sc install=bash)"\n'
 EXAMPLES = {
     "data=synthetic model.width=8 trainer.epochs=8": "a few minutes, no download",
@@ -49,31 +49,31 @@ def help_page(overrides: list[str]) -> str:
     Raises:
         ConfigError: they can't be composed.
     """
-    configuration = compose_yaml(overrides).strip().splitlines()
+    configuration = OmegaConf.to_yaml(compose_untyped(overrides)).strip().splitlines()
     roots = [CONF, *([own] if (own := paths.user_config_directory()) else [])]
-    options = []
-    for group in sorted({path.parent.name for root in roots for path in root.glob("*/*.yaml")}):
-        names = {path.stem for root in roots for path in (root / group).glob("*.yaml")}
-        first = f"  {group + ':':<16}"
-        line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=" " * 18)
-        options.append(line)
-    train = paths.command_name("train")
+    groups: dict[str, set[str]] = {}
+    for path in (path for root in roots for path in root.glob("*/*.yaml")):
+        groups.setdefault(path.parent.name, set()).add(path.stem)
+    options = [
+        fill(f"  {group + ':':<16}{', '.join(sorted(names))}", 98, subsequent_indent=18 * " ")
+        for group, names in sorted(groups.items())
+    ]
+    train, runs, evaluate = map(paths.command_name, ("train", "runs", "evaluate"))
     examples = {f"{train} {arguments}": text for arguments, text in EXAMPLES.items()}
     afterwards = {
-        f"{paths.command_name('runs')} outputs": "what there is",
-        f"{paths.command_name('evaluate')} outputs/<cell>/seed=<n>": "what it reached; "
-        "--test: on test",
+        f"{runs} outputs": "what there is",
+        f"{evaluate} outputs/<cell>/seed=<n>": "what it reached; --test: on test",
         "tensorboard --logdir outputs": "curves",
     }
     width = max(map(len, examples))
-
-    def listed(commands: dict[str, str]) -> str:
-        return "\n".join(f"  {typed:<{width}}  {text}" for typed, text in commands.items())
-
+    listed = [
+        "\n".join(f"  {typed:<{width}}  {text}" for typed, text in commands.items())
+        for commands in (examples, afterwards)
+    ]
     return PAGE.format(
         train=train,
-        examples=listed(examples),
-        afterwards=listed(afterwards),
+        examples=listed[0],
+        afterwards=listed[1],
         options="\n".join(options),
         configuration="\n  ".join(configuration),
         conf="conf/" if paths.checkout() else CONF,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,19 +28,14 @@ CONF = resource_directory("conf")
 def register() -> None:
     """Register the schemas with Hydra. Idempotent; to be called before composing."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
 
     store = ConfigStore.instance()
     store.store(group="hydra/schema", name="config", node=Config)
     for group, kinds in groups().items():
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
-    _rename_plugin_schemas(store)
-
-
-def _rename_plugin_schemas(store: Any) -> None:
-    """Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema."""
-    from hydra.core.plugins import Plugins
-
+    # Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema.
     Plugins.instance()  # imports the plugins, which store their schemas
     for path in (CONF / "hydra").glob("**/*.yaml"):
         options: Any = store.repo["hydra"]
@@ -101,34 +97,16 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(one_line(error, overrides)) from error
 
 
-def compose_yaml(overrides: Sequence[str]) -> str:
-    """Compose for people to read: every key with its value."""
-    return OmegaConf.to_yaml(compose_untyped(overrides))
-
-
-def is_sweep_job() -> bool:
-    """True if the code inside @hydra.main runs as one job of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return HydraConfig.initialized() and bool(HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def check_launcher() -> None:
-    """Refuse options of the launcher that are not allowed, though a single run doesn't use it."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.utils import instantiate
-
-    instantiate(HydraConfig.get().launcher)
-
-
 def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
     """Translate a complaint of Hydra's or OmegaConf's; None for anybody else's error."""
     from hydra.errors import HydraException, InstantiationException
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
         error = error.__cause__  # what a launcher refuses, without the wrapping
-    if not isinstance(error, (HydraException, OmegaConfBaseException)) and not _from_hydra(error):
+    theirs = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    module = str(innermost.f_globals.get("__name__"))  # some of theirs are ValueErrors
+    if not isinstance(error, theirs) and not module.startswith(("hydra.", "omegaconf.")):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
     if "Ambiguous value" in str(error):
@@ -139,14 +117,3 @@ def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
             except ConfigError as deeper:
                 return deeper
     return ConfigError(one_line(error, arguments))
-
-
-def _from_hydra(error: BaseException) -> bool:
-    """True if Hydra itself raised it, as it does some ValueErrors, or its YAML reader did."""
-    if isinstance(error, (YAMLError, UnicodeDecodeError)):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return str(module).startswith(("hydra.", "omegaconf."))
