@@ -1,13 +1,7 @@
-"""The name of a run: a function of its configuration.
+"""The name of a run: a function of its configuration, a dataclass of parts with a NAME each.
 
-A configuration is a dataclass of parts, each a dataclass with a class-level NAME. Every field
-belongs to one of two kinds, declared where the field is declared:
-
-- identity: it changes the result. This is the rule, so a plain field is identity.
-- execution: it only changes how the result is computed (`execution()`).
-
-A field added after runs exist is declared with `added(absent)`: at that value it is left out, so
-the configurations that were possible before keep their names.
+A field is identity, it changes the result, unless it is declared by `execution()`. One that is
+added after runs exist is declared by `added(absent)`, so that they keep their names.
 """
 
 from __future__ import annotations
@@ -97,14 +91,12 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
                 yield field.name, kind
             for key, inner in items(value, everything):
                 yield f"{field.name}.{key}", inner
-        elif everything or _is_identity(field, value):
+        elif everything or not (
+            field.name == "seed"
+            or field.metadata.get("execution")
+            or ("absent" in field.metadata and field.metadata["absent"] == value)
+        ):
             yield field.name, value
-
-
-def _is_identity(field: dataclasses.Field[Any], value: object) -> bool:
-    if field.metadata.get("execution") or field.name == "seed":
-        return False
-    return "absent" not in field.metadata or bool(field.metadata["absent"] != value)
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -117,7 +109,7 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     A value that only follows from a group's option, where that varies, says nothing more: left out.
     """
-    keys = list(dict.fromkeys(key for each in flat for key in each))
+    keys = dict.fromkeys(key for each in flat for key in each)
     values = {key: [each.get(key) for each in flat] for key in keys}
     chosen = [key for key in keys if len(set(values[key])) > 1]
     chosen = [

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.local_pool import Job, Outcome, SweepFailed
 from hydra_plugins.local_pool._grid import make_jobs
 from hydra_plugins.local_pool._terminal import SweepConsole
-from hydra_plugins.local_pool.launcher import make_return, visible_devices
+from hydra_plugins.local_pool.launcher import make_returns, visible_devices
 
 SWEEPER = re.compile(r"\W*hydra[./]sweeper")  # an override that chooses or sets the sweeper
 # ${where_gpu:x} is x where this machine has a GPU, else 0.
@@ -71,39 +71,37 @@ class ClusterLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         jobs = make_jobs(self.job, self.config, self.context, job_overrides)
         distinct = list(dict.fromkeys(jobs))
-        done = {job: outcome for job in distinct if (outcome := job.outcome())}
-        left = [job for job in distinct if job not in done]
+        done = {job.key: outcome for job in distinct if (outcome := job.outcome())}
+        left = [job for job in distinct if job.key not in done]
         label = dict(zip(distinct, self.job.labels(distinct), strict=True))
         console = SweepConsole()
-        console.say(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
-        for job, outcome in done.items():
-            console.say(f"{label[job]}: skipped, {outcome.text}")
+        console.print(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
+        for job in distinct:
+            if job.key in done:
+                console.print(f"{label[job]}: skipped, {done[job.key].text}")
         results: Sequence[JobReturn] = []
         cause = "see above for each"
         try:
             if left:
                 results = self._engine_launch(left)
         except KeyboardInterrupt:
-            console.say(self.LEFT_ALONE)
+            console.print(self.LEFT_ALONE)
             raise
         except Exception as error:  # one job that was killed is enough for that
             cause = self.job.cause(error).partition(" Error stream")[0]
         for job, result in zip_longest(left, results):
             ended, text = self._conclude(job, result)
             if ended:
-                done[job] = ended
-            console.say(f"{label[job]}: {text}")
+                done[job.key] = ended
+            console.print(f"{label[job]}: {text}")
         missing = len(distinct) - len(done)
-        console.say(f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing))
+        console.print(
+            f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing)
+        )
         if "n_trials" not in self.config.hydra.sweeper:  # a search is not over yet
             self.job.answer(distinct)
         failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")
-        return [
-            make_return(job, JobStatus.COMPLETED, done[job].value)
-            if job in done
-            else make_return(job, JobStatus.FAILED, failure)
-            for job in jobs
-        ]
+        return make_returns(jobs, done, failure)
 
     def _engine_launch(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
         # The engines make hydra.sweep.dir in every job, and compose there what is not used: with

@@ -28,11 +28,7 @@ class SweepConsole(Console):
     """A console whose reader may go away and whose disk may be full: the sweep goes on silently."""
 
     def __init__(self) -> None:
-        super().__init__(highlight=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        """Print one line, as it is."""
-        self.print(text, markup=False)
+        super().__init__(highlight=False, soft_wrap=True, markup=False)
 
     def print(self, *objects: Any, **settings: Any) -> None:
         try:

@@ -7,17 +7,16 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import optuna
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from optuna.distributions import distribution_to_json
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
@@ -27,8 +26,23 @@ from optuna.trial import FrozenTrial, TrialState
 from hydra_plugins.search import _space
 from hydra_plugins.search._space import Point, Space
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from hydra_plugins.search.sweeper import SearchConf
+
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@contextlib.contextmanager
+def silent_optuna() -> Iterator[None]:
+    """Silence Optuna's log and its warnings that parts of it are new."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 class Trial(NamedTuple):
@@ -36,15 +50,6 @@ class Trial(NamedTuple):
 
     number: int
     point: Point
-
-
-class Options(NamedTuple):
-    """The options of a search: how it proposes and prunes."""
-
-    direction: str
-    seed: int
-    sampler: DictConfig
-    pruner: DictConfig
 
 
 class Grid(GridSampler):
@@ -66,25 +71,27 @@ class SearchStudy:
         ConfigCompositionException: the options are not Optuna's, or don't go with the space.
     """
 
-    def __init__(self, storage: BaseStorage, space: Space, options: Options, question: str) -> None:
+    @silent_optuna()
+    def __init__(
+        self, storage: BaseStorage, space: Space, options: SearchConf, question: str
+    ) -> None:
         self.space, self.options = space, options
         self._storage = storage
         self.name = _name(space, options, question)
-        with silent_optuna():
-            self._study = optuna.create_study(
-                storage=storage,
-                sampler=self._make_sampler(0),
-                pruner=_instantiate(
-                    "pruner", lambda: cast(BasePruner, instantiate(options.pruner))
-                ),
-                study_name=self.name,
-                direction=StudyDirection[options.direction.upper()],
-                load_if_exists=True,
-            )
-            self._id = storage.get_study_id_from_name(self.name)
-            for trial in self._study.get_trials(deepcopy=False):
-                if trial.params.keys() != space.keys() and not trial.state.is_finished():
-                    self._study.tell(trial.number, state=TrialState.FAIL)  # killed while it asked
+        with _refuse("pruner"):
+            pruner = instantiate(options.pruner)
+        self._study = optuna.create_study(
+            storage=storage,
+            sampler=self._make_sampler(0),
+            pruner=pruner,
+            study_name=self.name,
+            direction=StudyDirection[options.direction.upper()],
+            load_if_exists=True,
+        )
+        self._id = storage.get_study_id_from_name(self.name)
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.params.keys() != space.keys() and not trial.state.is_finished():
+                self._study.tell(trial.number, state=TrialState.FAIL)  # killed while it asked
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -107,17 +114,17 @@ class SearchStudy:
             return math.inf
         return math.prod(len(_space.list_values(of) or ()) for of in self.space.values())
 
+    @silent_optuna()
     def ask(self) -> Trial:
         """Propose a new trial."""
-        with silent_optuna():
-            self._study.sampler = self._make_sampler(len(self._study.get_trials(deepcopy=False)))
-            trial = self._study.ask(dict(self.space))
-        return self._trial(trial)
+        self._study.sampler = self._make_sampler(len(self._study.get_trials(deepcopy=False)))
+        return self._trial(self._study.ask(dict(self.space)))
 
     def _trial(self, trial: FrozenTrial | optuna.Trial) -> Trial:
         """Make a trial of Optuna's one, its keys in the order of the space, as they were typed."""
         return Trial(trial.number, {key: trial.params[key] for key in self.space})
 
+    @silent_optuna()
     def report(self, number: int, curve: list[tuple[int, float]]) -> bool:
         """Report a trial's values by step; return True if it should be pruned at one of them."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
@@ -126,22 +133,19 @@ class SearchStudy:
             if step in known:
                 continue
             self._storage.set_trial_intermediate_value(trial_id, step, value)
-            with silent_optuna():
-                trial = self._storage.get_trial(trial_id)
-                if self._study.pruner.prune(self._study, trial):
-                    return True
+            if self._study.pruner.prune(self._study, self._storage.get_trial(trial_id)):
+                return True
         return False
 
+    @silent_optuna()
     def tell(self, number: int, value: float | None, state: TrialState | None = None) -> None:
         """Tell the outcome of a trial, or the `state` it is left in."""
-        with silent_optuna():
-            self._study.tell(number, value, state=state, skip_if_finished=True)
+        self._study.tell(number, value, state=state, skip_if_finished=True)
 
     def _make_sampler(self, number: int) -> BaseSampler:
         """Make the sampler of trial `number`, anew: nothing it knows is lost with a process."""
         options, seed = self.options.sampler, self.options.seed
-
-        def make() -> BaseSampler:
+        with _refuse("sampler"):
             if not issubclass(get_class(options._target_), GridSampler):
                 of_trial = np.random.SeedSequence([seed, number]).generate_state(1)
                 return cast(BaseSampler, instantiate(options, seed=int(of_trial[0])))
@@ -152,13 +156,12 @@ class SearchStudy:
                     raise ConfigCompositionException(f"hydra/sweeper/sampler=grid: {message}")
             return Grid({key: column or [] for key, column in columns.items()}, seed)
 
-        return _instantiate("sampler", make)
 
-
-def _instantiate(what: str, make: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _refuse(what: str) -> Iterator[None]:
     """Let Optuna make something of its options; its complaint becomes one line."""
     try:
-        return make()
+        yield
     except ConfigCompositionException:
         raise
     except Exception as error:
@@ -166,7 +169,7 @@ def _instantiate(what: str, make: Callable[[], T]) -> T:
         raise ConfigCompositionException(f"hydra.sweeper.{what}: {cause}") from None
 
 
-def _name(space: Space, options: Options, question: str) -> str:
+def _name(space: Space, options: SearchConf, question: str) -> str:
     """Name a study: the keys for people, then a hash of the question."""
     asked = {
         "space": {key: distribution_to_json(of) for key, of in space.items()},
@@ -210,7 +213,12 @@ def open_storage(path: Path | None) -> Iterator[BaseStorage]:
         raise ConfigCompositionException(message) from None
     with file:
         _hold(file, path)
-        _drop_torn_line(file, path)
+        file.seek(0)
+        content = file.read()
+        if content and not content.startswith(b'{"op_code":'):
+            raise ConfigCompositionException(_describe_misuse(path))  # and is left alone
+        # A last line that a full disk or a crash has cut off goes: Optuna would go on in it.
+        file.truncate(content.rfind(b"\n") + 1)
         try:
             storage = JournalStorage(JournalFileBackend(str(path), _Held(str(path))))
         except Exception:
@@ -232,27 +240,3 @@ def _hold(file: Any, path: Path) -> None:
     except BlockingIOError:
         message = f"another search has {path}: wait for it, or hydra.sweeper.storage=<another file>"
         raise ConfigCompositionException(message) from None
-
-
-def _drop_torn_line(file: Any, path: Path) -> None:
-    """Drop a last line that a full disk or a crash has cut off; Optuna would go on in it."""
-    file.seek(0)
-    content = file.read()
-    if content and not content.startswith(b'{"op_code":'):
-        raise ConfigCompositionException(_describe_misuse(path))  # and is left alone
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        file.truncate(whole)
-
-
-@contextlib.contextmanager
-def silent_optuna() -> Iterator[None]:
-    """Silence Optuna's log and its warnings that parts of it are new."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)

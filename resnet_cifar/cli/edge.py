@@ -105,12 +105,8 @@ def _prepare_streams() -> None:
             try:
                 os.fstat(number)
             except OSError:
-                null = os.open(os.devnull, os.O_RDWR)
-                if null != number:
-                    os.dup2(null, number)
-                    os.close(null)
-            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
-            setattr(sys, name, stream)
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
         elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")
 

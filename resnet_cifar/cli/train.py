@@ -83,8 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.argv[1:] = arguments
 
     def compose_and_train() -> None:
-        setattr(hydra_utils, "argparse", SimpleNamespace(ArgumentParser=HydraParser))
-        hydra_utils.run_and_report = lambda func: func()  # it would print errors and exit
+        # Hydra's own parser wants options before or after all overrides; errors it would print.
+        ours: Any = SimpleNamespace(ArgumentParser=HydraParser)
+        hydra_utils.argparse = ours  # type: ignore[attr-defined]
+        hydra_utils.run_and_report = lambda func: func()
         register()
         train()
 

@@ -1,7 +1,6 @@
-"""Compose with Hydra, convert once to a typed Config; past this module there is plain Python only.
+"""Compose YAML with Hydra and convert it, once, to a typed Config.
 
-YAML under conf/ holds every value, the dataclasses registered here hold types and rules; a
-dataclass without a YAML value is an error, not a default.
+YAML under conf/ holds every value, the dataclasses types and rules; none of them has a default.
 """
 
 from __future__ import annotations

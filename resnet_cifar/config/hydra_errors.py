@@ -1,7 +1,6 @@
 """Translate Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed.
 
-Their messages are made for several lines and for people who know both libraries. The texts matched
-here are those of hydra-core 1.3 and omegaconf 2.3; one that isn't known is passed on, folded.
+The texts are those of hydra-core 1.3 and omegaconf 2.3; one that isn't known is passed on, folded.
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ MESSAGES = {
     r"Value '(.*?)'(?: of type '\w+')? could not be converted to Float": NOT_ALLOWED + "a number",
     r"Value '(.*?)' is not a valid bool": NOT_ALLOWED + "true or false",
     r"is not Optional": "{key}=null is not allowed: it needs a value",
-    r"Error merging override ([^\n]+).*Cannot (?:convert|assign)": (
-        "{0} is not allowed: a value of another type"
-    ),
+    r"merging override ([^\n]+).*Cannot [ca]": "{0} is not allowed: a value of another type",
     r"In '([^']+)': .*(?:is not a subclass of|Cannot merge \w+ with)": (
         "conf/{0}.yaml has a value where a group's keys belong, or a list"
     ),

@@ -53,7 +53,14 @@ class Config:
     def __post_init__(self) -> None:
         """Check the rules that concern every part, or more than one."""
         for key, value in items(self, everything=True):
-            _require_sane(key, value)
+            if isinstance(value, float):
+                require(math.isfinite(value), key, value, "a finite number")
+            elif isinstance(value, int):  # too large for its use
+                most = 2**63 - 1 if key in SEEDS else 2**31 - 1
+                require(abs(value) <= most, key, value, f"at most {most}")
+            elif isinstance(value, str):  # a file name's undecodable byte fits into no record
+                writable = value.encode(errors="replace").decode() == value
+                require(writable, key, ascii(value), "text that UTF-8 can hold")
         self.output_root = os.path.expanduser(self.output_root)
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
@@ -129,15 +136,3 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
             if isinstance(each, type) and each.__module__ == path.stem and "NAME" in vars(each)
         ]
     return tuple(options)
-
-
-def _require_sane(key: str, value: object) -> None:
-    """Refuse numbers too large for their use or infinite, and text that can't be written."""
-    if isinstance(value, float):
-        require(math.isfinite(value), key, value, "a finite number")
-    elif isinstance(value, int):
-        most = 2**63 - 1 if key in SEEDS else 2**31 - 1
-        require(abs(value) <= most, key, value, f"at most {most}")
-    elif isinstance(value, str):  # a file name's undecodable byte fits into no record
-        writable = value.encode(errors="replace").decode() == value
-        require(writable, key, ascii(value), "text that UTF-8 can hold")

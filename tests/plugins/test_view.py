@@ -88,7 +88,7 @@ class Window:
 @pytest.mark.parametrize("widths", [(120, 40, 120), (40, 39, 13, 200)])
 def test_no_ghosts_when_the_window_shrinks(widths: tuple[int, ...]) -> None:
     window = Window(widths[0])
-    window.console.say("an old line")
+    window.console.print("an old line")
     live = LiveLines(window.console)
     for width in widths:
         window.resize(width)
