@@ -82,21 +82,16 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
     fields. The seed is no part of a cell and only listed with `everything`.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, declared = getattr(config, field.name), field.metadata
+        apart = declared.get("execution") or ("absent" in declared and declared["absent"] == value)
+        if not everything and (apart or field.name == "seed"):
+            continue
         kind: str | None = getattr(value, "NAME", None)
-        if kind is not None:
-            if field.metadata.get("execution") and not everything:
-                continue
-            if kind != field.name:
-                yield field.name, kind
+        if kind != field.name:
+            yield field.name, kind or value
+        if kind:
             for key, inner in items(value, everything):
                 yield f"{field.name}.{key}", inner
-        elif everything or not (
-            field.name == "seed"
-            or field.metadata.get("execution")
-            or ("absent" in field.metadata and field.metadata["absent"] == value)
-        ):
-            yield field.name, value
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -112,13 +107,12 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     keys = dict.fromkeys(key for each in flat for key in each)
     values = {key: [each.get(key) for each in flat] for key in keys}
     chosen = [key for key in keys if len(set(values[key])) > 1]
-    chosen = [
-        key
-        for key in chosen
-        if (group := key.partition(".")[0]) == key
-        or group not in chosen
-        or len(set(zip(values[group], values[key], strict=True))) > len(set(values[group]))
-    ]
+    for key in chosen.copy():
+        group = key.partition(".")[0]
+        if group != key and group in chosen:
+            pairs = set(zip(values[group], values[key], strict=True))
+            if len(pairs) == len(set(values[group])):
+                chosen.remove(key)
     tails = [key.rpartition(".")[2] for key in chosen]
     return {k: t if tails.count(t) == 1 else k for t, k in zip(tails, chosen, strict=True)}
 

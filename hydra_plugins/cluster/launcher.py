@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.local_pool import Job, Outcome, SweepFailed
 from hydra_plugins.local_pool._grid import make_jobs
-from hydra_plugins.local_pool._terminal import SweepConsole
+from hydra_plugins.local_pool._view import SweepConsole
 from hydra_plugins.local_pool.launcher import make_returns, visible_devices
 
 SWEEPER = re.compile(r"\W*hydra[./]sweeper")  # an override that chooses or sets the sweeper
@@ -52,7 +52,8 @@ class ClusterLauncher(Launcher):
 
     ENGINE: ClassVar[str]
     SCHEMA: ClassVar[tuple[str, str]]  # of the engine's options: module and class
-    LEFT_ALONE: ClassVar[str]  # for a person who ends this command early
+    # For a person who ends this command early.
+    LEFT_ALONE: ClassVar[str] = "the runs end with this command; the same command goes on"
     config: DictConfig  # by setup, as the next two
     context: HydraContext
     task_function: TaskFunction
@@ -145,7 +146,6 @@ class SlurmLocal(ClusterLauncher):
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
     SCHEMA = ("hydra_plugins.hydra_submitit_launcher.config", "LocalQueueConf")
-    LEFT_ALONE = "the runs end with this command; the same command goes on"
 
 
 class Ray(ClusterLauncher):
@@ -153,7 +153,6 @@ class Ray(ClusterLauncher):
 
     ENGINE = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
     SCHEMA = ("hydra_plugins.hydra_ray_launcher._config", "RayLauncherConf")
-    LEFT_ALONE = "the runs end with this command; the same command goes on"
 
 
 def _store(name: str, launcher: type[ClusterLauncher]) -> None:

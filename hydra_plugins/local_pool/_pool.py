@@ -192,10 +192,9 @@ class Pool:
             self._too_long.clear()
         for job, looked in self._put_off.copy().items():
             if time.monotonic() - looked > LOOK_AGAIN:
-                del self._put_off[job]
-                if job.busy():
-                    self._put_off[job] = time.monotonic()
-                else:
+                self._put_off[job] = time.monotonic()
+                if not job.busy():
+                    del self._put_off[job]
                     self._pending.append(job)
 
     def _conclude(self, process: JobProcess, code: int) -> None:

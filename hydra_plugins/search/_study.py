@@ -1,4 +1,4 @@
-"""Optuna's study in a file: ask, report, tell."""
+"""Optuna's study in a file, and its trials as jobs of a pool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hydra_plugins.local_pool import Job, JobSource, Outcome
 from hydra_plugins.search import _space
 from hydra_plugins.search._space import Point, Space
 
@@ -157,6 +158,65 @@ class SearchStudy:
             return Grid({key: column or [] for key, column in columns.items()}, seed)
 
 
+class Search(JobSource):
+    """Jobs for the trials of a study, until there are `n_trials`.
+
+    Args:
+        make: makes a job of overrides; raises where its configuration is not allowed.
+        say: tells the user a line.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        n_trials: int,
+        kind: type[Job],
+        make: Callable[[Sequence[str]], Job],
+        say: Callable[[str], None],
+    ) -> None:
+        self.study, self.kind, self._make, self._say = study, kind, make, say
+        self.total = n_trials
+        self.before = sum(trial.state in STATES for trial in study.trials)
+        self._again = study.open()
+        self._trials: dict[str, list[Trial]] = {}  # by the key of a job that has not ended
+
+    def next(self) -> Job | None:
+        while True:
+            if self._again:
+                trial = self._again.pop(0)
+            elif len(self.study.trials) < self.total:
+                trial = self.study.ask()
+            else:
+                return None
+            try:
+                job = self._make(_space.overrides(trial.point))
+            except Exception as error:  # a combination that is not allowed; its values are
+                self._say(f"{_space.label(trial.point)}: not tried: {self.kind.cause(error)}")
+                self.study.tell(trial.number, None, TrialState.FAIL)
+                continue
+            if job.key in self._trials:  # it runs already
+                self._trials[job.key].append(trial)
+                continue
+            self._trials[job.key] = [trial]
+            return job
+
+    def label(self, job: Job) -> str:
+        return _space.label(self._trials[job.key][0].point)
+
+    def stop(self, job: Job) -> str:
+        curve = list(job.curve())
+        pruned = [self.study.report(trial.number, curve) for trial in self._trials[job.key]]
+        return f"pruned after step {curve[-1][0]}, at {curve[-1][1]:.4g}" if any(pruned) else ""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        for trial in self._trials.pop(job.key):
+            self.study.tell(trial.number, outcome.value)
+
+    def stopped(self, job: Job) -> None:
+        for trial in self._trials.pop(job.key):
+            self.study.tell(trial.number, None, TrialState.PRUNED)
+
+
 @contextlib.contextmanager
 def _refuse(what: str) -> Iterator[None]:
     """Let Optuna make something of its options; its complaint becomes one line."""
@@ -203,40 +263,33 @@ def open_storage(path: Path | None) -> Iterator[BaseStorage]:
     if path is None:
         yield InMemoryStorage()
         return
+    other = "hydra.sweeper.storage=<another file>"
+    misuse = ConfigCompositionException(f"{path} is not a journal of Optuna's: {other}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a pipe would hang
-            raise ConfigCompositionException(_describe_misuse(path))
+            raise misuse
         file = open(path, "ab+")  # noqa: SIM115 (closed below)
     except OSError as error:
         message = f"{path} can't be written: {error.strerror}"
         raise ConfigCompositionException(message) from None
     with file:
-        _hold(file, path)
+        with contextlib.suppress(ImportError):  # Windows: nothing tells two searches apart
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"another search has {path}: wait for it, or {other}"
+                raise ConfigCompositionException(message) from None
         file.seek(0)
         content = file.read()
         if content and not content.startswith(b'{"op_code":'):
-            raise ConfigCompositionException(_describe_misuse(path))  # and is left alone
+            raise misuse  # and the file is left alone
         # A last line that a full disk or a crash has cut off goes: Optuna would go on in it.
         file.truncate(content.rfind(b"\n") + 1)
         try:
             storage = JournalStorage(JournalFileBackend(str(path), _Held(str(path))))
         except Exception:
-            raise ConfigCompositionException(_describe_misuse(path)) from None
+            raise misuse from None
         yield storage
-
-
-def _describe_misuse(path: Path) -> str:
-    return f"{path} is not a journal of Optuna's: hydra.sweeper.storage=<another file>"
-
-
-def _hold(file: Any, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing tells two searches on one file apart
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        message = f"another search has {path}: wait for it, or hydra.sweeper.storage=<another file>"
-        raise ConfigCompositionException(message) from None

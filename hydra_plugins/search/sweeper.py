@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.local_pool import Job, Outcome
 from hydra_plugins.local_pool._grid import Composer, make_jobs
-from hydra_plugins.local_pool._terminal import SweepConsole
+from hydra_plugins.local_pool._view import SweepConsole
 from hydra_plugins.local_pool.launcher import LocalPool, check_options
 from hydra_plugins.local_pool.sweeper import LaunchingSweeper
 
 if TYPE_CHECKING:
-    from hydra_plugins.search._search import Search
+    from hydra_plugins.search._study import Search, SearchStudy
 
 OLDEST = 4  # of Optuna: its journals' names
 
@@ -76,7 +76,6 @@ class OptunaSearch(LaunchingSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from hydra_plugins.search import _space, _study
-        from hydra_plugins.search._search import Search
 
         fixed, space = self._split(arguments)
         job = OmegaConf.select(self.config, "hydra.launcher.job")
@@ -90,21 +89,22 @@ class OptunaSearch(LaunchingSweeper):
         first, *_ = [make(_space.overrides(point)) for point in _space.list_corners(space)]
         with _study.open_storage(None) as nowhere:
             _study.SearchStudy(nowhere, space, self.options, "")
+        quiet = OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet"
         planned = isinstance(self.launcher, LocalPool) and self.launcher.options.plan
         file = None if planned else Path(self.options.storage).expanduser()
         with _study.open_storage(file) as storage:
             study = _study.SearchStudy(storage, space, self.options, first.label)
             n_trials = int(min(self.options.n_trials, study.most))
-            search = Search(study, n_trials, kind, make, self._console.print)
+            search = _study.Search(study, n_trials, kind, make, self._console.print)
             try:
                 if isinstance(self.launcher, LocalPool):
                     self.launcher.search(search)
                 else:
                     self._search_in_batches(search)
             finally:
-                if not planned:
+                if not planned and not quiet:
                     self._summarize(study, file)
-        if not self._quiet():
+        if not quiet:
             kind.answer([make(_space.overrides(point)) for point in study.completed()])
 
     def _split(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
@@ -132,15 +132,9 @@ class OptunaSearch(LaunchingSweeper):
             for job, result in zip(batch, results, strict=True):
                 search.ended(job, Outcome(result.return_value, ""))  # raises what it failed with
 
-    def _quiet(self) -> bool:
-        return bool(OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet")
-
-    def _summarize(self, study: Any, file: Path | None) -> None:
+    def _summarize(self, study: "SearchStudy", file: Path | None) -> None:
         counts = Counter(trial.state.name for trial in study.trials)
         names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "not allowed", "RUNNING": "open"}
         parts = [f"{counts[name]} {word}" for name, word in names.items() if counts[name]]
-        if self._quiet():
-            return
-        self._console.print(
-            f"{len(study.trials)} trials: {', '.join(parts)}; {study.name} in {file}"
-        )
+        said = f"{len(study.trials)} trials: {', '.join(parts)}; {study.name} in {file}"
+        self._console.print(said)

@@ -63,11 +63,7 @@ def run_command(
 def run_to_exit_code(
     work: Callable[[], Any], explain: Callable[[Exception], Exception] = lambda error: error
 ) -> int:
-    """Do `work` and return the exit code; where it ends badly, print one line that says how.
-
-    Args:
-        explain: the error to show in place of one that was raised.
-    """
+    """Do `work` and return the exit code; print an error, as `explain` puts it, in one line."""
     _prepare_streams()
     try:
         work()

@@ -23,8 +23,7 @@ from omegaconf import DictConfig
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import CarriedError, Parser, flush_output, run_to_exit_code
 from resnet_cifar.cli.help import help_page
-from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register
-from resnet_cifar.config.quoting import with_quotes
+from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register, with_quotes
 from resnet_cifar.errors import ConfigError, Interrupted
 
 DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")  # Hydra owns none here

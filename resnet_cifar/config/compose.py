@@ -1,4 +1,4 @@
-"""Compose YAML with Hydra and convert it, once, to a typed Config.
+"""Compose YAML with Hydra and convert it, once, to a typed Config; quote text for Hydra.
 
 YAML under conf/ holds every value, the dataclasses types and rules; none of them has a default.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
-from resnet_cifar.config.quoting import quoted, with_quotes
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError, require
 from resnet_cifar.paths import USER_CONFIG, resource_directory, user_config_directory
 
 CONF = resource_directory("conf")
+# Keys that hold a person's own words. Of any other, Hydra may read 1e3 as the number that it is.
+FREE_TEXT = (
+    *("output_root", "data.root", "logger.uri"),
+    *("logger.experiment", "logger.project", "logger.entity"),
+)
+# Numbers (1_000 and inf are some), booleans and null: Hydra makes other text of them, or none.
+_NO_TEXT = re.compile(r"[+-]?(\.?\d[\d_.]*(e[+-]?[\d_]+)?|inf|nan)|true|false|null", re.IGNORECASE)
 
 
 def register() -> None:
@@ -56,10 +63,6 @@ def from_dictconfig(composed: DictConfig) -> Config:
         raise ConfigError(one_line(error)) from error
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
-    for group, kinds in groups().items():
-        part = getattr(config, group)
-        allowed = "an option of this group: " + ", ".join(kind.NAME for kind in kinds)
-        require(type(part) in kinds, group, part, allowed)
     # Hydra's +key=value adds keys even to a typed configuration.
     for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
         for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
@@ -80,8 +83,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     """Compose without converting: the form in which Hydra hands a configuration to `train`."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    import hydra
     from hydra.errors import HydraException
 
     register()
@@ -90,10 +92,15 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
         require(theirs.is_dir(), USER_CONFIG, theirs, "a directory")
         arguments.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
     try:
-        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=arguments)
+        with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return hydra.compose("config", overrides=arguments)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error, overrides)) from error
+
+
+def compose_yaml(overrides: Sequence[str]) -> str:
+    """Compose for people to read: every key with its value."""
+    return OmegaConf.to_yaml(compose_untyped(overrides))
 
 
 def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
@@ -116,3 +123,34 @@ def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
             except ConfigError as deeper:
                 return deeper
     return ConfigError(one_line(error, arguments))
+
+
+def with_quotes(override: str) -> str:
+    """Quote a value as people type it, `output_root=~/my runs`, where Hydra would misread it.
+
+    Left alone are values that are quoted already, those that Hydra computes, and null, which is
+    the absence of a value.
+    """
+    key, _, value = override.partition("=")
+    computed = value[:1] in ("'", '"', "[", "{") or re.search(r"\(|\$\{", value)
+    if key.lstrip("+") not in FREE_TEXT or computed or value in ("", "null"):
+        return override
+    several = re.split(r"\s*,\s*", value)  # to sweep over
+    if "" in several:
+        return override
+    return f"{key}={','.join(map(quoted, several))}"
+
+
+def quoted(text: str) -> str:
+    """Return `text` as it stands on Hydra's command line: quoted and escaped where need be."""
+    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", text) and not _NO_TEXT.fullmatch(text):
+        return text
+    # Double quotes, because a shell wants single ones around the argument. Backslashes count only
+    # before one of them.
+    text = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + (m[2] and '\\"'), literally(text))
+    return f'"{text}"'
+
+
+def literally(text: str) -> str:
+    """Return `text` with nothing in it that OmegaConf would interpolate."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from resnet_cifar.config.compose import compose, from_dictconfig
+from resnet_cifar.config.compose import compose, from_dictconfig, literally, quoted
 from resnet_cifar.config.hydra_errors import one_line
-from resnet_cifar.config.quoting import literally, quoted
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import items
+from resnet_cifar.identity import flatten
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.record.schema import RunRecord
 
@@ -103,25 +104,12 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
 def reproduce_command(config: Config) -> str:
     """Print the command that trains `config`: only what differs from conf/."""
-    import shlex
-
-    default = dict(items(compose([]), everything=True))
-    overrides: list[str] = []
-    for group in groups():
-        kind = getattr(config, group).NAME
-        if kind != default.get(group, kind):
-            overrides.append(f"{group}={kind}")
-    default = dict(items(compose(overrides), everything=True))
-    for key, value in items(config, everything=True):
-        if value != default[key] and key not in OF_ONE_CALL:
-            overrides.append(f"{key}={_typed(value)}")
+    default = compose()
+    kinds = {group: getattr(config, group).NAME for group in groups()}
+    overrides = [f"{g}={kind}" for g, kind in kinds.items() if kind != getattr(default, g).NAME]
+    usual = flatten(compose(overrides))
+    for key, value in flatten(config).items():
+        if value != usual[key] and key not in OF_ONE_CALL:
+            compact = json.dumps(value, separators=(",", ":"))
+            overrides.append(f"{key}={quoted(value) if isinstance(value, str) else compact}")
     return " ".join([command_name("train"), *map(shlex.quote, overrides)])
-
-
-def _typed(value: object) -> str:
-    """Write `value` so that Hydra reads one of its type."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value) if isinstance(value, (int, float)) else quoted(str(value))

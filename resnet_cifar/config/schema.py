@@ -92,11 +92,8 @@ class Config:
         return float(epochs * self.data.training_images + VALIDATION_COST * validated)
 
 
-@functools.cache
-def _parts() -> dict[str, type[Any]]:
-    """Find the groups of the configuration: Config's fields that are dataclasses."""
-    types = get_type_hints(Config)
-    return {name: types[name] for name in types if dataclasses.is_dataclass(types[name])}
+TYPES: dict[str, type[Any]] = get_type_hints(Config)
+PARTS = {name: kind for name, kind in TYPES.items() if dataclasses.is_dataclass(kind)}  # by group
 
 
 def groups() -> dict[str, tuple[type[Any], ...]]:
@@ -108,7 +105,7 @@ def groups() -> dict[str, tuple[type[Any], ...]]:
     theirs = user_config_directory()
     more = _options_in(str(theirs)) if theirs else ()
     options = {}
-    for group, part in _parts().items():
+    for group, part in PARTS.items():
         kinds = [*sys.modules[part.__module__].OPTIONS, *more]
         options[group] = tuple(kind for kind in kinds if issubclass(kind, part))
         names = [kind.NAME for kind in options[group]]

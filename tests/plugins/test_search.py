@@ -29,7 +29,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from hydra_plugins.search import _space, _study
-from hydra_plugins.search._search import Search
+from hydra_plugins.search._study import Search
 
 SAMPLERS = ROOT / "conf" / "hydra" / "sweeper" / "sampler"  # any program's
 RANDOM = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler"})

@@ -11,8 +11,7 @@ import rich.console
 from rich.text import Text
 
 from hydra_plugins.local_pool import Job, Progress
-from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration
-from hydra_plugins.local_pool._view import SweepView
+from hydra_plugins.local_pool._view import LiveLines, SweepConsole, SweepView, duration
 
 from .toys import Script, make_pool
 
