@@ -152,10 +152,7 @@ def label(cell: dict[str, Any]) -> str:
 
 
 def cell_name(config: Any) -> str:
-    """Name a cell: its label, and 32 bits of its identity's SHA-256.
-
-    `lr0.01_cosine_wd0.01_bn_300ep-1a2b3c4d`, for one.
-    """
+    """Name a cell: its label and 32 bits of its identity's SHA-256, `lr0.01_[…]_300ep-1a2b3c4d`."""
     cell = dict(items(config))
     hashed = {MOVED.get(key, key): value for key, value in cell.items()}
     if cell.get("augmentation") == USUAL["augmentation"]:  # the only one there was

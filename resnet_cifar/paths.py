@@ -1,7 +1,6 @@
 """Find the files that are no code; name the commands: in a checkout, and outside of one.
 
-`conf/` and `experiments/` lie at the top of a checkout. An installation has the YAML files of both
-inside the package, where the build puts them (setup.py).
+conf/ and experiments/ are at the top of a checkout; the build puts their YAML into the package.
 """
 
 from __future__ import annotations

@@ -41,11 +41,7 @@ COMPLETION = 'Tab completion: eval "$(python train.py -sc install=bash)"\n'
 
 
 def help_page(overrides: list[str]) -> str:
-    """Write the help page, with the configuration that `overrides` give.
-
-    Raises:
-        ConfigError: they can't be composed.
-    """
+    """Write the help page, with the configuration of `overrides`; ConfigError if there is none."""
     configuration = compose_yaml(overrides).strip().splitlines()
     roots = [CONF, *([own] if (own := paths.user_config_directory()) else [])]
     groups: dict[str, set[str]] = {}

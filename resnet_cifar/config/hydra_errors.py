@@ -53,11 +53,7 @@ MESSAGES = {
 
 
 def one_line(error: BaseException, argv: Sequence[str] = ()) -> str:
-    """Explain `error` in one line.
-
-    Args:
-        argv: the command line, where the message alone doesn't name the argument.
-    """
+    """Explain `error` in one line; `argv` is the command line, for what it does not name."""
     text = str(error)
     if error.__cause__ is not None and str(error.__cause__) not in text:
         text += f"\n{error.__cause__}"

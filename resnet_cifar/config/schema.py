@@ -127,9 +127,6 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
             raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
         if path.resolve() != Path(module.__file__ or directory).resolve():
             raise ConfigError(f"{path} can't be imported: another module has its name")
-        options += [
-            each
-            for each in vars(module).values()
-            if isinstance(each, type) and each.__module__ == path.stem and "NAME" in vars(each)
-        ]
+        classes = [each for each in vars(module).values() if isinstance(each, type)]
+        options += [c for c in classes if c.__module__ == path.stem and "NAME" in vars(c)]
     return tuple(options)
