@@ -18,14 +18,8 @@ COMMANDS = {
     "predict": "classify your own PNG and JPEG files with one run, or several",
     "export": "write a trained network as safetensors, ONNX or torch.export's .pt2",
 }
-MODULES = {
-    "train": "cli.train",
-    "runs": "runs.command",
-    "report": "report.__main__",
-    "evaluate": "trained.evaluate",
-    "predict": "trained.predict",
-    "export": "trained.export",
-}
+# The modules of those that are not in trained/ under their own name.
+MODULES = {"train": "cli.train", "runs": "runs.command", "report": "report.__main__"}
 PAGE = """\
 ResNet-18 on CIFAR-10: a controlled hyperparameter study, and what to ask the next question with.
 
@@ -45,20 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "plan":
         name, rest = "train", ["--plan", *rest]
     if name in COMMANDS:
-        return int(import_module(f"resnet_cifar.{MODULES[name]}").main(rest))
-    parser = Parser(prog="resnet-cifar", add_help=False)
+        module = import_module(f"resnet_cifar.{MODULES.get(name, f'trained.{name}')}")
+        return int(module.main(rest))
+
+    def list_commands(_: object) -> None:
+        if name not in ("-h", "--help"):
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
+            raise ConfigError(f"{name} is no command: {hint}")
+        commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
+        print(PAGE.format(commands=commands), end="")
+
     rest = ["--version"] if name == "--version" else []
-    return run_command(parser, lambda _: print_commands(name), rest)
-
-
-def print_commands(name: str) -> None:
-    """Print the list of commands; ConfigError where `name` asks for something else."""
-    if name not in ("-h", "--help"):
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
-        raise ConfigError(f"{name} is no command: {hint}")
-    commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
-    print(PAGE.format(commands=commands), end="")
+    return run_command(Parser(prog="resnet-cifar", add_help=False), list_commands, rest)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,7 @@
-"""The name of a run: a function of its configuration.
+"""The name of a run: a function of its configuration, a dataclass of parts with a NAME each.
 
-A configuration is a dataclass of parts, each a dataclass with a class-level NAME. Every field
-belongs to one of two kinds, declared where the field is declared:
-
-- identity: it changes the result. This is the rule, so a plain field is identity.
-- execution: it only changes how the result is computed (`execution()`).
-
-A field added after runs exist is declared with `added(absent)`: at that value it is left out, so
-the configurations that were possible before keep their names.
+A field is identity, it changes the result, unless it is declared by `execution()`. One that is
+added after runs exist is declared by `added(absent)`, so that they keep their names.
 """
 
 from __future__ import annotations
@@ -88,23 +82,16 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
     fields. The seed is no part of a cell and only listed with `everything`.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, declared = getattr(config, field.name), field.metadata
+        apart = declared.get("execution") or ("absent" in declared and declared["absent"] == value)
+        if not everything and (apart or field.name == "seed"):
+            continue
         kind: str | None = getattr(value, "NAME", None)
-        if kind is not None:
-            if field.metadata.get("execution") and not everything:
-                continue
-            if kind != field.name:
-                yield field.name, kind
+        if kind != field.name:
+            yield field.name, kind or value
+        if kind:
             for key, inner in items(value, everything):
                 yield f"{field.name}.{key}", inner
-        elif everything or _is_identity(field, value):
-            yield field.name, value
-
-
-def _is_identity(field: dataclasses.Field[Any], value: object) -> bool:
-    if field.metadata.get("execution") or field.name == "seed":
-        return False
-    return "absent" not in field.metadata or bool(field.metadata["absent"] != value)
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -117,16 +104,15 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     A value that only follows from a group's option, where that varies, says nothing more: left out.
     """
-    keys = list(dict.fromkeys(key for each in flat for key in each))
+    keys = dict.fromkeys(key for each in flat for key in each)
     values = {key: [each.get(key) for each in flat] for key in keys}
     chosen = [key for key in keys if len(set(values[key])) > 1]
-    chosen = [
-        key
-        for key in chosen
-        if (group := key.partition(".")[0]) == key
-        or group not in chosen
-        or len(set(zip(values[group], values[key], strict=True))) > len(set(values[group]))
-    ]
+    for key in chosen.copy():
+        group = key.partition(".")[0]
+        if group != key and group in chosen:
+            pairs = set(zip(values[group], values[key], strict=True))
+            if len(pairs) == len(set(values[group])):
+                chosen.remove(key)
     tails = [key.rpartition(".")[2] for key in chosen]
     return {k: t if tails.count(t) == 1 else k for t, k in zip(tails, chosen, strict=True)}
 
@@ -166,10 +152,7 @@ def label(cell: dict[str, Any]) -> str:
 
 
 def cell_name(config: Any) -> str:
-    """Name a cell: its label, and 32 bits of its identity's SHA-256.
-
-    `lr0.01_cosine_wd0.01_bn_300ep-1a2b3c4d`, for one.
-    """
+    """Name a cell: its label and 32 bits of its identity's SHA-256, `lr0.01_[…]_300ep-1a2b3c4d`."""
     cell = dict(items(config))
     hashed = {MOVED.get(key, key): value for key, value in cell.items()}
     if cell.get("augmentation") == USUAL["augmentation"]:  # the only one there was

@@ -1,7 +1,6 @@
 """Find the files that are no code; name the commands: in a checkout, and outside of one.
 
-`conf/` and `experiments/` lie at the top of a checkout. An installation has the YAML files of both
-inside the package, where the build puts them (setup.py).
+conf/ and experiments/ are at the top of a checkout; the build puts their YAML into the package.
 """
 
 from __future__ import annotations
@@ -42,8 +41,3 @@ def user_config_directory() -> Path | None:
     """Return the directory of a person's own options, if they have named one."""
     named = os.environ.get(USER_CONFIG)
     return Path(named).expanduser().absolute() if named else None
-
-
-def use_config_directory(directory: str) -> None:
-    """Take options from `directory` too, in this process and those it starts."""
-    os.environ[USER_CONFIG] = str(Path(directory).expanduser().absolute())

@@ -13,8 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from resnet_cifar.config.compose import compose
-from resnet_cifar.config.quoting import FREE_TEXT, quoted, with_quotes
+from resnet_cifar.config.compose import FREE_TEXT, compose, quoted, with_quotes
 from resnet_cifar.config.saved import load, reproduce_command, to_yaml
 from resnet_cifar.errors import ConfigError
 

@@ -18,8 +18,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.local_pool import Job, Outcome, SweepFailed
 from hydra_plugins.local_pool._grid import make_jobs
-from hydra_plugins.local_pool._terminal import SweepConsole
-from hydra_plugins.local_pool.launcher import make_return, visible_devices
+from hydra_plugins.local_pool._view import SweepConsole
+from hydra_plugins.local_pool.launcher import make_returns, visible_devices
 
 SWEEPER = re.compile(r"\W*hydra[./]sweeper")  # an override that chooses or sets the sweeper
 # ${where_gpu:x} is x where this machine has a GPU, else 0.
@@ -52,7 +52,8 @@ class ClusterLauncher(Launcher):
 
     ENGINE: ClassVar[str]
     SCHEMA: ClassVar[tuple[str, str]]  # of the engine's options: module and class
-    LEFT_ALONE: ClassVar[str]  # for a person who ends this command early
+    # For a person who ends this command early.
+    LEFT_ALONE: ClassVar[str] = "the runs end with this command; the same command goes on"
     config: DictConfig  # by setup, as the next two
     context: HydraContext
     task_function: TaskFunction
@@ -71,39 +72,37 @@ class ClusterLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         jobs = make_jobs(self.job, self.config, self.context, job_overrides)
         distinct = list(dict.fromkeys(jobs))
-        done = {job: outcome for job in distinct if (outcome := job.outcome())}
-        left = [job for job in distinct if job not in done]
+        done = {job.key: outcome for job in distinct if (outcome := job.outcome())}
+        left = [job for job in distinct if job.key not in done]
         label = dict(zip(distinct, self.job.labels(distinct), strict=True))
         console = SweepConsole()
-        console.say(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
-        for job, outcome in done.items():
-            console.say(f"{label[job]}: skipped, {outcome.text}")
+        console.print(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
+        for job in distinct:
+            if job.key in done:
+                console.print(f"{label[job]}: skipped, {done[job.key].text}")
         results: Sequence[JobReturn] = []
         cause = "see above for each"
         try:
             if left:
                 results = self._engine_launch(left)
         except KeyboardInterrupt:
-            console.say(self.LEFT_ALONE)
+            console.print(self.LEFT_ALONE)
             raise
         except Exception as error:  # one job that was killed is enough for that
             cause = self.job.cause(error).partition(" Error stream")[0]
         for job, result in zip_longest(left, results):
             ended, text = self._conclude(job, result)
             if ended:
-                done[job] = ended
-            console.say(f"{label[job]}: {text}")
+                done[job.key] = ended
+            console.print(f"{label[job]}: {text}")
         missing = len(distinct) - len(done)
-        console.say(f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing))
+        console.print(
+            f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing)
+        )
         if "n_trials" not in self.config.hydra.sweeper:  # a search is not over yet
             self.job.answer(distinct)
         failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")
-        return [
-            make_return(job, JobStatus.COMPLETED, done[job].value)
-            if job in done
-            else make_return(job, JobStatus.FAILED, failure)
-            for job in jobs
-        ]
+        return make_returns(jobs, done, failure)
 
     def _engine_launch(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
         # The engines make hydra.sweep.dir in every job, and compose there what is not used: with
@@ -147,7 +146,6 @@ class SlurmLocal(ClusterLauncher):
 
     ENGINE = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
     SCHEMA = ("hydra_plugins.hydra_submitit_launcher.config", "LocalQueueConf")
-    LEFT_ALONE = "the runs end with this command; the same command goes on"
 
 
 class Ray(ClusterLauncher):
@@ -155,7 +153,6 @@ class Ray(ClusterLauncher):
 
     ENGINE = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
     SCHEMA = ("hydra_plugins.hydra_ray_launcher._config", "RayLauncherConf")
-    LEFT_ALONE = "the runs end with this command; the same command goes on"
 
 
 def _store(name: str, launcher: type[ClusterLauncher]) -> None:

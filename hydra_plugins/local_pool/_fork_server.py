@@ -170,13 +170,8 @@ def _ready_for_server(env: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        _replace_environment(before)
-
-
-def _replace_environment(variables: Mapping[str, str]) -> None:
-    for name in os.environ.keys() - variables.keys():
-        del os.environ[name]
-    os.environ.update(variables)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
@@ -223,7 +218,8 @@ def _run_job(
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv[1:] = [label]
-    _replace_environment(env)
+    os.environ.clear()
+    os.environ.update(env)
     multiprocessing.set_start_method(None, force=True)  # the job's own processes: as by default
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     gc.freeze()  # or a collection would copy what is shared with the server

@@ -66,12 +66,12 @@ class Composer:
         self.now: dict[str, Any] = {}  # ${now:…} is one moment for the whole sweep
         self._parser = OverridesParser.create()
         self._parsed: dict[str, tuple[Override, bool]] = {}
+        # By choices of groups: what their files make, without Hydra's node, and that node.
         self._bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
-        self._files: Any = None
-        if isinstance(loader, ConfigLoaderImpl):
-            _, self._files = loader._parse_overrides_and_create_caching_repo(
-                config.hydra.job.config_name, list(config.hydra.overrides.hydra)
-            )
+        assert isinstance(loader, ConfigLoaderImpl)  # Hydra has no other
+        _, self._files = loader._parse_overrides_and_create_caching_repo(
+            config.hydra.job.config_name, list(config.hydra.overrides.hydra)
+        )
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Compose a job's configuration, as `load_sweep_config` of Hydra's loader does.
@@ -86,15 +86,17 @@ class Composer:
 
     def _quickly(self, overrides: Sequence[str]) -> DictConfig | None:
         """Compose it from parts; None where it takes more than groups and values."""
-        if self._files is None:
-            return None
         lines = [self._parse(line) for line in overrides]
         parsed = [override for override, _ in lines]
         if any(override.is_hydra_override() for override in parsed):
             return None
         chosen = tuple(str(override.input_line) for override, is_group in lines if is_group)
         if chosen not in self._bases:
-            self._bases[chosen] = self._compose_base(chosen)
+            base = self._loader.load_sweep_config(self._config, list(chosen))
+            hydra = base.hydra
+            with read_write(base), open_dict(base):
+                del base["hydra"]
+            self._bases[chosen] = base, hydra
         base, hydra = self._bases[chosen]
         composed = copy.deepcopy(base)
         with open_dict(composed), flag_override(composed, "no_deepcopy_set_nodes", True):
@@ -117,14 +119,6 @@ class Composer:
             is_group = bool(known) and not isinstance(override.value(), dict)
             self._parsed[line] = override, is_group
         return self._parsed[line]
-
-    def _compose_base(self, chosen: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-        """Compose the files of these choices; return them without Hydra's node, and that node."""
-        composed = self._loader.load_sweep_config(self._config, list(chosen))
-        hydra = composed.hydra
-        with read_write(composed), open_dict(composed):
-            del composed["hydra"]
-        return composed, hydra
 
 
 def _resolve(composed: DictConfig, number: int) -> DictConfig:

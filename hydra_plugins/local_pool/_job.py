@@ -167,12 +167,10 @@ class JobSource(ABC):
     """Proposes a pool's jobs one by one, each by the results of others.
 
     Attributes:
-        kind: the class of its jobs.
         total: how many there will be at most, those of earlier processes included.
         before: how many of them earlier processes got done.
     """
 
-    kind: type[Job]
     total: int
     before: int
 

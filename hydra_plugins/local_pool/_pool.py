@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra_plugins.local_pool._fork_server import ForkServer
 from hydra_plugins.local_pool._job import Job, JobSource, Outcome
@@ -19,13 +19,6 @@ LOOK_AGAIN = 1.0  # seconds between two looks at a job that another process is a
 TICK = 0.05  # seconds between two looks at our own
 WATCH = 0.5  # seconds between two looks at how far our own are
 HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
-
-
-class PutOff(NamedTuple):
-    """A job that waits because another process is at it."""
-
-    job: Job
-    since: float  # time.monotonic() of the last look
 
 
 class Pool:
@@ -65,15 +58,14 @@ class Pool:
         self.pruned: dict[str, str] = {}
         self.interrupted = 0
         self.left: list[Job] = []
-        self._stops = 0  # how often jobs are to be told to end
+        self._stops = 0  # how often jobs are to be told to end; then none is started any more
         self._jobs, self._slots, self._env = list(jobs), list(slots), env
         self._at_once, self._spare = len(slots), list(spare)
         self._deadline = deadline
-        self._time_is_up = False
         self._server = server
         self._running: list[JobProcess] = []
         self._pending: deque[Job] = deque()
-        self._put_off: deque[PutOff] = deque()
+        self._put_off: dict[Job, float] = {}  # another process is at it: when we looked last
         self._told_busy: set[str] = set()
         self._too_long: deque[Job] = deque()
         self._source, self._watched = source, 0.0
@@ -86,13 +78,17 @@ class Pool:
         self._view.begin(self._jobs, self.outcomes, len(self._slots))
         handlers = self._handle_signals()
         try:
-            while self._running or (not self._ending and (self._waiting or self._take())):
+            while self._running or (
+                not self._stops and (self._pending or self._put_off or self._take())
+            ):
                 self._check_deadline()
                 self._start_jobs()
-                self._pass_on_stops()
+                for process in self._running:
+                    if process.stops < self._stops:  # the first time it may save what it has
+                        process.stop()
                 self._collect()
                 self._prune()
-                self._view.refresh(self._running, self._waiting)
+                self._view.refresh(self._running, [*self._pending, *self._put_off])
                 time.sleep(TICK)
         finally:
             for process in self._running:  # only after an error of our own
@@ -105,37 +101,26 @@ class Pool:
         failed = [(job, self.failures[job.key]) for job in self._jobs if job.key in self.failures]
         self._view.summarize(self.outcomes, failed, self.left, bool(self.interrupted), self.pruned)
 
-    @property
-    def _ending(self) -> bool:
-        """True if no other job is started."""
-        return bool(self.interrupted) or self._time_is_up
-
-    @property
-    def _waiting(self) -> list[Job]:
-        """The jobs that may still be started."""
-        return [*self._pending, *(put_off.job for put_off in self._put_off)]
-
     def _check_deadline(self) -> None:
-        if self._deadline is None or self._ending or time.monotonic() < self._deadline:
+        if self._deadline is None or self._stops or time.monotonic() < self._deadline:
             return
-        self._time_is_up = True
         self._stops += 1
         if self._running:
-            self._view.show_time_is_up()
+            self._view.say("the time is up: what runs saves and ends")
 
     def _start_jobs(self) -> None:
         """Start a job on every free slot, as long as there are any."""
         if self._server and not self._server.settled():
             return
         self._open_spare_slots()
-        while self._slots and not self._ending and (self._pending or self._take()):
+        while self._slots and not self._stops and (self._pending or self._take()):
             job = self._choose()
             if job is None:
                 return
             slot = self._slots.pop(0)
             process = JobProcess(job, slot, self._env, self._server, self._view.show_output)
             self._running.append(process)
-            self._view.show_start(job, slot)
+            self._view.say_of(job, "started" + (f" on GPU {slot}" if slot else ""))
 
     def _open_spare_slots(self) -> None:
         """Let the last jobs run beside the others when fewer are left than there are slots."""
@@ -156,7 +141,7 @@ class Pool:
                 self._record_end(job, outcome, "elsewhere")
             elif self._source and (why := self._source.stop(job)):  # by what it reached before
                 self._record_pruned(job, why)
-            elif not self._fits_in_time(job):
+            elif self._deadline and time.monotonic() + (job.seconds() or 0.0) >= self._deadline:
                 self._too_long.append(job)
             else:
                 return job
@@ -164,10 +149,9 @@ class Pool:
 
     def _take(self) -> bool:
         """Take a job from the source; return True if it has one now."""
-        if self._source is None or self._ending or self._too_long:
+        if self._source is None or self._stops or self._too_long:
             return False
-        job = self._source.next()
-        if job is None:
+        if (job := self._source.next()) is None:
             return False
         self._jobs.append(job)
         self._view.add(job, self._source.label(job))
@@ -187,17 +171,11 @@ class Pool:
                 process.pruned = why
                 process.stop()
 
-    def _fits_in_time(self, job: Job) -> bool:
-        if self._deadline is None:
-            return True
-        seconds = job.seconds()
-        return seconds is None or time.monotonic() + seconds < self._deadline
-
     def _put_off_busy(self, job: Job) -> None:
         if job.key not in self._told_busy:
             self._told_busy.add(job.key)
-            self._view.show_busy(job)
-        self._put_off.append(PutOff(job, time.monotonic()))
+            self._view.say_of(job, "another process is at it, later")
+        self._put_off[job] = time.monotonic()
 
     def _collect(self) -> None:
         """Take in the jobs that have ended, and those that other processes have let go of."""
@@ -212,12 +190,12 @@ class Pool:
             # Each one that ends may have taught how fast its kind is.
             self._pending.extendleft(reversed(self._too_long))
             self._too_long.clear()
-        while self._put_off and time.monotonic() - self._put_off[0].since > LOOK_AGAIN:
-            job = self._put_off.popleft().job
-            if job.busy():
-                self._put_off.append(PutOff(job, time.monotonic()))
-            else:
-                self._pending.append(job)
+        for job, looked in self._put_off.copy().items():
+            if time.monotonic() - looked > LOOK_AGAIN:
+                self._put_off[job] = time.monotonic()
+                if not job.busy():
+                    del self._put_off[job]
+                    self._pending.append(job)
 
     def _conclude(self, process: JobProcess, code: int) -> None:
         """Decide whether a job whose process has ended is done, is to wait, or has failed."""
@@ -227,8 +205,8 @@ class Pool:
             self._record_end(job, outcome)
         elif process.pruned and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
             self._record_pruned(job, process.pruned)
-        elif self._ending:
-            self._view.show_interrupted(job)
+        elif self._stops:
+            self._view.say_of(job, "interrupted")
         elif code == 0 and job.busy():
             self._put_off_busy(job)
         elif code == 0 and (outcome := job.outcome()):  # the other one has just got it done
@@ -236,17 +214,17 @@ class Pool:
         else:
             nothing = "its process ended well and left no outcome"
             self.failures[job.key] = process.explain(code) if code else nothing
-            self._view.show_failure(job, self.failures[job.key])
+            self._view.end(job, f"FAILED: {self.failures[job.key]}")
 
     def _record_end(self, job: Job, outcome: Outcome, where: str = "") -> None:
         self.outcomes[job.key] = outcome
-        self._view.show_end(job, outcome, where)
+        self._view.end(job, outcome.text + (f" ({where})" if where else ""))
         if self._source:
             self._source.ended(job, outcome)
 
     def _record_pruned(self, job: Job, why: str) -> None:
         self.pruned[job.key] = why
-        self._view.show_end(job, Outcome(None, why), "")
+        self._view.end(job, why)
         if self._source:
             self._source.stopped(job)
 
@@ -262,9 +240,3 @@ class Pool:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._stops += 1
         self.interrupted = self.interrupted or number
-
-    def _pass_on_stops(self) -> None:
-        """Tell every job to end as often as it is due: first it may save what it has."""
-        for process in self._running:
-            if process.stops < self._stops:
-                process.stop()

@@ -93,25 +93,18 @@ class JobProcess:
     def _signal(self) -> None:
         """Send what it was told; again if it had no process group of its own yet."""
         while self._signalled < min(self.stops, 2):
-            if not self._send(last=self._signalled == 1):
+            last = self._signalled == 1
+            try:
+                if hasattr(os, "killpg"):
+                    assert self._child.pid is not None
+                    os.killpg(self._child.pid, signal.SIGKILL if last else signal.SIGTERM)
+                elif not last:  # Windows: jobs notice that their standard input is closed
+                    self._close_stdin()
+                elif isinstance(self._child, subprocess.Popen):
+                    self._child.kill()
+            except ProcessLookupError:
                 return
             self._signalled += 1
-
-    def _send(self, last: bool) -> bool:
-        """Send SIGTERM, or SIGKILL as the `last`; return True if it has been received."""
-        if not hasattr(os, "killpg"):  # Windows: jobs notice that their standard input is closed
-            if last:
-                assert isinstance(self._child, subprocess.Popen)
-                self._child.kill()
-            else:
-                self._close_stdin()
-            return True
-        assert self._child.pid is not None
-        try:
-            os.killpg(self._child.pid, signal.SIGKILL if last else signal.SIGTERM)
-        except ProcessLookupError:
-            return False
-        return True
 
     def _close_stdin(self) -> None:
         with contextlib.suppress(OSError):  # what it never read

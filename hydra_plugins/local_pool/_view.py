@@ -2,32 +2,92 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.text import Text
 
 from hydra_plugins.local_pool._job import Job, JobSource, Outcome
-from hydra_plugins.local_pool._process import JobProcess
-from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration, fit
+
+if TYPE_CHECKING:
+    from hydra_plugins.local_pool._process import JobProcess
 
 REFRESH = 0.5  # seconds; a job's progress is read from its files
 BAR = 10  # columns
 SHORTEST = 12  # columns of a label
 
 
-class Row(NamedTuple):
-    """A running job as the live view shows it, in order of importance but for the label."""
+def duration(seconds: float) -> str:
+    """Write a duration for people: 45 s, 12 min, 3.4 h, 2.1 days."""
+    for unit, size, least in (("days", 86400, 86400), ("h", 3600, 3600), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
 
-    label: str
-    share: float
-    progress: str
-    left: str
-    slot: str
-    detail: str
+
+def fit(text: str, width: int) -> str:
+    """Bring `text` to exactly `width` columns: padded, or cut with an ellipsis."""
+    return text.ljust(width) if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+class SweepConsole(Console):
+    """A console whose reader may go away and whose disk may be full: the sweep goes on silently."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        try:
+            super().print(*objects, **settings)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        # Also for what Python still holds back, and would fail to write when the process ends.
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+    def bar(self, share: float, width: int) -> Text:
+        """Draw a bar of `width` columns of which `share` (0 to 1) is done."""
+        done, rest = "━─" if self.encoding.lower().startswith("utf") else "#."
+        full = round(width * min(1.0, max(0.0, share)))
+        return Text.assemble((done * full, "green"), (rest * (width - full), "bright_black"))
+
+
+class LiveLines:
+    """The last lines of a terminal, drawn again and again.
+
+    rich's own live view goes up by as many rows as it has drawn; in a window that became narrower
+    since, the terminal has folded them into more, and the rest stays behind.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._drawn: list[int] = []  # the lines' lengths
+
+    def draw(self, lines: Sequence[Text]) -> None:
+        """Show `lines`, cut to the window, in place of those before."""
+        self.clear()
+        width, height = self._console.size
+        for line in lines[-max(1, height - 2) :]:
+            line.truncate(width - 1)
+            self._console.print(line, soft_wrap=True)
+            self._drawn.append(line.cell_len)
+
+    def clear(self) -> None:
+        """Take the lines away; what is printed next takes their place."""
+        width = self._console.size.width
+        rows = sum(max(1, -(-length // width)) for length in self._drawn)
+        if rows:
+            self._console.file.write(f"\r\x1b[{rows}A\x1b[J")
+        self._drawn = []
 
 
 class SweepView:
@@ -61,47 +121,32 @@ class SweepView:
         left = self._total - self._ended
         if self._live:
             self._costs = {job: job.cost() for job in jobs if job.key not in done}
-        self._say(f"{self._total} runs: {self._ended} done before, {left} to do, {slots} at once")
+        self.say(f"{self._total} runs: {self._ended} done before, {left} to do, {slots} at once")
         for job in jobs:
             if job.key in done:
-                self._say_of_job(job, f"skipped, {done[job.key].text}")
+                self.say_of(job, f"skipped, {done[job.key].text}")
 
     def add(self, job: Job, label: str) -> None:
         """Take in a job that the source has proposed."""
         self._labels[job] = label
         self._numbers[job] = self._before + len(self._numbers) + 1
 
-    def show_start(self, job: Job, slot: str) -> None:
-        self._say_of_job(job, "started" + (f" on GPU {slot}" if slot else ""))
-
-    def show_end(self, job: Job, outcome: Outcome, where: str) -> None:
+    def end(self, job: Job, text: str) -> None:
+        """Say how a job has ended, and count it."""
         self._ended += 1
-        self._say_of_job(job, outcome.text + (f" ({where})" if where else ""))
-
-    def show_failure(self, job: Job, cause: str) -> None:
-        self._ended += 1
-        self._say_of_job(job, f"FAILED: {cause}")
-
-    def show_interrupted(self, job: Job) -> None:
-        self._say_of_job(job, "interrupted")
-
-    def show_busy(self, job: Job) -> None:
-        self._say_of_job(job, "another process is at it, later")
-
-    def show_time_is_up(self) -> None:
-        self._say("the time is up: what runs saves and ends")
+        self.say_of(job, text)
 
     def show_output(self, job: Job, line: str) -> None:
         """Show a line that a job has printed; the live view shows its progress instead."""
         if self._mode == "plain":
-            self._say(f"{self._number(job)} {line}")
+            self.say(f"{self._number(job)} {line}")
 
     def refresh(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> None:
         """Bring the live view up to date, now and then."""
         if self._live is None or time.monotonic() - self._refreshed < REFRESH:
             return
         width = self._console.size.width
-        lines = self._lay_out([self._describe(process) for process in running], width)
+        lines = self._lay_out(running, width)
         share = self._ended / self._total
         text = f" {self._ended} of {self._total} ended, {len(running)} running"
         if left := self._estimate_left(running, waiting):
@@ -110,39 +155,36 @@ class SweepView:
             self._live.draw([*lines, self._console.bar(share, BAR) + Text(text)])
         self._refreshed = time.monotonic()
 
-    def _describe(self, process: JobProcess) -> Row:
+    def _describe(self, process: JobProcess) -> tuple[str, float, list[str]]:
+        """Describe a running job: label, share done, and the rest in order of importance."""
         job, progress = process.job, process.job.progress()
         label = f"{self._number(job)} {self._labels[job]}"
         slot = f"GPU {process.slot}" if process.slot else ""
         if progress is None:
-            return Row(label, 0.0, "starting", "", slot, "")
+            return label, 0.0, ["starting", "", slot, ""]
         before = process.at_start.done if process.at_start else 0.0
         made, passed = progress.done - before, time.monotonic() - process.started
         left = f"{duration(passed / made * (progress.total - progress.done))} left" if made else ""
-        share = progress.done / progress.total
-        return Row(label, share, progress.text, left, slot, progress.detail)
+        return label, progress.done / progress.total, [progress.text, left, slot, progress.detail]
 
-    def _lay_out(self, rows: Sequence[Row], width: int) -> list[Text]:
-        """Return a line for each row; if they are too wide, the detail goes, then labels' ends."""
-        if not rows:
-            return []
-        texts = [[row.progress, row.left, row.slot, row.detail] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        longest = max(len(row.label) for row in rows)
+    def _lay_out(self, running: Sequence[JobProcess], width: int) -> list[Text]:
+        """Return a line for each job; if they are too wide, the detail goes, then labels' ends."""
+        rows = [self._describe(process) for process in running]
+        widths = [max(map(len, column)) for column in zip(*(row[2] for row in rows), strict=True)]
+        longest = max((len(label) for label, _, _ in rows), default=0)
 
         def room() -> int:  # for the label, between gaps of two columns
             return width - 1 - BAR - 2 - sum(w + 2 for w in widths if w)
 
-        if room() < longest:
+        if rows and room() < longest:
             widths[-1] = 0
-        label = min(longest, max(SHORTEST, room()))
+        longest = min(longest, max(SHORTEST, room()))
         lines = []
-        for row, cells in zip(rows, texts, strict=True):
-            cells = [fit(text, w) for text, w in zip(cells, widths, strict=True) if w]
-            bar = self._console.bar(row.share, BAR)
-            line = Text(fit(row.label, label) + "  ") + bar + Text("  " + "  ".join(cells))
-            line.rstrip()
-            lines.append(line)
+        for label, share, texts in rows:
+            cells = [fit(text, w) for text, w in zip(texts, widths, strict=True) if w]
+            bar = self._console.bar(share, BAR)
+            lines.append(Text(fit(label, longest) + "  ") + bar + Text("  " + "  ".join(cells)))
+            lines[-1].rstrip()
         return lines
 
     def _estimate_left(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> float | None:
@@ -166,41 +208,38 @@ class SweepView:
         if self._live:
             with self._lock:
                 self._live.clear()
-        parts = [f"{self._before} before"] if self._before else []
-        parts.append(f"{len(outcomes)} done")
-        if pruned:
-            parts.append(f"{len(pruned)} stopped early")
-        if failures:
-            parts.append(f"{len(failures)} failed")
-        ended = self._before + len(outcomes) + len(pruned) + len(failures)
-        if unfinished := self._total - ended:
-            parts.append(f"{unfinished} not finished")
+        counts = {"before": self._before, "done": len(outcomes), "stopped early": len(pruned)}
+        counts["failed"] = len(failures)
+        counts["not finished"] = self._total - sum(counts.values())
+        parts = [f"{count} {how}" for how, count in counts.items() if count or how == "done"]
         passed = duration(time.monotonic() - self._start)
-        self._say(f"{self._total} runs: {', '.join(parts)}; {passed}")
+        self.say(f"{self._total} runs: {', '.join(parts)}; {passed}")
         for job, cause in failures:
             log = job.log()
-            self._say(f"failed: {self._labels[job]}: {cause}" + (f" (log: {log})" if log else ""))
+            self.say(f"failed: {self._labels[job]}: {cause}" + (f" (log: {log})" if log else ""))
         for job in left:
-            self._say(f"left: {self._labels[job]}")
+            self.say(f"left: {self._labels[job]}")
         if interrupted:
-            self._say("interrupted; the same command goes on")
+            self.say("interrupted; the same command goes on")
         elif failures:
-            self._say("the same command tries the failed ones again")
+            self.say("the same command tries the failed ones again")
         elif left:
-            self._say("there was no time for the rest; the same command goes on")
+            self.say("there was no time for the rest; the same command goes on")
 
     def _number(self, job: Job) -> str:
         width = len(str(self._total))
         return f"[{self._numbers[job]:>{width}}/{self._total}]"
 
-    def _say_of_job(self, job: Job, text: str) -> None:
-        self._say(f"{self._number(job)} {self._labels[job]}: {text}")
+    def say_of(self, job: Job, text: str) -> None:
+        """Print a line about a job."""
+        self.say(f"{self._number(job)} {self._labels[job]}: {text}")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
         if self._mode == "quiet":
             return
         with self._lock:
             if self._live:
                 self._live.clear()
                 self._refreshed = 0.0  # soon again
-            self._console.say(text)
+            self._console.print(text)

@@ -20,10 +20,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from hydra_plugins.local_pool._grid import make_jobs
-from hydra_plugins.local_pool._job import AtOnce, Job, JobSource, SweepFailed
+from hydra_plugins.local_pool._job import AtOnce, Job, JobSource, Outcome, SweepFailed
 
 if TYPE_CHECKING:
-    from hydra_plugins.local_pool._fork_server import ForkServer
     from hydra_plugins.local_pool._pool import Pool
 
 VIEWS = ("auto", "live", "plain", "quiet")
@@ -49,21 +48,25 @@ class LocalPoolConf:
 
     def __post_init__(self) -> None:
         number = type(self.jobs_per_device) is int and self.jobs_per_device >= 1
-        self._require(
-            number or self.jobs_per_device == "auto", "jobs_per_device", "auto, or 1 or more"
-        )
-        self._require(self.threads >= 0, "threads", "0 or more")
-        self._require(0 <= self.minutes < math.inf, "minutes", "0 or more")
-        self._require(self.progress in VIEWS, "progress", f"one of {', '.join(VIEWS)}")
         several = not isinstance(self.devices, str) and isinstance(self.devices, Sequence)
         distinct = several and 0 < len(self.devices) == len({str(d) for d in self.devices})
-        allowed = "auto, or a list of different device numbers such as [0,1]"
-        self._require(self.devices == "auto" or distinct, "devices", allowed)
+        listed = "auto, or a list of different device numbers such as [0,1]"
+        check_options(
+            self,
+            "hydra.launcher",
+            jobs_per_device=(number or self.jobs_per_device == "auto", "auto, or 1 or more"),
+            threads=(self.threads >= 0, "0 or more"),
+            minutes=(0 <= self.minutes < math.inf, "0 or more"),
+            progress=(self.progress in VIEWS, f"one of {', '.join(VIEWS)}"),
+            devices=(self.devices == "auto" or distinct, listed),
+        )
 
-    def _require(self, condition: bool, key: str, allowed: str) -> None:
-        if not condition:
-            value = getattr(self, key)
-            message = f"hydra.launcher.{key}={value} is not allowed: {allowed}"
+
+def check_options(options: object, group: str, **rules: tuple[bool, str]) -> None:
+    """Refuse an option whose rule does not hold; a rule is a truth, and what is allowed."""
+    for key, (holds, allowed) in rules.items():
+        if not holds:
+            message = f"{group}.{key}={getattr(options, key)} is not allowed: {allowed}"
             raise ConfigCompositionException(message)
 
 
@@ -103,12 +106,7 @@ class LocalPool(Launcher):
             raise SystemExit(0)
         failed = len(pool.failures)
         error = SweepFailed(f"{failed} of {len(distinct)} runs failed; see above for each")
-        return [
-            make_return(job, JobStatus.COMPLETED, pool.outcomes[job.key].value)
-            if job.key in pool.outcomes
-            else make_return(job, JobStatus.FAILED, error)
-            for job in jobs
-        ]
+        return make_returns(jobs, pool.outcomes, error)
 
     def search(self, source: JobSource) -> None:
         """Run the jobs that `source` proposes, every slot busy as long as there are any.
@@ -119,8 +117,7 @@ class LocalPool(Launcher):
         """
         if self.options.plan:
             print("These are the first of a search, which chooses the next by what they reach.")
-            slots, _ = self._slots(visible_devices(self.options.devices))
-            self._plan([job for _ in slots if (job := source.next())])
+            self._plan([job for _ in self._slots()[0] if (job := source.next())])
         pool = self._run([], source.total, source)
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
@@ -129,11 +126,12 @@ class LocalPool(Launcher):
         if pool.left:
             raise SystemExit(0)
 
-    def _slots(self, devices: list[str], to_do: Sequence[Job] = ()) -> tuple[list[str], list[str]]:
+    def _slots(self, to_do: Sequence[Job] = ()) -> tuple[list[str], list[str]]:
         """A device for each job that may run at once, and for more of them when they are the last.
 
         The number is set here, once for the whole sweep.
         """
+        devices = visible_devices(self.options.devices)
         count = self.options.jobs_per_device
         if count != "auto":
             return devices * int(count), []
@@ -149,7 +147,7 @@ class LocalPool(Launcher):
 
     def _plan(self, jobs: Sequence[Job]) -> None:
         to_do = [job for job in jobs if job.outcome() is None]
-        slots, spare = self._slots(visible_devices(self.options.devices), to_do)
+        slots, spare = self._slots(to_do)
         at_once = AtOnce(max(1, min(len(slots), len(jobs))), len(slots) + len(spare))
         if jobs:
             type(jobs[0]).plan(jobs, at_once, self._threads(at_once.runs))
@@ -157,18 +155,20 @@ class LocalPool(Launcher):
 
     def _run(self, jobs: Sequence[Job], count: int, source: JobSource | None = None) -> "Pool":
         """Run `jobs` and what the source proposes, `count` in all; return the pool that did."""
+        from hydra_plugins.local_pool._fork_server import AVAILABLE, ForkServer
         from hydra_plugins.local_pool._pool import Pool
 
         done = {job.key: outcome for job in jobs if (outcome := job.outcome())}
         to_do = [job for job in jobs if job.key not in done]
-        devices = visible_devices(self.options.devices)
-        slots, spare = self._slots(devices, to_do)
+        slots, spare = self._slots(to_do)
         threads = self._threads(min(len(slots), count))
         env = {"OMP_NUM_THREADS": str(threads)}
         env |= {**self.options.env, **self.config.hydra.job.env_set}
         several = source.total - source.before if source else len(to_do)
+        kind: type[Job] = get_class(self.options.job)
         # Not with GPUs: that a fork is safe for CUDA has not been tried on one.
-        server = None if any(devices) or several < 2 else self._fork_server(env)
+        forks = AVAILABLE and kind.entry and several > 1 and not any(slots)
+        server = ForkServer(kind.preload, env) if forks else None
         try:
             pool = Pool(
                 jobs,
@@ -187,13 +187,6 @@ class LocalPool(Launcher):
                 server.close()
         return pool
 
-    def _fork_server(self, env: Mapping[str, str]) -> "ForkServer | None":
-        """A process to fork jobs from, where this system and their class know of one."""
-        from hydra_plugins.local_pool._fork_server import AVAILABLE, ForkServer
-
-        kind: type[Job] = get_class(self.options.job)
-        return ForkServer(kind.preload, env) if AVAILABLE and kind.entry else None
-
 
 class _Returned(JobReturn):
     """Hydra's result, but it raises a failure without printing the overrides first."""
@@ -209,11 +202,17 @@ class _Returned(JobReturn):
         self._return_value = value
 
 
-def make_return(job: Job, status: JobStatus, value: Any) -> JobReturn:
-    """Make Hydra's result of a job; `value` is its return value or the exception it raised."""
-    result = _Returned(overrides=job.overrides, cfg=job.config, status=status)
-    result.return_value = value
-    return result
+def make_returns(
+    jobs: Sequence[Job], outcomes: Mapping[str, Outcome], error: Exception
+) -> list[JobReturn]:
+    """Make Hydra's results of jobs; one whose key has no outcome raises `error`."""
+    results: list[JobReturn] = []
+    for job in jobs:
+        outcome = outcomes.get(job.key)
+        status = JobStatus.COMPLETED if outcome else JobStatus.FAILED
+        results.append(_Returned(overrides=job.overrides, cfg=job.config, status=status))
+        results[-1].return_value = outcome.value if outcome else error
+    return results
 
 
 def visible_devices(wanted: Any) -> list[str]:
@@ -221,16 +220,8 @@ def visible_devices(wanted: Any) -> list[str]:
     if wanted != "auto":
         return [str(device) for device in wanted]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        visible = ",".join(_list_gpus())
-    return [device for device in visible.split(",") if device.strip()] or [""]
-
-
-def _list_gpus() -> list[str]:
-    """The numbers of the GPUs here, by the driver's own tool: no need to load PyTorch."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout.split() if done.returncode == 0 else []
+    if visible is None and (tool := shutil.which("nvidia-smi")):  # no need to load PyTorch
+        query = [tool, "--query-gpu=index", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+        visible = "" if done.returncode else ",".join(done.stdout.split())
+    return [device for device in (visible or "").split(",") if device.strip()] or [""]

@@ -85,21 +85,17 @@ class Grid(LaunchingSweeper):
         others = [argument for argument in arguments if argument != line]
         grids = []
         for option in several[-1].sweep_string_iterator():
-            arguments = [f"{key}={option}", *others]
-            grids.append((arguments, self._read_params(arguments, f"{key}={option}")))
+            preset = f"{key}={option}"
+            composed = self.context.config_loader.load_configuration(
+                config_name=self.config.hydra.job.config_name,
+                overrides=[*self.config.hydra.overrides.hydra, preset, *others],
+                run_mode=RunMode.MULTIRUN,
+            )
+            if composed.hydra.sweeper._target_ != GridConf._target_:
+                message = f"{preset} is no grid and can't be swept over with others: run it alone"
+                raise ConfigCompositionException(message)
+            grids.append(([preset, *others], dict(composed.hydra.sweeper.params)))
         return grids
-
-    def _read_params(self, arguments: list[str], preset: str) -> dict[str, Any]:
-        """Read the grid that a preset brings."""
-        composed = self.context.config_loader.load_configuration(
-            config_name=self.config.hydra.job.config_name,
-            overrides=[*self.config.hydra.overrides.hydra, *arguments],
-            run_mode=RunMode.MULTIRUN,
-        )
-        if composed.hydra.sweeper._target_ != GridConf._target_:
-            message = f"{preset} is no grid and can't be swept over with others: run it alone"
-            raise ConfigCompositionException(message)
-        return dict(composed.hydra.sweeper.params)
 
     def _expand(self, arguments: list[str]) -> list[list[str]]:
         """Expand a grid to the command lines of its jobs.

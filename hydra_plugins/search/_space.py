@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import ConfigCompositionException
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-Space = Mapping[str, BaseDistribution]
+Axis = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = Mapping[str, Axis]
 Point = Mapping[str, Any]
 
 
-def distribution(override: Override) -> BaseDistribution:
+def distribution(override: Override) -> Axis:
     """Read the sweep over one key as a distribution of Optuna's.
 
     Raises:
@@ -56,27 +52,22 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(choices)
 
 
-def list_values(axis: BaseDistribution) -> list[Any] | None:
+def list_values(axis: Axis) -> list[Any] | None:
     """List every value of an axis of the space; None if they can't be counted."""
     if isinstance(axis, CategoricalDistribution):
         return list(axis.choices)
-    if isinstance(axis, (IntDistribution, FloatDistribution)) and axis.step and not axis.log:
+    if axis.step and not axis.log:
         count = round((axis.high - axis.low) / axis.step) + 1
         return [axis.low + number * axis.step for number in range(count)]
     return None
 
 
-def list_ends(axis: BaseDistribution) -> list[Any]:
-    """List the extreme values of an axis: both ends, or every choice."""
-    if isinstance(axis, CategoricalDistribution):
-        return list(axis.choices)
-    assert isinstance(axis, (IntDistribution, FloatDistribution))
-    return [axis.low, axis.high]
-
-
 def list_corners(space: Space) -> list[Point]:
     """List a few points that together have every extreme value of every key."""
-    columns = {key: list_ends(axis) for key, axis in space.items()}
+    columns: dict[str, Sequence[Any]] = {
+        key: axis.choices if isinstance(axis, CategoricalDistribution) else (axis.low, axis.high)
+        for key, axis in space.items()
+    }
     count = max(map(len, columns.values()))
     rows = zip(*(islice(cycle(column), count) for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]

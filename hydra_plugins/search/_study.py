@@ -1,4 +1,4 @@
-"""Optuna's study in a file: ask, report, tell."""
+"""Optuna's study in a file, and its trials as jobs of a pool."""
 
 from __future__ import annotations
 
@@ -7,28 +7,43 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import optuna
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from optuna.distributions import distribution_to_json
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hydra_plugins.local_pool import Job, JobSource, Outcome
 from hydra_plugins.search import _space
 from hydra_plugins.search._space import Point, Space
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from hydra_plugins.search.sweeper import SearchConf
+
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@contextlib.contextmanager
+def silent_optuna() -> Iterator[None]:
+    """Silence Optuna's log and its warnings that parts of it are new."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 class Trial(NamedTuple):
@@ -36,15 +51,6 @@ class Trial(NamedTuple):
 
     number: int
     point: Point
-
-
-class Options(NamedTuple):
-    """The options of a search: how it proposes and prunes."""
-
-    direction: str
-    seed: int
-    sampler: DictConfig
-    pruner: DictConfig
 
 
 class Grid(GridSampler):
@@ -66,25 +72,27 @@ class SearchStudy:
         ConfigCompositionException: the options are not Optuna's, or don't go with the space.
     """
 
-    def __init__(self, storage: BaseStorage, space: Space, options: Options, question: str) -> None:
+    @silent_optuna()
+    def __init__(
+        self, storage: BaseStorage, space: Space, options: SearchConf, question: str
+    ) -> None:
         self.space, self.options = space, options
         self._storage = storage
         self.name = _name(space, options, question)
-        with silent_optuna():
-            self._study = optuna.create_study(
-                storage=storage,
-                sampler=self._make_sampler(0),
-                pruner=_instantiate(
-                    "pruner", lambda: cast(BasePruner, instantiate(options.pruner))
-                ),
-                study_name=self.name,
-                direction=StudyDirection[options.direction.upper()],
-                load_if_exists=True,
-            )
-            self._id = storage.get_study_id_from_name(self.name)
-            for trial in self._study.get_trials(deepcopy=False):
-                if trial.params.keys() != space.keys() and not trial.state.is_finished():
-                    self._study.tell(trial.number, state=TrialState.FAIL)  # killed while it asked
+        with _refuse("pruner"):
+            pruner = instantiate(options.pruner)
+        self._study = optuna.create_study(
+            storage=storage,
+            sampler=self._make_sampler(0),
+            pruner=pruner,
+            study_name=self.name,
+            direction=StudyDirection[options.direction.upper()],
+            load_if_exists=True,
+        )
+        self._id = storage.get_study_id_from_name(self.name)
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.params.keys() != space.keys() and not trial.state.is_finished():
+                self._study.tell(trial.number, state=TrialState.FAIL)  # killed while it asked
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -107,17 +115,17 @@ class SearchStudy:
             return math.inf
         return math.prod(len(_space.list_values(of) or ()) for of in self.space.values())
 
+    @silent_optuna()
     def ask(self) -> Trial:
         """Propose a new trial."""
-        with silent_optuna():
-            self._study.sampler = self._make_sampler(len(self._study.get_trials(deepcopy=False)))
-            trial = self._study.ask(dict(self.space))
-        return self._trial(trial)
+        self._study.sampler = self._make_sampler(len(self._study.get_trials(deepcopy=False)))
+        return self._trial(self._study.ask(dict(self.space)))
 
     def _trial(self, trial: FrozenTrial | optuna.Trial) -> Trial:
         """Make a trial of Optuna's one, its keys in the order of the space, as they were typed."""
         return Trial(trial.number, {key: trial.params[key] for key in self.space})
 
+    @silent_optuna()
     def report(self, number: int, curve: list[tuple[int, float]]) -> bool:
         """Report a trial's values by step; return True if it should be pruned at one of them."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
@@ -126,22 +134,19 @@ class SearchStudy:
             if step in known:
                 continue
             self._storage.set_trial_intermediate_value(trial_id, step, value)
-            with silent_optuna():
-                trial = self._storage.get_trial(trial_id)
-                if self._study.pruner.prune(self._study, trial):
-                    return True
+            if self._study.pruner.prune(self._study, self._storage.get_trial(trial_id)):
+                return True
         return False
 
+    @silent_optuna()
     def tell(self, number: int, value: float | None, state: TrialState | None = None) -> None:
         """Tell the outcome of a trial, or the `state` it is left in."""
-        with silent_optuna():
-            self._study.tell(number, value, state=state, skip_if_finished=True)
+        self._study.tell(number, value, state=state, skip_if_finished=True)
 
     def _make_sampler(self, number: int) -> BaseSampler:
         """Make the sampler of trial `number`, anew: nothing it knows is lost with a process."""
         options, seed = self.options.sampler, self.options.seed
-
-        def make() -> BaseSampler:
+        with _refuse("sampler"):
             if not issubclass(get_class(options._target_), GridSampler):
                 of_trial = np.random.SeedSequence([seed, number]).generate_state(1)
                 return cast(BaseSampler, instantiate(options, seed=int(of_trial[0])))
@@ -152,13 +157,71 @@ class SearchStudy:
                     raise ConfigCompositionException(f"hydra/sweeper/sampler=grid: {message}")
             return Grid({key: column or [] for key, column in columns.items()}, seed)
 
-        return _instantiate("sampler", make)
+
+class Search(JobSource):
+    """Jobs for the trials of a study, until there are `n_trials`.
+
+    Args:
+        make: makes a job of overrides; raises where its configuration is not allowed.
+        say: tells the user a line.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        n_trials: int,
+        kind: type[Job],
+        make: Callable[[Sequence[str]], Job],
+        say: Callable[[str], None],
+    ) -> None:
+        self.study, self.kind, self._make, self._say = study, kind, make, say
+        self.total = n_trials
+        self.before = sum(trial.state in STATES for trial in study.trials)
+        self._again = study.open()
+        self._trials: dict[str, list[Trial]] = {}  # by the key of a job that has not ended
+
+    def next(self) -> Job | None:
+        while True:
+            if self._again:
+                trial = self._again.pop(0)
+            elif len(self.study.trials) < self.total:
+                trial = self.study.ask()
+            else:
+                return None
+            try:
+                job = self._make(_space.overrides(trial.point))
+            except Exception as error:  # a combination that is not allowed; its values are
+                self._say(f"{_space.label(trial.point)}: not tried: {self.kind.cause(error)}")
+                self.study.tell(trial.number, None, TrialState.FAIL)
+                continue
+            if job.key in self._trials:  # it runs already
+                self._trials[job.key].append(trial)
+                continue
+            self._trials[job.key] = [trial]
+            return job
+
+    def label(self, job: Job) -> str:
+        return _space.label(self._trials[job.key][0].point)
+
+    def stop(self, job: Job) -> str:
+        curve = list(job.curve())
+        pruned = [self.study.report(trial.number, curve) for trial in self._trials[job.key]]
+        return f"pruned after step {curve[-1][0]}, at {curve[-1][1]:.4g}" if any(pruned) else ""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        for trial in self._trials.pop(job.key):
+            self.study.tell(trial.number, outcome.value)
+
+    def stopped(self, job: Job) -> None:
+        for trial in self._trials.pop(job.key):
+            self.study.tell(trial.number, None, TrialState.PRUNED)
 
 
-def _instantiate(what: str, make: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _refuse(what: str) -> Iterator[None]:
     """Let Optuna make something of its options; its complaint becomes one line."""
     try:
-        return make()
+        yield
     except ConfigCompositionException:
         raise
     except Exception as error:
@@ -166,7 +229,7 @@ def _instantiate(what: str, make: Callable[[], T]) -> T:
         raise ConfigCompositionException(f"hydra.sweeper.{what}: {cause}") from None
 
 
-def _name(space: Space, options: Options, question: str) -> str:
+def _name(space: Space, options: SearchConf, question: str) -> str:
     """Name a study: the keys for people, then a hash of the question."""
     asked = {
         "space": {key: distribution_to_json(of) for key, of in space.items()},
@@ -200,59 +263,33 @@ def open_storage(path: Path | None) -> Iterator[BaseStorage]:
     if path is None:
         yield InMemoryStorage()
         return
+    other = "hydra.sweeper.storage=<another file>"
+    misuse = ConfigCompositionException(f"{path} is not a journal of Optuna's: {other}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a pipe would hang
-            raise ConfigCompositionException(_describe_misuse(path))
+            raise misuse
         file = open(path, "ab+")  # noqa: SIM115 (closed below)
     except OSError as error:
         message = f"{path} can't be written: {error.strerror}"
         raise ConfigCompositionException(message) from None
     with file:
-        _hold(file, path)
-        _drop_torn_line(file, path)
+        with contextlib.suppress(ImportError):  # Windows: nothing tells two searches apart
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"another search has {path}: wait for it, or {other}"
+                raise ConfigCompositionException(message) from None
+        file.seek(0)
+        content = file.read()
+        if content and not content.startswith(b'{"op_code":'):
+            raise misuse  # and the file is left alone
+        # A last line that a full disk or a crash has cut off goes: Optuna would go on in it.
+        file.truncate(content.rfind(b"\n") + 1)
         try:
             storage = JournalStorage(JournalFileBackend(str(path), _Held(str(path))))
         except Exception:
-            raise ConfigCompositionException(_describe_misuse(path)) from None
+            raise misuse from None
         yield storage
-
-
-def _describe_misuse(path: Path) -> str:
-    return f"{path} is not a journal of Optuna's: hydra.sweeper.storage=<another file>"
-
-
-def _hold(file: Any, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing tells two searches on one file apart
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        message = f"another search has {path}: wait for it, or hydra.sweeper.storage=<another file>"
-        raise ConfigCompositionException(message) from None
-
-
-def _drop_torn_line(file: Any, path: Path) -> None:
-    """Drop a last line that a full disk or a crash has cut off; Optuna would go on in it."""
-    file.seek(0)
-    content = file.read()
-    if content and not content.startswith(b'{"op_code":'):
-        raise ConfigCompositionException(_describe_misuse(path))  # and is left alone
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        file.truncate(whole)
-
-
-@contextlib.contextmanager
-def silent_optuna() -> Iterator[None]:
-    """Silence Optuna's log and its warnings that parts of it are new."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations`: see local_pool/launcher.py.
 import importlib.metadata
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.local_pool import Job, Outcome
 from hydra_plugins.local_pool._grid import Composer, make_jobs
-from hydra_plugins.local_pool._terminal import SweepConsole
-from hydra_plugins.local_pool.launcher import LocalPool
+from hydra_plugins.local_pool._view import SweepConsole
+from hydra_plugins.local_pool.launcher import LocalPool, check_options
 from hydra_plugins.local_pool.sweeper import LaunchingSweeper
 
 if TYPE_CHECKING:
-    from hydra_plugins.search._search import Search
+    from hydra_plugins.search._study import Search, SearchStudy
 
 OLDEST = 4  # of Optuna: its journals' names
 
@@ -46,17 +45,15 @@ class SearchConf:
     _recursive_: bool = False
 
     def __post_init__(self) -> None:
-        for key, least in (("n_trials", 1), ("batch", 1), ("seed", 0)):
-            self._require(getattr(self, key) >= least, key, f"{least} or more")
-        directions = ("maximize", "minimize")
-        self._require(self.direction in directions, "direction", " or ".join(directions))
-        self._require(bool(self.storage.strip()), "storage", "a file")
-
-    def _require(self, condition: bool, key: str, allowed: str) -> None:
-        if not condition:
-            value = getattr(self, key)
-            message = f"hydra.sweeper.{key}={value} is not allowed: {allowed}"
-            raise ConfigCompositionException(message)
+        check_options(
+            self,
+            "hydra.sweeper",
+            n_trials=(self.n_trials >= 1, "1 or more"),
+            batch=(self.batch >= 1, "1 or more"),
+            seed=(self.seed >= 0, "0 or more"),
+            direction=(self.direction in ("maximize", "minimize"), "maximize or minimize"),
+            storage=(bool(self.storage.strip()), "a file"),
+        )
 
 
 def available() -> bool:
@@ -79,7 +76,6 @@ class OptunaSearch(LaunchingSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from hydra_plugins.search import _space, _study
-        from hydra_plugins.search._search import Search
 
         fixed, space = self._split(arguments)
         job = OmegaConf.select(self.config, "hydra.launcher.job")
@@ -91,25 +87,24 @@ class OptunaSearch(LaunchingSweeper):
 
         # Before anything is written: every extreme value is tried, and the options are Optuna's.
         first, *_ = [make(_space.overrides(point)) for point in _space.list_corners(space)]
-        o = self.options
-        options = _study.Options(o.direction, o.seed, o.sampler, o.pruner)
         with _study.open_storage(None) as nowhere:
-            _study.SearchStudy(nowhere, space, options, "")
+            _study.SearchStudy(nowhere, space, self.options, "")
+        quiet = OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet"
         planned = isinstance(self.launcher, LocalPool) and self.launcher.options.plan
-        file = None if planned else Path(os.path.expanduser(o.storage))
+        file = None if planned else Path(self.options.storage).expanduser()
         with _study.open_storage(file) as storage:
-            study = _study.SearchStudy(storage, space, options, first.label)
-            n_trials = int(min(o.n_trials, study.most))
-            search = Search(study, n_trials, kind, make, self._console.say)
+            study = _study.SearchStudy(storage, space, self.options, first.label)
+            n_trials = int(min(self.options.n_trials, study.most))
+            search = _study.Search(study, n_trials, kind, make, self._console.print)
             try:
                 if isinstance(self.launcher, LocalPool):
                     self.launcher.search(search)
                 else:
                     self._search_in_batches(search)
             finally:
-                if not planned:
+                if not planned and not quiet:
                     self._summarize(study, file)
-        if not self._quiet():
+        if not quiet:
             kind.answer([make(_space.overrides(point)) for point in study.completed()])
 
     def _split(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
@@ -129,7 +124,7 @@ class OptunaSearch(LaunchingSweeper):
     def _search_in_batches(self, search: "Search") -> None:
         """Search on a launcher that takes a list of jobs and returns when all have ended."""
         if not self.options.pruner._target_.endswith(".NopPruner"):
-            self._console.say("without pruning: this launcher says nothing of jobs that run")
+            self._console.print("without pruning: this launcher says nothing of jobs that run")
         index = 0
         while batch := [j for _ in range(self.options.batch) if (j := search.next())]:
             results = self.launcher.launch([job.overrides for job in batch], index)
@@ -137,13 +132,9 @@ class OptunaSearch(LaunchingSweeper):
             for job, result in zip(batch, results, strict=True):
                 search.ended(job, Outcome(result.return_value, ""))  # raises what it failed with
 
-    def _quiet(self) -> bool:
-        return bool(OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet")
-
-    def _summarize(self, study: Any, file: Path | None) -> None:
+    def _summarize(self, study: "SearchStudy", file: Path | None) -> None:
         counts = Counter(trial.state.name for trial in study.trials)
         names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "not allowed", "RUNNING": "open"}
         parts = [f"{counts[name]} {word}" for name, word in names.items() if counts[name]]
-        if self._quiet():
-            return
-        self._console.say(f"{len(study.trials)} trials: {', '.join(parts)}; {study.name} in {file}")
+        said = f"{len(study.trials)} trials: {', '.join(parts)}; {study.name} in {file}"
+        self._console.print(said)

@@ -15,17 +15,10 @@ from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe
 
 VERSION = f"resnet-cifar {__version__}"
-FULL_ERROR = "HYDRA_FULL_ERROR"  # "1" from the user: errors keep their traceback
-# Says that the other one was set here: a sweep's jobs inherit both.
-ONE_LINE = "RESNET_CIFAR_ONE_LINE_ERRORS"
 
 
 class CarriedError(BaseException):
-    """Carry an error past Hydra, which would print about every Exception it meets."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    """Carry an error, its argument, past Hydra, which prints about every Exception it meets."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,20 +57,13 @@ def run_command(
                 setattr(options, name, value.expanduser())
         work(options)
 
-    return run_to_exit_code(parse_and_work, os.environ.get(FULL_ERROR) == "1")
+    return run_to_exit_code(parse_and_work)
 
 
 def run_to_exit_code(
-    work: Callable[[], Any],
-    traceback: bool,
-    explain: Callable[[Exception], Exception] = lambda error: error,
+    work: Callable[[], Any], explain: Callable[[Exception], Exception] = lambda error: error
 ) -> int:
-    """Do `work` and return the exit code; where it ends badly, print one line that says how.
-
-    Args:
-        traceback: raise an error instead.
-        explain: the error to show in place of one that was raised.
-    """
+    """Do `work` and return the exit code; print an error, as `explain` puts it, in one line."""
     _prepare_streams()
     try:
         work()
@@ -93,8 +79,8 @@ def run_to_exit_code(
     except BrokenPipeError:
         return 128 + 13  # what SIGPIPE would have ended it with
     except (Exception, CarriedError) as raised:
-        error = raised.error if isinstance(raised, CarriedError) else raised
-        if traceback:
+        error = raised.args[0] if isinstance(raised, CarriedError) else raised
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise error from None
         error = explain(error)
         _complain(f"error: {describe(error)}")
@@ -115,12 +101,8 @@ def _prepare_streams() -> None:
             try:
                 os.fstat(number)
             except OSError:
-                null = os.open(os.devnull, os.O_RDWR)
-                if null != number:
-                    os.dup2(null, number)
-                    os.close(null)
-            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
-            setattr(sys, name, stream)
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
         elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")
 

@@ -14,10 +14,18 @@ Train ResNet-18 on CIFAR-10: one configuration, or a sweep; every run recorded a
 usage: {train} [-m] [--config-dir DIRECTORY] [group=option ...] [key=value ...]
 
 Examples
-{examples}
+  {train} data=synthetic model.width=8 trainer.epochs=8     a few minutes, no download
+  {train} trainer.epochs=15                                 one cell of the study
+  {train} cell=cosine_wd_1e-2                               the study's best: 95 %
+  {train} -m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15  a sweep: experiment 1
+  {train} experiment=learning_rate                          the same, by its name
+  {train} --plan experiment=study                           what it would take, here
+  {train} cell=cosine seed=3 output_root=/scratch/runs      another seed, another place
 
 The same command again goes on where it stopped; finished runs are skipped. Afterwards
-{afterwards}
+  {runs:<{width}}  what there is
+  {evaluate:<{width}}  what it reached; --test: on test
+  {tensorboard:<{width}}  curves
 
 Groups and their options
 {options}
@@ -29,51 +37,27 @@ The configuration: every key of the options chosen, with its value
 {completion}\
 Every command of this project: python -m resnet_cifar. All that Hydra can do: --hydra-help
 """
-
-
 COMPLETION = 'Tab completion: eval "$(python train.py -sc install=bash)"\n'
-EXAMPLES = {
-    "data=synthetic model.width=8 trainer.epochs=8": "a few minutes, no download",
-    "trainer.epochs=15": "one cell of the study",
-    "cell=cosine_wd_1e-2": "the study's best: 95 %",
-    "-m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15": "a sweep: experiment 1",
-    "experiment=learning_rate": "the same, by its name",
-    "--plan experiment=study": "what it would take, here",
-    "cell=cosine seed=3 output_root=/scratch/runs": "another seed, another place",
-}
 
 
 def help_page(overrides: list[str]) -> str:
-    """Write the help page, with the configuration that `overrides` give.
-
-    Raises:
-        ConfigError: they can't be composed.
-    """
+    """Write the help page, with the configuration of `overrides`; ConfigError if there is none."""
     configuration = compose_yaml(overrides).strip().splitlines()
     roots = [CONF, *([own] if (own := paths.user_config_directory()) else [])]
-    options = []
-    for group in sorted({path.parent.name for root in roots for path in root.glob("*/*.yaml")}):
-        names = {path.stem for root in roots for path in (root / group).glob("*.yaml")}
-        first = f"  {group + ':':<16}"
-        line = fill(", ".join(sorted(names)), 98, initial_indent=first, subsequent_indent=" " * 18)
-        options.append(line)
+    groups: dict[str, set[str]] = {}
+    for path in (path for root in roots for path in root.glob("*/*.yaml")):
+        groups.setdefault(path.parent.name, set()).add(path.stem)
+    options = [
+        fill(f"  {group + ':':<16}{', '.join(sorted(names))}", 98, subsequent_indent=18 * " ")
+        for group, names in sorted(groups.items())
+    ]
     train = paths.command_name("train")
-    examples = {f"{train} {arguments}": text for arguments, text in EXAMPLES.items()}
-    afterwards = {
-        f"{paths.command_name('runs')} outputs": "what there is",
-        f"{paths.command_name('evaluate')} outputs/<cell>/seed=<n>": "what it reached; "
-        "--test: on test",
-        "tensorboard --logdir outputs": "curves",
-    }
-    width = max(map(len, examples))
-
-    def listed(commands: dict[str, str]) -> str:
-        return "\n".join(f"  {typed:<{width}}  {text}" for typed, text in commands.items())
-
     return PAGE.format(
         train=train,
-        examples=listed(examples),
-        afterwards=listed(afterwards),
+        width=len(train) + 49,
+        runs=f"{paths.command_name('runs')} outputs",
+        evaluate=f"{paths.command_name('evaluate')} outputs/<cell>/seed=<n>",
+        tensorboard="tensorboard --logdir outputs",
         options="\n".join(options),
         configuration="\n  ".join(configuration),
         conf="conf/" if paths.checkout() else CONF,

@@ -8,43 +8,72 @@ import contextlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import (
-    FULL_ERROR,
-    ONE_LINE,
-    VERSION,
-    CarriedError,
-    flush_output,
-    run_to_exit_code,
-)
+from resnet_cifar.cli.edge import CarriedError, Parser, flush_output, run_to_exit_code
 from resnet_cifar.cli.help import help_page
-from resnet_cifar.config.compose import (
-    CONF,
-    check_launcher,
-    from_dictconfig,
-    is_sweep_job,
-    refusal,
-    register,
-)
-from resnet_cifar.config.quoting import with_quotes
+from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register, with_quotes
 from resnet_cifar.errors import ConfigError, Interrupted
+
+DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")  # Hydra owns none here
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def train(composed: DictConfig) -> float:
-    """Train `composed`. Hydra calls this, once or for every job of a sweep that it runs itself."""
-    with job_errors():
+    """Train `composed`. Hydra calls this, once or for every job of a sweep that it runs itself.
+
+    A single run's error passes Hydra as a CarriedError. In a sweep it stays an Exception, which is
+    what launchers deal with; and a job that was interrupted ends its process, whoever's that is.
+    """
+    sweep_job = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if not sweep_job:
+            instantiate(HydraConfig.get().launcher)  # not used, but its options are to be allowed
+            for argument in sys.argv[1:]:
+                if argument.lstrip("+~").startswith(DIRECTORIES):
+                    instead = "runs go to output_root=<directory>"
+                    raise ConfigError(f"{argument} is not allowed: {instead}")
         config = from_dictconfig(composed)
         from resnet_cifar.training.run import run  # imports torch: not for --help and completion
 
         return run(config)
+    except Interrupted as interrupted:
+        if sweep_job:
+            raise SystemExit(interrupted.exit_code) from None
+        raise
+    except Exception as error:
+        if sweep_job:
+            raise
+        raise CarriedError(error) from error
+
+
+class HydraParser(argparse.ArgumentParser):
+    """Hydra's parser, but its options may stand anywhere and its complaint is a ConfigError."""
+
+    parse_args = argparse.ArgumentParser.parse_intermixed_args
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}: see {paths.command_name('train')} --help")
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        # hydra-core 1.3.8 has an object as a help text, which argparse of Python 3.14 refuses
+        # (facebookresearch/hydra#3121).
+        if not isinstance(settings.get("help"), str | None):
+            settings["help"] = "tab completion"
+        if "--config-path" in names:  # as seen from here; Hydra looks for it in the package
+            settings["type"] = lambda path: str(Path(path).expanduser().absolute())
+        return super().add_argument(*names, **settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,39 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
         sys.argv[1:] = arguments
 
     def compose_and_train() -> None:
+        # Hydra's own parser wants options before or after all overrides; errors it would print.
+        ours: Any = SimpleNamespace(ArgumentParser=HydraParser)
+        hydra_utils.argparse = ours  # type: ignore[attr-defined]
+        hydra_utils.run_and_report = lambda func: func()
         register()
         train()
 
     return run_training_command(compose_and_train)
-
-
-@contextlib.contextmanager
-def job_errors() -> Iterator[None]:
-    """Raise errors inside @hydra.main in the form that passes Hydra or the launcher unharmed.
-
-    A single run's goes straight to `run_training_command`. In a sweep it stays an Exception, which
-    is what launchers deal with; and a job that was interrupted ends its process, whoever's that is.
-    """
-    try:
-        if not is_sweep_job():
-            check_launcher()
-            _require_no_directories(sys.argv[1:])
-        yield
-    except Interrupted as interrupted:
-        if is_sweep_job():
-            raise SystemExit(interrupted.exit_code) from None
-        raise
-    except Exception as error:
-        if is_sweep_job():
-            raise
-        raise CarriedError(error) from error
-
-
-def _require_no_directories(arguments: list[str]) -> None:
-    """Refuse directories for Hydra, which owns none here."""
-    for argument in arguments:
-        if argument.lstrip("+~").startswith(("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")):
-            raise ConfigError(f"{argument} is not allowed: runs go to output_root=<directory>")
 
 
 def run_training_command(work: Callable[[], Any]) -> int:
@@ -95,39 +99,28 @@ def run_training_command(work: Callable[[], Any]) -> int:
     """
     from resnet_cifar.training.interrupt import stop_with_parent
 
-    arguments = sys.argv[1:]
-    before = {name: os.environ.get(name) for name in (FULL_ERROR, ONE_LINE, paths.USER_CONFIG)}
-    traceback = before[FULL_ERROR] == "1" and before[ONE_LINE] is None
-    os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
-    if not traceback:
-        os.environ[ONE_LINE] = "1"
     stop_with_parent()
-    own, rest = _take_option("--config-dir", "-cd", arguments)
-    if own:
-        paths.use_config_directory(own)
+    before = os.environ.get(paths.USER_CONFIG, "")
 
     def answer_or_work() -> None:
-        if "--version" in arguments:
-            print(VERSION)
-        elif {"-h", "--help"}.intersection(arguments):
+        parser = Parser(prog=paths.command_name("train"), add_help=False, allow_abbrev=False)
+        parser.add_argument("-h", "--help", action="store_true")
+        parser.add_argument("--config-dir", type=Path)
+        options, rest = parser.parse_known_args()
+        if options.config_dir:  # in the environment, for the processes of a sweep's jobs
+            os.environ[paths.USER_CONFIG] = str(options.config_dir.expanduser().absolute())
+        if options.help:
             print(help_page([a for a in rest if not a.startswith("-")]), end="")
-        else:
-            sys.argv[1:] = _hydra_arguments(rest)
-            with _mended_argparse():
-                work()
-            with contextlib.suppress(OSError):  # the record is the result, not what was printed
-                flush_output()
-
-    def explain(error: Exception) -> Exception:
-        return refusal(error, sys.argv[1:]) or error
+            return
+        sys.argv[1:] = _hydra_arguments(rest)
+        work()
+        with contextlib.suppress(OSError):  # the record is the result, not what was printed
+            flush_output()
 
     try:
-        return run_to_exit_code(answer_or_work, traceback, explain)
+        return run_to_exit_code(answer_or_work, lambda error: refusal(error, sys.argv[1:]) or error)
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ[paths.USER_CONFIG] = before
 
 
 def train_handed() -> int:
@@ -149,25 +142,9 @@ def train_handed() -> int:
     return run_training_command(train_it)
 
 
-def _take_option(name: str, short: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Take one of Hydra's options out of `argv`: its value, if it is there, and the rest."""
-    value, rest, arguments = None, [], iter(argv)
-    for argument in arguments:
-        option, equals, given = argument.partition("=")
-        mine = option in (name, short)
-        if mine and (following := given if equals else next(arguments, None)):
-            value = following
-        else:  # Hydra says that the value is missing
-            rest.append(argument)
-    return value, rest
-
-
 def _hydra_arguments(argv: list[str]) -> list[str]:
     """Turn a command line as people type it into one as Hydra takes it."""
-    path, argv = _take_option("--config-path", "-cp", argv)
     rest = [with_quotes(argument) for argument in argv if argument != "--plan"]
-    if path:  # as seen from here; Hydra looks for it in the package
-        rest.append(f"--config-path={Path(path).expanduser().absolute()}")
     if "--plan" in argv:  # a sweep that the launcher shows in place of running it, whoever would
         if any(a.startswith("hydra/launcher=") and a != "hydra/launcher=local" for a in rest):
             rest = [a for a in rest if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
@@ -176,35 +153,6 @@ def _hydra_arguments(argv: list[str]) -> list[str]:
         rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
     own = paths.user_config_directory()
     return [f"--config-dir={own}", *rest] if own else rest
-
-
-@contextlib.contextmanager
-def _mended_argparse() -> Iterator[None]:
-    """Let Hydra's parser complain by ConfigErrors, take options anywhere and help texts as text.
-
-    Left alone, argparse wants -m and --config-dir before or after all overrides. hydra-core 1.3.8
-    passes an object as a help text, which argparse of Python 3.14 refuses
-    (facebookresearch/hydra#3121).
-    """
-    parser = argparse.ArgumentParser
-    error, add_argument, parse_args = parser.error, parser.add_argument, parser.parse_args
-
-    def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
-        raise ConfigError(f"{message}: see {paths.command_name('train')} --help")
-
-    def add(self: argparse.ArgumentParser, *names: Any, **settings: Any) -> argparse.Action:
-        if not isinstance(settings.get("help"), str | None):
-            settings["help"] = f"see {paths.command_name('train')} --help"
-        return add_argument(self, *names, **settings)
-
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.add_argument = add  # type: ignore[assignment,method-assign]
-    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        parser.error, parser.add_argument = error, add_argument  # type: ignore[method-assign]
-        parser.parse_args = parse_args  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Compose with Hydra, convert once to a typed Config; past this module there is plain Python only.
+"""Compose YAML with Hydra and convert it, once, to a typed Config; quote text for Hydra.
 
-YAML under conf/ holds every value, the dataclasses registered here hold types and rules; a
-dataclass without a YAML value is an error, not a default.
+YAML under conf/ holds every value, the dataclasses types and rules; none of them has a default.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,30 +17,31 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
-from resnet_cifar.config.quoting import quoted, with_quotes
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError, require
 from resnet_cifar.paths import USER_CONFIG, resource_directory, user_config_directory
 
 CONF = resource_directory("conf")
+# Keys that hold a person's own words. Of any other, Hydra may read 1e3 as the number that it is.
+FREE_TEXT = (
+    *("output_root", "data.root", "logger.uri"),
+    *("logger.experiment", "logger.project", "logger.entity"),
+)
+# Numbers (1_000 and inf are some), booleans and null: Hydra makes other text of them, or none.
+_NO_TEXT = re.compile(r"[+-]?(\.?\d[\d_.]*(e[+-]?[\d_]+)?|inf|nan)|true|false|null", re.IGNORECASE)
 
 
 def register() -> None:
     """Register the schemas with Hydra. Idempotent; to be called before composing."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
 
     store = ConfigStore.instance()
     store.store(group="hydra/schema", name="config", node=Config)
     for group, kinds in groups().items():
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
-    _rename_plugin_schemas(store)
-
-
-def _rename_plugin_schemas(store: Any) -> None:
-    """Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema."""
-    from hydra.core.plugins import Plugins
-
+    # Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema.
     Plugins.instance()  # imports the plugins, which store their schemas
     for path in (CONF / "hydra").glob("**/*.yaml"):
         options: Any = store.repo["hydra"]
@@ -61,10 +63,6 @@ def from_dictconfig(composed: DictConfig) -> Config:
         raise ConfigError(one_line(error)) from error
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
-    for group, kinds in groups().items():
-        part = getattr(config, group)
-        allowed = "an option of this group: " + ", ".join(kind.NAME for kind in kinds)
-        require(type(part) in kinds, group, part, allowed)
     # Hydra's +key=value adds keys even to a typed configuration.
     for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
         for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
@@ -85,8 +83,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     """Compose without converting: the form in which Hydra hands a configuration to `train`."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    import hydra
     from hydra.errors import HydraException
 
     register()
@@ -95,8 +92,8 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
         require(theirs.is_dir(), USER_CONFIG, theirs, "a directory")
         arguments.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
     try:
-        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=arguments)
+        with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return hydra.compose("config", overrides=arguments)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error, overrides)) from error
 
@@ -106,29 +103,16 @@ def compose_yaml(overrides: Sequence[str]) -> str:
     return OmegaConf.to_yaml(compose_untyped(overrides))
 
 
-def is_sweep_job() -> bool:
-    """True if the code inside @hydra.main runs as one job of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return HydraConfig.initialized() and bool(HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def check_launcher() -> None:
-    """Refuse options of the launcher that are not allowed, though a single run doesn't use it."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.utils import instantiate
-
-    instantiate(HydraConfig.get().launcher)
-
-
 def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
     """Translate a complaint of Hydra's or OmegaConf's; None for anybody else's error."""
     from hydra.errors import HydraException, InstantiationException
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
         error = error.__cause__  # what a launcher refuses, without the wrapping
-    if not isinstance(error, (HydraException, OmegaConfBaseException)) and not _from_hydra(error):
+    theirs = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    module = str(innermost.f_globals.get("__name__"))  # some of theirs are ValueErrors
+    if not isinstance(error, theirs) and not module.startswith(("hydra.", "omegaconf.")):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
     if "Ambiguous value" in str(error):
@@ -141,12 +125,32 @@ def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
     return ConfigError(one_line(error, arguments))
 
 
-def _from_hydra(error: BaseException) -> bool:
-    """True if Hydra itself raised it, as it does some ValueErrors, or its YAML reader did."""
-    if isinstance(error, (YAMLError, UnicodeDecodeError)):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return str(module).startswith(("hydra.", "omegaconf."))
+def with_quotes(override: str) -> str:
+    """Quote a value as people type it, `output_root=~/my runs`, where Hydra would misread it.
+
+    Left alone are values that are quoted already, those that Hydra computes, and null, which is
+    the absence of a value.
+    """
+    key, _, value = override.partition("=")
+    computed = value[:1] in ("'", '"', "[", "{") or re.search(r"\(|\$\{", value)
+    if key.lstrip("+") not in FREE_TEXT or computed or value in ("", "null"):
+        return override
+    several = re.split(r"\s*,\s*", value)  # to sweep over
+    if "" in several:
+        return override
+    return f"{key}={','.join(map(quoted, several))}"
+
+
+def quoted(text: str) -> str:
+    """Return `text` as it stands on Hydra's command line: quoted and escaped where need be."""
+    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", text) and not _NO_TEXT.fullmatch(text):
+        return text
+    # Double quotes, because a shell wants single ones around the argument. Backslashes count only
+    # before one of them.
+    text = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + (m[2] and '\\"'), literally(text))
+    return f'"{text}"'
+
+
+def literally(text: str) -> str:
+    """Return `text` with nothing in it that OmegaConf would interpolate."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)

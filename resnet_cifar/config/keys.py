@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, get_type_hints
+from typing import NamedTuple, get_type_hints
 
 from resnet_cifar.config.schema import Config, groups
 
@@ -26,11 +26,10 @@ class IdentityKey(NamedTuple):
         """True if `value` is of this kind."""
         if self.options:
             return value in self.options
-        if isinstance(value, bool) or self.kind == "true or false":
-            return isinstance(value, bool) and self.kind == "true or false"
-        if isinstance(value, (int, float)):
-            return self.kind.endswith("number") and math.isfinite(value)
-        return isinstance(value, str) and self.kind == "text"
+        if isinstance(value, (bool, str)):
+            return self.kind == _KINDS[type(value)]
+        numeric = self.kind.endswith("number")
+        return numeric and isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def known_keys() -> list[str]:
@@ -57,9 +56,7 @@ def _table() -> dict[str, tuple[IdentityKey, bool]]:
     """Every key of every option: what it may hold, and True if it is of execution only."""
     options = groups()
     table: dict[str, tuple[IdentityKey, bool]] = {}
-    parts: list[tuple[str, type[Any]]] = [("", Config)]
-    parts += [(f"{group}.", option) for group in options for option in options[group]]
-    for prefix, part in parts:
+    for prefix, part in [("", Config), *((f"{g}.", kind) for g in options for kind in options[g])]:
         types = get_type_hints(part)
         for field in dataclasses.fields(part):
             key = prefix + field.name

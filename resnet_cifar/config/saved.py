@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from resnet_cifar.config.compose import compose, from_dictconfig
+from resnet_cifar.config.compose import compose, from_dictconfig, literally, quoted
 from resnet_cifar.config.hydra_errors import one_line
-from resnet_cifar.config.quoting import literally, quoted
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.data.augmentation import CropFlip
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import MOVED, items
+from resnet_cifar.identity import flatten
 from resnet_cifar.paths import USER_CONFIG, command_name
-from resnet_cifar.probe.options import Probe
 from resnet_cifar.record.schema import RunRecord
-from resnet_cifar.record.tracker import TensorBoard
 
 OF_ONE_CALL = ("rerun", "when_busy")  # they say what to do about a run, not which run it is
 
@@ -47,9 +44,13 @@ def _all_literally(value: Any) -> Any:
 def load(path: Path) -> Config:
     """Read what `to_yaml` wrote, also by an earlier version of the program.
 
+    A key that it did not know yet: if it names the run, what its field declares for its absence; if
+    it only says how to execute it, today's default.
+
     Raises:
         ConfigError: the file is missing, damaged, or holds what this version doesn't know.
     """
+    default = compose()
     try:
         text = read_regular(path).decode()  # a pipe in its place would hang
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
@@ -57,15 +58,16 @@ def load(path: Path) -> Config:
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
             raise ValueError("not a mapping")
-        _bring_up_to_date(plain)
         for group, kinds in groups().items():
-            values = dict(plain[group])
+            values = dict(plain.get(group) or {"name": kinds[0].NAME})  # of what can have none
             name = values.pop("name")
             kind = next((kind for kind in kinds if name == kind.NAME), None)
             if kind is None:
                 where = f"{USER_CONFIG} says where options of your own are"
                 raise ConfigError(f"{group}.name={name} is unknown here; {where}")
-            plain[group] = OmegaConf.merge(OmegaConf.structured(kind), values)
+            whole = _absent(kind, getattr(default, group)) | values
+            plain[group] = OmegaConf.merge(OmegaConf.structured(kind), whole)
+        plain = _absent(Config, default) | plain
         composed = OmegaConf.merge(OmegaConf.structured(Config), plain)
         assert isinstance(composed, DictConfig)
         return from_dictconfig(composed)
@@ -76,48 +78,15 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
 
 
-def _bring_up_to_date(plain: dict[Any, Any]) -> None:
-    """Bring what an earlier version wrote to this version's keys, in place.
-
-    A key that names the run is filled in by what its field declares for its absence; one that
-    only says how to execute it, by today's default.
-    """
-    default = compose([])
-    if plain and "probe" not in plain:  # runs without one
-        plain["probe"] = {"name": Probe.NAME}
-    if plain and "logger" not in plain:
-        plain["logger"] = {"name": TensorBoard.NAME}
-    if plain and "augmentation" not in plain:
-        plain["augmentation"] = {"name": CropFlip.NAME}
-        for key, before in MOVED.items():
-            part, name = before.split(".")
-            plain["augmentation"][key.partition(".")[2]] = dict(plain[part])[name]
-            plain[part] = {k: v for k, v in dict(plain[part]).items() if k != name}
-    for group, kinds in groups().items():
-        for kind in kinds:
-            if dict(plain[group]).get("name") == kind.NAME:
-                plain[group] = _fill_in(dict(plain[group]), kind, getattr(default, group))
-    plain.update(_fill_in(plain, Config, default))
-
-
-def _fill_in(values: dict[Any, Any], kind: type[Any], default: object) -> dict[Any, Any]:
+def _absent(kind: type[Any], default: object = None) -> dict[Any, Any]:
+    """Return by name the values that fields of `kind` have where a file lacks them."""
+    values = {}
     for field in dataclasses.fields(kind):
         if "absent" in field.metadata:
-            values.setdefault(field.name, field.metadata["absent"])
+            values[field.name] = field.metadata["absent"]
         elif field.metadata.get("execution") and hasattr(default, field.name):
-            values.setdefault(field.name, getattr(default, field.name))
+            values[field.name] = getattr(default, field.name)
     return values
-
-
-def with_absent(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a flat configuration with what its keys stood for that were not there yet."""
-    whole = dict(flat)
-    for group, kinds in groups().items():
-        kind = next((k for k in kinds if flat.get(group, group) == k.NAME), None)
-        for field in dataclasses.fields(kind) if kind else ():
-            if "absent" in field.metadata:
-                whole.setdefault(f"{group}.{field.name}", field.metadata["absent"])
-    return whole
 
 
 def fill_in_absent(record: RunRecord) -> RunRecord:
@@ -125,31 +94,22 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
     Whatever compares configurations calls it: the reader of records knows no options.
     """
-    record.config = with_absent(record.config)
+    for group, kinds in groups().items():
+        for kind in kinds:
+            if record.config.get(group, group) == kind.NAME:
+                absent = {f"{group}.{name}": value for name, value in _absent(kind).items()}
+                record.config |= absent | record.config  # the new ones last
     return record
 
 
 def reproduce_command(config: Config) -> str:
     """Print the command that trains `config`: only what differs from conf/."""
-    import shlex
-
-    default = dict(items(compose([]), everything=True))
-    overrides: list[str] = []
-    for group in groups():
-        kind = getattr(config, group).NAME
-        if kind != default.get(group, kind):
-            overrides.append(f"{group}={kind}")
-    default = dict(items(compose(overrides), everything=True))
-    for key, value in items(config, everything=True):
-        if value != default[key] and key not in OF_ONE_CALL:
-            overrides.append(f"{key}={_typed(value)}")
+    default = compose()
+    kinds = {group: getattr(config, group).NAME for group in groups()}
+    overrides = [f"{g}={kind}" for g, kind in kinds.items() if kind != getattr(default, g).NAME]
+    usual = flatten(compose(overrides))
+    for key, value in flatten(config).items():
+        if value != usual[key] and key not in OF_ONE_CALL:
+            compact = json.dumps(value, separators=(",", ":"))
+            overrides.append(f"{key}={quoted(value) if isinstance(value, str) else compact}")
     return " ".join([command_name("train"), *map(shlex.quote, overrides)])
-
-
-def _typed(value: object) -> str:
-    """Write `value` so that Hydra reads one of its type."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value) if isinstance(value, (int, float)) else quoted(str(value))

@@ -53,7 +53,14 @@ class Config:
     def __post_init__(self) -> None:
         """Check the rules that concern every part, or more than one."""
         for key, value in items(self, everything=True):
-            _require_sane(key, value)
+            if isinstance(value, float):
+                require(math.isfinite(value), key, value, "a finite number")
+            elif isinstance(value, int):  # too large for its use
+                most = 2**63 - 1 if key in SEEDS else 2**31 - 1
+                require(abs(value) <= most, key, value, f"at most {most}")
+            elif isinstance(value, str):  # a file name's undecodable byte fits into no record
+                writable = value.encode(errors="replace").decode() == value
+                require(writable, key, ascii(value), "text that UTF-8 can hold")
         self.output_root = os.path.expanduser(self.output_root)
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
@@ -85,11 +92,8 @@ class Config:
         return float(epochs * self.data.training_images + VALIDATION_COST * validated)
 
 
-@functools.cache
-def _parts() -> dict[str, type[Any]]:
-    """Find the groups of the configuration: Config's fields that are dataclasses."""
-    types = get_type_hints(Config)
-    return {name: types[name] for name in types if dataclasses.is_dataclass(types[name])}
+TYPES: dict[str, type[Any]] = get_type_hints(Config)
+PARTS = {name: kind for name, kind in TYPES.items() if dataclasses.is_dataclass(kind)}  # by group
 
 
 def groups() -> dict[str, tuple[type[Any], ...]]:
@@ -101,7 +105,7 @@ def groups() -> dict[str, tuple[type[Any], ...]]:
     theirs = user_config_directory()
     more = _options_in(str(theirs)) if theirs else ()
     options = {}
-    for group, part in _parts().items():
+    for group, part in PARTS.items():
         kinds = [*sys.modules[part.__module__].OPTIONS, *more]
         options[group] = tuple(kind for kind in kinds if issubclass(kind, part))
         names = [kind.NAME for kind in options[group]]
@@ -123,21 +127,6 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
             raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
         if path.resolve() != Path(module.__file__ or directory).resolve():
             raise ConfigError(f"{path} can't be imported: another module has its name")
-        options += [
-            each
-            for each in vars(module).values()
-            if isinstance(each, type) and each.__module__ == path.stem and "NAME" in vars(each)
-        ]
+        classes = [each for each in vars(module).values() if isinstance(each, type)]
+        options += [c for c in classes if c.__module__ == path.stem and "NAME" in vars(c)]
     return tuple(options)
-
-
-def _require_sane(key: str, value: object) -> None:
-    """Refuse numbers too large for their use or infinite, and text that can't be written."""
-    if isinstance(value, float):
-        require(math.isfinite(value), key, value, "a finite number")
-    elif isinstance(value, int):
-        most = 2**63 - 1 if key in SEEDS else 2**31 - 1
-        require(abs(value) <= most, key, value, f"at most {most}")
-    elif isinstance(value, str):  # a file name's undecodable byte fits into no record
-        writable = value.encode(errors="replace").decode() == value
-        require(writable, key, ascii(value), "text that UTF-8 can hold")

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.local_pool import Job, Outcome, _pool
 from hydra_plugins.local_pool._pool import Pool
-from hydra_plugins.search.sweeper import OptunaSearch, available
+from hydra_plugins.search.sweeper import OptunaSearch, SearchConf, available
 
 from .conftest import ROOT
 from .hydra_toy import Sweep
@@ -29,7 +29,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from hydra_plugins.search import _space, _study
-from hydra_plugins.search._search import Search
+from hydra_plugins.search._study import Search
 
 SAMPLERS = ROOT / "conf" / "hydra" / "sweeper" / "sampler"  # any program's
 RANDOM = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler"})
@@ -129,9 +129,8 @@ def toy(tmp_path: Path) -> type[Toy]:
 def study(
     storage: Any, space: Any = LINE, sampler: Any = RANDOM, pruner: Any = NONE, seed: int = 0
 ) -> _study.SearchStudy:
-    return _study.SearchStudy(
-        storage, space, _study.Options("maximize", seed, sampler, pruner), "toys"
-    )
+    options = SearchConf({}, "maximize", 1, seed, 1, "journal", sampler, pruner)
+    return _study.SearchStudy(storage, space, options, "toys")
 
 
 def proposals(count: int, **settings: Any) -> list[Any]:

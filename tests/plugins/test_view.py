@@ -11,8 +11,7 @@ import rich.console
 from rich.text import Text
 
 from hydra_plugins.local_pool import Job, Progress
-from hydra_plugins.local_pool._terminal import LiveLines, SweepConsole, duration
-from hydra_plugins.local_pool._view import SweepView
+from hydra_plugins.local_pool._view import LiveLines, SweepConsole, SweepView, duration
 
 from .toys import Script, make_pool
 
@@ -88,7 +87,7 @@ class Window:
 @pytest.mark.parametrize("widths", [(120, 40, 120), (40, 39, 13, 200)])
 def test_no_ghosts_when_the_window_shrinks(widths: tuple[int, ...]) -> None:
     window = Window(widths[0])
-    window.console.say("an old line")
+    window.console.print("an old line")
     live = LiveLines(window.console)
     for width in widths:
         window.resize(width)
