@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from msgspec import ValidationError
     from rich.console import Console
 
 
@@ -39,6 +42,46 @@ def printable(text: str) -> str:
 
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private, unassigned
+
+
+_WORDS = {
+    "array": "a list [ ]",
+    "object": "a mapping",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing (null)",
+}
+
+
+def explain_mismatch(
+    error: ValidationError, value: Any, fields: Iterable[str] = ()
+) -> tuple[list[str | int], Any, str]:
+    """Take msgspec's complaint about `value` apart: path to the fault, what is there, what may be.
+
+    msgspec says "Expected `int`, got `str` - at `$.sessions[0].threads`". Any key of a mapping is
+    `[...]` to it: so it is in the path, and what is there is then the whole mapping.
+
+    Args:
+        fields: the keys there may be where one is unknown.
+    """
+    problem, _, at = str(error).partition(" - at `")
+    steps = re.findall(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]", at)
+    path = [int(index) if index else key or rest for key, index, rest in steps]
+    try:
+        for part in itertools.takewhile("...".__ne__, path):
+            value = value[part]
+    except (LookupError, TypeError):  # an unknown key that looks like a path
+        return [], value, str(error)
+    if field := re.fullmatch(r"Object .* (required|unknown) field `(.*)`", problem, re.DOTALL):
+        known = f"the keys here are {', '.join(fields)}" if fields else "no such key is known here"
+        allowed = f"{field[2]} is missing" if field[1] == "required" else known
+        return [*path, field[2]], value.get(field[2]), allowed
+    if expected := re.match(r"Expected `([^`]*)`( of length [>= \d]+)?", problem):
+        names = [_WORDS.get(name, name) for name in expected[1].split(" | ")]
+        return path, value, " or ".join(names) + (expected[2] or "")
+    return path, value, problem
 
 
 def wide_console() -> Console:
