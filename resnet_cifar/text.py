@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 import re
@@ -70,7 +69,9 @@ def explain_mismatch(
     steps = re.findall(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]", at)
     path = [int(index) if index else key or rest for key, index, rest in steps]
     try:
-        for part in itertools.takewhile("...".__ne__, path):
+        for part in path:
+            if part == "...":
+                break
             value = value[part]
     except (LookupError, TypeError):  # an unknown key that looks like a path
         return [], value, str(error)
