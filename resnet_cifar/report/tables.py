@@ -12,18 +12,9 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES
-from resnet_cifar.report.groups import Group
-from resnet_cifar.report.study import AUGMENTED, VAL, Published, agrees, matches
-from resnet_cifar.runs.statistics import (
-    Estimate,
-    estimate,
-    holm,
-    p_value,
-    paired_differences,
-    prediction_interval,
-    seeds_to_resolve,
-    t_half_width,
-)
+from resnet_cifar.report.groups import Group, last_values
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, find_published, matches
+from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import identity_keys
 
 # What a table of cells shows of each run's last epoch.
@@ -56,7 +47,7 @@ class Tables:
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
             for metric in METRICS:
                 row |= _summarize(metric, group.values(cell, metric))
-            known = next((p for p in self.published if agrees(run, p.selector)), None)
+            known = find_published(run, self.published)
             row |= _compare_with_published(known, group.values(cell, AUGMENTED))
             rows.append(row)
         return pd.DataFrame(rows)
@@ -77,10 +68,10 @@ class Tables:
         best = max(means, key=lambda cell: means[cell])
         rows = []
         for cell, label in group.labels.items():
-            differences = paired_differences(values[cell], values[best])
+            differences = statistics.paired_differences(values[cell], values[best])
             if cell == best or not len(differences):
                 continue
-            e = estimate(differences)
+            e = statistics.estimate(differences)
             rows.append(
                 {
                     "cell": cell,
@@ -91,12 +82,14 @@ class Tables:
                     "low": e.low,
                     "high": e.high,
                     "sd": e.sd,
-                    "seeds": seeds_to_resolve(e.mean, e.sd),
-                    "p": min(p_value(e, 0, above=True), p_value(e, 0, above=False)),
+                    "seeds": statistics.seeds_to_resolve(e.mean, e.sd),
+                    "p": min(
+                        statistics.p_value(e, 0, above=True), statistics.p_value(e, 0, above=False)
+                    ),
                 }
             )
         table = pd.DataFrame(rows)
-        return table.assign(**{"p/holm": holm(list(table["p"]))}) if rows else table
+        return table.assign(**{"p/holm": statistics.holm(list(table["p"]))}) if rows else table
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -127,7 +120,7 @@ class Tables:
         table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
         table["n"] = table["cell"].map(self.group.runs["cell"].value_counts())
         table = table[table["count"] == table["n"]]
-        half = t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
+        half = statistics.t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
         half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
         most = 1 if metric.startswith("accuracy/") else None
         low, high = table["mean"] - half, table["mean"] + half
@@ -191,37 +184,36 @@ def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] 
 
 
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
-    e = estimate(values) if len(values) else Estimate(0, *[math.nan] * 4)
+    e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 4)
     return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
-
-
-_RANGES = tuple(f"{of}/{end}" for of in ("replications", "prediction") for end in ("low", "high"))
 
 
 def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
-    nothing = dict.fromkeys(("published", *_RANGES), math.nan)
-    if known is None:
-        return {**nothing, "verdict": ""}
-    others = known.replications[AUGMENTED]
-    theirs = {
-        "published": known.published[AUGMENTED],
-        "replications/low": min(others),
-        "replications/high": max(others),
+    theirs = low = high = least = most = math.nan
+    verdict = ""
+    if known is not None:
+        theirs, others = known.published[AUGMENTED], known.replications[AUGMENTED]
+        least, most, verdict = min(others), max(others), "not run"
+        if len(ours):
+            low, high = statistics.prediction_interval(others, len(ours), known.spread)
+            verdict = judge_reproduction(float(ours.mean()), low, high)
+    return {
+        "published": theirs,
+        "replications/low": least,
+        "replications/high": most,
+        "prediction/low": low,
+        "prediction/high": high,
+        "verdict": verdict,
     }
-    if not len(ours):
-        return {**nothing, **theirs, "verdict": "not run"}
-    low, high = prediction_interval(others, len(ours), known.spread)
-    verdict = judge_reproduction(float(ours.mean()), low, high)
-    return {**theirs, "prediction/low": low, "prediction/high": high, "verdict": verdict}
 
 
 def judge_reproduction(mean: float, low: float, high: float) -> str:
     """Place a mean accuracy against the prediction interval from the replications."""
     if low <= mean <= high:
         return "as predicted"
-    distance = mean - high if mean > high else low - mean
-    return f"{100 * distance:.2f} points {'above' if mean > high else 'below'}"
+    side, distance = ("above", mean - high) if mean > high else ("below", low - mean)
+    return f"{100 * distance:.2f} points {side}"
 
 
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
@@ -230,17 +222,15 @@ def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFr
     A cell that was not run is there too, with n = 0.
     """
     rows = []
+    completed = runs[runs["status"] == "completed"] if len(runs) else runs
     for known in published:
-        mine = runs[matches(runs, known.selector)] if len(runs) else runs
-        mine = mine[mine["status"] == "completed"].set_index("seed") if len(mine) else mine
-        ours = mine[AUGMENTED].dropna() if AUGMENTED in mine else pd.Series(dtype=float)
-        clean = mine[VAL].dropna() if VAL in mine else pd.Series(dtype=float)
+        mine = completed[matches(completed, known.selector)]
+        ours = last_values(mine, AUGMENTED)
         row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
         row |= _compare_with_published(known, ours)
         row["replications/n"] = len(known.replications[AUGMENTED])
-        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, clean)
-        test = mine["accuracy/test"].dropna() if "accuracy/test" in mine else clean[:0]
-        row["accuracy/test"] = float(test.mean()) if len(test) else math.nan
+        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
+        row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
         row["published/test"] = known.published.get("accuracy/test", math.nan)
         rows.append(row)
     return pd.DataFrame(rows)
