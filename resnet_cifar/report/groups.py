@@ -32,8 +32,8 @@ TITLES = {
     "model.width": "width",
     "trainer.epochs": "epochs",
 }
-OTHER = Question("other", "Runs no question asks about", {}, COORDINATES)
-BEST = Question("best", "Which is best?", {}, COORDINATES)
+OTHER = Question("Runs no question asks about", {}, COORDINATES, name="other")
+BEST = Question("Which is best?", {}, COORDINATES, name="best")
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -32,7 +31,6 @@ VAL, AUGMENTED = OBJECTIVE, "accuracy/val_augmented"
 Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read
 
 _METRIC = re.compile(r"(accuracy|loss)/[a-z][a-z_]*")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)  # it becomes part of files' names
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _NotEmpty = msgspec.Meta(min_length=1)
 _TwoOrMore = msgspec.Meta(min_length=2)
@@ -41,7 +39,7 @@ _TwoOrMore = msgspec.Meta(min_length=2)
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finding that runs can contradict. See experiments/questions.yaml."""
 
-    claim: str
+    claim: Annotated[str, _NotEmpty]
     metric: str = VAL
     against: str | None = None  # the metric of a pair's second cell, where it is another one
     pairs: Annotated[tuple[tuple[Selector, Selector], ...], _NotEmpty] = ()
@@ -57,31 +55,34 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _QuestionNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question of questions.yaml, its claims not yet read."""
+    """The runs that are compared, the keys they differ in, and the claims about them."""
 
-    question: str
+    question: Annotated[str, _NotEmpty]
     where: Selector
     vary: Annotated[tuple[str, ...], _NotEmpty]
     claims: Annotated[tuple[Any, ...], _NotEmpty] = ()
 
 
-@dataclass(frozen=True)
-class Question:
-    """The runs that are compared, the keys they differ in, and the claims about them."""
+class Question(_QuestionNode, frozen=True, kw_only=True):
+    """A question of the file, its claims read."""
 
     name: str
-    question: str
-    where: Selector
-    vary: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
 
 
-class _PublishedCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A cell of published.yaml."""
+class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cell of the published study."""
 
     selector: Selector
     published: dict[str, float]
     replications: dict[str, Annotated[list[float], _TwoOrMore]]
+
+
+class Published(_PublishedNode, frozen=True, kw_only=True):
+    """A cell of the file, its selector completed by the setting."""
+
+    name: str
+    spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
 
 
 class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,17 +91,6 @@ class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     setting: Selector
     cells: Annotated[dict[str, Any], _NotEmpty]
     pooled_sd: Annotated[tuple[str, ...], _TwoOrMore] = ()
-
-
-@dataclass(frozen=True)
-class Published:
-    """A cell of the published study."""
-
-    name: str
-    selector: Selector  # the full setting included
-    published: dict[str, float]
-    replications: dict[str, list[float]]
-    spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
 
 
 # Selecting runs ----------------------------------------------------------------------------------
@@ -127,16 +117,15 @@ def find_published(cell: dict[str, Any], published: Collection[Published]) -> Pu
 
 def load_questions(path: Path = EXPERIMENTS / "questions.yaml") -> list[Question]:
     """Read the questions, in the file's order. Raises UserError where they don't fit the schema."""
-    return [_read_question(f"{path}: {name}", name, node) for name, node in _read(path).items()]
+    return [_read_question(*each) for each in _list_named(str(path), _read(path))]
 
 
 def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Published]:
     """Read the published values and their replications. Raises as `load_questions`."""
     file = _convert(_read(path), _PublishedFile, str(path))
     setting = _read_selector(f"{path}: setting", file.setting)
-    cells = {
-        name: _read_cell(f"{path}: cells: {name}", name, file.cells[name]) for name in file.cells
-    }
+    named = _list_named(f"{path}: cells", file.cells)
+    cells = {name: _read_cell(place, node) for place, name, node in named}
     shared = file.pooled_sd
     once = set(shared) <= set(cells) and len(set(shared)) == len(shared)
     _check(once, f"{path}: pooled_sd", shared, f"cells, each once: {', '.join(cells)}")
@@ -144,33 +133,28 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
     for name, cell in cells.items():
         alike = [cells[each].replications for each in (shared if name in shared else (name,))]
         spread = pooled([replications[AUGMENTED] for replications in alike])
-        selector = cell.selector | setting
-        published.append(Published(name, selector, cell.published, cell.replications, spread))
+        whole = (cell.selector | setting, cell.published, cell.replications)
+        published.append(Published(*whole, name=name, spread=spread))
     return published
 
 
 def _read_question(place: str, name: str, node: object) -> Question:
-    _check_name(place, name, node)
     read = _convert(node, _QuestionNode, place)
-    _check_line(f"{place}: question", read.question)
     where = _read_selector(f"{place}: where", read.where) if read.where else {}
     for i, key in enumerate(read.vary):
         at = f"{place}: vary[{i + 1}]"
         _check_key(at, key, key)
         _check(key not in read.vary[:i], at, key, "each key once")
         _check(len(where.get(key, (1, 2))) > 1, at, key, "where fixes it to one value")
-    claims: list[Claim] = []
-    for i, each in enumerate(read.claims, 1):
-        at = f"{place}: claims[{i}]"
-        claim = _read_claim(at, each, where, read.vary)
-        _check(claim not in claims, at, claim.claim, "the same claim stands there before")
-        claims.append(claim)
-    return Question(name, read.question, where, read.vary, tuple(claims))
+    claims = [
+        _read_claim(f"{place}: claims[{i}]", claim, where, read.vary)
+        for i, claim in enumerate(read.claims, 1)
+    ]
+    return Question(read.question, where, read.vary, claims=tuple(claims), name=name)
 
 
 def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]) -> Claim:
     claim = _convert(node, Claim, place)
-    _check_line(f"{place}: claim", claim.claim)
     _check(bool(claim.pairs) != bool(claim.predictor), place, node, "either pairs or predictor")
     quantity = claim.metric.partition("/")[0]
     share = claim.relative or claim.predictor or quantity == "accuracy"
@@ -202,9 +186,8 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
     return msgspec.structs.replace(claim, pairs=tuple(pairs))
 
 
-def _read_cell(place: str, name: str, node: object) -> _PublishedCell:
-    _check_name(place, name, node)
-    cell = _convert(node, _PublishedCell, place)
+def _read_cell(place: str, node: object) -> _PublishedNode:
+    cell = _convert(node, _PublishedNode, place)
     single = {metric: [value] for metric, value in cell.published.items()}
     for part, measured in (("published", single), ("replications", cell.replications)):
         _check(AUGMENTED in measured, f"{place}: {part}", measured, f"a mapping with {AUGMENTED}")
@@ -269,14 +252,13 @@ def _check(condition: object, place: str, value: object, allowed: str) -> None:
         raise _refusal(place, value, allowed)
 
 
-def _check_line(place: str, text: str) -> None:
-    plain = text.strip() and printable(text) == text
-    _check(plain, place, text, "text of one line, without control characters")
-
-
-def _check_name(place: str, name: str, node: object) -> None:
-    allowed = "a name is up to 60 of A-Z, a-z, 0-9, and then '_-.', too; it is not 'other'"
-    _check(_NAME.fullmatch(name) and name != "other", place, node, allowed)
+def _list_named(place: str, nodes: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """List place, name and content of a mapping's entries, whose names become parts of files'."""
+    for name, node in nodes.items():
+        fits = re.fullmatch(r"(?!other$)[A-Za-z0-9][\w.-]{0,59}", name, re.ASCII)
+        allowed = "a name is up to 60 of A-Z, a-z, 0-9, '_', '-' and '.', and not 'other'"
+        _check(fits, f"{place}: {name}", node, allowed)
+        yield f"{place}: {name}", name, node
 
 
 _known_keys = cache(known_identity_keys)

@@ -62,34 +62,20 @@ class Tables:
         """
         group = self.group
         values = {cell: group.values(cell, VAL) for cell in group.labels}
-        means = {cell: x.mean() for cell, x in values.items() if len(x)}
-        if len(means) < 2:
-            return pd.DataFrame()
-        best = max(means, key=lambda cell: means[cell])
+        best = max(values, key=lambda cell: values[cell].mean() if len(values[cell]) else -1)
         rows = []
         for cell, label in group.labels.items():
-            differences = statistics.paired_differences(values[cell], values[best])
-            if cell == best or not len(differences):
+            pairs = statistics.paired_differences(values[cell], values[best])
+            if cell == best or not len(pairs):
                 continue
-            e = statistics.estimate(differences)
-            rows.append(
-                {
-                    "cell": cell,
-                    "label": label,
-                    "against": group.labels[best],
-                    "n": e.n,
-                    "difference": e.mean,
-                    "low": e.low,
-                    "high": e.high,
-                    "sd": e.sd,
-                    "seeds": statistics.seeds_to_resolve(e.mean, e.sd),
-                    "p": min(
-                        statistics.p_value(e, 0, above=True), statistics.p_value(e, 0, above=False)
-                    ),
-                }
-            )
-        table = pd.DataFrame(rows)
-        return table.assign(**{"p/holm": statistics.holm(list(table["p"]))}) if rows else table
+            e = statistics.estimate(pairs)
+            seeds = statistics.seeds_to_resolve(e.mean, e.sd)
+            p = min(statistics.p_value(e, 0, above) for above in (True, False))
+            against = group.labels[best]
+            rows.append((cell, label, against, e.n, e.mean, e.low, e.high, e.sd, seeds, p))
+        columns = ["cell", "label", "against", "n", "difference", "low", "high", "sd", "seeds", "p"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.assign(**{"p/holm": statistics.holm(list(table["p"]))})
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -101,11 +87,9 @@ class Tables:
         order = self.cells.sort_values(VAL, ascending=False, na_position="last", kind="stable")
         order = order.reset_index(drop=True)
         order["rank"] = order.index + 1
+        against = self.differences.rename(columns={"n": "pairs"}).set_index("cell")
         columns = ["difference", "low", "high", "pairs", "p", "p/holm"]
-        if self.differences.empty:
-            return order.assign(**dict.fromkeys(columns, math.nan))
-        against = self.differences.rename(columns={"n": "pairs"}).set_index("cell")[columns]
-        return order.join(against, on="cell")
+        return order.join(against[columns], on="cell")
 
     def curve(self, metric: str = VAL) -> pd.DataFrame:
         """Mean, low and high over a cell's completed seeds at every epoch they all have.
@@ -179,8 +163,7 @@ class Tables:
 
 def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] = ()) -> Tables:
     """The tables of a group; `curves` as from `load_metrics`."""
-    mine = curves[curves["directory"].isin(group.runs["directory"])]
-    return Tables(group, mine, published)
+    return Tables(group, curves[curves["directory"].isin(group.runs["directory"])], published)
 
 
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
@@ -247,8 +230,8 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         for key in identity_keys(runs)
         if runs[key].astype(object).where(runs[key].notna(), None).map(repr).nunique() > 1
     ]
-    first = [key for key in (*COORDINATES, "model.width", "trainer.epochs") if key in keys]
-    keys = first + [key for key in keys if key not in first]
+    first = (*COORDINATES, "model.width", "trainer.epochs")
+    keys.sort(key=lambda key: first.index(key) if key in first else len(first))
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
     more = ("accuracy/val_ema", "loss/val_ema", "best/accuracy/val", "best/epoch")
     measured = [name for name in (*METRICS, *more) if name in runs]
@@ -259,35 +242,28 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.reset_index(drop=True), keys
 
 
-def find_settled_epoch(picks: pd.DataFrame) -> int | None:
-    """The first epoch of `pick_table` from which the pick stays the last epoch's."""
-    if picks.empty:
-        return None
-    wrong = picks.loc[~picks["right"], "epoch"]
-    after = picks["epoch"] if wrong.empty else picks.loc[picks["epoch"] > wrong.max(), "epoch"]
-    return int(after.min())
+def find_settled_epoch(picks: pd.DataFrame) -> int:
+    """The first epoch of `Tables.picks` from which the pick stays the last epoch's."""
+    last_wrong = max(picks.loc[~picks["right"], "epoch"], default=0)
+    return int(picks.loc[picks["epoch"] > last_wrong, "epoch"].min())
 
 
 def find_keys_at_edge(tables: Tables) -> list[str]:
     """The numeric keys whose best value is the smallest or the largest tried."""
-    if tables.grid is not None:
-        return find_grid_edges(tables.grid)
-    group = tables.group
-    if len(group.vary) != 1 or not pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
-        return []
-    means = group.runs.groupby(group.vary[0])[VAL].mean().dropna()
-    at_edge = len(means) > 2 and means.idxmax() in (means.index.min(), means.index.max())
-    return list(group.vary) if at_edge else []
+    grid, group = tables.grid, tables.group
+    if len(group.vary) == 1 and pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
+        means = group.runs.groupby(group.vary[0])[[VAL]].mean().dropna()
+        grid = means if len(means) > 2 else None
+    return [] if grid is None else find_grid_edges(grid)
 
 
 def find_grid_edges(grid: pd.DataFrame) -> list[str]:
-    """The keys of a `grid_table` whose best value is the smallest or the largest tried."""
+    """The keys of a `Tables.grid` whose best value is the smallest or the largest tried."""
     place = np.unravel_index(np.nanargmax(grid.to_numpy()), grid.shape)
-    names = (grid.index.name, grid.columns.name)
     return [
-        str(name)
-        for name, at, length in zip(names, place, grid.shape, strict=True)
-        if at in (0, length - 1)
+        str(axis.name)
+        for axis, at in zip(grid.axes, place, strict=True)
+        if len(axis) > 1 and at in (0, len(axis) - 1)
     ]
 
 
