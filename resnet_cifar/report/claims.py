@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,11 +119,9 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
 
 
 def _decide(claim: Claim, seen: Sequence[Estimate], whole: bool) -> tuple[str, float]:
-    """The verdict on the differences of a claim and its p; p is NaN without a test.
+    """The verdict on the differences of a claim, and its p: NaN without a test.
 
     A claim holds where every comparison does, so the largest p counts; it fails where one does.
-    p is below 0.05 exactly where there is a verdict, that is where a 95 % interval lies on one side
-    of the value in question.
     """
     tested = [e for e in seen if e.n > 1]
     if not tested:
@@ -137,10 +136,7 @@ def _decide(claim: Claim, seen: Sequence[Estimate], whole: bool) -> tuple[str, f
 
 def _p_values(claim: Claim, e: Estimate) -> tuple[float, float]:
     """The p of a difference's being as claimed, and of its being otherwise."""
-
-    def p(null: float, above: bool) -> float:
-        return statistics.p_value(e, null, above)
-
+    p = functools.partial(statistics.p_value, e)
     if claim.within is None:
         null, up = claim.sign * claim.margin, claim.sign > 0
         return p(null, up), p(null, not up)
@@ -163,12 +159,10 @@ def _name_pair(first: Selector, second: Selector) -> str:
 def _published_difference(
     claim: Claim, group: Group, a: str, b: str, published: Sequence[Published]
 ) -> float:
-    """The same difference between the published values; NaN outside the published cells.
-
-    Published validation is in the augmented view.
-    """
+    """The same difference between the published values; NaN outside the published cells."""
     if claim.against:
         return math.nan  # nothing of that kind was published
+    # Published validation is in the augmented view.
     metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric, claim.metric)
     cells = [find_published(group.configurations[cell], published) for cell in (a, b)]
     first, second = (

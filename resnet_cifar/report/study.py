@@ -205,11 +205,9 @@ def _read_cell(place: str, node: object) -> _PublishedNode:
 def _read_selector(
     place: str, node: Selector, where: Selector | None = None, vary: Collection[str] = ()
 ) -> Selector:
-    """Check configuration keys and the values they may have; each becomes a list.
+    """Check configuration keys, of `vary` if given, and their values; each becomes a list.
 
-    Args:
-        where: what the question fixes already; a value outside it would select nothing.
-        vary: the keys that may be there; any where not given.
+    A value outside what the question's `where` fixes would select nothing.
     """
     _check(node, place, node, "a mapping with at least one key")
     selector: Selector = {}

@@ -132,19 +132,13 @@ class Tables:
         table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
         if table.empty or table.shape[1] < 2:
             return pd.DataFrame()
-        last = table.iloc[-1]
-        chosen = table.idxmax(axis=1)
-        result = pd.DataFrame(
-            {
-                "epoch": table.index,
-                "cell": chosen.to_numpy(),
-                "label": chosen.map(group.labels).to_numpy(),
-                "right": (chosen == last.idxmax()).to_numpy(),
-                "behind": (last.max() - chosen.map(last)).to_numpy(),
-            }
-        )
+        last, chosen = table.iloc[-1], table.idxmax(axis=1)
+        picks = chosen.to_frame("cell")
+        picks["label"] = chosen.map(group.labels)
+        picks["right"] = chosen == last.idxmax()
+        picks["behind"] = last.max() - chosen.map(last)
         ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
-        return result.join(ranks.add_prefix("rank/").reset_index(drop=True))
+        return picks.join(ranks.add_prefix("rank/")).reset_index()
 
     @cached_property
     def grid(self) -> pd.DataFrame | None:
@@ -200,10 +194,7 @@ def judge_reproduction(mean: float, low: float, high: float) -> str:
 
 
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
-    """The published cells, one row each: n, ours in the augmented view and on test, verdict.
-
-    A cell that was not run is there too, with n = 0.
-    """
+    """All published cells, one row each: n, ours in the augmented view and on test, verdict."""
     rows = []
     completed = runs[runs["status"] == "completed"] if len(runs) else runs
     for known in published:
@@ -220,11 +211,7 @@ def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFr
 
 
 def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """All runs with their outcome and whatever of the configuration differs between them.
-
-    Returns:
-        The table, best `accuracy/val` first, and the columns of the configuration in it.
-    """
+    """All runs, best `accuracy/val` first, and the columns of the configuration that differ."""
     keys = [
         key
         for key in identity_keys(runs)
@@ -267,9 +254,6 @@ def find_grid_edges(grid: pd.DataFrame) -> list[str]:
     ]
 
 
-# Bookkeeping -------------------------------------------------------------------------------------
-
-
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
     """The cost of the runs, by device, data, width, precision and threads.
 
@@ -290,11 +274,7 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_mixed_cells(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Find cells whose runs differ in code, versions, device or arithmetic.
-
-    Returns:
-        By what they differ in the cells, each with the kinds there are.
-    """
+    """Find cells whose runs differ in code, versions, …: by that the cells, each with its kinds."""
     mixed: dict[str, dict[str, list[str]]] = {}
     for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
         for key in ("code", "versions", "device", "precision"):
