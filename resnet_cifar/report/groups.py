@@ -98,7 +98,7 @@ def last_values(runs: pd.DataFrame, metric: str) -> pd.Series[float]:
     """The last epoch's metric of one cell's runs, by seed; without what is missing."""
     if metric not in runs:
         return pd.Series(dtype=float)
-    return runs.set_index("seed")[metric].dropna().sort_index()
+    return runs[metric].set_axis(runs["seed"]).dropna().sort_index()
 
 
 def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
@@ -163,8 +163,9 @@ def _split_by_setting(runs: pd.DataFrame, question: Question) -> list[Group]:
         setting = describe_setting(dict(zip(fixed, values, strict=True)), question.vary)
         done = part["status"] == "completed"
         groups.append(Group(question, setting, part[done], part[~done], tuple(vary)))
-    size = ["parameters", "epochs"]
-    return sorted(groups, key=lambda group: list(group.everything[size].max()), reverse=True)
+    largest = ("parameters", "epochs")
+    groups.sort(key=lambda g: [float(g.everything[x].max()) for x in largest], reverse=True)
+    return groups
 
 
 # In words ----------------------------------------------------------------------------------------
