@@ -839,6 +839,13 @@ def test_what_every_kind_has_does_not_come_with_the_kind(tmp_path: Path) -> None
     assert all(list(g.labels.values()) == ["resnet18", "resnet34"] for g in found)
 
 
+def test_synthetic_data_s_setting_names_how_many_images_validate(tmp_path: Path) -> None:
+    make_run(tmp_path, ["data=synthetic", "data.val_size=64", "trainer.epochs=2"])
+    (found,) = group_by_question(load_runs(tmp_path), list(QUESTIONS.values()))
+    assert found.setting.startswith("synthetic data, width 64, 2 epochs")
+    assert "val size 64" in found.setting
+
+
 # The study's own questions -----------------------------------------------------------------------
 
 

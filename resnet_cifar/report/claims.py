@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +12,9 @@ import numpy as np
 
 from resnet_cifar.identity import SHORT
 from resnet_cifar.report.groups import Group, describe_value, name_key
-from resnet_cifar.report.study import AUGMENTED, VAL, Claim, Published, Selector, agrees
-from resnet_cifar.runs.statistics import (
-    CONFIDENCE,
-    Estimate,
-    estimate,
-    holm,
-    p_value,
-    paired_differences,
-    r_squared,
-    seeds_to_resolve,
-)
+from resnet_cifar.report.study import AUGMENTED, VAL, Claim, Published, Selector, find_published
+from resnet_cifar.runs import statistics
+from resnet_cifar.runs.statistics import Estimate
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
@@ -51,7 +44,7 @@ class Judgement:
     @property
     def verdict_among(self) -> str:
         """The verdict, corrected for the number of claims judged together (Holm)."""
-        return self.verdict if self.p_among < 1 - CONFIDENCE else UNDECIDED
+        return self.verdict if self.p_among < 1 - statistics.CONFIDENCE else UNDECIDED
 
     @property
     def n(self) -> int:
@@ -61,10 +54,12 @@ class Judgement:
     @property
     def seeds(self) -> int | None:
         """Pairs that would resolve every difference seen; None where one can't be resolved."""
-        needed = [
-            seeds_to_resolve(_distance_to_change(self.claim, c.difference.mean), c.difference.sd)
-            for c in self.comparisons
-        ]
+        claim, needed = self.claim, []
+        for e in (c.difference for c in self.comparisons):
+            distance = claim.sign * e.mean - claim.margin  # of the mean from the verdict's change
+            if claim.within is not None:
+                distance = claim.within - abs(e.mean)
+            needed.append(statistics.seeds_to_resolve(distance, e.sd))
         known = [n for n in needed if n is not None]
         return max(known) if known and len(known) == len(needed) else None
 
@@ -77,7 +72,7 @@ def judge_all(groups: Sequence[Group], published: Sequence[Published]) -> list[J
         for claim in group.question.claims
         if (judgement := judge(claim, group, published)) is not None
     ]
-    corrected = holm([judgement.p for judgement in judgements])
+    corrected = statistics.holm([judgement.p for judgement in judgements])
     among = sum(not math.isnan(p) for p in corrected)
     return [
         dataclasses.replace(judgement, among=among, p_among=p)
@@ -89,126 +84,93 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
     """Judge a claim in a setting; None where the cells it is about are not there."""
     if claim.predictor:
         return _judge_predictor(claim, group)
-    comparisons, verdicts, remarks = [], [], []
+    comparisons, remarks = [], []
+    against = claim.against or claim.metric
     for first, second in claim.pairs:
         a, b = group.find(first), group.find(second)
         if not a or not b:
             continue  # a setting may hold some of a claim's pairs: those are judged
-        name, against = _name_pair(first, second), claim.against or claim.metric
+        name = _name_pair(first, second)
         if against != claim.metric:
             name += f", {claim.metric.partition('/')[2]} − {against.partition('/')[2]}"
         if len(a) > 1 or len(b) > 1:
             remarks.append(f"{name}: several cells match")
-            verdicts.append(UNDECIDED)
             continue
         x, y = group.values(a[0], claim.metric), group.values(b[0], against)
-        differences = paired_differences(x, y)
+        differences = statistics.paired_differences(x, y)
         if claim.relative:
             differences = differences / y.loc[differences.index]
         differences = differences[np.isfinite(differences)]
-        if not len(differences):
+        if len(differences):
+            known = _published_difference(claim, group, a[0], b[0], published)
+            comparisons.append(Comparison(name, statistics.estimate(differences), known))
+        else:
             missing = [m for m in (claim.metric, against) if m not in group.runs]
             why = f"no run has {missing[0]}" if missing else "no seed completed in both"
             remarks.append(f"{name}: {why}")
-            verdicts.append(UNDECIDED)
-            continue
-        e = estimate(differences)
-        known = _published_difference(claim, group, a[0], b[0], published)
-        comparisons.append(Comparison(name, e, known))
-        verdicts.append(_judge_difference(claim, e))
-    if not verdicts:
+    there = len(comparisons) + len(remarks)
+    if not there:
         return None
-    verdict = _combine(verdicts)
-    if len(verdicts) < len(claim.pairs):
-        remarks.append(f"{len(verdicts)} of its {len(claim.pairs)} comparisons are there")
-    whole = len(comparisons) == len(claim.pairs)
-    verdict = UNDECIDED if verdict == HOLDS and not whole else verdict
-    p = _p_value(claim, [c.difference for c in comparisons], whole)
+    if there < len(claim.pairs):
+        remarks.append(f"{there} of its {len(claim.pairs)} comparisons are there")
+    seen = [c.difference for c in comparisons]
+    verdict, p = _decide(claim, seen, whole=len(seen) == len(claim.pairs))
     return Judgement(claim, group, verdict, tuple(comparisons), p, "; ".join(remarks))
 
 
-def _p_value(claim: Claim, seen: Sequence[Estimate], whole: bool) -> float:
-    """p of a claim: below 0.05 exactly where its verdict is not undecided; NaN without a test.
+def _decide(claim: Claim, seen: Sequence[Estimate], whole: bool) -> tuple[str, float]:
+    """The verdict on the differences of a claim, and its p: NaN without a test.
 
-    It holds where every comparison does, so the largest of theirs counts; it fails where one does.
+    A claim holds where every comparison does, so the largest p counts; it fails where one does.
     """
     tested = [e for e in seen if e.n > 1]
     if not tested:
-        return math.nan
-    holds = max(_p_holds(claim, e) for e in tested) if whole and len(tested) == len(seen) else 1.0
-    return min(holds, *(_p_fails(claim, e) for e in tested))
+        return UNDECIDED, math.nan
+    p_values = [_p_values(claim, e) for e in tested]
+    holds = max(p for p, _ in p_values) if whole and len(tested) == len(seen) else 1.0
+    fails = min(p for _, p in p_values)
+    sure = 1 - statistics.CONFIDENCE
+    verdict = FAILS if fails < sure else HOLDS if holds < sure else UNDECIDED
+    return verdict, min(holds, fails)
 
 
-def _p_holds(claim: Claim, e: Estimate) -> float:
-    if claim.within is not None:
-        return max(p_value(e, -claim.within, above=True), p_value(e, claim.within, above=False))
-    return p_value(e, claim.sign * claim.margin, above=claim.sign > 0)
-
-
-def _p_fails(claim: Claim, e: Estimate) -> float:
-    if claim.within is not None:
-        return min(p_value(e, claim.within, above=True), p_value(e, -claim.within, above=False))
-    return p_value(e, claim.sign * claim.margin, above=claim.sign < 0)
+def _p_values(claim: Claim, e: Estimate) -> tuple[float, float]:
+    """The p of a difference's being as claimed, and of its being otherwise."""
+    p = functools.partial(statistics.p_value, e)
+    if claim.within is None:
+        null, up = claim.sign * claim.margin, claim.sign > 0
+        return p(null, up), p(null, not up)
+    low, high = -claim.within, claim.within
+    return max(p(low, True), p(high, False)), min(p(high, True), p(low, False))
 
 
 def _name_pair(first: Selector, second: Selector) -> str:
     """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`."""
     parts = []
     for key in first | second:
-        a, b = _describe_side(key, first), _describe_side(key, second)
-        shared = f"{name_key(key)} "
-        parts.append(a if a == b else f"{a} − {b.removeprefix(shared)}")
+        a, b = (
+            " or ".join(describe_value(key, value) for value in side.get(key, [None]))
+            for side in (first, second)
+        )
+        parts.append(a if a == b else f"{a} − {b.removeprefix(f'{name_key(key)} ')}")
     return ", ".join(sorted(parts, key=lambda part: "−" not in part))
-
-
-def _describe_side(key: str, selector: Selector) -> str:
-    return " or ".join(describe_value(key, value) for value in selector.get(key, [None]))
-
-
-def _judge_difference(claim: Claim, e: Estimate) -> str:
-    if e.n < 2:
-        return UNDECIDED
-    if claim.within is not None:
-        if max(abs(e.low), abs(e.high)) < claim.within:
-            return HOLDS
-        return FAILS if e.low > claim.within or e.high < -claim.within else UNDECIDED
-    low, high = sorted((claim.sign * e.low, claim.sign * e.high))
-    return HOLDS if low > claim.margin else FAILS if high < claim.margin else UNDECIDED
-
-
-def _distance_to_change(claim: Claim, mean: float) -> float:
-    """The distance of a mean difference from the value at which the verdict changes."""
-    if claim.within is not None:
-        return claim.within - abs(mean)
-    return claim.sign * mean - claim.margin
-
-
-def _combine(verdicts: Sequence[str]) -> str:
-    if FAILS in verdicts:
-        return FAILS
-    return UNDECIDED if UNDECIDED in verdicts else HOLDS
 
 
 def _published_difference(
     claim: Claim, group: Group, a: str, b: str, published: Sequence[Published]
 ) -> float:
-    """The same difference between the published values; NaN outside the published cells.
-
-    Published validation is in the augmented view.
-    """
+    """The same difference between the published values; NaN outside the published cells."""
     if claim.against:
         return math.nan  # nothing of that kind was published
-    metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric)
-    pair = []
-    for cell in (a, b):
-        run = group.configurations[cell]
-        known = next((p for p in published if agrees(run, p.selector)), None)
-        value = known.published.get(metric or claim.metric) if known else None
-        pair.append(math.nan if value is None else value)
-    difference = pair[0] - pair[1]
+    # Published validation is in the augmented view.
+    metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric, claim.metric)
+    cells = [find_published(group.configurations[cell], published) for cell in (a, b)]
+    first, second = (
+        known.published.get(metric, math.nan) if known else math.nan for known in cells
+    )
     if not claim.relative:
-        return difference
-    return difference / pair[1] if pair[1] else math.nan
+        return first - second
+    return (first - second) / second if second else math.nan
 
 
 def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
@@ -218,20 +180,19 @@ def _judge_predictor(claim: Claim, group: Group) -> Judgement | None:
         return None
     runs = group.runs.dropna(subset=[claim.metric])
     runs = runs[(runs[keys] > 0).all(axis=1)]
-    if any(runs[key].nunique() < 3 for key in keys):
-        return None  # a quadratic goes through any two points
     advantage = []
     for _, part in runs.groupby("seed"):
         if any(part[key].nunique() < 3 for key in keys):
-            continue
-        logs = {key: np.log10(part[key].to_numpy(dtype=np.float64)) for key in keys}
+            continue  # a quadratic goes through any two points
+        logs = [np.log10(part[key].to_numpy(dtype=np.float64)) for key in keys]
         y = part[claim.metric].to_numpy(dtype=np.float64)
-        single = max(r_squared(y, x) for x in logs.values())
-        advantage.append(r_squared(y, np.sum(list(logs.values()), axis=0)) - single)
+        single = max(statistics.r_squared(y, x) for x in logs)
+        advantage.append(statistics.r_squared(y, np.sum(logs, axis=0)) - single)
     advantage = [value for value in advantage if math.isfinite(value)]  # NaN: all results equal
     if not advantage:
         return None
-    e = estimate(advantage)
+    e = statistics.estimate(advantage)
     product = "·".join(SHORT.get(key, name_key(key)) for key in keys)
     seen = Comparison(f"R² of {product} minus the best single one's", e, math.nan)
-    return Judgement(claim, group, _judge_difference(claim, e), (seen,), _p_value(claim, [e], True))
+    verdict, p = _decide(claim, [e], whole=True)
+    return Judgement(claim, group, verdict, (seen,), p)

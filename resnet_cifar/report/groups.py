@@ -10,11 +10,13 @@ import dataclasses
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES, USUAL, number
@@ -30,8 +32,8 @@ TITLES = {
     "model.width": "width",
     "trainer.epochs": "epochs",
 }
-OTHER = Question("other", "Runs no question asks about", {}, COORDINATES)
-BEST = Question("best", "Which is best?", {}, COORDINATES)
+OTHER = Question("Runs no question asks about", {}, COORDINATES, name="other")
+BEST = Question("Which is best?", {}, COORDINATES, name="best")
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
 
 
@@ -48,8 +50,7 @@ class Group:
     @property
     def name(self) -> str:
         """For file names: question and setting."""
-        words = re.findall(r"[a-z0-9.]+", self.setting.lower())
-        name = "-".join([self.question.name, *words])
+        name = "-".join([self.question.name, *re.findall(r"[a-z0-9.]+", self.setting.lower())])
         if len(name) <= 150 and self.setting.isascii():
             return name
         return f"{name[:140]}-{hashlib.sha256(self.setting.encode()).hexdigest()[:8]}"
@@ -82,19 +83,22 @@ class Group:
 
     @cached_property
     def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
-        return {str(cell): part.set_index("seed") for cell, part in self.runs.groupby("cell")}
+        return {str(cell): part for cell, part in self.runs.groupby("cell")}
 
     def values(self, cell: str, metric: str) -> pd.Series[float]:
         """The last epoch's metric of a cell's completed runs, by seed; without what is missing."""
-        rows = self._runs_by_cell.get(cell)
-        if rows is None or metric not in rows:
-            return pd.Series(dtype=float)
-        return rows[metric].dropna().sort_index()
+        return last_values(self._runs_by_cell.get(cell, pd.DataFrame()), metric)
 
     def find(self, selector: Selector) -> list[str]:
         """The cells `selector` means."""
-        rows = self.everything
-        return list(rows[matches(rows, selector)]["cell"].unique())
+        return list(self.everything[matches(self.everything, selector)]["cell"].unique())
+
+
+def last_values(runs: pd.DataFrame, metric: str) -> pd.Series[float]:
+    """The last epoch's metric of one cell's runs, by seed; without what is missing."""
+    if metric not in runs:
+        return pd.Series(dtype=float)
+    return runs[metric].set_axis(runs["seed"]).dropna().sort_index()
 
 
 def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
@@ -104,78 +108,64 @@ def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list
     """
     if runs.empty:
         return []
-    keys = identity_keys(runs)
     groups: list[Group] = []
     asked: set[str] = set()
     for question in questions:
-        for group in _split_by_setting(runs[matches(runs, question.where)], question, keys):
-            if _compares_all_keys(group):
+        for group in _split_by_setting(runs[matches(runs, question.where)], question):
+            rows = group.everything
+            if all(key in rows and rows[key].nunique() > 1 for key in question.vary):
                 groups.append(group)
-                asked |= set(group.everything["directory"])
+                asked |= set(rows["directory"])
     rest = runs[~runs["directory"].isin(asked)]
-    groups += [group for group in _split_by_setting(rest, OTHER, keys) if len(group.runs)]
+    groups += [group for group in _split_by_setting(rest, OTHER) if len(group.runs)]
     return _number_repeated(groups)
 
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     """The runs by everything but the study's coordinates: cells in a group can be ranked."""
-    return _number_repeated(_split_by_setting(runs, BEST, identity_keys(runs))) if len(runs) else []
+    return _number_repeated(_split_by_setting(runs, BEST)) if len(runs) else []
 
 
 def _number_repeated(groups: list[Group]) -> list[Group]:
     """The groups, numbered where two of a question are described in the same words."""
-    names: dict[str, int] = {}
+    names: Counter[str] = Counter()
     result = []
     for group in groups:
-        count = names[group.name] = names.get(group.name, 0) + 1
+        names[group.name] += 1
+        count = names[group.name]
         setting = f"{group.setting} ({count})" if count > 1 else group.setting
         result.append(dataclasses.replace(group, setting=setting))
     return result
 
 
-def _split_by_setting(runs: pd.DataFrame, question: Question, keys: list[str]) -> list[Group]:
-    # A varied kind (scheduler=…) brings fields of its own, which vary with it.
+def _split_by_setting(runs: pd.DataFrame, question: Question) -> list[Group]:
+    """The groups of a question's runs, those with most parameters and epochs first."""
+    keys = identity_keys(runs)
+    plain = runs[keys].astype(object).where(runs[keys].notna(), _MISSING)
+    # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
+    # kind has, as every model its width, does not come with the kind.
     free = tuple(f"{key}." for key in question.vary if "." not in key)
-    groups: list[Group] = []
-    if runs.empty:
-        return groups
     fixed = [
         key
         for key in keys
         if key not in question.vary
         and key not in question.where
-        # What every kind has, as every model its width, does not come with the kind.
         and not (key.startswith(free) and runs[key].isna().any())
     ]
-    stand_in = runs[fixed].astype(object).where(runs[fixed].notna(), _MISSING)
-    for values, part in runs.groupby([stand_in[key] for key in fixed], sort=False):
-        done = part["status"] == "completed"
-        differing = [key for key in keys if part[key].astype(object).fillna(_MISSING).nunique() > 1]
-        vary = tuple(key for key in (*question.vary, *differing) if key in differing)
-        vary = tuple(dict.fromkeys(vary))
+    groups: list[Group] = []
+    for values, part in runs.groupby([plain[key] for key in fixed], sort=False):
+        mine = plain.loc[part.index]
+        given = [key for key in question.vary if key in keys]
+        vary = [key for key in given if mine[key].nunique() > 1]
         # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
-        vary = tuple(
-            k for k in vary if k in question.vary or not _is_determined(part, k, question.vary)
-        )
+        within = mine.groupby(given, sort=False) if given else mine
+        vary += [k for k in keys if k not in given and np.max(within[k].nunique()) > 1]
         setting = describe_setting(dict(zip(fixed, values, strict=True)), question.vary)
-        groups.append(Group(question, setting, part[done], part[~done], vary))
-    return sorted(groups, key=_measure_size, reverse=True)
-
-
-def _is_determined(runs: pd.DataFrame, key: str, given: Sequence[str]) -> bool:
-    known = [k for k in given if k in runs]
-    text = runs[[*known, key]].astype(object).fillna(_MISSING)
-    return bool((text.groupby(known)[key].nunique() <= 1).all()) if known else False
-
-
-def _measure_size(group: Group) -> tuple[float, ...]:
-    return tuple(float(group.everything[key].max()) for key in ("parameters", "epochs"))
-
-
-def _compares_all_keys(group: Group) -> bool:
-    """True if the group compares something: every varied key takes two values or more."""
-    runs = group.everything
-    return all(key in runs and runs[key].nunique() > 1 for key in group.question.vary)
+        done = part["status"] == "completed"
+        groups.append(Group(question, setting, part[done], part[~done], tuple(vary)))
+    largest = ("parameters", "epochs")
+    groups.sort(key=lambda g: [float(g.everything[x].max()) for x in largest], reverse=True)
+    return groups
 
 
 # In words ----------------------------------------------------------------------------------------
@@ -183,35 +173,30 @@ def _compares_all_keys(group: Group) -> bool:
 
 def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     """`CIFAR-10, width 64, 300 epochs`, then the study's coordinates and what is unusual."""
-    data = {"cifar10": "CIFAR-10", "synthetic": "synthetic data"}.get(
-        values["data"], values["data"]
-    )
-    parts = [printable(str(data))]
-    for key in ("model.width", "trainer.epochs"):
-        if key in values and key not in varied:
-            parts.append(describe_value(key, values[key]))
+    data = values["data"]
+    names = {"cifar10": "CIFAR-10", "synthetic": "synthetic data"}
+    first = ("model.width", "trainer.epochs")
+    parts = [printable(str(names.get(data, data)))]
+    parts += [describe_value(key, values[key]) for key in first if key in values.keys() - varied]
+    usual = USUAL | {"norm": "batchnorm", "norm.detach": "none"}
     for key, value in values.items():
-        if key in ("data", "model.width", "trainer.epochs") or key in varied or value == _MISSING:
+        if key in ("data", *first, *varied) or value == _MISSING:
             continue
-        size = (
-            key.startswith("data.")
-            and key.endswith("_measure_size")
-            and values["data"] != USUAL["data"]
-        )
-        if size or (key in COORDINATES and not key.startswith("norm")) or value != USUAL.get(key):
-            if (key == "norm.detach" and value == "none") or (
-                key == "norm" and value == "batchnorm"
-            ):
-                continue
-            if key.startswith("data.") and USUAL.get(key) is None:
-                continue  # the synthetic data's own constants
+        if key.startswith("data.") and key not in USUAL:
+            continue  # the synthetic data's own constants
+        if value != usual.get(key) or (key == "data.val_size" and data != USUAL["data"]):
             parts.append(describe_value(key, value))
     return ", ".join(parts)
 
 
+def is_missing(value: object) -> bool:
+    """True if a cell has no such key."""
+    return value in (None, _MISSING) or (isinstance(value, float) and math.isnan(value))
+
+
 def describe_value(key: str, value: object) -> str:
     """A configuration key and its value: `lr 0.01`, `300 epochs`, `cosine`."""
-    if value is None or value == _MISSING or (isinstance(value, float) and math.isnan(value)):
+    if is_missing(value):
         return f"no {name_key(key)}"
     if key == "trainer.epochs":
         return f"{value} epochs"

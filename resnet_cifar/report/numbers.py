@@ -6,6 +6,8 @@ import math
 
 from resnet_cifar.identity import number
 from resnet_cifar.report.document import Column, Row
+from resnet_cifar.report.groups import is_missing
+from resnet_cifar.runs import statistics
 
 
 def percent(fraction: float, digits: int = 2) -> str:
@@ -18,19 +20,17 @@ def decimals(value: float | None, digits: int) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def plus_minus(mean: float, low: float, high: float, scale: float = 100, digits: int = 2) -> str:
-    """`95.06 ± 0.12`: a mean with half its interval; the mean alone where it has none (NaN)."""
-    if math.isnan(mean):
-        return ""
-    half = (high - low) / 2
-    text = f"{scale * mean:.{digits}f}"
-    return text if math.isnan(half) else f"{text} ± {scale * half:.{digits}f}"
+def plus_minus(
+    mean: float, low: float, high: float, scale: float = 100, digits: int = 2, sign: str = ""
+) -> str:
+    """`95.06 ± 0.12`: a mean with half its interval, where it has one; nothing for NaN."""
+    half = scale * (high - low) / 2
+    return "" if math.isnan(mean) else statistics.plus_minus(scale * mean, half, digits, sign)
 
 
 def signed(mean: float, low: float, high: float, scale: float = 100, digits: int = 2) -> str:
     """`+0.47 ± 0.46`: a difference with half its interval."""
-    text = plus_minus(mean, low, high, scale, digits)
-    return f"−{text[1:]}" if text.startswith("-") else text and f"+{text}"
+    return plus_minus(mean, low, high, scale, digits, "+").replace("-", "−")
 
 
 def format_difference(
@@ -60,34 +60,22 @@ def percent_column(key: str, digits: int = 2) -> Column:
 
 def value_column(key: str) -> Column:
     """A column that shows a configuration value; a dash where a cell has no such key."""
-
-    def show(row: Row) -> str:
-        value = row[key]
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        return "–" if missing else number(value)
-
-    return show
+    return lambda row: "–" if is_missing(row[key]) else number(row[key])
 
 
 def mean_column(metric: str, scale: float = 100, digits: int = 2) -> Column:
     """A column `95.06 ± 0.12` of a `cell_table`; the mean alone with one run."""
-
-    def show(row: Row) -> str:
-        low, high = row[f"{metric}/low"], row[f"{metric}/high"]
-        return plus_minus(row[metric], low, high, scale, digits)
-
-    return show
+    low, high = f"{metric}/low", f"{metric}/high"
+    return lambda row: plus_minus(row[metric], row[low], row[high], scale, digits)
 
 
 def range_column(key: str) -> Column:
     """A column `92.19 to 92.54 (4)`: the ends of a range, and of how many values it is."""
 
     def show(row: Row) -> str:
-        low, high = row[f"{key}/low"], row[f"{key}/high"]
-        if math.isnan(low):
-            return ""
+        low, high = percent(row[f"{key}/low"]), percent(row[f"{key}/high"])
         count = f" ({row[f'{key}/n']})" if f"{key}/n" in row else ""
-        return f"{percent(low)} to {percent(high)}{count}"
+        return low and f"{low} to {high}{count}"
 
     return show
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -21,17 +20,17 @@ import yaml
 
 from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.files import read_regular
 from resnet_cifar.paths import resource_directory
 from resnet_cifar.record.schema import OBJECTIVE
 from resnet_cifar.runs.statistics import Spread, pooled
-from resnet_cifar.text import printable
+from resnet_cifar.text import explain_mismatch, printable
 
 EXPERIMENTS = resource_directory("experiments")
 VAL, AUGMENTED = OBJECTIVE, "accuracy/val_augmented"
 Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read
 
 _METRIC = re.compile(r"(accuracy|loss)/[a-z][a-z_]*")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)  # it becomes part of files' names
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _NotEmpty = msgspec.Meta(min_length=1)
 _TwoOrMore = msgspec.Meta(min_length=2)
@@ -40,7 +39,7 @@ _TwoOrMore = msgspec.Meta(min_length=2)
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finding that runs can contradict. See experiments/questions.yaml."""
 
-    claim: str
+    claim: Annotated[str, _NotEmpty]
     metric: str = VAL
     against: str | None = None  # the metric of a pair's second cell, where it is another one
     pairs: Annotated[tuple[tuple[Selector, Selector], ...], _NotEmpty] = ()
@@ -49,29 +48,6 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relative: bool = False
     predictor: Annotated[tuple[str, ...], _TwoOrMore] = ()
 
-    def __post_init__(self) -> None:
-        _check_text("claim", self.claim)
-        if bool(self.pairs) == bool(self.predictor):
-            raise ValueError("give either pairs or predictor")
-        if self.margin and self.within is not None:
-            raise ValueError("give either margin or within")
-        metric = _METRIC.fullmatch(self.metric)
-        _require(metric, "metric", self.metric, "accuracy/… or loss/…, as metrics.jsonl names it")
-        quantity = self.metric.partition("/")[0]
-        if self.against is not None:
-            like = _METRIC.fullmatch(self.against) and self.against.startswith(f"{quantity}/")
-            why = "not beside predictor, which has no second cell"
-            _require(like, "against", self.against, f"{quantity}/…, as metrics.jsonl names it")
-            _require(not self.predictor, "against", self.against, why)
-        alone = not (self.relative and self.predictor)
-        _require(alone, "relative", True, "not beside predictor, whose differences are of R²")
-        share = self.relative or quantity == "accuracy" or bool(self.predictor)
-        limit = "a fraction less than 1: 0.2 is 20 points" if share else "less than 10 nats"
-        most = 1 if share else 10
-        _require(0 <= self.margin < most, "margin", self.margin, f"0 or more, {limit}")
-        some = self.within is None or 0 < self.within < most
-        _require(some, "within", self.within, f"above 0, {limit}")
-
     @property
     def sign(self) -> int:
         """1 where more is better, −1 for a loss."""
@@ -79,90 +55,34 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _QuestionNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question of questions.yaml. Once it is made, its selectors hold lists."""
-
-    question: str
-    where: Selector
-    vary: Annotated[tuple[str, ...], _NotEmpty]
-    claims: Annotated[tuple[Claim, ...], _NotEmpty] = ()
-
-    def __post_init__(self) -> None:
-        _check_text("question", self.question)
-        where = _read_selector("where", self.where) if self.where else {}
-        _check_keys("vary", self.vary)
-        for key in self.vary:
-            why = f"where fixes {key} to one value, so it can't vary"
-            _require(len(where.get(key, (1, 2))) > 1, "vary", list(self.vary), why)
-        claims: list[Claim] = []
-        for i, claim in enumerate(self.claims, 1):
-            try:
-                claims.append(_complete_claim(claim, where, self.vary))
-            except ValueError as error:
-                raise ValueError(f"claims[{i}]: {error}") from error
-            new = claims[-1] not in claims[:-1]
-            _require(new, f"claims[{i}]", claim.claim, "the same claim stands there before")
-        msgspec.structs.force_setattr(self, "where", where)
-        msgspec.structs.force_setattr(self, "claims", tuple(claims))
-
-
-def _complete_claim(claim: Claim, where: Selector, vary: Sequence[str]) -> Claim:
-    """Check a claim's keys against those of its question; its selectors become lists."""
-    keys = _known_keys()
-    _check_keys("predictor", claim.predictor)
-    for key in claim.predictor:
-        numeric = key in vary and keys[key].kind in ("a number", "a whole number")
-        why = f"{key} is not a numeric key of vary"
-        _require(numeric, "predictor", list(claim.predictor), why)
-    pairs: list[tuple[Selector, Selector]] = []
-    for i, sides in enumerate(claim.pairs, 1):
-        place = f"pairs[{i}]"
-        first, second = (_read_selector(place, side, where, vary) for side in sides)
-        same = first == second and claim.against in (None, claim.metric)
-        new = not same and (first, second) not in pairs
-        _require(new, place, list(sides), "two different cells, each pair once")
-        pairs.append((first, second))
-    return msgspec.structs.replace(claim, pairs=tuple(pairs)) if pairs else claim
-
-
-@dataclass(frozen=True)
-class Question:
     """The runs that are compared, the keys they differ in, and the claims about them."""
 
-    name: str
-    question: str
+    question: Annotated[str, _NotEmpty]
     where: Selector
-    vary: tuple[str, ...]
+    vary: Annotated[tuple[str, ...], _NotEmpty]
+    claims: Annotated[tuple[Any, ...], _NotEmpty] = ()
+
+
+class Question(_QuestionNode, frozen=True, kw_only=True):
+    """A question of the file, its claims read."""
+
+    name: str
     claims: tuple[Claim, ...] = ()
 
 
-@dataclass(frozen=True)
-class Published:
+class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cell of the published study."""
 
-    name: str
-    selector: Selector  # the full setting included
-    published: dict[str, float]
-    replications: dict[str, list[float]]
-    spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
-
-
-class _PublishedCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A cell of published.yaml."""
-
     selector: Selector
-    published: dict[str, Any]
-    replications: dict[str, Annotated[list[Any], _TwoOrMore]]
+    published: dict[str, float]
+    replications: dict[str, Annotated[list[float], _TwoOrMore]]
 
-    def __post_init__(self) -> None:
-        for place, metrics in (("published", self.published), ("replications", self.replications)):
-            allowed = f"a mapping with {AUGMENTED}: {AUGMENTED} is missing"
-            _require(AUGMENTED in metrics, place, metrics, allowed)
-        for metric, value in self.published.items():
-            _check_measured(f"published: {metric}", metric, value)
-        for metric, values in self.replications.items():
-            for i, value in enumerate(values, 1):
-                _check_measured(f"replications: {metric}[{i}]", metric, value)
-        msgspec.structs.force_setattr(self, "selector", _read_selector("selector", self.selector))
+
+class Published(_PublishedNode, frozen=True, kw_only=True):
+    """A cell of the file, its selector completed by the setting."""
+
+    name: str
+    spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
 
 
 class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,9 +91,6 @@ class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     setting: Selector
     cells: Annotated[dict[str, Any], _NotEmpty]
     pooled_sd: Annotated[tuple[str, ...], _TwoOrMore] = ()
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "setting", _read_selector("setting", self.setting))
 
 
 # Selecting runs ----------------------------------------------------------------------------------
@@ -187,183 +104,172 @@ def matches(runs: pd.DataFrame, selector: Selector) -> pd.Series[bool]:
     return chosen
 
 
-def agrees(cell: dict[str, Any], selector: Selector) -> bool:
-    """True if one cell's values are among those of `selector`."""
-    return all(key in cell and cell[key] in values for key, values in selector.items())
+def find_published(cell: dict[str, Any], published: Collection[Published]) -> Published | None:
+    """Find the published cell that a run's row or a cell's configuration is of."""
+    for known in published:
+        if all(key in cell and cell[key] in known.selector[key] for key in known.selector):
+            return known
+    return None
 
 
 # Reading -----------------------------------------------------------------------------------------
 
 
 def load_questions(path: Path = EXPERIMENTS / "questions.yaml") -> list[Question]:
-    """Read the questions, in the file's order.
-
-    Raises:
-        UserError: the file can't be read, or does not fit its schema.
-    """
-    questions = []
-    for name, node in _read(path).items():
-        _check_name(str(path), name, node)
-        read = _convert(node, _QuestionNode, f"{path}: {name}")
-        questions.append(Question(name, read.question, read.where, read.vary, read.claims))
-    return questions
+    """Read the questions, in the file's order. Raises UserError where they don't fit the schema."""
+    return [_read_question(*each) for each in _list_named(str(path), _read(path))]
 
 
 def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Published]:
-    """Read the published values and their replications.
-
-    Raises:
-        UserError: the file can't be read, or does not fit its schema.
-    """
+    """Read the published values and their replications. Raises as `load_questions`."""
     file = _convert(_read(path), _PublishedFile, str(path))
-    cells: dict[str, _PublishedCell] = {}
-    for name, node in file.cells.items():
-        _check_name(f"{path}: cells", name, node)
-        cells[name] = _convert(node, _PublishedCell, f"{path}: cells: {name}")
-    for i, name in enumerate(file.pooled_sd, 1):
-        if name not in cells or name in file.pooled_sd[: i - 1]:
-            allowed = f"cells, each once: {', '.join(cells)}"
-            raise UserError(_describe_refusal(f"{path}: pooled_sd[{i}]", name, allowed))
-    samples = {name: cell.replications[AUGMENTED] for name, cell in cells.items()}
-    common = pooled([samples[name] for name in file.pooled_sd]) if file.pooled_sd else None
-    return [
-        Published(
-            name,
-            cell.selector | file.setting,
-            cell.published,
-            cell.replications,
-            common if common and name in file.pooled_sd else pooled([samples[name]]),
-        )
-        for name, cell in cells.items()
+    setting = _read_selector(f"{path}: setting", file.setting)
+    named = _list_named(f"{path}: cells", file.cells)
+    cells = {name: _read_cell(place, node) for place, name, node in named}
+    shared = file.pooled_sd
+    once = set(shared) <= set(cells) and len(set(shared)) == len(shared)
+    _check(once, f"{path}: pooled_sd", shared, f"cells, each once: {', '.join(cells)}")
+    published = []
+    for name, cell in cells.items():
+        alike = [cells[each].replications for each in (shared if name in shared else (name,))]
+        spread = pooled([replications[AUGMENTED] for replications in alike])
+        whole = (cell.selector | setting, cell.published, cell.replications)
+        published.append(Published(*whole, name=name, spread=spread))
+    return published
+
+
+def _read_question(place: str, name: str, node: object) -> Question:
+    read = _convert(node, _QuestionNode, place)
+    where = _read_selector(f"{place}: where", read.where) if read.where else {}
+    for i, key in enumerate(read.vary):
+        at = f"{place}: vary[{i + 1}]"
+        _check_key(at, key, key)
+        _check(key not in read.vary[:i], at, key, "each key once")
+        _check(len(where.get(key, (1, 2))) > 1, at, key, "where fixes it to one value")
+    claims = [
+        _read_claim(f"{place}: claims[{i}]", claim, where, read.vary)
+        for i, claim in enumerate(read.claims, 1)
     ]
+    return Question(read.question, where, read.vary, claims=tuple(claims), name=name)
+
+
+def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]) -> Claim:
+    claim = _convert(node, Claim, place)
+    _check(bool(claim.pairs) != bool(claim.predictor), place, node, "either pairs or predictor")
+    quantity = claim.metric.partition("/")[0]
+    share = claim.relative or claim.predictor or quantity == "accuracy"
+    most, limit = (1, "a fraction less than 1") if share else (10, "less than 10 nats")
+    margin, within, against = claim.margin, claim.within, claim.against or claim.metric
+    like = _METRIC.fullmatch(against) and against.startswith(f"{quantity}/")
+    numeric = [key for key in vary if _known_keys()[key].kind.endswith("number")]
+    alone, known = "not beside predictor", "as metrics.jsonl names it"
+    for fits, key, allowed in (
+        (_METRIC.fullmatch(claim.metric), "metric", f"accuracy/… or loss/…, {known}"),
+        (like, "against", f"{quantity}/…, {known}"),
+        (not (claim.predictor and claim.against), "against", alone),
+        (not (claim.predictor and claim.relative), "relative", alone),
+        (not (margin and within), "within", "either margin or within"),
+        (0 <= margin < most, "margin", f"0 or more, {limit}"),
+        (within is None or 0 < within < most, "within", f"above 0, {limit}"),
+        (set(claim.predictor) <= set(numeric), "predictor", f"numeric keys of vary: {numeric}"),
+        (len(set(claim.predictor)) == len(claim.predictor), "predictor", "each key once"),
+    ):
+        _check(fits, f"{place}: {key}", getattr(claim, key), allowed)
+    pairs: list[tuple[Selector, Selector]] = []
+    for i, sides in enumerate(claim.pairs, 1):
+        at = f"{place}: pairs[{i}]"
+        first, second = (_read_selector(at, side, where, vary) for side in sides)
+        differs = first != second or against != claim.metric
+        new = differs and (first, second) not in pairs
+        _check(new, at, list(sides), "two different cells, each pair once")
+        pairs.append((first, second))
+    return msgspec.structs.replace(claim, pairs=tuple(pairs))
+
+
+def _read_cell(place: str, node: object) -> _PublishedNode:
+    cell = _convert(node, _PublishedNode, place)
+    single = {metric: [value] for metric, value in cell.published.items()}
+    for part, measured in (("published", single), ("replications", cell.replications)):
+        _check(AUGMENTED in measured, f"{place}: {part}", measured, f"a mapping with {AUGMENTED}")
+        for metric, values in measured.items():
+            at = f"{place}: {part}: {metric}"
+            _check(_METRIC.fullmatch(metric), at, values, "a metric is accuracy/… or loss/…")
+            fraction = metric.startswith("accuracy/")
+            most = 1 if fraction else sys.float_info.max
+            allowed = "a fraction from 0 to 1" if fraction else "nats, 0 or more"
+            _check(all(0 <= value <= most for value in values), at, values, allowed)
+    selector = _read_selector(f"{place}: selector", cell.selector)
+    return msgspec.structs.replace(cell, selector=selector)
+
+
+def _read_selector(
+    place: str, node: Selector, where: Selector | None = None, vary: Collection[str] = ()
+) -> Selector:
+    """Check configuration keys, of `vary` if given, and their values; each becomes a list.
+
+    A value outside what the question's `where` fixes would select nothing.
+    """
+    _check(node, place, node, "a mapping with at least one key")
+    selector: Selector = {}
+    for key, value in node.items():
+        at = f"{place}: {key}"
+        _check_key(at, key, value, vary)
+        values = value if isinstance(value, list) else [value]
+        _check(values, at, value, "a list [ ] of 1 or more values")
+        known = _known_keys()[key]
+        for i, one in enumerate(values, 1):
+            _check(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
+        fixed = (where or {}).get(key, values)
+        _check(all(one in fixed for one in values), at, value, f"where has {key} in {fixed} only")
+        selector[key] = values
+    return selector
+
+
+# Checks ------------------------------------------------------------------------------------------
 
 
 def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
-    """Make a struct of a file's node.
-
-    Raises:
-        UserError: it does not fit; the line names the place, the value and what is allowed.
-    """
     try:
         return msgspec.convert(node, kind)
     except msgspec.ValidationError as error:
-        text, _, at = str(error).partition(" - at `$")
-        if error.__cause__ is not None:  # a rule of this module, which names its key itself
-            text = str(error.__cause__)
-    value: Any = node
-    fields = ("at least one key",) if at else kind.__struct_fields__
-    if re.fullmatch(r"\.claims\[\d+\]`", at):
-        fields = Claim.__struct_fields__
-    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", at):
-        value = value[key] if key else value[int(index)]
-        place += f": {key}" if key else f"[{int(index) + 1}]"
-    if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
-        text = _describe_refusal(missing[1], None, f"{missing[1]} is missing")
-    elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-        allowed = f"the keys here are {', '.join(fields)}"
-        text = _describe_refusal(unknown[1], value[unknown[1]], allowed)
-    elif expected := re.match(r"Expected `(\w+)[^`]*`(?: of length (?:>= )?(\d+))?", text):
-        allowed = _WORDS[expected[1]]
-        if expected[1] == "object":
-            allowed += f" with {', '.join(fields)}"
-        elif expected[2]:
-            allowed += f" of {expected[2]}{' or more' * ('>=' in text)}"
-        raise UserError(_describe_refusal(place, value, allowed))
-    raise UserError(f"{place}: {text}")
+        path, value, allowed = explain_mismatch(error, node, kind.__struct_fields__)
+        for part in path:
+            place += f"[{part + 1}]" if isinstance(part, int) else f": {part}"
+        raise _refusal(place, value, allowed) from error
 
 
-# What msgspec calls the parts of a file.
-_WORDS = {
-    "array": "a list [ ]",
-    "object": "a mapping",
-    "str": "text",
-    "bool": "true or false",
-    "float": "a number",
-}
-
-
-def _describe_refusal(place: str, value: object, allowed: str) -> str:
-    shown = " ".join(repr(value).split())
+def _refusal(place: str, value: object, allowed: str) -> UserError:
+    shown = printable(repr(value))
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return f"{place}={shown} is not allowed: {allowed}"
+    return UserError(f"{place}={shown} is not allowed: {allowed}")
 
 
-def _require(condition: object, place: str, value: object, allowed: str) -> None:
-    """Raise ValueError naming the place, the value and what is allowed, unless `condition`."""
+def _check(condition: object, place: str, value: object, allowed: str) -> None:
+    """Raise UserError naming the place, the value and what is allowed, unless `condition`."""
     if not condition:
-        raise ValueError(_describe_refusal(place, value, allowed))
+        raise _refusal(place, value, allowed)
 
 
-def _check_text(key: str, text: str) -> None:
-    """Refuse what can't be shown in one line."""
-    plain = text.strip() and printable(text) == text
-    _require(plain, key, text, "text of one line, without control characters")
-
-
-def _check_name(place: str, name: str, node: object) -> None:
-    if not _NAME.fullmatch(name) or name == "other":
-        allowed = (
-            "a name is up to 60 letters, digits, '_', '-' and '.', starts with a letter or digit, "
-            "and is not 'other'"
-        )
-        raise UserError(_describe_refusal(f"{place}: {name}", node, allowed))
-
-
-def _check_measured(place: str, metric: str, value: Any) -> None:
-    """Refuse a value that its metric can't have: an accuracy is a fraction."""
-    _require(_METRIC.fullmatch(metric), place, value, "a metric is accuracy/… or loss/…")
-    fraction = metric.startswith("accuracy/")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    allowed = "a fraction from 0 to 1" if fraction else "a number of nats, 0 or more"
-    most = 1 if fraction else sys.float_info.max
-    _require(number and 0 <= value <= most, place, value, allowed)
-
-
-def _check_keys(place: str, keys: Sequence[str]) -> None:
-    """Refuse what is no configuration key that names a cell, and keys that stand twice."""
-    for i, key in enumerate(keys, 1):
-        _check_key(f"{place}[{i}]", key, key)
-        _require(key not in keys[: i - 1], f"{place}[{i}]", key, "each key once")
-
-
-def _check_key(place: str, key: str, value: object) -> None:
-    if key not in _known_keys():
-        close = difflib.get_close_matches(key, _known_keys(), 1)
-        hint = f"; did you mean {close[0]}" if close else ""
-        allowed = f"a configuration key that names a cell, such as optimizer.lr{hint}"
-        _require(False, place, value, allowed)
+def _list_named(place: str, nodes: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """List place, name and content of a mapping's entries, whose names become parts of files'."""
+    for name, node in nodes.items():
+        fits = re.fullmatch(r"(?!other$)[A-Za-z0-9][\w.-]{0,59}", name, re.ASCII)
+        allowed = "a name is up to 60 of A-Z, a-z, 0-9, '_', '-' and '.', and not 'other'"
+        _check(fits, f"{place}: {name}", node, allowed)
+        yield f"{place}: {name}", name, node
 
 
 _known_keys = cache(known_identity_keys)
 
 
-def _read_selector(
-    place: str, node: Selector, where: Selector | None = None, vary: Sequence[str] | None = None
-) -> Selector:
-    """Check configuration keys and the values they may have; each becomes a list.
-
-    Args:
-        where: what the question fixes already; a value outside it would select nothing.
-        vary: the keys that may be there; any where not given.
-    """
-    _require(node, place, node, "a mapping with at least one key")
-    selector: Selector = {}
-    for key, value in node.items():
-        at = f"{place}: {key}"
-        _check_key(at, key, value)
-        if vary is not None:
-            allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
-            _require(key in vary, at, value, allowed)
-        values = value if isinstance(value, list) else [value]
-        _require(values, at, value, "a list [ ] of 1 or more values")
-        known = _known_keys()[key]
-        for i, one in enumerate(values, 1):
-            _require(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
-        fixed = (where or {}).get(key, values)
-        inside = all(one in fixed for one in values)
-        _require(inside, at, value, f"where has {key} in {fixed} only")
-        selector[key] = values
-    return selector
+def _check_key(place: str, key: str, value: object, vary: Collection[str] = ()) -> None:
+    """Refuse what is no configuration key that names a cell, or none of `vary`."""
+    allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
+    if not vary:
+        close = difflib.get_close_matches(key, _known_keys(), 1)
+        hint = f"; did you mean {close[0]}" if close else ""
+        allowed = f"a configuration key that names a cell, such as optimizer.lr{hint}"
+    _check(key in (vary or _known_keys()), place, value, allowed)
 
 
 class _Loader(yaml.SafeLoader):
@@ -398,11 +304,9 @@ _Loader.add_implicit_resolver(
 def _read(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} can't be read: it is not a file")
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = yaml.load(read_regular(path).decode(), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} can't be read: {describe(error)}") from error
-    if not isinstance(content, dict) or not content:
-        raise UserError(_describe_refusal(str(path), content, "a mapping with at least one key"))
-    return content
+    filled = isinstance(content, dict) and content
+    _check(filled, str(path), content, "a mapping with at least one key")
+    return dict(content)

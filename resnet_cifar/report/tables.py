@@ -12,18 +12,9 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES
-from resnet_cifar.report.groups import Group
-from resnet_cifar.report.study import AUGMENTED, VAL, Published, agrees, matches
-from resnet_cifar.runs.statistics import (
-    Estimate,
-    estimate,
-    holm,
-    p_value,
-    paired_differences,
-    prediction_interval,
-    seeds_to_resolve,
-    t_half_width,
-)
+from resnet_cifar.report.groups import Group, last_values
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, find_published, matches
+from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import identity_keys
 
 # What a table of cells shows of each run's last epoch.
@@ -56,7 +47,7 @@ class Tables:
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
             for metric in METRICS:
                 row |= _summarize(metric, group.values(cell, metric))
-            known = next((p for p in self.published if agrees(run, p.selector)), None)
+            known = find_published(run, self.published)
             row |= _compare_with_published(known, group.values(cell, AUGMENTED))
             rows.append(row)
         return pd.DataFrame(rows)
@@ -71,32 +62,20 @@ class Tables:
         """
         group = self.group
         values = {cell: group.values(cell, VAL) for cell in group.labels}
-        means = {cell: x.mean() for cell, x in values.items() if len(x)}
-        if len(means) < 2:
-            return pd.DataFrame()
-        best = max(means, key=lambda cell: means[cell])
+        best = max(values, key=lambda cell: values[cell].mean() if len(values[cell]) else -1)
         rows = []
         for cell, label in group.labels.items():
-            differences = paired_differences(values[cell], values[best])
-            if cell == best or not len(differences):
+            pairs = statistics.paired_differences(values[cell], values[best])
+            if cell == best or not len(pairs):
                 continue
-            e = estimate(differences)
-            rows.append(
-                {
-                    "cell": cell,
-                    "label": label,
-                    "against": group.labels[best],
-                    "n": e.n,
-                    "difference": e.mean,
-                    "low": e.low,
-                    "high": e.high,
-                    "sd": e.sd,
-                    "seeds": seeds_to_resolve(e.mean, e.sd),
-                    "p": min(p_value(e, 0, above=True), p_value(e, 0, above=False)),
-                }
-            )
-        table = pd.DataFrame(rows)
-        return table.assign(**{"p/holm": holm(list(table["p"]))}) if rows else table
+            e = statistics.estimate(pairs)
+            seeds = statistics.seeds_to_resolve(e.mean, e.sd)
+            p = min(statistics.p_value(e, 0, above) for above in (True, False))
+            against = group.labels[best]
+            rows.append((cell, label, against, e.n, e.mean, e.low, e.high, e.sd, seeds, p))
+        columns = ["cell", "label", "against", "n", "difference", "low", "high", "sd", "seeds", "p"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.assign(**{"p/holm": statistics.holm(list(table["p"]))})
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -108,11 +87,9 @@ class Tables:
         order = self.cells.sort_values(VAL, ascending=False, na_position="last", kind="stable")
         order = order.reset_index(drop=True)
         order["rank"] = order.index + 1
+        against = self.differences.rename(columns={"n": "pairs"}).set_index("cell")
         columns = ["difference", "low", "high", "pairs", "p", "p/holm"]
-        if self.differences.empty:
-            return order.assign(**dict.fromkeys(columns, math.nan))
-        against = self.differences.rename(columns={"n": "pairs"}).set_index("cell")[columns]
-        return order.join(against, on="cell")
+        return order.join(against[columns], on="cell")
 
     def curve(self, metric: str = VAL) -> pd.DataFrame:
         """Mean, low and high over a cell's completed seeds at every epoch they all have.
@@ -127,7 +104,7 @@ class Tables:
         table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
         table["n"] = table["cell"].map(self.group.runs["cell"].value_counts())
         table = table[table["count"] == table["n"]]
-        half = t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
+        half = statistics.t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
         half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
         most = 1 if metric.startswith("accuracy/") else None
         low, high = table["mean"] - half, table["mean"] + half
@@ -155,19 +132,13 @@ class Tables:
         table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
         if table.empty or table.shape[1] < 2:
             return pd.DataFrame()
-        last = table.iloc[-1]
-        chosen = table.idxmax(axis=1)
-        result = pd.DataFrame(
-            {
-                "epoch": table.index,
-                "cell": chosen.to_numpy(),
-                "label": chosen.map(group.labels).to_numpy(),
-                "right": (chosen == last.idxmax()).to_numpy(),
-                "behind": (last.max() - chosen.map(last)).to_numpy(),
-            }
-        )
+        last, chosen = table.iloc[-1], table.idxmax(axis=1)
+        picks = chosen.to_frame("cell")
+        picks["label"] = chosen.map(group.labels)
+        picks["right"] = chosen == last.idxmax()
+        picks["behind"] = last.max() - chosen.map(last)
         ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
-        return result.join(ranks.add_prefix("rank/").reset_index(drop=True))
+        return picks.join(ranks.add_prefix("rank/")).reset_index()
 
     @cached_property
     def grid(self) -> pd.DataFrame | None:
@@ -186,79 +157,68 @@ class Tables:
 
 def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] = ()) -> Tables:
     """The tables of a group; `curves` as from `load_metrics`."""
-    mine = curves[curves["directory"].isin(group.runs["directory"])]
-    return Tables(group, mine, published)
+    return Tables(group, curves[curves["directory"].isin(group.runs["directory"])], published)
 
 
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
-    e = estimate(values) if len(values) else Estimate(0, *[math.nan] * 4)
+    e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 4)
     return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
-
-
-_RANGES = tuple(f"{of}/{end}" for of in ("replications", "prediction") for end in ("low", "high"))
 
 
 def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
-    nothing = dict.fromkeys(("published", *_RANGES), math.nan)
-    if known is None:
-        return {**nothing, "verdict": ""}
-    others = known.replications[AUGMENTED]
-    theirs = {
-        "published": known.published[AUGMENTED],
-        "replications/low": min(others),
-        "replications/high": max(others),
+    theirs = low = high = least = most = math.nan
+    verdict = ""
+    if known is not None:
+        theirs, others = known.published[AUGMENTED], known.replications[AUGMENTED]
+        least, most, verdict = min(others), max(others), "not run"
+        if len(ours):
+            low, high = statistics.prediction_interval(others, len(ours), known.spread)
+            verdict = judge_reproduction(float(ours.mean()), low, high)
+    return {
+        "published": theirs,
+        "replications/low": least,
+        "replications/high": most,
+        "prediction/low": low,
+        "prediction/high": high,
+        "verdict": verdict,
     }
-    if not len(ours):
-        return {**nothing, **theirs, "verdict": "not run"}
-    low, high = prediction_interval(others, len(ours), known.spread)
-    verdict = judge_reproduction(float(ours.mean()), low, high)
-    return {**theirs, "prediction/low": low, "prediction/high": high, "verdict": verdict}
 
 
 def judge_reproduction(mean: float, low: float, high: float) -> str:
     """Place a mean accuracy against the prediction interval from the replications."""
     if low <= mean <= high:
         return "as predicted"
-    distance = mean - high if mean > high else low - mean
-    return f"{100 * distance:.2f} points {'above' if mean > high else 'below'}"
+    side, distance = ("above", mean - high) if mean > high else ("below", low - mean)
+    return f"{100 * distance:.2f} points {side}"
 
 
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
-    """The published cells, one row each: n, ours in the augmented view and on test, verdict.
-
-    A cell that was not run is there too, with n = 0.
-    """
+    """All published cells, one row each: n, ours in the augmented view and on test, verdict."""
     rows = []
+    completed = runs[runs["status"] == "completed"] if len(runs) else runs
     for known in published:
-        mine = runs[matches(runs, known.selector)] if len(runs) else runs
-        mine = mine[mine["status"] == "completed"].set_index("seed") if len(mine) else mine
-        ours = mine[AUGMENTED].dropna() if AUGMENTED in mine else pd.Series(dtype=float)
-        clean = mine[VAL].dropna() if VAL in mine else pd.Series(dtype=float)
+        mine = completed[matches(completed, known.selector)]
+        ours = last_values(mine, AUGMENTED)
         row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
         row |= _compare_with_published(known, ours)
         row["replications/n"] = len(known.replications[AUGMENTED])
-        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, clean)
-        test = mine["accuracy/test"].dropna() if "accuracy/test" in mine else clean[:0]
-        row["accuracy/test"] = float(test.mean()) if len(test) else math.nan
+        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
+        row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
         row["published/test"] = known.published.get("accuracy/test", math.nan)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """All runs with their outcome and whatever of the configuration differs between them.
-
-    Returns:
-        The table, best `accuracy/val` first, and the columns of the configuration in it.
-    """
+    """All runs, best `accuracy/val` first, and the columns of the configuration that differ."""
     keys = [
         key
         for key in identity_keys(runs)
         if runs[key].astype(object).where(runs[key].notna(), None).map(repr).nunique() > 1
     ]
-    first = [key for key in (*COORDINATES, "model.width", "trainer.epochs") if key in keys]
-    keys = first + [key for key in keys if key not in first]
+    first = (*COORDINATES, "model.width", "trainer.epochs")
+    keys.sort(key=lambda key: first.index(key) if key in first else len(first))
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
     more = ("accuracy/val_ema", "loss/val_ema", "best/accuracy/val", "best/epoch")
     measured = [name for name in (*METRICS, *more) if name in runs]
@@ -269,39 +229,29 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.reset_index(drop=True), keys
 
 
-def find_settled_epoch(picks: pd.DataFrame) -> int | None:
-    """The first epoch of `pick_table` from which the pick stays the last epoch's."""
-    if picks.empty:
-        return None
-    wrong = picks.loc[~picks["right"], "epoch"]
-    after = picks["epoch"] if wrong.empty else picks.loc[picks["epoch"] > wrong.max(), "epoch"]
-    return int(after.min())
+def find_settled_epoch(picks: pd.DataFrame) -> int:
+    """The first epoch of `Tables.picks` from which the pick stays the last epoch's."""
+    last_wrong = max(picks.loc[~picks["right"], "epoch"], default=0)
+    return int(picks.loc[picks["epoch"] > last_wrong, "epoch"].min())
 
 
 def find_keys_at_edge(tables: Tables) -> list[str]:
     """The numeric keys whose best value is the smallest or the largest tried."""
-    if tables.grid is not None:
-        return find_grid_edges(tables.grid)
-    group = tables.group
-    if len(group.vary) != 1 or not pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
-        return []
-    means = group.runs.groupby(group.vary[0])[VAL].mean().dropna()
-    at_edge = len(means) > 2 and means.idxmax() in (means.index.min(), means.index.max())
-    return list(group.vary) if at_edge else []
+    grid, group = tables.grid, tables.group
+    if len(group.vary) == 1 and pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
+        means = group.runs.groupby(group.vary[0])[[VAL]].mean().dropna()
+        grid = means if len(means) > 2 else None
+    return [] if grid is None else find_grid_edges(grid)
 
 
 def find_grid_edges(grid: pd.DataFrame) -> list[str]:
-    """The keys of a `grid_table` whose best value is the smallest or the largest tried."""
+    """The keys of a `Tables.grid` whose best value is the smallest or the largest tried."""
     place = np.unravel_index(np.nanargmax(grid.to_numpy()), grid.shape)
-    names = (grid.index.name, grid.columns.name)
     return [
-        str(name)
-        for name, at, length in zip(names, place, grid.shape, strict=True)
-        if at in (0, length - 1)
+        str(axis.name)
+        for axis, at in zip(grid.axes, place, strict=True)
+        if len(axis) > 1 and at in (0, len(axis) - 1)
     ]
-
-
-# Bookkeeping -------------------------------------------------------------------------------------
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -324,11 +274,7 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_mixed_cells(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Find cells whose runs differ in code, versions, device or arithmetic.
-
-    Returns:
-        By what they differ in the cells, each with the kinds there are.
-    """
+    """Find cells whose runs differ in code, versions, …: by that the cells, each with its kinds."""
     mixed: dict[str, dict[str, list[str]]] = {}
     for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
         for key in ("code", "versions", "device", "precision"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -32,16 +33,12 @@ class Estimate(NamedTuple):
 
 
 def plus_minus(mean: float, half_width: float, digits: int = 2, sign: str = "") -> str:
-    """`95.06 ± 0.12`; the mean alone where there is no interval (NaN).
-
-    Args:
-        sign: "+" where a positive mean has one.
-    """
+    """`95.06 ± 0.12`; the mean alone where there is no interval (NaN); `sign` "+" for `+0.47`."""
     text = f"{mean:{sign}.{digits}f}"
     return text if math.isnan(half_width) else f"{text} ± {half_width:.{digits}f}"
 
 
-def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
+def estimate(values: Iterable[float]) -> Estimate:
     """Mean, sample sd and the two-sided Student t-interval of the mean of `values`.
 
     Raises:
@@ -54,16 +51,16 @@ def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimat
     if n == 1:
         return Estimate(1, mean, math.nan, math.nan, math.nan)
     sd = float(x.std(ddof=1))
-    half = float(t_half_width(n, sd, confidence))
+    half = float(t_half_width(n, sd))
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
-def t_half_width(n: Any, sd: Any, confidence: float = CONFIDENCE) -> Any:
+def t_half_width(n: Any, sd: Any) -> Any:
     """Half the width of the t-interval of a mean over n values of sample standard deviation sd.
 
     n and sd are numbers or arrays; NaN where n is 1.
     """
-    return stats.t.ppf((1 + confidence) / 2, n - 1) * sd / np.sqrt(n)
+    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
 
 
 def paired_differences(first: pd.Series[float], second: pd.Series[float]) -> pd.Series[float]:
@@ -72,18 +69,11 @@ def paired_differences(first: pd.Series[float], second: pd.Series[float]) -> pd.
     return first.loc[both] - second.loc[both]
 
 
-def seeds_to_resolve(
-    difference: float, sd: float, power: float = POWER, confidence: float = CONFIDENCE
-) -> int | None:
+def seeds_to_resolve(difference: float, sd: float, power: float = POWER) -> int | None:
     """Pairs needed for the paired t-test to find a true `difference` with probability `power`.
 
-    Args:
-        difference: true mean of the paired differences.
-        sd: their standard deviation.
-
-    Returns:
-        The smallest n ≥ 2 whose two-sided test at 1 − `confidence` has that power (noncentral t);
-        None where even `MOST_SEEDS` don't do, or there is nothing to find.
+    That is the smallest n ≥ 2 whose two-sided test has that power (noncentral t), given the paired
+    differences' standard deviation; None where even `MOST_SEEDS` don't do, or all is equal.
     """
     if difference == 0 or not math.isfinite(difference):
         return None
@@ -91,7 +81,7 @@ def seeds_to_resolve(
         return 2
 
     def enough(n: int) -> bool:
-        critical = stats.t.ppf((1 + confidence) / 2, n - 1)
+        critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
         effect = abs(difference) / sd * math.sqrt(n)
         # The other tail, a difference found with the wrong sign, is no success.
         return bool(stats.nct.sf(critical, n - 1, effect) >= power)
@@ -101,11 +91,7 @@ def seeds_to_resolve(
         if high == MOST_SEEDS:
             return None
         high = min(2 * high, MOST_SEEDS)
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return bisect.bisect_left(range(MOST_SEEDS), True, high // 2 + 1, high, key=enough)
 
 
 class McNemar(NamedTuple):
@@ -117,10 +103,7 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
-    """McNemar's exact test (McNemar 1947) on bool [n], whether each net got each image right.
-
-    It compares two trained nets on these images. What another seed would give it can't say.
-    """
+    """McNemar's exact test (McNemar 1947) on bool [n]: the images that each net got right."""
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     p = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
     return McNemar(b, c, p)
@@ -143,23 +126,18 @@ class Spread(NamedTuple):
 
 
 def pooled(samples: Sequence[Sequence[float]]) -> Spread:
-    """The standard deviation within samples that are taken to share it, each about its own mean.
-
-    Of a single sample it is the sample standard deviation. Each needs two values or more.
-    """
+    """The standard deviation within samples of two values or more that are taken to share it."""
     squares = sum(float(((np.asarray(x) - np.mean(x)) ** 2).sum()) for x in samples)
     freedom = sum(len(x) - 1 for x in samples)
     return Spread(math.sqrt(squares / freedom), freedom)
 
 
-def prediction_interval(
-    values: Sequence[float], n: int, spread: Spread, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def prediction_interval(values: Sequence[float], n: int, spread: Spread) -> tuple[float, float]:
     """The interval in which the mean of n further values of the population of `values` will lie.
 
     mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `spread`.
     """
-    t = float(stats.t.ppf((1 + confidence) / 2, spread.freedom))
+    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, spread.freedom))
     half = t * spread.sd * math.sqrt(1 / n + 1 / len(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
@@ -168,7 +146,7 @@ def prediction_interval(
 def p_value(e: Estimate, null: float, above: bool) -> float:
     """Two-sided p of the t-test of the mean against `null`; 1 where it lies on the other side.
 
-    Below 1 − confidence exactly where the t-interval lies above (or below) `null`; NaN with n = 1.
+    Below 1 − CONFIDENCE exactly where the t-interval lies above (or below) `null`; NaN with n = 1.
     """
     distance = e.mean - null if above else null - e.mean
     if e.n < 2:
@@ -182,10 +160,8 @@ def p_value(e: Estimate, null: float, above: bool) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979), in the same order; NaN is no test."""
-    adjusted = [math.nan] * len(p_values)
-    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    largest = 0.0
-    for position, (p, i) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - position) * p))
-        adjusted[i] = largest
-    return adjusted
+    p = np.array(p_values, dtype=np.float64)
+    order = np.argsort(p)  # NaN last
+    left = np.isfinite(p).sum() - np.arange(len(p))
+    p[order] = np.minimum(np.maximum.accumulate(left * p[order]), 1)
+    return [float(each) for each in p]
