@@ -345,7 +345,7 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
             "data": "data",
             "width": numbers.value_column("model.width"),
             "precision": "precision",
-            "threads": lambda row: str(row["threads"]),
+            "threads": lambda row: row["threads"],
             "runs": "runs",
             "epochs": "epochs_done",
             "hours": lambda row: f"{row['hours']:.2f}",

@@ -45,12 +45,9 @@ class Table:
 
     def rows(self) -> list[list[str]]:
         """The text of every cell, row by row."""
+        keys, rows = self.columns.values(), records(self.frame)
         return [
-            [
-                printable(str(row[x]) if isinstance(x, str) else x(row))
-                for x in self.columns.values()
-            ]
-            for row in records(self.frame)
+            [printable(str(row[x] if isinstance(x, str) else x(row))) for x in keys] for row in rows
         ]
 
     def markdown(self) -> str:
@@ -66,7 +63,7 @@ class Table:
 class Picture:
     """A figure with its caption."""
 
-    name: str  # of the SVG and PNG files
+    name: str  # of the SVG file
     figure: Figure
     caption: str
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from itertools import repeat
 from pathlib import Path
@@ -42,21 +42,18 @@ def render_page(report: Report) -> str:
         subtitle=escape(printable(report.subtitle)),
         style=_file("style.css"),
         script=_file("page.js"),
-        first_screen=_columns(report.claims, report.best),
+        claims=render(report.claims),
+        best=render(report.best),
         contents=links,
         rest=render(report.rest),
     )
 
 
-def render_notebook(parts: Iterable[Part], columns: Sequence[Sequence[Part]] = ()) -> str:
-    """Parts of a report as the output of a notebook's cell, with the page's style and script.
-
-    Args:
-        columns: lists of parts that stand side by side, above the others.
-    """
+def render_notebook(parts: Iterable[Part]) -> str:
+    """Parts of a report as the output of a notebook's cell, with the page's style and script."""
     style = f"<style>\n{_file('style.css')}</style>"
     script = f"<script>\n{_file('page.js')}</script>"
-    return f'<div class="report">{style}{_columns(*columns)}{render(parts)}{script}</div>'
+    return f'<div class="report">{style}{render(parts)}{script}</div>'
 
 
 def _file(name: str) -> str:
@@ -70,12 +67,6 @@ def _fill(template: str, **values: str) -> str:
 def render(parts: Iterable[Part]) -> str:
     """Render parts as HTML; pictures stand in it as SVG."""
     return "\n".join(map(_render, parts))
-
-
-def _columns(*columns: Sequence[Part]) -> str:
-    """Lists of parts side by side where there is room."""
-    sides = "".join(f"<div>{render(parts)}</div>" for parts in columns)
-    return f'<div class="columns">{sides}</div>' if columns else ""
 
 
 def _render(part: Part) -> str:
