@@ -59,24 +59,14 @@ def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figur
 
 def draw_svg(figure: Figure) -> str:
     """The figure as an SVG document."""
-    text = _save(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
-    figure.set_layout_engine("none")  # it has its places; to find them again takes half the time
-    # Places to a hundredth of a point; the text that people read stands between the tags.
-    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text)
-
-
-def draw_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    return _save(figure, "png", dpi=160, metadata={"Software": None})
-
-
-def _save(figure: Figure, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
+    buffer = io.StringIO()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A label may be in any script; an SVG's text is drawn by the reader's fonts.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(buffer, format=kind, **options)
-    return buffer.getvalue()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    # Places to a hundredth of a point; the text that people read stands between the tags.
+    tags = re.compile(r"<[^>]+>")
+    return tags.sub(lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), buffer.getvalue())
 
 
 def label_epochs(axis: Axes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,15 +12,15 @@ from pathlib import Path
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import read_regular, write_atomically, write_json
 from resnet_cifar.report.document import Picture, Report, Table
-from resnet_cifar.report.figures import draw_png
 from resnet_cifar.report.page import render_page
 
 LIST = "report-files.json"
+# Of earlier versions also PNG files.
 _NAME = re.compile(r"report\.(md|html)|figures/[\w.-]+\.(svg|png)|tables/[\w.-]+\.csv")
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.md, report.html, figures/*.svg and *.png, tables/*.csv (full precision).
+    """Write report.md, report.html, figures/*.svg, tables/*.csv (full precision).
 
     A list of these files is kept in the folder. What an earlier report wrote and this one does not
     goes; whatever else is there stays.
@@ -38,7 +39,6 @@ def write_report(report: Report, folder: Path) -> None:
             files[f"tables/{part.name}.csv"] = text.encode(errors="backslashreplace")
         elif isinstance(part, Picture):
             files[f"figures/{part.name}.svg"] = part.svg.encode()
-            files[f"figures/{part.name}.png"] = draw_png(part.figure)
     before = _read_list(folder)
     for name in files:
         _check_free(folder, folder / name, name in before)
@@ -50,9 +50,9 @@ def write_report(report: Report, folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         write_atomically(folder / name, content)
     for name in before.keys() - files.keys():
-        old = folder / name
-        if _is_regular(old) and hashlib.sha256(old.read_bytes()).hexdigest() == before[name]:
-            old.unlink()
+        with contextlib.suppress(OSError):  # it is gone, or no file
+            if hashlib.sha256(read_regular(folder / name)).hexdigest() == before[name]:
+                (folder / name).unlink()
     write_json(folder / LIST, {"files": sums})
 
 
@@ -78,13 +78,8 @@ def _check_free(folder: Path, path: Path, ours: bool) -> None:
             raise UserError(
                 f"{above} is not a directory of a report: choose another folder with --to"
             )
-    if os.path.lexists(path) and not (ours and _is_regular(path)):
+    if os.path.lexists(path) and not (ours and path.is_file() and not path.is_symlink()):
         raise UserError(
             f"{path} is there and was not written by a report (it is not in {folder / LIST}): "
             "move it, or choose another folder with --to"
         )
-
-
-def _is_regular(path: Path) -> bool:
-    """True if a file itself lies there, not a link."""
-    return path.is_file() and not path.is_symlink()
