@@ -48,9 +48,9 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
         "scale-invariant weights in equilibrium: median and range over convolutions; grey, within "
         "10 %."
     )
-    rotations = [Picture(f"rotation-{name}", rotation, caption)] if rotation else []
+    rotations: list[Part] = [Picture(f"rotation-{name}", rotation, caption)] if rotation else []
     if "norm.detach" not in group.vary or probe.empty:
-        return [*rotations]
+        return rotations
     probed = medians(probe)
     curves = curves[curves["directory"].isin(group.runs["directory"])]
     table = flow_table(group, probed, curves)
@@ -146,9 +146,9 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
         losses = curves[curves["directory"].isin(part["directory"].unique())]
-        for name in LOSSES:
-            ends = losses.groupby("directory")[name].last() if name in losses else None
-            row[name] = math.nan if ends is None else ends.mean()
+        losses = losses.reindex(columns=["directory", *LOSSES])
+        ends = losses.groupby("directory").last().mean()
+        row |= {name: ends[name] for name in LOSSES}
         row["loss/val/largest"] = losses["loss/val"].max()
         rows.append(row)
     return pd.DataFrame(rows)
