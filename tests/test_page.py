@@ -8,7 +8,7 @@ import pandas as pd
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from resnet_cifar.report import canvas
+from resnet_cifar.report import figures
 from resnet_cifar.report.document import (
     MARKS,
     Part,
@@ -23,26 +23,26 @@ from resnet_cifar.report.document import (
     read_verdict,
     verdict_line,
 )
-from resnet_cifar.report.page import Shown, render, render_page
+from resnet_cifar.report.page import render, render_notebook, render_page
 from resnet_cifar.text import printable
 
 
 def test_a_drawing_keeps_what_it_says() -> None:
     """Places are shortened to a hundredth of a point, words and numbers people read are not."""
-    with canvas.panels(3, 2) as (figure, axis):
+    with figures.panels(3, 2) as (figure, axis):
         axis.set_title("weight decay 0.0005")
         axis.plot([1 / 3, 2 / 3], [1 / 7, 2 / 7])
-    drawing = canvas.draw_svg(figure)
+    drawing = figures.draw_svg(figure)
     assert ">weight decay 0.0005<" in drawing
     assert not re.search(r'd="[^"]*\d\.\d{3}', drawing)
 
 
 def curves(points: int) -> Picture:
-    with canvas.panels(3, 2) as (figure, axis):
+    with figures.panels(3, 2) as (figure, axis):
         axis.plot(range(1, points + 1), [1 / n for n in range(1, points + 1)], label="lr <0.1>")
         axis.plot([1, points], [0, 1])  # without a name: nothing to point at
         axis.set_ylabel("accuracy (%)")
-        canvas.label_epochs(axis)
+        figures.label_epochs(axis)
     return Picture("curves", figure, "Curves.")
 
 
@@ -63,7 +63,7 @@ def test_what_a_person_wrote_is_text_on_the_page() -> None:
     parts = [heading(evil), escape(evil), note_line(evil), verdict]
     for page in (
         render_page(Report(evil, evil, parts[:2], parts[2:], parts)),
-        Shown(*parts)._repr_html_(),
+        render_notebook(parts),
     ):
         assert "<img" not in page
         assert "\x1b" not in page
@@ -121,7 +121,7 @@ def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
     assert read_page([heading(text)], "h2") == ([shown], {"h2"})
     if shown:
         assert read_page([escape(text)], "p") == ([shown], {"p"})
-        image, caption = parse(Picture("p", canvas.Figure(), text).markdown())
+        image, caption = parse(Picture("p", figures.Figure(), text).markdown())
         assert plain_text(caption) == shown
         assert [node.type for node in image.children[0].children] == ["image"]
     texts, tags = read_page([note_line(text)], "li")

@@ -22,8 +22,6 @@ from scipy import stats
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.report import (
-    answer,
-    bookkeeping,
     claims,
     contents,
     document,
@@ -252,12 +250,12 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
     lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": second, "0.001": [0.5]})
     runs, curves = load_runs(tmp_path), load_metrics(tmp_path)
     (ranking,) = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
-    sentence = answer.describe_best(ranking)
+    sentence = contents.describe_best(ranking)
     assert sentence.startswith(
         "CIFAR-10, width 16, 5 epochs: best is lr 0.01 with 87.00 % (3 runs)"
     )
     assert words in sentence
-    assert [row[1] for row in answer.ranking_table(ranking).rows()] == [
+    assert [row[1] for row in contents.ranking_table(ranking).rows()] == [
         "lr 0.01",
         "lr 0.1",
         "lr 0.001",
@@ -267,7 +265,7 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
 def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86], "0.1": [0.87]})
     make_run(tmp_path, [*SHORT, "optimizer.momentum=0.8", "trainer.threads=2"], 0, 0.9)
-    table = bookkeeping.runs_table(load_runs(tmp_path))
+    table = contents.runs_table(load_runs(tmp_path))
     assert list(table.columns)[:4] == ["lr", "momentum", "seed", "status"]
     assert [row[:2] for row in table.rows()] == [["0.01", "0.8"], ["0.1", "0.9"], ["0.01", "0.9"]]
 
@@ -384,12 +382,12 @@ def test_of_many_questions_and_settings_the_largest_have_figures(
         make_run(tmp_path, ["model.width=32", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
     runs = load_runs(tmp_path)
     report = contents.build_report(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
-    names = [picture.name for picture in report.pictures]
+    names = [part.name for part in report.parts if isinstance(part, document.Picture)]
     curves = [name for name in names if name.startswith("curves")]
     assert curves == ["curves-learning_rate-cifar-10-width-16-5-epochs"]
     assert any("the other 1 tables only" in str(block) for block in report.parts)
-    cells = [table.name for table in report.tables if table.name.startswith("cells")]
-    assert len(cells) == 2
+    kept = [part.name for part in report.parts if isinstance(part, document.Table)]
+    assert sum(name.startswith("cells") for name in kept) == 2
 
 
 def test_a_line_says_what_it_is(rates: Path) -> None:
@@ -425,13 +423,11 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
         make_run(tmp_path, [*overrides, f"{WD}=0.0"], 0, 0.5)
     found = group(tmp_path, "detach")
     probe, curves = load_probe(tmp_path), load_metrics(tmp_path)
-    table = flow.flow_table(found, flow.medians(found, probe), curves)
+    table = flow.flow_table(found, flow.medians(probe), curves)
     assert list(table["label"]) == [f"detach {name}, weight decay 0.01" for name in breaks]
     for row, broken in zip(records(table), breaks.values(), strict=True):
         assert row["n"] == 1
-        assert [key for key in flow.IDENTITIES if not flow.holds(row[key])] == sorted(
-            broken, key=flow.IDENTITIES.index
-        )
+        assert {key for key in flow.IDENTITIES if row[key] >= flow.HOLDS_BELOW} == set(broken)
         assert (row["mean_over_std/first"], row["mean_over_std"]) == (1, 3)
         assert row["loss/val/largest"] == 1
     picture = flow.draw_rotation(found, probe)
@@ -441,8 +437,8 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
     report = contents.build_report(
         load_runs(tmp_path), curves, list(QUESTIONS.values()), PUBLISHED, probe=probe
     )
-    names = [block.name for block in report.pictures if block.name.startswith("flow")]
-    assert len(names) == 1  # detach and batchnorm share runs: shown once
+    names = [part.name for part in report.parts if isinstance(part, document.Picture)]
+    assert sum(name.startswith("flow") for name in names) == 1  # two questions share runs
     text = report.markdown()
     assert "detach none, weight decay 0.01: every identity holds" in text
     assert "detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in text
@@ -524,11 +520,11 @@ def test_a_terminal_s_width_cuts_nothing(reported: Reported, width: int) -> None
     judgements = claims.judge_all(groups, PUBLISHED)
     rankings = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
     shown = [
-        answer.ranking_table(rankings[0]),
+        contents.ranking_table(rankings[0]),
         question.cells_table(tables.tabulate(groups[0], curves)),
         contents.claims_table(judgements),
     ]
-    report = document.Report("Title", "", answer.claims_part(judgements), shown)
+    report = document.Report("Title", "", contents.claims_part(judgements), shown)
     console = Console(file=io.StringIO(), width=width)
     terminal.print_report(report, console)
     printed = console.file.getvalue()
@@ -551,8 +547,7 @@ def test_the_page_is_one_whole_file(reported: Reported) -> None:
 def test_the_markdown_links_the_files_beside_it(reported: Reported) -> None:
     files = read(reported.folder)
     for name in ("overview", "curves", "differences", "calibration"):
-        for kind in (".svg", ".png"):
-            assert any(f.startswith(f"figures/{name}") and f.endswith(kind) for f in files)
+        assert any(f.startswith(f"figures/{name}") and f.endswith(".svg") for f in files)
     markdown = files["report.md"].decode()
     for link in [part.split(")")[0] for part in markdown.split("](")[1:]]:
         assert link in files

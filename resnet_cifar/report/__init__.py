@@ -6,10 +6,10 @@ study       questions, claims and published values, read from experiments/*.yaml
 groups      the runs that are compared: one question in one setting
 tables      a group's tables, each made once
 claims      the verdict on each claim
-figures     the tables as pictures; canvas, their style
-sections    answer (first screen), question, flow (probe), bookkeeping
-contents    the sections in their order; numbers, the wording of numbers
+figures     the tables as pictures, and their style
+sections    answer (first screen), question, flow (probe)
+contents    the sections in their order, and bookkeeping; numbers, the wording of numbers
 document    a report as Markdown with named tables and pictures: the one source
-page        the HTML page made of it, by the templates; drawing, its figures
+page        the HTML page made of it, by the templates
 terminal    the same, printed; folder, the files
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import date
 from pathlib import Path
 
 from resnet_cifar import paths
@@ -32,45 +33,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> None:
     # Late: --help and a wrong path need no pandas.
-    from resnet_cifar.report.contents import build_report
-    from resnet_cifar.report.folder import write_report
-    from resnet_cifar.report.study import EXPERIMENTS, load_published, load_questions
-    from resnet_cifar.report.terminal import print_report
-    from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
+    from resnet_cifar.record.provenance import git_state
+    from resnet_cifar.report import contents, folder, study, terminal
+    from resnet_cifar.runs.table import code, load_metrics, load_probe, load_runs
     from resnet_cifar.text import wide_console
 
-    questions = load_questions(options.questions or EXPERIMENTS / "questions.yaml")
+    questions = study.load_questions(options.questions or study.EXPERIMENTS / "questions.yaml")
     runs = load_runs(*options.outputs)
     if runs.empty:
         roots = ", ".join(map(str, options.outputs))
         raise UserError(
             f"{roots}: no runs there; train some, or name the directory that holds them"
         )
-    report = build_report(
+    today = date.today()
+    report = contents.build_report(
         runs,
         load_metrics(runs),
         questions,
-        load_published(),
+        study.load_published(),
         options.title,
         load_probe(runs),
-        _describe_origin(),
+        f"Made on {today.day} {today:%B %Y} by code {code(git_state(paths.checkout()))}.",
     )
-    write_report(report, options.to)
+    folder.write_report(report, options.to)
     console = wide_console()
     if not options.quiet:
-        print_report(report, console)
+        terminal.print_report(report, console)
     console.print(f"\n{options.to / 'report.html'}: the same with figures", markup=False)
-
-
-def _describe_origin() -> str:
-    """The date, and the code that makes the report."""
-    from datetime import date
-
-    from resnet_cifar.record.provenance import git_state
-    from resnet_cifar.runs.table import code
-
-    today = date.today()
-    return f"Made on {today.day} {today:%B %Y} by code {code(git_state(paths.checkout()))}."
 
 
 if __name__ == "__main__":

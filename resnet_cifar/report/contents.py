@@ -1,4 +1,4 @@
-"""The contents of a report, in order: claims, the published study, every question, the rest."""
+"""The contents of a report, in order: claims, the published study, every question, bookkeeping."""
 
 from __future__ import annotations
 
@@ -7,30 +7,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from resnet_cifar.report import answer, bookkeeping, claims, flow, numbers
+from resnet_cifar.report import claims, document, flow, numbers, tables
 from resnet_cifar.report.claims import Judgement
-from resnet_cifar.report.document import (
-    Column,
-    Part,
-    Report,
-    Row,
-    Table,
-    escape,
-    heading,
-    note_line,
-)
+from resnet_cifar.report.document import Column, Part, Picture, Report, Row, Table, escape, heading
+from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
-from resnet_cifar.report.tables import (
-    Tables,
-    find_keys_at_edge,
-    find_mixed_cells,
-    study_table,
-    tabulate,
-)
-from resnet_cifar.runs.statistics import Estimate
-from resnet_cifar.runs.table import any_text
+from resnet_cifar.report.tables import Tables
+from resnet_cifar.runs.statistics import CONFIDENCE, Estimate, seeds_to_resolve
+from resnet_cifar.runs.table import any_text, records
 
 READING = (
     "Accuracies and losses are the last epoch's, on the validation images, which a run was not "
@@ -41,7 +27,14 @@ READING = (
     "beside the plain one. Only completed runs enter a mean. Figures show an interval from three "
     "runs on; below that, two values say next to nothing of a spread."
 )
-MOST_DRAWN = 8  # questions and settings that get figures
+FIRST_ROWS = 10  # of the ranked table on the first screen
+MOST_DRAWN = 8  # questions and settings that get figures: at a thousand nobody would look
+_PLURAL = {
+    "code": "states of the code",
+    "versions": "versions of the libraries",
+    "device": "devices",
+    "precision": "precisions",
+}
 
 
 @any_text
@@ -64,12 +57,14 @@ def build_report(
     for table in (runs, curves, probe):
         skipped |= table.attrs.get("skipped", {})
     groups = group_by_question(runs, questions)
-    answers = [tabulate(group, curves, published) for group in groups]
-    rankings = [tabulate(group, curves, published) for group in group_by_setting(runs)]
+    answers = [tables.tabulate(group, curves, published) for group in groups]
+    settings = [tables.tabulate(group, curves, published) for group in group_by_setting(runs)]
+    rankings = [each for each in settings if (each.cells["n"] > 0).sum() > 1]
     judgements = claims.judge_all(groups, published)
+    asked = [each for each in answers if each.group.asked]
+    drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
     full: list[Part] = []
     other: list[Part] = []
-    drawn = _choose_drawn(answers)
     for each in answers:
         parts = question_part(each, skipped, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
@@ -79,130 +74,205 @@ def build_report(
     if other:
         other.insert(0, heading("Other settings: smaller nets, shorter runs, other data"))
     rest = [
-        *notes_part(runs, judgements, answers),
+        *_notes_part(runs, judgements, answers),
         heading("How to read this"),
         escape(READING),
-        *answer.rankings_part(rankings),
-        *claims_table_part(judgements),
-        *_undrawn_part(answers, drawn),
-        heading("Beside the published study"),
-        published_part(runs, published),
-        *full,
-        *other,
-        *bookkeeping.bookkeeping_part(runs, skipped),
+        *rankings_part(rankings),
     ]
+    if judgements:
+        rest += [heading("Does the claim hold?"), claims_table(judgements)]
+    if len(drawn) < len(asked):
+        sentence = (
+            f"The {len(drawn)} questions and settings with most runs have figures, the other "
+            f"{len(asked) - len(drawn)} tables only. A report on fewer directories draws them."
+        )
+        rest.append(escape(sentence))
+    rest += [heading("Beside the published study"), _published_part(runs, published)]
+    rest += [*full, *other, *_bookkeeping_part(runs, skipped)]
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
-    first_screen = answer.claims_part(judgements), answer.best_part(rankings)
+    first_screen = claims_part(judgements), best_part(rankings)
     return Report(title, subtitle, *first_screen, rest)
-
-
-def _choose_drawn(answers: Sequence[Tables]) -> list[Tables]:
-    """The questions that get figures: of a thousand figures nobody would look at one."""
-    asked = [each for each in answers if each.group.asked]
-    return sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
-
-
-def _undrawn_part(answers: Sequence[Tables], drawn: Sequence[Tables]) -> list[Part]:
-    rest = sum(each.group.asked for each in answers) - len(drawn)
-    if not rest:
-        return []
-    sentence = (
-        f"The {len(drawn)} questions and settings with most runs have figures, the other {rest} "
-        "tables only. A report on fewer directories draws them."
-    )
-    return [escape(sentence)]
 
 
 def count_runs(runs: pd.DataFrame) -> str:
     """The number of runs, by status."""
     if runs.empty:
         return "No runs"
-    states = ", ".join(
-        f"{count} {status}" for status, count in runs["status"].value_counts().items()
-    )
+    counts = runs["status"].value_counts()
+    states = ", ".join(f"{count} {status}" for status, count in counts.items())
     return f"{len(runs)} runs in {runs['cell'].nunique()} cells: {states}"
 
 
-# Notes -------------------------------------------------------------------------------------------
-
-_PLURAL = {
-    "code": "states of the code",
-    "versions": "versions of the libraries",
-    "device": "devices",
-    "precision": "precisions",
-}
+# The first screen --------------------------------------------------------------------------------
 
 
-def notes_part(
+def claims_part(judgements: Sequence[Judgement]) -> list[Part]:
+    """The claims as sentences, each with its verdict and the grounds for it."""
+    lines = "\n".join(map(_describe_judgement, judgements))
+    return [heading("What the runs say"), lines or "No claim of the study is about these runs."]
+
+
+def _describe_judgement(judgement: Judgement) -> str:
+    """A line of Markdown: verdict, claim, setting, differences (n), remarks."""
+    claim = judgement.claim
+    unit = " points" if claim.metric.startswith("accuracy/") else " nats"
+    if claim.relative or claim.predictor:
+        unit = ""
+    grounds = []
+    for comparison in judgement.comparisons:
+        e = comparison.difference
+        text = numbers.format_difference(
+            e.mean, e.low, e.high, claim.metric, claim.relative, bool(claim.predictor)
+        )
+        grounds.append(f"{comparison.name}: {text}{unit} (n = {e.n})")
+    parts = (judgement.group.setting, "; ".join(grounds), judgement.remark)
+    detail = ". ".join(part for part in parts if part)
+    if judgement.verdict != judgement.verdict_among:
+        detail += f". Undecided when corrected for the {judgement.among} claims judged here"
+    return document.verdict_line(judgement.verdict, claim.claim, detail)
+
+
+def best_part(rankings: Sequence[Tables]) -> list[Part]:
+    """The fullest setting's best cells in words and in a table, all settings in a figure."""
+    title = heading("Which is best?")
+    if not rankings:
+        return [title, "There are not yet two cells with a completed run in one setting."]
+    caption = (
+        "Each setting's cells, best first. A dot is a run; bars are 95 % intervals, from three "
+        "runs on."
+    )
+    if any(len(ranking.cells) > MOST_ROWS for ranking in rankings):
+        caption += f" The best {MOST_ROWS} of each are drawn."
+    return [
+        title,
+        escape(describe_best(rankings[0])),
+        ranking_table(rankings[0], FIRST_ROWS),
+        Picture("overview", draw_overview(rankings), caption),
+    ]
+
+
+def rankings_part(rankings: Sequence[Tables]) -> list[Part]:
+    """Rank the settings and cells that the first screen has no room for."""
+    parts: list[Part] = []
+    for i, ranking in enumerate(rankings):
+        if i > 0 or len(ranking.cells) > FIRST_ROWS:
+            title = heading(ranking.group.setting, 3)
+            parts += [title, escape(describe_best(ranking)), ranking_table(ranking)]
+    return [heading("Which is best, setting by setting?"), *parts] if parts else []
+
+
+def describe_best(ranking: Tables) -> str:
+    """Name the best cell of a setting, and say if its distance to the next means anything."""
+    best, second = records(ranking.ranks)[:2]
+    count = f"{best['n']} run" if best["n"] == 1 else f"{best['n']} runs"
+    mean = f"{numbers.percent(best[VAL])} % ({count})"
+    start = f"{ranking.group.setting}: best is {best['label']} with {mean}."
+    next_one = f"the next, {second['label']},"
+    pairs = second["pairs"]
+    if math.isnan(pairs):
+        return f"{start} It and {next_one} share no seed, so their difference is not judged."
+    ahead = numbers.signed(-second["difference"], -second["high"], -second["low"]).removeprefix("+")
+    ahead = f"{start} It is ahead of {next_one} by {ahead} points"
+    if pairs == 1:
+        return f"{ahead} at one seed: nothing says whether that is more than chance."
+    ahead += f" (n = {pairs:.0f})"
+    if second["p/holm"] < 1 - CONFIDENCE:
+        return f"{ahead}: more than chance."
+    spread = ranking.differences.set_index("cell").loc[second["cell"], "sd"]
+    seeds = seeds_to_resolve(second["difference"], float(spread))
+    return f"{ahead}: that may be chance{f'; about {seeds} seeds would tell' if seeds else ''}."
+
+
+def ranking_table(ranking: Tables, most: int | None = None) -> Table:
+    """The cells of a setting, best first, with their distance to the best; the first `most`."""
+    frame = ranking.ranks.iloc[:most]
+    caption = (
+        "Points of validation accuracy, paired by seed; corrected for the number of cells (Holm)."
+    )
+    if len(frame) < len(ranking.ranks):
+        caption += f" The first {most} of {len(ranking.ranks)} cells."
+    return Table(
+        f"ranking-{ranking.group.name}" + ("-first" if most is not None else ""),
+        frame,
+        {
+            "rank": "rank",
+            "cell": "label",
+            "n": "n",
+            "val %": numbers.mean_column(VAL),
+            "behind the best": numbers.difference_column,
+            "more than chance?": _describe_chance,
+        },
+        caption,
+        words=("more than chance?",),
+    )
+
+
+def _describe_chance(row: Row) -> str:
+    if math.isnan(row["pairs"]):
+        return ""
+    if row["pairs"] == 1:
+        return "one pair"
+    return "yes" if row["p/holm"] < 1 - CONFIDENCE else "undecided"
+
+
+# The rest ----------------------------------------------------------------------------------------
+
+
+def _notes_part(
     runs: pd.DataFrame, judgements: Sequence[Judgement], answers: Sequence[Tables]
 ) -> list[Part]:
     """The warnings to know before believing a number, each thing said once."""
     notes = []
-    single = sum(judgement.n == 1 for judgement in judgements)
-    if single:
+    if single := sum(judgement.n == 1 for judgement in judgements):
         notes.append(
             f"{single} of {len(judgements)} verdicts rest on one pair of runs somewhere and stay "
             "undecided: nothing is known of the spread between seeds."
         )
-    edges = {
-        f"{name_key(key)} ({each.group.setting})": None
+    edges = [
+        f"{name_key(key)} ({each.group.setting})"
         for each in answers
-        for key in find_keys_at_edge(each)
-    }
+        for key in tables.find_keys_at_edge(each)
+    ]
     if edges:
         notes.append(
             "The best value lies at the edge of those tried, so the optimum may lie beyond: "
-            + "; ".join(edges)
-            + "."
+            f"{'; '.join(dict.fromkeys(edges))}."
         )
-    for key, cells in find_mixed_cells(runs).items():
+    for key, cells in tables.find_mixed_cells(runs).items():
         kinds = sorted({kind for several in cells.values() for kind in several})
         which = f" ({', '.join(kinds)})" if key != "versions" else ""
-        count = (
-            f"{len(cells)} cells mix" if len(cells) > 1 else f"One cell, {next(iter(cells))}, mixes"
-        )
+        one = f"One cell, {next(iter(cells))}, mixes"
+        count = one if len(cells) == 1 else f"{len(cells)} cells mix"
         notes.append(f"{count} runs of several {_PLURAL[key]}{which}.")
-    return ["\n".join(note_line(note) for note in notes)] if notes else []
-
-
-# Claims ------------------------------------------------------------------------------------------
-
-
-def claims_table_part(judgements: Sequence[Judgement]) -> list[Part]:
-    """The differences behind every verdict."""
-    return [heading("Does the claim hold?"), claims_table(judgements)] if judgements else []
+    return ["\n".join(map(document.note_line, notes))] if notes else []
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Table:
     """Every claim in every setting: verdict, n, the differences behind it, the published one."""
     nothing = claims.Comparison("", Estimate(0, *[math.nan] * 4), math.nan)
-    rows = []
-    for judgement in judgements:
-        claim = judgement.claim
-        for comparison in judgement.comparisons or (nothing,):
-            e = comparison.difference
-            rows.append(
-                {
-                    "claim": claim.claim,
-                    "setting": judgement.group.setting,
-                    "verdict": judgement.verdict,
-                    "p": judgement.p,
-                    "p/holm": judgement.p_among,
-                    "verdict/holm": judgement.verdict_among,
-                    "comparison": comparison.name,
-                    "n": e.n,
-                    "difference": e.mean,
-                    "low": e.low,
-                    "high": e.high,
-                    "published": comparison.published,
-                    "seeds": judgement.seeds,
-                    "why": judgement.remark,
-                    "metric": claim.metric,
-                    "relative": claim.relative,
-                    "predictor": bool(claim.predictor),
-                }
-            )
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(
+        {
+            "claim": judgement.claim.claim,
+            "setting": judgement.group.setting,
+            "verdict": judgement.verdict,
+            "p": judgement.p,
+            "p/holm": judgement.p_among,
+            "verdict/holm": judgement.verdict_among,
+            "comparison": comparison.name,
+            "n": comparison.difference.n,
+            "difference": comparison.difference.mean,
+            "low": comparison.difference.low,
+            "high": comparison.difference.high,
+            "published": comparison.published,
+            "seeds": judgement.seeds,
+            "why": judgement.remark,
+            "metric": judgement.claim.metric,
+            "relative": judgement.claim.relative,
+            "predictor": bool(judgement.claim.predictor),
+        }
+        for judgement in judgements
+        for comparison in judgement.comparisons or (nothing,)
+    )
     columns: dict[str, Column] = {
         "claim": "claim",
         "setting": "setting",
@@ -224,8 +294,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
         "here. Seeds needed: pairs that would resolve differences of this size and spread with "
         "probability 0.8."
     )
-    words = ("claim", "setting", "verdict", "Holm", "comparison", "remark")
-    return Table("claims", frame, columns, caption, words)
+    return Table("claims", frame, columns, caption)
 
 
 def _show_difference(row: Row, mean: float, low: float = math.nan, high: float = math.nan) -> str:
@@ -234,12 +303,9 @@ def _show_difference(row: Row, mean: float, low: float = math.nan, high: float =
     )
 
 
-# Beside the published study ----------------------------------------------------------------------
-
-
-def published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:
+def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:
     """The runs at the published setting beside the published values and their replications."""
-    table = study_table(runs, published)
+    table = tables.study_table(runs, published)
     if not table["n"].sum():
         return escape(
             "No completed run is at the published setting (CIFAR-10, width 64, the full budget), "
@@ -263,4 +329,74 @@ def published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:
         "runs should lie with 95 % if they were drawn like the replications (Student's t; the "
         "standard deviation of the 300-epoch BatchNorm cells is pooled over them)."
     )
-    return Table("published", table, columns, caption, words=("cell", "verdict"))
+    return Table("published", table, columns, caption)
+
+
+# Bookkeeping -------------------------------------------------------------------------------------
+
+
+def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]:
+    """Cost, all runs, runs that did not complete, and files that can't be read."""
+    parts: list[Part] = []
+    columns: dict[str, Column]
+    if len(runs):
+        columns = {
+            "device": "device",
+            "data": "data",
+            "width": numbers.value_column("model.width"),
+            "precision": "precision",
+            "threads": lambda row: row["threads"],
+            "runs": "runs",
+            "epochs": "epochs_done",
+            "hours": lambda row: f"{row['hours']:.2f}",
+            "images/s": lambda row: f"{row['images_per_second']:,.0f}",
+            "share of matmul rate %": numbers.percent_column("share_of_matmul_rate", 0),
+        }
+        caption = "Hours of all sessions, one device each; images/s in training, median over runs."
+        cost = Table("cost", tables.cost_table(runs), columns, caption)
+        parts += [heading("Cost"), cost, heading("All runs"), runs_table(runs)]
+    rest = runs[runs["status"] != "completed"] if len(runs) else runs
+    if len(rest) or skipped:
+        parts.append(heading("Left out of every mean"))
+    if len(rest):
+        columns = {
+            "cell": "cell",
+            "seed": "seed",
+            "status": "status",
+            "epochs": _show_epochs,
+            "cause": "error",
+        }
+        kept = ["cell", "seed", "status", "epochs_done", "epochs", "error", "directory"]
+        parts.append(Table("left-out", rest[kept], columns))
+    if skipped:
+        frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
+        caption = (
+            "Runs that can't be read or are there twice, and files of runs that can't be read."
+        )
+        parts.append(Table("skipped", frame, {"path": "path", "why": "why"}, caption))
+    return parts
+
+
+def runs_table(runs: pd.DataFrame) -> Table:
+    """Every run with its outcome and whatever of the configuration differs between runs."""
+    frame, keys = tables.run_table(runs)
+    columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in keys}
+    columns |= {"seed": "seed", "status": "status", "epochs": _show_epochs}
+    accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
+    for name, metric in accuracies.items():
+        if metric in frame:
+            columns[name] = numbers.percent_column(metric)
+    if "loss/val" in frame:
+        columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
+    columns["minutes"] = lambda row: numbers.decimals(row["seconds"] / 60, 1)
+    columns["run"] = lambda row: f"{row['cell']}/seed={row['seed']}"
+    caption = (
+        "The best last epoch first. Of the configuration the columns that differ between these "
+        "runs; the CSV has more."
+    )
+    words = [name_key(str(key)) for key in frame[keys].select_dtypes(exclude="number")]
+    return Table("runs", frame, columns, caption, (*words, "run"), detail=True)
+
+
+def _show_epochs(row: Row) -> str:
+    return f"{row['epochs_done']}/{row['epochs']}"

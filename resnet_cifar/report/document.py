@@ -1,24 +1,22 @@
-"""A report: Markdown in parts, with the tables and pictures that it names.
+"""A report in parts: Markdown, tables and pictures. Its Markdown is report.md.
 
-Markdown is the one source. It is report.md as it stands; page.py makes the HTML page of it and
-terminal.py what is printed.
+page.py makes the HTML page of the parts, terminal.py what is printed.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
-from resnet_cifar.report import canvas
-from resnet_cifar.report.canvas import Figure
+from resnet_cifar.report.figures import Figure, draw_svg
 from resnet_cifar.runs.table import records
 from resnet_cifar.text import printable
 
@@ -36,19 +34,27 @@ class Table:
     frame: pd.DataFrame
     columns: dict[str, Column]  # by title
     caption: str = ""
-    words: tuple[str, ...] = ()  # titles of the columns that hold words: set left
+    words: tuple[str, ...] = ()  # titles of columns that are set left, as those of texts are
     detail: bool = False  # too much for a terminal
+
+    def is_left(self, title: str) -> bool:
+        """True if the column holds words, which are set left, and numbers right."""
+        key = self.columns[title]
+        texts = isinstance(key, str) and not pd.api.types.is_numeric_dtype(self.frame[key])
+        return texts or title in self.words
 
     def rows(self) -> list[list[str]]:
         """The text of every cell, row by row."""
-        rows, columns = records(self.frame), self.columns.values()
-        return [[str(row[x]) if isinstance(x, str) else x(row) for x in columns] for row in rows]
+        keys, rows = self.columns.values(), records(self.frame)
+        return [
+            [printable(str(row[x] if isinstance(x, str) else x(row))) for x in keys] for row in rows
+        ]
 
     def markdown(self) -> str:
         """The table, and below it a paragraph: its caption and a link to the CSV."""
         titles = list(self.columns)
         lines = [[escape(text) for text in line] for line in (titles, *self.rows())]
-        lines.insert(1, ["---" if title in self.words else "--:" for title in titles])
+        lines.insert(1, ["---" if self.is_left(title) else "--:" for title in titles])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"{table}\n\n" + f"{escape(self.caption)} [CSV](tables/{self.name}.csv)".strip()
 
@@ -57,13 +63,13 @@ class Table:
 class Picture:
     """A figure with its caption."""
 
-    name: str  # of the SVG and PNG files
+    name: str  # of the SVG file
     figure: Figure
     caption: str
 
     @cached_property
     def svg(self) -> str:
-        return canvas.draw_svg(self.figure)
+        return draw_svg(self.figure)
 
     def markdown(self) -> str:
         """The image, and below it a paragraph: the caption in italics."""
@@ -88,23 +94,10 @@ class Report:
     def parts(self) -> list[Part]:
         return [*self.claims, *self.best, *self.rest]
 
-    @property
-    def tables(self) -> list[Table]:
-        return [part for part in self.parts if isinstance(part, Table)]
-
-    @property
-    def pictures(self) -> list[Picture]:
-        return [part for part in self.parts if isinstance(part, Picture)]
-
     def markdown(self) -> str:
         """report.md: pictures and full-precision tables are linked files."""
-        top = f"# {escape(self.title)}\n\n{escape(self.subtitle)}\n\n"
-        return top + join_markdown(self.parts) + "\n"
-
-
-def join_markdown(parts: Iterable[Part]) -> str:
-    """Join parts into one Markdown text."""
-    return "\n\n".join(part if isinstance(part, str) else part.markdown() for part in parts)
+        texts = (part if isinstance(part, str) else part.markdown() for part in self.parts)
+        return "\n\n".join([f"# {escape(self.title)}", escape(self.subtitle), *texts]) + "\n"
 
 
 # Writing Markdown --------------------------------------------------------------------------------
@@ -136,14 +129,12 @@ def note_line(text: str) -> str:
 # Reading Markdown --------------------------------------------------------------------------------
 
 
-@cache
-def _parser() -> MarkdownIt:
-    return MarkdownIt("commonmark", {"html": False}).enable("table")
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def parse(markdown: str) -> list[SyntaxTreeNode]:
     """Parse Markdown into its blocks: headings, paragraphs, lists, tables."""
-    return SyntaxTreeNode(_parser().parse(markdown)).children
+    return SyntaxTreeNode(_PARSER.parse(markdown)).children
 
 
 def plain_text(node: SyntaxTreeNode) -> str:

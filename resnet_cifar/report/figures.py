@@ -1,54 +1,101 @@
-"""Pictures of the tables of a group. Each function returns a matplotlib Figure."""
+"""Pictures of the tables of a group, their style, and the files made of them.
+
+Text and lines are drawn in INK and on PAPER, which the HTML page replaces by its own colours, so
+that a figure is at home in light and dark. Nothing global of matplotlib is touched.
+"""
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from resnet_cifar import scores
-from resnet_cifar.report.canvas import (
-    COLORS,
-    FAINT,
-    INK,
-    STYLES,
-    Axes,
-    Figure,
-    Line2D,
-    MaxNLocator,
-    label_epochs,
-    panels,
-    set_log_scale,
-)
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
 from resnet_cifar.runs.statistics import paired_differences
 from resnet_cifar.runs.table import Predictions, records
+from resnet_cifar.text import no_backend
 
+with no_backend():
+    import matplotlib
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+    from matplotlib.lines import Line2D as Line2D
+    from matplotlib.ticker import LogFormatter, MaxNLocator
+    from matplotlib.transforms import Affine2D as Affine2D
+
+_STYLE = matplotlib.rc_params_from_file(
+    str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
+)
+INK, FAINT, PAPER = (_STYLE[key] for key in ("text.color", "axes.edgecolor", "axes.facecolor"))
+# After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
+# on light and on dark.
+COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
+STYLES = ("-", "--", ":", "-.")
 MOST_LINES, MOST_ROWS = 12, 16  # cells in a figure of curves, and in one of dots
 MOST_RUNS = 24  # drawn one by one
-MOST_POINTS = 150  # of a line
 
 Styles = dict[str, tuple[str, str, str]]  # of a cell: label, colour, line style
 
 
+@contextmanager
+def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
+    """Draw into a new figure of so many inches, in the style of the report."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(**subplots)
+
+
+def draw_svg(figure: Figure) -> str:
+    """The figure as an SVG document."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A label may be in any script; an SVG's text is drawn by the reader's fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    # Places to a hundredth of a point; the text that people read stands between the tags.
+    tags = re.compile(r"<[^>]+>")
+    return tags.sub(lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), buffer.getvalue())
+
+
+def label_epochs(axis: Axes) -> None:
+    """The x axis counts epochs: whole ones."""
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def set_log_scale(axis: Axes) -> None:
+    """A logarithmic y axis, labelled 0.1 and 1e-07: without powers, which are formulas."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+
+
 def choose_drawn(tables: Tables) -> list[str]:
-    """The cells that a figure of curves has room for: the best, in the group's order."""
+    """The cells that a figure of curves has room for, best first."""
     means = tables.cells.set_index("cell")[VAL].dropna()
-    best = set(means.sort_values(ascending=False, kind="stable").index[:MOST_LINES])
-    return [cell for cell in tables.group.labels if cell in best]
+    return list(means.sort_values(ascending=False, kind="stable").index[:MOST_LINES])
 
 
-def style_cells(group: Group, cells: Sequence[str]) -> Styles:
-    """(label, colour, line style) of a cell: colour by the first varied key, style by the rest."""
-    first = group.vary[0] if group.vary else "cell"
+def style_cells(group: Group, among: Collection[str]) -> Styles:
+    """(label, colour, line style) of the cells `among` which a figure draws, in the group's order.
+
+    Colour is by the first varied key, line style by the rest.
+    """
+    cells = [cell for cell in group.labels if cell in set(among)]
     runs = [group.configurations[cell] for cell in cells]
-    values = [str(run[first]) for run in runs]
+    values = [str(run[group.vary[0] if group.vary else "cell"]) for run in runs]
     rest = [str([run[key] for key in group.vary[1:]]) for run in runs]
     hues, kinds = list(dict.fromkeys(values)), list(dict.fromkeys(rest))
     if len(kinds) > len(STYLES) or len(hues) > len(COLORS):
@@ -61,12 +108,10 @@ def style_cells(group: Group, cells: Sequence[str]) -> Styles:
     return styles
 
 
-def legend_lines(styles: Styles) -> list[Line2D]:
-    """A legend's entries: the lines themselves are labelled with what they say when pointed at."""
-    return [
-        Line2D([], [], color=color, ls=style, label=label)
-        for label, color, style in styles.values()
-    ]
+def draw_legend(on: Axes | Figure, styles: Styles, **options: Any) -> None:
+    """A legend of cells: the lines themselves are labelled with what they say when pointed at."""
+    lines = [Line2D([], [], color=c, ls=style, label=name) for name, c, style in styles.values()]
+    on.legend(handles=lines, **options)
 
 
 def draw_overview(rankings: Sequence[Tables]) -> Figure:
@@ -81,46 +126,71 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
         5.6, 0.19 * sum(heights) + 0.3, nrows=len(ranked), squeeze=False, height_ratios=heights
     ) as (figure, axes):
         for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
-            _draw_dots(axis, tables.group, table)
+            seen = [tables.group.values(cell, VAL) for cell in table["cell"]]
+            _draw_dots(axis, table, seen, (VAL, f"{VAL}/low", f"{VAL}/high"), 0.7)
+            axis.tick_params("y", labelsize=8)
+            if table["published"].notna().any():
+                _draw_published(axis, tables.group, table)
+            low, high = axis.get_xlim()
+            axis.set_xlim(max(0, low), min(100, high))
             axis.set_title(textwrap.shorten(tables.group.setting, 70, placeholder=" …"))
             axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
     return figure
 
 
-def _draw_dots(axis: Axes, group: Group, table: pd.DataFrame) -> None:
-    known = bool(table["published"].notna().any())
-    for y, row in enumerate(records(table)):
-        values = 100 * group.values(row["cell"], VAL).to_numpy()
-        axis.plot(values, np.full(len(values), float(y)), "o", ms=4, color=COLORS[0], alpha=0.8)
-        _draw_interval(axis, y, row[VAL], row[f"{VAL}/low"], row[f"{VAL}/high"], row["n"])
-        if known:
-            augmented = 100 * group.values(row["cell"], AUGMENTED).to_numpy()
-            axis.plot(augmented, np.full(len(augmented), y - 0.22), "o", ms=3, color=COLORS[1])
-            low, high = 100 * row["replications/low"], 100 * row["replications/high"]
-            axis.plot([low, high], [y - 0.22] * 2, color=FAINT, lw=5, alpha=0.45)
-            axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
-    axis.set_yticks(range(len(table)), [_label_with_n(row) for row in records(table)], fontsize=8)
-    axis.set_ylim(-0.7, len(table) - 0.3)
-    low, high = axis.get_xlim()
-    axis.set_xlim(max(0, low), min(100, high))
+def _draw_dots(
+    axis: Axes,
+    table: pd.DataFrame,
+    seen: Sequence[pd.Series[float]],
+    columns: tuple[str, str, str],
+    room: float,
+) -> None:
+    """Draw the fractions `seen` of each row of a table as dots, in per cent.
+
+    From three dots on also their mean and its interval, which are in `columns` of the table.
+    """
+    labels = []
+    for y, (row, values) in enumerate(zip(records(table), seen, strict=True)):
+        height = np.full(len(values), float(y))
+        axis.plot(100 * values.to_numpy(), height, "o", ms=4, color=COLORS[0], alpha=0.8)
+        if row["n"] >= FEWEST_FOR_A_BAND:
+            mean, low, high = (100 * row[column] for column in columns)
+            axis.plot([low, high], [y, y], color=COLORS[0], lw=1.6)
+            axis.plot(mean, y, "|", ms=11, color=COLORS[0])
+        label = textwrap.shorten(row["label"], 60, placeholder=" …")
+        labels.append(f"{label}  (n = {row['n']})")
+    axis.set_yticks(range(len(table)), labels)
+    axis.set_ylim(-room, len(table) - 1 + room)
     axis.grid(axis="y", visible=False)
-    if known:
-        axis.plot([], [], "o", color=COLORS[0], label="ours, clean")
-        axis.plot([], [], "o", color=COLORS[1], label="ours, augmented view")
-        axis.plot([], [], "D", color=INK, label="published (augmented)")
-        axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="replications")
-        axis.legend(loc="best", fontsize=7)
 
 
-def _draw_interval(axis: Axes, y: float, mean: float, low: float, high: float, n: int) -> None:
-    """A mean of fractions with its interval, in per cent, where there are enough runs for one."""
-    if n >= FEWEST_FOR_A_BAND:
-        axis.plot([100 * low, 100 * high], [y, y], color=COLORS[0], lw=1.6)
-        axis.plot(100 * mean, y, "|", ms=11, color=COLORS[0])
+def _draw_published(axis: Axes, group: Group, table: pd.DataFrame) -> None:
+    for y, row in enumerate(records(table)):
+        augmented = 100 * group.values(row["cell"], AUGMENTED).to_numpy()
+        axis.plot(augmented, np.full(len(augmented), y - 0.22), "o", ms=3, color=COLORS[1])
+        low, high = 100 * row["replications/low"], 100 * row["replications/high"]
+        axis.plot([low, high], [y - 0.22] * 2, color=FAINT, lw=5, alpha=0.45)
+        axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
+    axis.plot([], [], "o", color=COLORS[0], label="ours, clean")
+    axis.plot([], [], "o", color=COLORS[1], label="ours, augmented view")
+    axis.plot([], [], "D", color=INK, label="published (augmented)")
+    axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="replications")
+    axis.legend()
 
 
-def _label_with_n(row: dict[str, Any]) -> str:
-    return f"{textwrap.shorten(row['label'], 60, placeholder=' …')}  (n = {row['n']})"
+def draw_differences(tables: Tables) -> Figure:
+    """Every cell minus the best, paired by seed: a dot a seed, from three the mean's interval."""
+    group = tables.group
+    table = tables.differences.iloc[: 2 * MOST_ROWS].iloc[::-1]
+    against = table["against"].iloc[0]
+    best = next(cell for cell, label in group.labels.items() if label == against)
+    ours = group.values(best, VAL)
+    pairs = [paired_differences(group.values(cell, VAL), ours) for cell in table["cell"]]
+    with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
+        _draw_dots(axis, table, pairs, ("difference", "low", "high"), 0.6)
+        axis.axvline(0, color=FAINT, lw=1)
+        axis.set_xlabel(f"points of validation accuracy against {against}")
+    return figure
 
 
 def draw_curves(tables: Tables) -> Figure:
@@ -131,59 +201,46 @@ def draw_curves(tables: Tables) -> Figure:
     styles = style_cells(tables.group, choose_drawn(tables))
     with panels(8.4, 3.6, ncols=2, sharex=True) as (figure, axes):
         for axis, quantity, scale in zip(axes, ("accuracy", "loss"), (100, 1), strict=True):
-            for cell, view in styles.items():
-                _draw_cell(axis, tables, cell, quantity, scale, view)
+            for cell in styles:
+                _draw_cell(axis, tables, cell, quantity, scale, styles)
             label_epochs(axis)
         axes[0].set_title("accuracy (%)")
         axes[1].set_title("loss (nats)")
         _fit_limits(axes[0], most=100)
         _fit_limits(axes[1])
-        axes[0].legend(handles=legend_lines(styles), loc="best", fontsize=7)
+        draw_legend(axes[0], styles)
     return figure
 
 
 def _draw_cell(
-    axis: Axes, tables: Tables, cell: str, quantity: str, scale: float, view: tuple[str, str, str]
+    axis: Axes, tables: Tables, cell: str, quantity: str, scale: float, styles: Styles
 ) -> None:
-    label, color, style = view
+    label, color, style = styles[cell]
     val, train, augmented = (
-        _thin(table[table["cell"] == cell])
+        table[table["cell"] == cell]
         for table in (tables.curves[f"{quantity}/{of}"] for of in ("val", "train", "val_augmented"))
     )
     n = int(val["n"].max()) if len(val) else 0
     if n > 1:
-        if tables.group.runs["cell"].isin(choose_drawn(tables)).sum() <= MOST_RUNS:
-            for run in _split_runs(tables.runs, cell, f"{quantity}/val"):
+        if tables.group.runs["cell"].isin(styles).sum() <= MOST_RUNS:
+            curves = tables.runs[tables.runs["cell"] == cell].dropna(subset=[f"{quantity}/val"])
+            for _, run in curves.groupby("directory"):
                 name = f"{label}, seed {run['seed'].iloc[0]}"
-                y = scale * run[f"{quantity}/val"]
-                axis.plot(run["epoch"], y, color=color, ls=style, lw=0.7, alpha=0.6, label=name)
+                x, y = run["epoch"], scale * run[f"{quantity}/val"]
+                axis.plot(x, y, color=color, ls=style, lw=0.7, alpha=0.6, label=name)
         low, high = scale * val["low"], scale * val["high"]
         axis.fill_between(val["epoch"], low, high, color=color, alpha=0.15, lw=0)
     seeds = tables.group.runs.loc[tables.group.runs["cell"] == cell, "seed"]
     of = f"mean of {n}" if n > 1 else f"seed {seeds.iloc[0]}" if len(seeds) else ""
-    lines = ((val, of, 1.6, 1.0), (train, f"{of}, training", 1.0, 0.35))
-    for table, name, width, alpha in lines:
-        x, y = table["epoch"], scale * table["mean"]
-        axis.plot(x, y, color=color, ls=style, lw=width, alpha=alpha, label=f"{label}, {name}")
-    x, y = augmented["epoch"], scale * augmented["mean"]
-    axis.plot(x, y, "x", ms=4, color=color, label=f"{label}, {of}, augmented view")
-
-
-def _split_runs(curves: pd.DataFrame, cell: str, metric: str) -> list[pd.DataFrame]:
-    """The curve of each of a cell's runs."""
-    if metric not in curves:
-        return []
-    mine = curves[curves["cell"] == cell].dropna(subset=[metric])
-    return [_thin(run) for _, run in mine.groupby("directory")]
-
-
-def _thin(table: pd.DataFrame) -> pd.DataFrame:
-    """At most about `MOST_POINTS` rows, the first and the last among them."""
-    step = -(-len(table) // MOST_POINTS)
-    if step < 2:
-        return table
-    kept = np.unique(np.append(np.arange(0, len(table), step), len(table) - 1))
-    return table.iloc[kept]
+    for table, name, line, marker, width, alpha in (
+        (val, of, style, "", 1.6, 1.0),
+        (train, f"{of}, training", style, "", 1.0, 0.35),
+        (augmented, f"{of}, augmented view", "", "x", 0.0, 1.0),
+    ):
+        x, y, name = table["epoch"], scale * table["mean"], f"{label}, {name}"
+        axis.plot(
+            x, y, color=color, ls=line, marker=marker, ms=4, lw=width, alpha=alpha, label=name
+        )
 
 
 def _fit_limits(axis: Axes, most: float = math.inf) -> None:
@@ -203,85 +260,55 @@ def _fit_limits(axis: Axes, most: float = math.inf) -> None:
 
 def draw_ranks(tables: Tables) -> Figure:
     """The cells' ranks by epoch: what deciding early would have picked."""
-    picks = _thin(tables.picks)
+    picks = tables.picks
     cells = [cell for cell in choose_drawn(tables) if f"rank/{cell}" in picks]
-    styles = style_cells(tables.group, cells)
-    last = picks.iloc[-1]
-    with panels(7.2, 0.8 + 0.26 * len(styles)) as (figure, axis):
-        for cell, (label, color, style) in styles.items():
+    names: dict[int, str] = {}  # at the right end; cells may share a rank
+    with panels(7.2, 0.8 + 0.26 * len(cells)) as (figure, axis):
+        for cell, (label, color, style) in style_cells(tables.group, cells).items():
             y = picks[f"rank/{cell}"]
             axis.plot(picks["epoch"], y, color=color, ls=style, lw=1.6, label=label)
-        most = max(int(picks[f"rank/{cell}"].max()) for cell in styles)
-        axis.set_ylim(most + 0.5, 0.5)
+            last = int(y.iloc[-1])
+            names[last] = f"{names[last]} = {label}" if last in names else label
+        axis.set_ylim(picks[[f"rank/{cell}" for cell in cells]].to_numpy().max() + 0.5, 0.5)
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         label_epochs(axis)
         axis.set_ylabel("rank (1 is best)")
         right = axis.secondary_yaxis("right")
-        names: dict[int, str] = {}  # cells may share a rank
-        for cell, (label, _, _) in styles.items():
-            rank = int(last[f"rank/{cell}"])
-            names[rank] = f"{names[rank]} = {label}" if rank in names else label
         right.set_yticks(list(names), list(names.values()))
         right.spines["right"].set_visible(False)
         right.tick_params(length=0)
     return figure
 
 
-def draw_differences(tables: Tables) -> Figure:
-    """Every cell minus the best, paired by seed: a dot a seed, from three the mean's interval."""
-    group = tables.group
-    table = tables.differences.iloc[: 2 * MOST_ROWS].iloc[::-1]
-    against = table["against"].iloc[0]
-    best = next(cell for cell, label in group.labels.items() if label == against)
-    with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
-        for y, row in enumerate(records(table)):
-            pairs = paired_differences(group.values(row["cell"], VAL), group.values(best, VAL))
-            height = np.full(len(pairs), float(y))
-            axis.plot(100 * pairs, height, "o", ms=4, color=COLORS[0], alpha=0.8)
-            _draw_interval(axis, y, row["difference"], row["low"], row["high"], row["n"])
-        axis.axvline(0, color=FAINT, lw=1)
-        axis.set_yticks(range(len(table)), [_label_with_n(row) for row in records(table)])
-        axis.set_ylim(-0.6, len(table) - 0.4)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel(f"points of validation accuracy against {against}")
-    return figure
-
-
 def draw_map(table: pd.DataFrame) -> Figure:
     """A `grid_table` of two numeric keys, with lines of equal product."""
     values = 100 * table.to_numpy()
-    logs = [[_log10(value) for value in axis] for axis in (table.columns, table.index)]
+    height, width = table.shape
     with panels(5.4, 3.8) as (figure, axis):
-        image = axis.pcolormesh(
-            np.arange(table.shape[1] + 1), np.arange(table.shape[0] + 1), values, cmap="viridis"
-        )
+        image = axis.pcolormesh(np.arange(width + 1), np.arange(height + 1), values, cmap="viridis")
         for (row, column), value in np.ndenumerate(values):
             if math.isfinite(value):
                 color = "#ffffff" if image.norm(value) < 0.6 else "#000000"
                 place = column + 0.5, row + 0.5
                 axis.text(*place, f"{value:.1f}", ha="center", va="center", color=color)
-        axis.set_xticks(np.arange(table.shape[1]) + 0.5, [f"{v:g}" for v in table.columns])
-        axis.set_yticks(np.arange(table.shape[0]) + 0.5, [f"{v:g}" for v in table.index])
+        axis.set_xticks(np.arange(width) + 0.5, [f"{v:g}" for v in table.columns])
+        axis.set_yticks(np.arange(height) + 0.5, [f"{v:g}" for v in table.index])
         axis.grid(visible=False)
         axis.set_xlabel(name_key(str(table.columns.name)))
         axis.set_ylabel(name_key(str(table.index.name)))
-        _draw_products(axis, *logs)
+        _draw_products(axis, table)
         figure.colorbar(image, ax=axis, label="validation accuracy (%)")
     return figure
 
 
-def _log10(value: Any) -> float:
-    return math.log10(value) if value > 0 else math.nan
-
-
-def _draw_products(axis: Axes, x: list[float], y: list[float]) -> None:
+def _draw_products(axis: Axes, table: pd.DataFrame) -> None:
     """Lines along which the product of the two keys is constant, one a decade."""
-    if not np.isfinite([*x, *y]).all() or len(x) < 2 or len(y) < 2:
+    if min(*table.columns, *table.index) <= 0:
         return
-    centres = np.arange(len(x)) + 0.5
+    x, y = np.log10(table.columns.to_numpy(float)), np.log10(table.index.to_numpy(float))
     fine = np.linspace(0.5, len(x) - 0.5, 50)
-    log_x = np.interp(fine, centres, x)
-    for decade in range(math.floor(min(x) + min(y)), math.ceil(max(x) + max(y)) + 1):
+    log_x = np.interp(fine, np.arange(len(x)) + 0.5, x)
+    for decade in range(math.floor(x.min() + y.min()), math.ceil(x.max() + y.max()) + 1):
         at = np.interp(decade - log_x, y, np.arange(len(y)) + 0.5, left=np.nan, right=np.nan)
         if np.isfinite(at).sum() > 1:
             axis.plot(fine, at, color="#ffffff", lw=1.2, ls="--")
@@ -289,22 +316,19 @@ def _draw_products(axis: Axes, x: list[float], y: list[float]) -> None:
             axis.annotate(f"1e{decade}", (fine[k], at[k]), color="#ffffff", fontsize=7)
 
 
-def draw_calibration(
-    group: Group, predictions: dict[str, list[Predictions]], bins: int = 15
-) -> Figure:
+def draw_calibration(group: Group, predictions: dict[str, list[Predictions]]) -> Figure:
     """Reliability diagram: accuracy by confidence on clean validation images, all seeds pooled."""
-    styles = style_cells(group, list(predictions))
+    styles = style_cells(group, predictions)
     with panels(4.6, 3.8) as (figure, axis):
         axis.plot([0, 100], [0, 100], color=FAINT, lw=1)
         for cell, nets in predictions.items():
             logits = np.concatenate([p.logits["val"] for p in nets])
-            labels = np.concatenate([p.labels for p in nets])
-            table = scores.reliability(logits, labels, bins)
+            table = scores.reliability(logits, np.concatenate([p.labels for p in nets]))
             full = table.images > 0
             label, color, style = styles[cell]
             x, y = 100 * table.confidence[full], 100 * table.accuracy[full]
             axis.plot(x, y, ls=style, marker=".", color=color, label=label)
         axis.set_xlabel("confidence (%)")
         axis.set_ylabel("accuracy (%)")
-        axis.legend(handles=legend_lines(styles), loc="upper left", fontsize=7)
+        draw_legend(axis, styles, loc="upper left")
     return figure

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
-from resnet_cifar.report.canvas import FAINT, Axes, Figure, label_epochs, panels, set_log_scale
+from resnet_cifar.report import figures
 from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
-from resnet_cifar.report.figures import Styles, legend_lines, style_cells
+from resnet_cifar.report.figures import FAINT, Axes, Figure, Styles
 from resnet_cifar.report.groups import Group
 from resnet_cifar.runs.table import records
 
@@ -21,29 +22,39 @@ PANELS = (
     ("weight_norm", "conv", "‖w‖"),
     ("running_mean_gap", "norm", "|running mean − μ|/σ: lag"),
 )
-IDENTITIES = ("sum_cosine", "xhat_cosine", "radial_rms")
+IDENTITIES = {
+    "sum_cosine": "Σ∂L/∂x = 0",
+    "xhat_cosine": "⟨∂L/∂x, x̂⟩ = 0",
+    "radial_rms": "w·∂L/∂w = 0",
+}
 # An identity that holds leaves float32 rounding and eps, 1e-7 to 1e-4; one that is broken 1e-2.
 HOLDS_BELOW = 1e-3
-LOSSES = ("loss/train", "loss/val", "loss/val_batch_statistics")
-
-
-ROTATION = (
-    "Rotation of the filters per update, measured over √(2·lr·wd/(1+m)), the prediction for scale-"
-    "invariant weights in equilibrium: median and range over convolutions; grey, within 10 %."
-)
+LOSSES = {
+    "loss/train": "training (nats)",
+    "loss/val": "validation (nats)",
+    "loss/val_batch_statistics": "validation, own statistics (nats)",
+}
 
 
 def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[Part]:
     """Rotation, and all else of the probe where cells differ in how statistics are detached."""
-    rotation = draw_rotation(group, probe)
+    if probe.empty:
+        return []
+    probe = probe[probe["directory"].isin(group.runs["directory"])]
     name = group.name
-    rotations: list[Part] = []
-    if rotation is not None:
-        rotations = [Picture(f"rotation-{name}", rotation, ROTATION)]
-    probed = medians(group, probe)
-    if "norm.detach" not in group.vary or probed.empty:
+    rotation = draw_rotation(group, probe)
+    caption = (
+        "Rotation of the filters per update, measured over √(2·lr·wd/(1+m)), the prediction for "
+        "scale-invariant weights in equilibrium: median and range over convolutions; grey, within "
+        "10 %."
+    )
+    rotations: list[Part] = [Picture(f"rotation-{name}", rotation, caption)] if rotation else []
+    if "norm.detach" not in group.vary or probe.empty:
         return rotations
+    probed = medians(probe)
+    curves = curves[curves["directory"].isin(group.runs["directory"])]
     table = flow_table(group, probed, curves)
+    titles = {quantity: title for quantity, _, title in PANELS}
     panels = (
         "Median over layers, a line a run. Dotted: below it an identity holds, up to rounding and "
         "eps."
@@ -56,8 +67,8 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
         heading("Gradient flow", 4),
         escape(_describe_identities(table)),
         _show_table(name, table),
-        Picture(f"flow-{name}", draw_quantities(group, probed), panels),
-        Picture(f"losses-{name}", draw_losses(group, curves), losses),
+        Picture(f"flow-{name}", _draw_panels(group, probed, titles, 5.4, nrows=2), panels),
+        Picture(f"losses-{name}", _draw_panels(group, curves, LOSSES, 3.4, sharey=True), losses),
         *rotations,
     ]
 
@@ -83,7 +94,7 @@ def _show_table(name: str, table: pd.DataFrame) -> Table:
         "mean − μ|/σ. Its own statistics: the validation loss normalised by each validation batch "
         "itself."
     )
-    return Table(f"flow-{name}", table, columns, caption, words=("cell",))
+    return Table(f"flow-{name}", table, columns, caption)
 
 
 def _cosine_column(key: str) -> Column:
@@ -92,10 +103,9 @@ def _cosine_column(key: str) -> Column:
 
 def _describe_identities(table: pd.DataFrame) -> str:
     """The identities that the probe found broken, cell by cell."""
-    names = dict(zip(IDENTITIES, ("Σ∂L/∂x = 0", "⟨∂L/∂x, x̂⟩ = 0", "w·∂L/∂w = 0"), strict=True))
     cells_by_broken: dict[str, list[str]] = {}
     for row in records(table):
-        broken = [name for key, name in names.items() if not holds(row[key])]
+        broken = [name for key, name in IDENTITIES.items() if not row[key] < HOLDS_BELOW]
         cells_by_broken.setdefault(", ".join(broken), []).append(row["label"])
     parts = [
         f"{'; '.join(cells)}: {'broken are ' + broken if broken else 'every identity holds'}."
@@ -104,19 +114,16 @@ def _describe_identities(table: pd.DataFrame) -> str:
     return "BatchNorm's identities, median layer, last probed epoch. " + " ".join(parts)
 
 
-def medians(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
+def medians(probe: pd.DataFrame) -> pd.DataFrame:
     """The quantities of `PANELS` as medians over the layers of their kind.
 
     Returns:
-        One row a completed run and probed epoch: directory, cell, seed, epoch and the quantities,
-        NaN where there is none; empty without a probe.
+        One row a run and probed epoch: directory, cell, seed, epoch and the quantities, NaN where
+        there is none.
     """
     keys = ["directory", "cell", "seed", "epoch"]
-    mine = _select_probed(group, probe)
-    if mine.empty:
-        return pd.DataFrame()
-    table = mine[keys].drop_duplicates().set_index(keys)
-    for kind, layers in mine.groupby("kind"):
+    table = probe[keys].drop_duplicates().set_index(keys)
+    for kind, layers in probe.groupby("kind"):
         wanted = [q for q, of, _ in PANELS if of == kind and q in layers]
         table = table.join(layers.groupby(keys)[wanted].median())
     return table.reindex(columns=[quantity for quantity, _, _ in PANELS]).reset_index()
@@ -139,57 +146,28 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
         losses = curves[curves["directory"].isin(part["directory"].unique())]
-        row |= dict.fromkeys(LOSSES, math.nan)
-        for name in LOSSES:
-            if name in losses:
-                row[name] = losses.groupby("directory")[name].last().mean()
+        losses = losses.reindex(columns=["directory", *LOSSES])
+        ends = losses.groupby("directory").last().mean()
+        row |= {name: ends[name] for name in LOSSES}
         row["loss/val/largest"] = losses["loss/val"].max()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def holds(value: float) -> bool:
-    """True if a cosine is that of an identity that holds."""
-    return value < HOLDS_BELOW
-
-
-def draw_quantities(group: Group, probed: pd.DataFrame) -> Figure:
-    """A panel a quantity of `PANELS` by epoch: `medians`, one line a run."""
-    styles = _style_cells(group, probed)
-    with panels(9.2, 5.4, nrows=2, ncols=3, sharex=True) as (figure, axes):
-        for axis, (quantity, _, title) in zip(axes.flat, PANELS, strict=True):
-            _draw_runs(axis, probed, quantity, styles)
+def _draw_panels(
+    group: Group, lines: pd.DataFrame, titles: dict[str, str], height: float, **subplots: Any
+) -> Figure:
+    """A panel a quantity by epoch: one line a run."""
+    styles = figures.style_cells(group, lines["cell"])
+    with figures.panels(9.2, height, ncols=3, sharex=True, **subplots) as (figure, axes):
+        for axis, (quantity, title) in zip(axes.flat, titles.items(), strict=True):
+            _draw_runs(axis, lines if quantity in lines else lines[:0], quantity, styles)
             axis.set_title(title)
             axis.tick_params(labelbottom=True)
             if quantity in IDENTITIES:
                 axis.axhline(HOLDS_BELOW, color=FAINT, lw=0.8, ls=":")
-        _draw_legend(figure, styles)
+        figures.draw_legend(figure, styles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
-
-
-def draw_losses(group: Group, curves: pd.DataFrame) -> Figure:
-    """Losses by epoch: training, validation, and validation with the batches' own statistics."""
-    mine = curves[curves["directory"].isin(group.runs["directory"])]
-    styles = _style_cells(group, mine)
-    titles = ("training", "validation", "validation, own statistics")
-    with panels(9.2, 3.4, ncols=3, sharex=True, sharey=True) as (figure, axes):
-        for axis, name, title in zip(axes, LOSSES, titles, strict=True):
-            _draw_runs(axis, mine if name in mine else mine[:0], name, styles)
-            axis.set_title(f"{title} (nats)")
-        _draw_legend(figure, styles)
-    return figure
-
-
-def _draw_runs(axis: Axes, lines: pd.DataFrame, quantity: str, styles: Styles) -> None:
-    """Draw a line a run by epoch, where the quantity was measured; the axis is logarithmic."""
-    for (cell, seed), part in lines.groupby(["cell", "seed"]):
-        if str(cell) in styles:
-            label, color, style = styles[str(cell)]
-            part = part.dropna(subset=[quantity])
-            x, y, name = part["epoch"], part[quantity], f"{label}, seed {seed}"
-            axis.plot(x, y, color=color, ls=style, marker=".", label=name)
-    label_epochs(axis)
-    set_log_scale(axis)
 
 
 def draw_rotation(group: Group, probe: pd.DataFrame) -> Figure | None:
@@ -197,44 +175,32 @@ def draw_rotation(group: Group, probe: pd.DataFrame) -> Figure | None:
 
     None where nothing is predicted, without weight decay.
     """
-    mine = _compare_rotations(_select_probed(group, probe))
-    if mine.empty:
+    if "angular_update_predicted" not in probe:
         return None
-    styles = _style_cells(group, mine)
-    with panels(6.4, 3.2) as (figure, axis):
+    mine = probe[(probe["kind"] == "conv") & (probe["angular_update_predicted"] > 0)]
+    ratio = (mine["angular_update"] / mine["angular_update_predicted"]).dropna()
+    if ratio.empty:
+        return None
+    keys = [mine[key] for key in ("cell", "seed", "epoch")]
+    table = ratio.groupby(keys).agg(["median", "min", "max"]).reset_index()
+    styles = figures.style_cells(group, table["cell"])
+    with figures.panels(6.4, 3.2) as (figure, axis):
         axis.axhline(1, color=FAINT, lw=1)
         axis.axhspan(0.9, 1.1, color=FAINT, alpha=0.12, lw=0)
-        for (cell, seed), part in mine.groupby(["cell", "seed"]):
-            label, color, style = styles[str(cell)]
-            ratios = part.groupby("epoch")["ratio"].agg(["median", "min", "max"])
-            x, name = ratios.index, f"{label}, seed {seed}"
-            axis.plot(x, ratios["median"], color=color, ls=style, marker=".", label=name)
-            axis.fill_between(x, ratios["min"], ratios["max"], color=color, alpha=0.12, lw=0)
-        label_epochs(axis)
+        _draw_runs(axis, table, "median", styles)
         axis.set_ylabel("measured / predicted")
-        set_log_scale(axis)
-        axis.legend(handles=legend_lines(styles), loc="best", fontsize=7)
+        figures.draw_legend(axis, styles)
     return figure
 
 
-def _style_cells(group: Group, lines: pd.DataFrame) -> Styles:
-    """The styles of the cells that have lines."""
-    there = set(lines["cell"])
-    return style_cells(group, [cell for cell in group.labels if cell in there])
-
-
-def _draw_legend(figure: Figure, styles: Styles) -> None:
-    """One legend for all panels, below them."""
-    figure.legend(handles=legend_lines(styles), loc="outside lower center", ncols=4, fontsize=8)
-
-
-def _compare_rotations(probe: pd.DataFrame) -> pd.DataFrame:
-    if probe.empty or "angular_update_predicted" not in probe:
-        return pd.DataFrame()
-    mine = probe[(probe["kind"] == "conv") & (probe["angular_update_predicted"] > 0)]
-    ratio = mine["angular_update"] / mine["angular_update_predicted"]
-    return mine.assign(ratio=ratio).dropna(subset=["ratio"])
-
-
-def _select_probed(group: Group, probe: pd.DataFrame) -> pd.DataFrame:
-    return probe[probe["directory"].isin(group.runs["directory"])] if len(probe) else probe
+def _draw_runs(axis: Axes, lines: pd.DataFrame, quantity: str, styles: Styles) -> None:
+    """Draw a line a run by epoch, where the quantity was measured, and its range `min` to `max`."""
+    for (cell, seed), part in lines.groupby(["cell", "seed"]):
+        label, color, style = styles[str(cell)]
+        part = part.dropna(subset=[quantity])
+        x, y, name = part["epoch"], part[quantity], f"{label}, seed {seed}"
+        axis.plot(x, y, color=color, ls=style, marker=".", label=name)
+        if "min" in part:
+            axis.fill_between(x, part["min"], part["max"], color=color, alpha=0.12, lw=0)
+    figures.label_epochs(axis)
+    figures.set_log_scale(axis)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 from pathlib import Path
 
-from resnet_cifar.errors import UserError, describe
-from resnet_cifar.files import write_atomically, write_json
-from resnet_cifar.report import canvas
-from resnet_cifar.report.document import Report
+from resnet_cifar.errors import UserError
+from resnet_cifar.files import read_regular, write_atomically, write_json
+from resnet_cifar.report.document import Picture, Report, Table
 from resnet_cifar.report.page import render_page
 
 LIST = "report-files.json"
+# Of earlier versions also PNG files.
+_NAME = re.compile(r"report\.(md|html)|figures/[\w.-]+\.(svg|png)|tables/[\w.-]+\.csv")
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.md, report.html, figures/*.svg and *.png, tables/*.csv (full precision).
+    """Write report.md, report.html, figures/*.svg, tables/*.csv (full precision).
 
     A list of these files is kept in the folder. What an earlier report wrote and this one does not
     goes; whatever else is there stays.
@@ -31,15 +33,15 @@ def write_report(report: Report, folder: Path) -> None:
         "report.md": report.markdown().encode(),
         "report.html": render_page(report).encode(),
     }
-    for table in report.tables:
-        text = table.frame.to_csv(index=False)
-        files[f"tables/{table.name}.csv"] = text.encode(errors="backslashreplace")
-    for picture in report.pictures:
-        files[f"figures/{picture.name}.svg"] = picture.svg.encode()
-        files[f"figures/{picture.name}.png"] = canvas.draw_png(picture.figure)
+    for part in report.parts:
+        if isinstance(part, Table):
+            text = part.frame.to_csv(index=False)
+            files[f"tables/{part.name}.csv"] = text.encode(errors="backslashreplace")
+        elif isinstance(part, Picture):
+            files[f"figures/{part.name}.svg"] = part.svg.encode()
     before = _read_list(folder)
     for name in files:
-        _check_free(folder, name, name in before)
+        _check_free(folder, folder / name, name in before)
     folder.mkdir(parents=True, exist_ok=True)
     # Before the files: a report that is killed knows its own all the same.
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -48,9 +50,9 @@ def write_report(report: Report, folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         write_atomically(folder / name, content)
     for name in before.keys() - files.keys():
-        old = folder / name
-        if _is_regular(old) and hashlib.sha256(old.read_bytes()).hexdigest() == before[name]:
-            old.unlink()
+        with contextlib.suppress(OSError):  # it is gone, or no file
+            if hashlib.sha256(read_regular(folder / name)).hexdigest() == before[name]:
+                (folder / name).unlink()
     write_json(folder / LIST, {"files": sums})
 
 
@@ -59,38 +61,25 @@ def _read_list(folder: Path) -> dict[str, str]:
     path = folder / LIST
     if not os.path.lexists(path):
         return {}
-    allowed = re.compile(r"report\.(md|html)|figures/[\w.-]+\.(svg|png)|tables/[\w.-]+\.csv")
     try:
-        if not _is_regular(path):
-            raise ValueError("it is not a file")
-        listed = json.loads(path.read_bytes())["files"]
-        if not all(allowed.fullmatch(name) for name in listed):
-            raise ValueError("it lists what no report writes")
-        return {str(name): str(total) for name, total in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not the list of a report's files: {describe(error)}; "
-            "choose another folder with --to"
-        ) from error
+        listed = json.loads(read_regular(path))["files"]
+        if all(map(_NAME.fullmatch, listed)):
+            return dict(listed)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} is not the list of a report's files: choose another folder with --to")
 
 
-def _check_free(folder: Path, name: str, ours: bool) -> None:
-    """Raise UserError where a file that is not ours lies in the way of `name`."""
-    path = folder / name
-    for above in (folder, *([path.parent] if path.parent != folder else [])):
-        if os.path.lexists(above) and (
-            not above.is_dir() or (above.is_symlink() and above != folder)
-        ):
+def _check_free(folder: Path, path: Path, ours: bool) -> None:
+    """Raise UserError where a file that is not ours lies in the way of `path`."""
+    for above in (folder, path.parent):
+        link = above.is_symlink() and above != folder
+        if os.path.lexists(above) and (link or not above.is_dir()):
             raise UserError(
                 f"{above} is not a directory of a report: choose another folder with --to"
             )
-    if os.path.lexists(path) and not (ours and _is_regular(path)):
+    if os.path.lexists(path) and not (ours and path.is_file() and not path.is_symlink()):
         raise UserError(
             f"{path} is there and was not written by a report (it is not in {folder / LIST}): "
             "move it, or choose another folder with --to"
         )
-
-
-def _is_regular(path: Path) -> bool:
-    """True if a file itself lies there, not a link."""
-    return path.is_file() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""A report's Markdown as one HTML page that needs no other file, and parts of it in a notebook.
+"""A report as one HTML page that needs no other file, and parts of it in a notebook.
 
 Everything can be read without the script (page.js), which makes tables sortable and curves tell
 their values. The page's frame, figures and tables are the templates beside this file.
@@ -6,170 +6,182 @@ their values. The page's frame, figures and tables are the templates beside this
 
 from __future__ import annotations
 
-import html
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from html import escape
+from itertools import repeat
+from pathlib import Path
 from string import Template
+from typing import Any
 
+import numpy as np
 from markdown_it.tree import SyntaxTreeNode
 
-from resnet_cifar.report.document import (
-    MARKS,
-    Part,
-    Picture,
-    Report,
-    join_markdown,
-    parse,
-    plain_text,
-    read_verdict,
-)
-from resnet_cifar.report.drawing import collect_points, restyle_svg
+from resnet_cifar.report import document
+from resnet_cifar.report.document import Part, Picture, Report, Table, plain_text
+from resnet_cifar.report.figures import INK, PAPER, Affine2D, Axes, Figure, Line2D
 from resnet_cifar.text import printable
 
 # A table with more rows gets a field to filter them, and with many more its own scroll bar.
 FILTER_ROWS, TALL_ROWS = 12, 40
+# Points of a line the pointer can find. Sixty are one every ten pixels of a panel.
+MOST_POINTS = 60
 _CLASSES = {"holds": "holds", "does not hold": "fails", "undecided": "undecided"}
 
 
 def render_page(report: Report) -> str:
     """The report as one page; light or dark as the reader's system."""
-    headings = (block for part in report.rest if isinstance(part, str) for block in parse(part))
-    chapters = [plain_text(block) for block in headings if block.tag == "h2"]
-    links = "".join(f'<li><a href="#{_anchor(text)}">{_escape(text)}</a></li>' for text in chapters)
-    return _template("page.html").substitute(
-        title=_escape(printable(report.title)),
-        subtitle=_escape(printable(report.subtitle)),
+    texts = (part for part in report.rest if isinstance(part, str))
+    blocks = (block for text in texts for block in document.parse(text))
+    chapters = [plain_text(block) for block in blocks if block.tag == "h2"]
+    links = "".join(f'<li><a href="#{_anchor(text)}">{escape(text)}</a></li>' for text in chapters)
+    return _fill(
+        "page.html",
+        title=escape(printable(report.title)),
+        subtitle=escape(printable(report.subtitle)),
         style=_file("style.css"),
         script=_file("page.js"),
-        first_screen=_columns(report.claims, report.best),
+        claims=render(report.claims),
+        best=render(report.best),
         contents=links,
         rest=render(report.rest),
     )
 
 
-class Shown:
-    """Parts of a report as the output of a notebook's cell, with the page's style and script.
-
-    Args:
-        columns: lists of parts that stand side by side, above the others.
-    """
-
-    def __init__(self, *parts: Part, columns: Sequence[Sequence[Part]] = ()) -> None:
-        self.parts = parts
-        self.columns = columns
-
-    def _repr_html_(self) -> str:
-        style = f"<style>\n{_file('style.css')}</style>"
-        script = f"<script>\n{_file('page.js')}</script>"
-        body = _columns(*self.columns) + render(self.parts)
-        return f'<div class="report">{style}{body}{script}</div>'
+def render_notebook(parts: Iterable[Part]) -> str:
+    """Parts of a report as the output of a notebook's cell, with the page's style and script."""
+    style = f"<style>\n{_file('style.css')}</style>"
+    script = f"<script>\n{_file('page.js')}</script>"
+    return f'<div class="report">{style}{render(parts)}{script}</div>'
 
 
-@cache
 def _file(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-@cache
-def _template(name: str) -> Template:
-    return Template(_file(name))
+def _fill(template: str, **values: str) -> str:
+    return Template(_file(template)).substitute(values)
 
 
 def render(parts: Iterable[Part]) -> str:
-    """Render parts as HTML, by way of their Markdown; pictures stand in it as SVG."""
-    parts = list(parts)
-    pictures = {part.name: part for part in parts if isinstance(part, Picture)}
-    blocks = iter(parse(join_markdown(parts)))
-    return "\n".join(_render(block, blocks, pictures) for block in blocks)
+    """Render parts as HTML; pictures stand in it as SVG."""
+    return "\n".join(map(_render, parts))
 
 
-def _columns(*columns: Sequence[Part]) -> str:
-    """Lists of parts side by side where there is room."""
-    sides = "".join(f"<div>{render(parts)}</div>" for parts in columns)
-    return f'<div class="columns">{sides}</div>' if columns else ""
+def _render(part: Part) -> str:
+    if isinstance(part, str):
+        return "\n".join(map(_render_block, document.parse(part)))
+    caption = escape(printable(part.caption))
+    if isinstance(part, Table):
+        return _render_table(part, caption)
+    drawing, points = restyle_svg(part), collect_points(part.figure)
+    return _fill("figure.html", caption=caption, drawing=drawing, points=points).strip()
 
 
-def _render(
-    block: SyntaxTreeNode, following: Iterator[SyntaxTreeNode], pictures: dict[str, Picture]
-) -> str:
-    """Render a block; below a table or a picture the next block is its caption."""
-    text = _escape(plain_text(block))
+def _render_block(block: SyntaxTreeNode) -> str:
+    text = escape(plain_text(block))
     match block.type:
         case "heading":
-            anchor = _anchor(plain_text(block))
-            return f'<{block.tag} id="{anchor}">{text}</{block.tag}>'
+            return f'<{block.tag} id="{_anchor(plain_text(block))}">{text}</{block.tag}>'
         case "bullet_list":
             return f'<ul class="verdicts">\n{"".join(map(_verdict, block.children))}</ul>'
         case "blockquote":
-            items = "".join(
-                f"<li>{_escape(plain_text(item))}</li>" for item in block.children[0].children
-            )
+            notes = (escape(plain_text(item)) for item in block.children[0].children)
+            items = "".join(f"<li>{note}</li>" for note in notes)
             return f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>'
-        case "table":
-            return _table(block, next(following))
-    image = next((node for node in block.walk() if node.type == "image"), None)
-    if image is None:
-        return f"<p>{text}</p>"
-    picture = pictures[PurePosixPath(str(image.attrs["src"])).stem]
-    return _figure(picture, plain_text(next(following)))
+    return f"<p>{text}</p>"
 
 
 def _verdict(item: SyntaxTreeNode) -> str:
-    verdict, sentence, detail = read_verdict(item)
-    sentence, detail = _escape(sentence), _escape(detail)
+    verdict, sentence, detail = map(escape, document.read_verdict(item))
     return f"<li>{_mark(verdict)} <span>{sentence} <small>{detail}</small></span></li>\n"
 
 
 def _mark(verdict: str) -> str:
-    return f'<b class="mark {_CLASSES[verdict]}">{MARKS[verdict]} {verdict}</b>'
+    return f'<b class="mark {_CLASSES[verdict]}">{document.MARKS[verdict]} {verdict}</b>'
 
 
-def _table(table: SyntaxTreeNode, below: SyntaxTreeNode) -> str:
-    """A table and its caption, without the link to a CSV that a single file has not beside it."""
-    link = next(node for node in below.walk() if node.type == "link")
-    caption = _escape(plain_text(below).removesuffix(plain_text(link)).strip())
-    head, *rows = [row.children for row in table.walk() if row.type == "tr"]
+def _render_table(table: Table, caption: str) -> str:
+    rows = table.rows()
+    left = list(map(table.is_left, table.columns))
     # A row that continues the one above, with nothing in its first cell, has to stay below it.
-    sortable = len(rows) > 1 and all(plain_text(row[0]) for row in rows)
-    kinds = "sortable" * sortable + " filter" * (sortable and len(rows) > FILTER_ROWS)
-    lines = ("".join(map(_cell, row)) for row in rows)
-    region = _template("table.html").substitute(
+    sortable = len(rows) > 1 and all(row[0] for row in rows)
+    return _fill(
+        "table.html",
         tall=" tall" * (len(rows) > TALL_ROWS),
-        label=caption or PurePosixPath(str(link.attrs["href"])).stem,
-        kinds=kinds,
-        head="".join(map(_cell, head)),
-        body="".join(f"<tr>{line}</tr>\n" for line in lines),
+        label=caption or table.name,
+        kinds="sortable" * sortable + " filter" * (sortable and len(rows) > FILTER_ROWS),
+        head="".join(map(_cell, repeat('th scope="col"'), map(printable, table.columns), left)),
+        body="".join(f"<tr>{''.join(map(_cell, repeat('td'), row, left))}</tr>\n" for row in rows),
+        caption=f'<p class="caption">{caption}</p>' if caption else "",
     )
-    return region + (f'<p class="caption">{caption}</p>' if caption else "")
 
 
-def _cell(cell: SyntaxTreeNode) -> str:
-    text = plain_text(cell)
-    word = "style" not in cell.attrs  # numbers are set right
-    kinds = ["word"] * word + ["long"] * (len(text) > 24)
-    attributes = ' scope="col"' * (cell.tag == "th")
-    attributes += f' class="{" ".join(kinds)}"' if kinds else ""
-    inner = _mark(text) if text in MARKS else _escape(text)
-    return f"<{cell.tag}{attributes}>{inner}</{cell.tag}>"
-
-
-def _figure(picture: Picture, caption: str) -> str:
-    return (
-        _template("figure.html")
-        .substitute(
-            caption=_escape(caption),
-            drawing=restyle_svg(picture.svg),
-            points=collect_points(picture.figure),
-        )
-        .strip()
-    )
+def _cell(tag: str, text: str, left: bool) -> str:
+    kinds = " ".join(["word"] * left + ["long"] * (len(text) > 24))
+    inner = _mark(text) if text in document.MARKS else escape(text)
+    kinds = f' class="{kinds}"' if kinds else ""
+    return f"<{tag}{kinds}>{inner}</{tag[:2]}>"
 
 
 def _anchor(text: str) -> str:
     return "-".join(re.findall(r"\w+", text.lower()))
 
 
-def _escape(text: str) -> str:
-    return html.escape(text)
+# Figures -----------------------------------------------------------------------------------------
+
+
+def restyle_svg(picture: Picture) -> str:
+    """A picture's SVG in the page's own colours, and scaled by its style sheet."""
+    svg = picture.svg[picture.svg.index("<svg") :].strip()
+    svg = svg.replace(INK, "var(--ink, currentColor)").replace(PAPER, "none")
+    # Names of parts, the same in every figure, which nothing refers to.
+    svg = re.sub(r'<g id="\w+_\d+">', "<g>", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    width = 96 * picture.figure.get_figwidth()  # inches in pixels
+    return svg.replace("<svg", f'<svg style="max-width: {width:.0f}px"', 1)
+
+
+def collect_points(figure: Figure) -> str:
+    """Every panel whose x axis counts epochs, with its labelled lines, as a script of JSON.
+
+    Places are in units of the SVG's viewBox, which are points from the upper left corner. The
+    figure has to be drawn already: its layout is made then.
+    """
+    scale = 72 / figure.dpi
+    to_svg = Affine2D().scale(scale, -scale).translate(0, 72 * figure.get_figheight())
+    panels = []
+    for axis in figure.axes:
+        # matplotlib's labels of nothing begin with `_`.
+        named = (line for line in axis.lines if not str(line.get_label()).startswith("_"))
+        lines = [points for line in named if (points := _read_line(axis, line, to_svg))]
+        if axis.get_xlabel() == "epoch" and lines:
+            (left, bottom), (right, top) = to_svg.transform(axis.get_window_extent()).round(1)
+            title = printable(axis.get_title("left") or axis.get_ylabel())
+            panels.append({"box": [left, top, right, bottom], "title": title, "lines": lines})
+    if not panels:
+        return ""
+    data = json.dumps(panels, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" class="points">{data}</script>'
+
+
+def _read_line(axis: Axes, line: Line2D, to_svg: Affine2D) -> dict[str, Any]:
+    """The label and the points of a line; nothing where it has no point."""
+    data = np.asarray(line.get_xydata(), dtype=np.float64)
+    data = data[np.isfinite(data).all(axis=1)]
+    if axis.get_yscale() == "log":
+        data = data[data[:, 1] > 0]
+    if not len(data):
+        return {}
+    if len(data) > MOST_POINTS:  # both ends stay
+        data = data[np.linspace(0, len(data) - 1, MOST_POINTS).round().astype(int)]
+    x, y = (axis.transData + to_svg).transform(data).round(1).T
+    return {
+        "label": printable(str(line.get_label())),
+        "x": x.tolist(),
+        "y": y.tolist(),
+        "epoch": [int(epoch) for epoch in data[:, 0]],
+        "value": [f"{value:.4g}" for value in data[:, 1]],
+    }

@@ -50,7 +50,7 @@ def cells_table(answer: Tables) -> Table:
     group, frame = answer.group, answer.cells
     columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in group.vary}
     columns = columns or {"cell": "cell"}
-    words = (*columns, "verdict")
+    words = tuple(columns)
     known = frame["verdict"].any()
     columns["n"] = "n"
     if known:
@@ -72,7 +72,7 @@ def cells_table(answer: Tables) -> Table:
 
 
 def _differences_part(answer: Tables, draw: bool) -> list[Part]:
-    group, frame = answer.group, answer.differences
+    name, frame = f"differences-{answer.group.name}", answer.differences
     if frame.empty:
         return []
     columns: dict[str, Column] = {
@@ -84,8 +84,7 @@ def _differences_part(answer: Tables, draw: bool) -> list[Part]:
     if frame["seeds"].notna().any():
         columns["seeds needed"] = numbers.count_column("seeds")
     caption = "Validation accuracy against the best cell, paired by seed."
-    name, words = f"differences-{group.name}", ("cell", "against")
-    table = Table(name, frame, columns, caption, words, detail=True)
+    table = Table(name, frame, columns, caption, detail=True)
     if not draw or (len(frame) == 1 and frame["n"].max() == 1):
         return [table]  # a single dot tells nothing
     caption = (
@@ -100,12 +99,10 @@ def _early_part(answer: Tables) -> list[Part]:
     picks = answer.picks
     if picks.empty:
         return []
-    last, best = int(picks["epoch"].iloc[-1]), picks["label"].iloc[-1]
-    wrong = picks[~picks["right"]]
-    if wrong.empty:
-        text = f"Deciding at any epoch would have picked {best}, as the last epoch does."
-        return [escape(text)]
-    worst = records(wrong.sort_values("behind"))[-1]
+    last, best = picks["epoch"].iloc[-1], picks["label"].iloc[-1]
+    if picks["right"].all():
+        return [escape(f"Deciding at any epoch would have picked {best}, as the last epoch does.")]
+    worst = records(picks[~picks["right"]].sort_values("behind"))[-1]
     sentence = (
         f"Deciding early: from epoch {find_settled_epoch(picks)} of {last} on the pick is {best}, "
         f"as at the end. At epoch {worst['epoch']} it would have been {worst['label']}, which ends "
@@ -120,25 +117,8 @@ def _early_part(answer: Tables) -> list[Part]:
 
 
 def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
-    """Calibration and paired tests of the runs that left their predictions.
-
-    Args:
-        skipped: predictions that can't be read are added to it.
-    """
-    stored = _load_all(group, skipped)
-    if not stored:
-        return []
-    nets = {cell: list(seeds.values()) for cell, seeds in stored.items()}
-    caption = "Accuracy by confidence. Below the diagonal: surer than right."
-    picture = Picture(f"calibration-{group.name}", figures.draw_calibration(group, nets), caption)
-    parts: list[Part] = [heading("Calibration", 4), _calibration_table(group, nets), picture]
-    tests = compare_nets(group, stored)
-    return [*parts, _tests_table(group, tests)] if len(tests) else parts
-
-
-def _load_all(group: Group, skipped: dict[str, str]) -> Stored:
-    """The predictions of a group's runs, cells in the group's order."""
-    stored: Stored = {}
+    """Calibration and paired tests of the runs that left their predictions."""
+    stored: Stored = {cell: {} for cell in group.labels}
     for run in records(group.runs):
         try:
             predictions = load_predictions(run["directory"])
@@ -146,8 +126,29 @@ def _load_all(group: Group, skipped: dict[str, str]) -> Stored:
             skipped[run["directory"]] = str(error)
             continue
         if predictions is not None:
-            stored.setdefault(run["cell"], {})[run["seed"]] = predictions
-    return {cell: stored[cell] for cell in group.labels if cell in stored}
+            stored[run["cell"]][run["seed"]] = predictions
+    nets = {cell: list(seeds.values()) for cell, seeds in stored.items() if seeds}
+    if not nets:
+        return []
+    caption = "Accuracy by confidence. Below the diagonal: surer than right."
+    picture = Picture(f"calibration-{group.name}", figures.draw_calibration(group, nets), caption)
+    parts: list[Part] = [heading("Calibration", 4), _calibration_table(group, nets), picture]
+    tests = compare_nets(group, stored)
+    if len(tests):
+        columns: dict[str, Column] = {
+            "first": "first",
+            "second": "second",
+            "seed": "seed",
+            "only first right": "only_first",
+            "only second right": "only_second",
+            "McNemar's p": lambda row: f"{row['p']:.2g}" if row["p"] > 0 else "< 1e-300",
+        }
+        caption = (
+            "Image by image, one pair of nets a row (exact test). It tells these two nets apart, "
+            "not the configurations: another seed is another net."
+        )
+        parts.append(Table(f"images-{group.name}", tests, columns, caption, detail=True))
+    return parts
 
 
 def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Table:
@@ -155,15 +156,9 @@ def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Tabl
     for cell, seeds in nets.items():
         errors = [scores.expected_calibration_error(p.logits["val"], p.labels) for p in seeds]
         surest = [np.exp(scores.log_softmax(p.logits["val"])).max(axis=1).mean() for p in seeds]
-        rows.append(
-            {
-                "cell": cell,
-                "label": group.labels[cell],
-                "n": len(seeds),
-                "calibration_error": float(np.mean(errors)),
-                "confidence": float(np.mean(surest)),
-            }
-        )
+        means = float(np.mean(errors)), float(np.mean(surest))
+        rows.append((cell, group.labels[cell], len(seeds), *means))
+    names = ["cell", "label", "n", "calibration_error", "confidence"]
     columns: dict[str, Column] = {
         "cell": "label",
         "n": "n",
@@ -171,41 +166,19 @@ def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Tabl
         "expected calibration error %": numbers.percent_column("calibration_error"),
     }
     caption = "15 bins of equal width, clean validation images."
-    name = f"calibration-{group.name}"
-    return Table(name, pd.DataFrame(rows), columns, caption, words=("cell",), detail=True)
-
-
-def _tests_table(group: Group, tests: pd.DataFrame) -> Table:
-    columns: dict[str, Column] = {
-        "first": "first",
-        "second": "second",
-        "seed": "seed",
-        "only first right": "only_first",
-        "only second right": "only_second",
-        "McNemar's p": lambda row: f"{row['p']:.2g}" if row["p"] > 0 else "< 1e-300",
-    }
-    caption = (
-        "Image by image, one pair of nets a row (exact test). It tells these two nets apart, not "
-        "the configurations: another seed is another net."
-    )
-    words = ("first", "second")
-    return Table(f"images-{group.name}", tests, columns, caption, words=words, detail=True)
+    frame = pd.DataFrame(rows, columns=names)
+    return Table(f"calibration-{group.name}", frame, columns, caption, detail=True)
 
 
 def compare_nets(group: Group, stored: Stored) -> pd.DataFrame:
     """McNemar's test for every claimed pair of cells and every seed both have."""
-    rows, seen = [], set()
-    for claim in group.question.claims:
-        for a, b in ((group.find(x), group.find(y)) for x, y in claim.pairs):
-            if len(a) != 1 or len(b) != 1 or (a[0], b[0]) in seen:
-                continue
-            seen.add((a[0], b[0]))
-            names = {"first": group.labels[a[0]], "second": group.labels[b[0]]}
-            first, second = stored.get(a[0], {}), stored.get(b[0], {})
-            for seed in sorted(first.keys() & second.keys()):
-                x, y = first[seed], second[seed]
-                if not np.array_equal(x.positions, y.positions):
-                    continue  # different splits share no images in order
+    rows = []
+    claimed = (map(group.find, pair) for claim in group.question.claims for pair in claim.pairs)
+    for a, b in dict.fromkeys((a[0], b[0]) for a, b in claimed if len(a) == len(b) == 1):
+        names = {"first": group.labels[a], "second": group.labels[b]}
+        for seed in sorted(stored[a].keys() & stored[b].keys()):
+            x, y = stored[a][seed], stored[b][seed]
+            if np.array_equal(x.positions, y.positions):  # other splits share no images in order
                 right = [p.logits["val"].argmax(axis=1) == p.labels for p in (x, y)]
                 rows.append({**names, "seed": seed, **mcnemar(*right)._asdict()})
     return pd.DataFrame(rows)
