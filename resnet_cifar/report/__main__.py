@@ -67,7 +67,7 @@ def _describe_origin() -> str:
     from datetime import date
 
     from resnet_cifar.record.provenance import git_state
-    from resnet_cifar.runs.table import code
+    from resnet_cifar.runs.find import code
 
     today = date.today()
     return f"Made on {today.day} {today:%B %Y} by code {code(git_state(paths.checkout()))}."
