@@ -26,10 +26,10 @@ QUANTITIES = {
 
 
 class Side(NamedTuple):
-    """One of the two that are compared: a run, or the runs of a cell by seed."""
+    """One of the two that are compared: a run, or a cell."""
 
     path: Path
-    records: dict[int, RunRecord]
+    records: dict[int, RunRecord]  # by seed
     is_cell: bool
     unread: list[str]  # why, of each run that can't be read
 
@@ -59,20 +59,18 @@ def print_differences(first: Path, second: Path) -> None:
     for name, side in zip("AB", sides, strict=True):
         seeds = f", seeds {', '.join(map(str, sorted(side.records)))}" if side.is_cell else ""
         print(printable(f"{name}: {side.path}{seeds}"))
-    print()
     configs = [[record.config for record in side.records.values()] for side in sides]
-    lines = _compare(configs, LEFT_OUT if cells else LEFT_OUT[:-1])
-    if lines:
-        print_table(["configuration", "A", "B"], lines)
-    else:
-        print("the configurations are the same")
-    print()
-    print_table(["outcome", "A", "B", "B - A"], _compare_outcomes(sides))
-    # Devices, versions and code are no part of the configuration.
-    lines = _compare([_describe_sessions(side) for side in sides])
-    if lines:
-        print()
-        print_table(["how it was computed", "A", "B"], lines)
+    configured = _compare(configs, LEFT_OUT if cells else LEFT_OUT[:-1])
+    if not configured:
+        print("\nthe configurations are the same")
+    for heads, lines in (
+        (["configuration", "A", "B"], configured),
+        (["outcome", "A", "B", "B - A"], _compare_outcomes(sides)),
+        (["how it was computed", "A", "B"], _compare(list(map(_describe_sessions, sides)))),
+    ):
+        if lines:
+            print()
+            print_table(heads, lines)
     if cells:
         print(
             "\nMeans over the seeds that completed, with 95 % t-intervals; B - A over the seeds "
@@ -98,12 +96,12 @@ def _compare(
 def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
     """Status, then every quantity that either has: A, B, B − A."""
     epochs = [_join(record.epochs_done for record in side.records.values()) for side in sides]
-    statuses = [Counter(record.status for record in side.records.values()) for side in sides]
-    shown = [
-        ", ".join(f"{count} {status}" if side.is_cell else status for status, count in how.items())
-        for side, how in zip(sides, statuses, strict=True)
+    counts = [Counter(record.status for record in side.records.values()).items() for side in sides]
+    statuses = [
+        ", ".join(f"{n} {status}" if side.is_cell else status for status, n in counted)
+        for side, counted in zip(sides, counts, strict=True)
     ]
-    lines = [["status", *shown, ""], ["epochs", *epochs, ""]]
+    lines = [["status", *statuses, ""], ["epochs", *epochs, ""]]
     for name, (key, digits) in QUANTITIES.items():
         a, b = (_measure(side, key) for side in sides)
         if not a and not b:
@@ -119,6 +117,7 @@ def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
 
 
 def _describe_sessions(side: Side) -> list[dict[str, Any]]:
+    """Devices, versions and code, which are no part of the configuration."""
     return [
         {
             "device": session.device,

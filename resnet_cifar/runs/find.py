@@ -160,10 +160,8 @@ def find_runs(root: Path) -> list[Run]:
 def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     """The runs directly in a directory, as `find_runs`: those of a cell, or of a folder of copies.
 
-    Directories that are named like a run come first: a copy beside its original is the second.
-
-    Args:
-        deeper: those in the other directories there, too.
+    Directories that are named like a run come first: a copy beside its original is the second. With
+    `deeper` those in the other directories there are among them.
     """
     hidden = directory.name.startswith(".") and directory.name != ".."
     try:
@@ -205,10 +203,7 @@ def is_run_directory(path: Path) -> bool:
 
 
 def read_run(directory: Path) -> RunRecord | None:
-    """run.json of a run directory, with what keys that later versions added stood for.
-
-    Returns:
-        None where there is none.
+    """run.json, with what keys that later versions added stood for; None where there is none.
 
     Raises:
         RecordError: it is damaged, another run's, or not one of this program's.
@@ -223,8 +218,7 @@ def flat_row(record: RunRecord) -> Row:
     """A record under flat keys: outcome, configuration, metrics, cost; None for what is not known.
 
     Keys of the configuration are its dotted ones (`optimizer.lr`), the last epoch's metrics have
-    their names (`accuracy/val`), the best epoch's `best/` before them. The learning rate of the
-    last epoch is there twice, as `lr` and as `last/lr`.
+    their names (`accuracy/val`), the best epoch's `best/` before them; `last/lr` is `lr`.
     """
     final, best, sessions = record.final or {}, record.best or {}, record.sessions
     outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")

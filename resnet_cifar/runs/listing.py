@@ -1,7 +1,6 @@
 """Runs as a list, for people and for programs: its columns and order. No torch here.
 
-A run has a flat row. Whatever stands in it can be shown, sorted by and selected by: the
-configuration's keys, the last epoch's metrics (`accuracy/val`), `status`, `seed`, `age`, …
+Whatever stands in a run's row can be shown, sorted by and selected by.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ NAME_WIDTH = 20  # characters, at least, for a cell's name to be folded into
 def match_key(name: str, runs: Sequence[Run]) -> str:
     """A key as people write it: whole, or its last part where no other ends so (`lr`).
 
-    Raises:
-        UserError: no run has such a key, or several keys end so.
+    Raises UserError where no run has such a key, or several keys end so.
     """
     known = dict.fromkeys(key for run in runs for key in run.row)
     if name in known or not runs:
@@ -121,10 +119,9 @@ def default_columns(runs: Sequence[Run]) -> list[Column]:
 
 
 def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
-    """Print a line a run, their sum and what is wrong with any.
+    """Print a line a run, their sum and what is wrong with any; the default columns unless given.
 
-    Args:
-        columns: the default ones, unless given; a narrow terminal goes without those of `LESS`.
+    A narrow terminal goes without those of `LESS`.
     """
     columns = columns or default_columns(runs)
     widths = {head: max(map(len, (head, *texts))) for head, texts, _ in columns}
