@@ -40,8 +40,7 @@ def read_side(path: Path) -> Side:
     Raises:
         UserError: neither a run nor a cell that has one; or a run whose record can't be read.
     """
-    record = read_run(path)
-    if record is not None:
+    if record := read_run(path):
         return Side(path, {record.seed: record}, False, [])
     runs = find_cell_runs(path) if path.is_dir() else []
     unread = [run.reason for run in runs if run.record is None and not run.is_set_aside]
@@ -119,13 +118,9 @@ def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
 def _describe_sessions(side: Side) -> list[dict[str, Any]]:
     """Devices, versions and code, which are no part of the configuration."""
     return [
-        {
-            "device": session.device,
-            "precision": session.precision,
-            "threads": session.threads,
-            "code": " + ".join(filter(None, map(session.git.get, ("commit", "uncommitted")))),
-            **dict(sorted(session.versions.items())),
-        }
+        {key: getattr(session, key) for key in ("device", "precision", "threads")}
+        | {"code": " + ".join(filter(None, map(session.git.get, ("commit", "uncommitted"))))}
+        | dict(sorted(session.versions.items()))
         for record in side.records.values()
         for session in record.sessions
     ]

@@ -84,10 +84,9 @@ def archive(directory: Path, root: Path) -> Path:
 
 @contextlib.contextmanager
 def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[None]:
-    """Lock a run that is, on real paths, one of this program inside `root`, and regular.
+    """Lock a run of this program inside `root`, on real paths; its cell's directory goes if empty.
 
-    Its cell's directory goes with the last run. Raises as `remove`, and lets other people's files
-    be where they are `foreign`.
+    Raises as `remove`; `foreign` files are allowed.
     """
     refuse_link(directory)
     if directory.resolve() != root.resolve() / directory.relative_to(root):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number, varying_keys
 from resnet_cifar.runs.find import STATUSES, Row, Run
 from resnet_cifar.text import duration, print_table, printable, terminal_width
 
+Column = tuple[str, list[str], bool]  # its head, a text a run, True if these are words, set left
 LESS = ("size", "age", "cell", "augm. %")  # what is left out where a terminal is narrow, in order
 NAME_WIDTH = 20  # characters, at least, for a cell's name to be folded into
 
@@ -65,19 +66,11 @@ def sort_runs(runs: Sequence[Run], key: str, reverse: bool) -> list[Run]:
     return [*known, *(run for run in runs if run.row.get(key) is None)]
 
 
-class Column(NamedTuple):
-    """A column of the table."""
-
-    head: str
-    texts: list[str]  # a run each
-    words: bool = False  # else it is set flush right
-
-
 def make_column(key: str, head: str, runs: Sequence[Run]) -> Column:
     """The column of a key of the runs' rows."""
     values = [run.row.get(key) for run in runs]
     words = any(isinstance(value, str) for value in values)
-    return Column(head, [_show(key, value) for value in values], words)
+    return head, [_show(key, value) for value in values], words
 
 
 def _show(key: str, value: Any) -> str:
@@ -108,13 +101,13 @@ def default_columns(runs: Sequence[Run]) -> list[Column]:
         names.append(printable(row["cell" if in_place else "directory"]))
     return [
         *(make_column(key, head, runs) for key, head in varying.items()),
-        Column("status", statuses, words=True),
-        Column("epochs", epochs),
+        ("status", statuses, True),
+        ("epochs", epochs, False),
         make_column("accuracy/val", "val %", runs),
         make_column("accuracy/val_augmented", "augm. %", runs),
         make_column("size", "size", runs),
         make_column("age", "age", runs),
-        Column("cell", names, words=True),
+        ("cell", names, True),
     ]
 
 
@@ -132,9 +125,9 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
         needed = sum(widths.values()) + 2 * len(widths)
         if needed > width and widths.pop(head, None) is not None:
             left_out.append(head)
-    kept = [column for column in columns if column.head not in left_out]
-    lines = zip(*(column.texts for column in kept), strict=True)
-    print_table([c.head for c in kept], list(lines), [c.head for c in kept if not c.words])
+    heads, texts, words = zip(*(c for c in columns if c[0] not in left_out), strict=True)
+    numbers = [head for head, is_text in zip(heads, words, strict=True) if not is_text]
+    print_table(heads, list(zip(*texts, strict=True)), numbers)
     if left_out:
         print(f"not at this width: {', '.join(left_out)}; --columns picks, a pipe has them all")
     counts = [(status, sum(run.status == status for run in runs)) for status in STATUSES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from resnet_cifar.runs.find import count_runs, find_runs, flat_row
 _LEFT_OUT = ["output_root", "rerun", "when_busy", "last/lr"]
 # Numbers without a "/" that a run may lack, as any of those with one.
 _NUMBERS = ("images_per_second", "share_of_matmul_rate")
-TEXTS = ("layer", "kind")  # of a probe's line; all else there is a number
 
 # Arrow's strings, which pandas takes where pyarrow is there, can't hold a path that is not UTF-8.
 any_text = pd.option_context("mode.string_storage", "python")
@@ -106,16 +106,12 @@ def _load_lines(runs: pd.DataFrame | str | Path, name: str) -> pd.DataFrame:
             skipped[str(Path(directory) / name)] = str(error)
         for line in lines:
             for key in [key for key in line if key not in columns]:
-                columns[key] = [None] * len(columns["epoch"])
+                columns[key] = [math.nan] * len(columns["epoch"])
             for key, values in columns.items():
-                values.append(line.get(key))
+                value = line.get(key)
+                values.append(math.nan if value is None else value)
         lengths.append(len(lines))
-    table = pd.DataFrame(
-        {
-            key: pd.Series(values) if key in TEXTS else pd.to_numeric(pd.Series(values))
-            for key, values in columns.items()
-        }
-    )
+    table = pd.DataFrame(columns)
     for position, key in enumerate(("directory", "cell", "seed")):
         table.insert(position, key, np.repeat(runs[key].to_numpy(), lengths) if len(runs) else [])
     table.attrs["skipped"] = skipped
@@ -145,15 +141,12 @@ def load_predictions(directory: str | Path) -> Predictions | None:
         with np.load(io.BytesIO(content)) as stored:
             logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
             labels, positions = stored["labels"], stored["index"]
-        n, classes = len(labels), logits["val"].shape[-1]
-        for view, values in logits.items():
-            fit = values.shape == (n, classes) and bool(np.isfinite(values).all())
-            expect(fit, f"logits_{view} {values.shape} are no finite numbers for {n} labels")
-        for name, whole in (("labels", labels), ("index", positions)):
-            fit = whole.dtype.kind in "iu" and whole.shape == (n,)
-            expect(fit, f"{name} are {whole.dtype} {whole.shape}")
-        within = labels.min() >= 0 and labels.max() < classes
-        expect(within, f"a label is none of {classes} classes")
+        n, classes = logits["val"].shape
+        shapes = [array.shape for array in (*logits.values(), labels, positions)]
+        fit = shapes == [(n, classes), (n, classes), (n,), (n,)]
+        expect(fit, f"the arrays' shapes {shapes} don't belong together")
+        finite = all(np.isfinite(values).all() for values in logits.values())
+        expect(finite and 0 <= labels.min() <= labels.max() < classes, "a logit or label can't be")
         return Predictions(logits, labels, positions)
     except Exception as error:  # numpy's reader raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error

@@ -21,7 +21,7 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.text import print_table, printable
 
 if TYPE_CHECKING:
-    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.data.datasets import Images
     from resnet_cifar.trained.model import TrainedModel
 
 
@@ -45,9 +45,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     for run in options.run:
         try:
             for split in ("validation", "test") if options.test else ("validation",):
-                print_evaluation(
-                    evaluate(run, split, options.weights, options.device, options.data_root)
-                )
+                given = (options.weights, options.device, options.data_root)
+                _print_evaluation(evaluate(run, split, *given))
         except (UserError, OSError) as error:  # the others are evaluated all the same
             if len(options.run) == 1:
                 raise
@@ -68,7 +67,7 @@ def evaluate(
 
     Args:
         split: "validation" (clean and augmented view) or "test" (clean).
-        weights: of the "last" or the "best" epoch; "ema": the averaged ones of the last.
+        weights, device: as of `load_model`.
         data_root: the directory of the data set's files, if no longer that of the configuration.
 
     Returns:
@@ -94,8 +93,7 @@ def evaluate(
         images = config.data.load_test() if split == "test" else config.data.load().val
         model = restore_model(directory, record, config, weights, compute)
         with settings(compute, config.trainer.deterministic):
-            placed = model.place_images(images, config.augmentation)
-            views = evaluate_views(model, placed, split)
+            views = _evaluate_views(model, images, split)
         evaluation = {
             "split": split,
             "weights": weights,
@@ -142,29 +140,26 @@ def _lock(directory: Path, split: str) -> Iterator[bool]:
         yield writable
 
 
-def evaluate_views(model: TrainedModel, images: DeviceImages, split: str) -> dict[str, Any]:
-    """Every view's scores, by view. The augmented one is what training saw at that epoch.
-
-    Raises:
-        UserError: a logit is not finite.
-    """
+def _evaluate_views(model: TrainedModel, images: Images, split: str) -> dict[str, Any]:
+    """Every view's scores, by view. The augmented one is what training saw at that epoch."""
     from resnet_cifar import scores
     from resnet_cifar.compute.step import score
     from resnet_cifar.data.augmentation import VALIDATION
 
-    augmentation, n, labels = images.augmentation, len(images), images.labels.numpy()
+    augmentation, n, labels = model.config.augmentation, len(images.labels), images.labels
+    placed = model.place_images(images, augmentation)
     views = {"test" if split == "test" else "val": augmentation.clean(n)}
     if split == "validation":
         views["val_augmented"] = augmentation.draws(model.config.seed, VALIDATION, model.epoch, n)
     scored = {}
     for view, draws in views.items():
-        tensor = model.predict(images, draws, model.config.trainer.eval_batch_size)
+        tensor = model.predict(placed, draws, model.config.trainer.eval_batch_size)
         logits = tensor.numpy()
         confusion = scores.confusion_matrix(logits, labels)
         per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
         scored[view] = {
             "images": n,
-            **score(tensor, images.labels),
+            **score(tensor, placed.labels),
             "expected_calibration_error": scores.expected_calibration_error(logits, labels),
             "accuracy_per_class": per_class.tolist(),
             "confusion_matrix": confusion.tolist(),
@@ -172,8 +167,8 @@ def evaluate_views(model: TrainedModel, images: DeviceImages, split: str) -> dic
     return scored
 
 
-def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Print what `evaluate` returns: the scores of every view, the accuracy of every class."""
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    """Print the scores of every view, and the accuracy of every class."""
     weights, epoch, views = (evaluation[key] for key in ("weights", "epoch", "views"))
     print(f"{printable(evaluation['run'])}  {weights} weights, epoch {epoch}")
     if not evaluation["recorded"]:

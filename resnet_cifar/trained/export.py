@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,11 +86,9 @@ def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     if file.exists() and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
     for package in NEEDS[file.suffix]:
-        try:
-            import_module(package)
-        except ImportError:
+        if find_spec(package) is None:
             install = paths.installing("export")
-            raise UserError(f"{file} needs {package}, which is not here: {install}") from None
+            raise UserError(f"{file} needs {package}, which is not here: {install}")
 
 
 def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:

@@ -90,11 +90,7 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
 def restore_model(
     directory: Path, record: RunRecord, config: Config, weights: str, compute: Compute
 ) -> TrainedModel:
-    """Build the network of a run that was opened, with its trained weights, on its device.
-
-    Raises:
-        UserError: there are no such weights; they are damaged, changed or another run's.
-    """
+    """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
     from resnet_cifar.record.checkpoint import load_weights
 
@@ -159,8 +155,7 @@ class TrainedModel:
 
         placed = self._place_pixels(images)
         with full_float32():
-            logits = self.predict(placed, placed.augmentation.clean(len(images)), BATCH)
-        return logits.numpy()
+            return self.predict(placed, placed.augmentation.clean(len(images)), BATCH).numpy()
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities float64 [n, classes]: the softmax of `logits`."""
