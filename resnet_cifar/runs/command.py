@@ -54,9 +54,8 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print_json([{key: run.row.get(key) for key in keys or run.row} for run in runs])
     elif options.csv:
-        every = dict.fromkeys(key for run in runs for key in run.row)
-        ordered = sorted(every, key=LAST.__contains__)  # rows differ; these end them all
-        print_csv(keys or ordered, [run.row for run in runs])
+        every = dict.fromkeys(key for run in runs for key in run.row)  # rows differ
+        print_csv(keys or sorted(every, key=LAST.__contains__), [run.row for run in runs])
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
 
@@ -75,12 +74,11 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     listing.print_runs(chosen)
     size = listing.format_size(sum(run.bytes for run in chosen))
     question = f"{options.action} these {len(chosen)} runs, {size}?"
-    if not options.yes:
-        if not sys.stdin.isatty():
-            raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing done")
-            return
+    if not options.yes and not sys.stdin.isatty():
+        raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
+    if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        print("nothing done")
+        return
     failed = False
     for run in chosen:
         try:
@@ -119,7 +117,7 @@ def _verify(options: argparse.Namespace) -> None:
     damaged = 0
     runs = find_runs(options.root)
     for run in runs:
-        problems = [run.reason] if run.record is None else damage(run.path, run.record)
+        problems = [run.problem] if run.record is None else damage(run.path, run.record)
         damaged += bool(problems)
         for line in problems:
             print(line)

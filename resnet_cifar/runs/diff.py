@@ -43,7 +43,7 @@ def read_side(path: Path) -> Side:
     if record := read_run(path):
         return Side(path, {record.seed: record}, False, [])
     runs = find_cell_runs(path) if path.is_dir() else []
-    unread = [run.reason for run in runs if run.record is None and not run.is_set_aside]
+    unread = [run.problem for run in runs if run.record is None and not run.is_set_aside]
     known = [run.record for run in count_runs(runs)[0] if run.record]
     if len({record.cell for record in known}) != 1:
         why = f": {unread[0]}" if unread else ""
@@ -59,7 +59,8 @@ def print_differences(first: Path, second: Path) -> None:
         seeds = f", seeds {', '.join(map(str, sorted(side.records)))}" if side.is_cell else ""
         print(printable(f"{name}: {side.path}{seeds}"))
     configs = [[record.config for record in side.records.values()] for side in sides]
-    configured = _compare(configs, LEFT_OUT if cells else LEFT_OUT[:-1])
+    left_out = LEFT_OUT if cells else LEFT_OUT[:-1]
+    configured = [line for line in _compare(configs) if line[0] not in left_out]
     if not configured:
         print("\nthe configurations are the same")
     for heads, lines in (
@@ -80,14 +81,12 @@ def print_differences(first: Path, second: Path) -> None:
             print(printable(reason))
 
 
-def _compare(
-    sides: Sequence[Sequence[dict[str, Any]]], left_out: Sequence[str] = ()
-) -> list[list[str]]:
+def _compare(sides: Sequence[Sequence[dict[str, Any]]]) -> list[list[str]]:
     """Key and the values of both sides' mappings, of the keys in which they differ."""
     lines = []
     for key in dict.fromkeys(key for side in sides for each in side for key in each):
         values = [_join(each.get(key) for each in side) for side in sides]
-        if values[0] != values[1] and key not in left_out:
+        if values[0] != values[1]:
             lines.append([printable(key), *values])
     return lines
 

@@ -43,12 +43,12 @@ class Run:
     """A run directory. What takes time to learn is learned when it is first asked for."""
 
     path: Path
-    problem: str = ""  # why the directory can't be looked at, if it can't
+    problem: str = ""  # why there is no record, in one line, once that was asked for
     hidden: bool = False  # it lies in a directory whose name begins with a dot
 
     @cached_property
     def record(self) -> RunRecord | None:
-        """run.json; None where it can't be read."""
+        """run.json; None where it can't be read: `problem` says why."""
         record = None
         try:
             record = None if self.problem else read_run(self.path)
@@ -56,11 +56,6 @@ class Run:
         except RecordError as error:
             self.problem = str(error)
         return record
-
-    @property
-    def reason(self) -> str:
-        """Why there is no record, in one line; "" where there is one."""
-        return "" if self.record else self.problem
 
     @property
     def status(self) -> str:
@@ -128,7 +123,7 @@ class Run:
         record = self.record
         row: Row = dict.fromkeys(FIRST)
         row |= {"directory": str(self.path), "cell": self.cell, "status": self.status}
-        row |= {"damaged": bool(self.damaged), "error": self.reason or None}
+        row |= {"damaged": bool(self.damaged), "error": self.problem or None}
         if record:
             speeds = [s.images_per_second for s in record.sessions if s.images_per_second]
             row |= {k: value for k, value in flat_row(record).items() if k not in _NOT_LISTED}
@@ -139,8 +134,7 @@ class Run:
                 "images_per_second": speeds[-1] if speeds else None,
             }
         row["seed"] = int(self.seed) if self.seed.isdecimal() else self.seed
-        ended = record.ended if record else None
-        return row | {"size": self.bytes, "age": round(self.age), "ended": ended}
+        return row | {"size": self.bytes, "age": round(self.age), "ended": record and record.ended}
 
 
 def find_runs(root: Path) -> list[Run]:
@@ -190,7 +184,7 @@ def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
     left_out: dict[str, str] = {}
     for run in sorted((run for run in runs if not run.is_set_aside), key=lambda run: run.is_copy):
         if run.record is None:
-            left_out[str(run.path)] = run.reason
+            left_out[str(run.path)] = run.problem
         elif (same := counted.setdefault((run.record.cell, run.record.seed), run)) is not run:
             left_out[str(run.path)] = f"the same run as {same.path}"
     return list(counted.values()), left_out

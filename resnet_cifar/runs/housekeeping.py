@@ -41,8 +41,7 @@ def remove(directory: Path, root: Path) -> None:
     gone = directory.with_name(f"{REMOVED}{directory.name}")
     with _take(directory, root):
         if os.path.lexists(gone):  # an earlier removal was killed
-            refuse_link(gone)
-            if _find_strange(gone):
+            if gone.is_symlink() or _find_strange(gone):
                 raise UserError(f"{gone} is in the way and not of this program: left alone")
             _delete(gone)
         os.rename(directory, gone)

@@ -118,12 +118,11 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     """
     columns = columns or default_columns(runs)
     widths = {head: max(map(len, (head, *texts))) for head, texts, _ in columns}
-    if "cell" in widths:
-        widths["cell"] = min(widths["cell"], NAME_WIDTH)
+    widths |= {"cell": min(widths["cell"], NAME_WIDTH)} if "cell" in widths else {}
     left_out, width = [], terminal_width()
     for head in LESS:
         needed = sum(widths.values()) + 2 * len(widths)
-        if needed > width and widths.pop(head, None) is not None:
+        if needed > width and len(widths) > 1 and widths.pop(head, None) is not None:
             left_out.append(head)
     heads, texts, words = zip(*(c for c in columns if c[0] not in left_out), strict=True)
     numbers = [head for head, is_text in zip(heads, words, strict=True) if not is_text]
@@ -136,7 +135,7 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     print(f"{len(runs)} runs, {total}" + (f": {parts}" if parts else ""))
     for run in runs:
         if run.record is None:
-            print(printable(run.reason))
+            print(printable(run.problem))
         elif run.status == "failed" and run.record.error:
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:

@@ -98,7 +98,7 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         runs = find_cell_runs(path) if path.is_dir() else []
         for run in runs:
             if run.record is None and not run.is_set_aside and (run.path / RUN).exists():
-                raise UserError(run.reason)
+                raise UserError(run.problem)
         counted = [run.path for run in count_runs(runs)[0]]
         chosen += counted
         if not counted and not path.exists() and not path.suffix:
