@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,21 +101,21 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def terminal_width() -> int | None:
-    """Characters of a line of the terminal; None where standard output is none."""
-    return wide_console().width if on_terminal() else None
+def terminal_width() -> float:
+    """Characters of a line of the terminal; infinite where standard output is none."""
+    return wide_console().width if on_terminal() else math.inf
 
 
 def print_table(
     heads: Sequence[str],
     lines: Iterable[Sequence[str]],
-    words: Sequence[bool],
+    numbers: Collection[str] = (),
     folded: int = -1,
 ) -> None:
     """Print a table: on a terminal as wide as fits, elsewhere as plain lines, `-` for no value.
 
     Args:
-        words: of each column, whether it is set left; numbers are set right on a terminal.
+        numbers: heads of the columns that are set right on a terminal.
         folded: position of the column that takes several lines where the terminal is narrow, if it
             holds words.
     """
@@ -122,18 +123,17 @@ def print_table(
         plain = [heads, *([field or "-" for field in line] for line in lines)]
         widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
         for line in plain:
-            cells = (field.ljust(width) for field, width in zip(line, widths, strict=True))
-            print("  ".join(cells).rstrip())
+            print("  ".join(map(str.ljust, line, widths)).rstrip())
         return
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for position, (head, left) in enumerate(zip(heads, words, strict=True)):
-        folds = left and position == folded % len(heads)
+    for head in heads:
+        folds = head == heads[folded] and head not in numbers
         table.add_column(
             Text(head),
-            justify="left" if left else "right",
+            justify="right" if head in numbers else "left",
             no_wrap=not folds,
             overflow="fold" if folds else "ellipsis",  # a number is never cut without a mark
         )

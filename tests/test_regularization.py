@@ -224,7 +224,7 @@ def test_the_averaged_weights_are_evaluated_when_asked(
 def test_records_of_earlier_versions_say_what_they_lacked(tmp_path: Path) -> None:
     from made_up import change_record, make_run
 
-    from resnet_cifar.runs.find import find
+    from resnet_cifar.runs.find import find_runs
 
     run = make_run(tmp_path, TINY)
     flat = json.loads((run / "run.json").read_text())["config"]
@@ -232,8 +232,8 @@ def test_records_of_earlier_versions_say_what_they_lacked(tmp_path: Path) -> Non
     change_record(run, config=lacking)
     (row,) = load_runs(tmp_path).to_dict("records")
     assert row["regularization.ema_decay"] == 0.0
-    (shown,) = find(tmp_path)
-    assert shown.row()["regularization.ema_decay"] == 0.0
+    (shown,) = find_runs(tmp_path)
+    assert shown.row["regularization.ema_decay"] == 0.0
 
 
 @pytest.mark.parametrize(

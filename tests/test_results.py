@@ -13,7 +13,6 @@ from made_up import change_record, make_run
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.runs.find import find_runs
-from resnet_cifar.runs.row import listed_row
 from resnet_cifar.runs.table import (
     identity_keys,
     load_metrics,
@@ -48,7 +47,7 @@ def test_a_row_is_a_run(runs: Path) -> None:
 
 def test_the_table_says_what_the_list_says(runs: Path) -> None:
     make_run(runs, TINY, 4, status="failed")
-    listed = {row["directory"]: row for row in map(listed_row, find_runs(runs))}
+    listed = {row["directory"]: row for row in (run.row for run in find_runs(runs))}
     table = load_runs(runs)
     assert len(table) == len(listed) == 4
     for row in records(table):

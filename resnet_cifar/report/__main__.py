@@ -35,7 +35,8 @@ def _report(options: argparse.Namespace) -> None:
     # Late: --help and a wrong path need no pandas.
     from resnet_cifar.record.provenance import git_state
     from resnet_cifar.report import contents, folder, study, terminal
-    from resnet_cifar.runs.table import code, load_metrics, load_probe, load_runs
+    from resnet_cifar.runs.find import code
+    from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
     from resnet_cifar.text import wide_console
 
     questions = study.load_questions(options.questions or study.EXPERIMENTS / "questions.yaml")

@@ -1,4 +1,4 @@
-"""The one discovery of runs: every command and loader finds them here. No torch.
+"""The one discovery of runs, and a run as one flat row: commands and loaders begin here. No torch.
 
 A run is a directory with run.json, whatever its name: the directory that is asked about, one in it
 (a cell's runs, a folder of copies) or one in its subdirectories (`<root>/<cell>/seed=<n>`). A
@@ -9,56 +9,53 @@ directory whose name begins with a dot is none: it is on its way out (`housekeep
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from resnet_cifar.config.saved import fill_in_absent
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import RecordError, RunRecord, read_record
 
 STATUSES = ("completed", "diverged", "running", "interrupted", "failed", "unreadable")
+Row = dict[str, Any]
+# A run's row begins and ends with these.
+FIRST = ("directory", "cell", "seed", "status", "damaged", "error", "epochs_done", "epochs")
+LAST = ("size", "age", "ended")
+# Columns of `flat_row` that a run's row has not, or, the last three, has of the last session.
+_NOT_LISTED = (
+    *("step", "lr", "test_evaluations", "accuracy/test", "loss/test", "sessions", "started"),
+    *("images_trained", "share_of_matmul_rate", "device_type", "precision", "threads"),
+    *("versions", "code", "parameters", "device", "seconds", "images_per_second"),
+)
 
 
+@dataclass(eq=False)
 class Run:
-    """A run directory. What takes time to learn is learned when it is first asked for.
+    """A run directory. What takes time to learn is learned when it is first asked for."""
 
-    Args:
-        problem: why the directory can't be looked at, if it can't.
-        hidden: it lies in a directory whose name begins with a dot.
-    """
-
-    def __init__(self, path: Path, problem: str = "", hidden: bool = False) -> None:
-        self.path = path
-        self.problem = problem
-        self._hidden = hidden
+    path: Path
+    problem: str = ""  # why there is no record, in one line, once that was asked for
+    hidden: bool = False  # it lies in a directory whose name begins with a dot
 
     @cached_property
-    def _record_or_reason(self) -> RunRecord | str:
-        if self.problem:
-            return self.problem
-        try:
-            return read_run(self.path) or f"{self.path} has no {RUN}"
-        except RecordError as error:
-            return str(error)
-
-    @property
     def record(self) -> RunRecord | None:
-        """run.json; None where it can't be read."""
-        known = self._record_or_reason
-        return None if isinstance(known, str) else known
-
-    @property
-    def reason(self) -> str:
-        """Why there is no record, in one line; "" where there is one."""
-        known = self._record_or_reason
-        return known if isinstance(known, str) else ""
+        """run.json; None where it can't be read: `problem` says why."""
+        record = None
+        try:
+            record = None if self.problem else read_run(self.path)
+            self.problem = self.problem or ("" if record else f"{self.path} has no {RUN}")
+        except RecordError as error:
+            self.problem = str(error)
+        return record
 
     @property
     def status(self) -> str:
@@ -73,10 +70,9 @@ class Run:
     @property
     def seed(self) -> str:
         """`0`, or `0.2026-11-24T10-00-00` of a run that was set aside."""
-        name = self.path.name
-        if self.record and not name.startswith("seed="):
+        if self.record and not self.path.name.startswith("seed="):
             return str(self.record.seed)
-        return name.removeprefix("seed=")
+        return self.path.name.removeprefix("seed=")
 
     @property
     def is_set_aside(self) -> bool:
@@ -85,14 +81,13 @@ class Run:
         `rerun=true` has set it aside under a dated name, seed=0.2026-11-24T10-00-00, or it lies in
         a directory whose name begins with a dot.
         """
-        return self._hidden or re.fullmatch(r"seed=\d+\..+", self.path.name) is not None
+        return self.hidden or re.fullmatch(r"seed=\d+\..+", self.path.name) is not None
 
     @property
     def is_copy(self) -> bool:
         """True if it does not lie where its record says, in `<cell>/seed=<n>`."""
-        record = self.record
-        own_place = f"{record.cell}/seed={record.seed}" if record else ""
-        return own_place != f"{self.path.parent.name}/{self.path.name}"
+        place = (self.cell, self.path.name)
+        return not self.record or place != (self.record.cell, f"seed={self.record.seed}")
 
     @cached_property
     def damaged(self) -> list[str]:
@@ -112,15 +107,34 @@ class Run:
     @cached_property
     def age(self) -> float:
         """Seconds since the record was last brought up to date; without one, the directory."""
-        now = time.time()
-        then = now
         ended = self.record.ended if self.record else None
         try:
-            then = datetime.fromisoformat(ended or "").timestamp()
-        except ValueError:
-            with contextlib.suppress(OSError):
-                then = self.path.stat().st_mtime
-        return max(0.0, now - then)
+            then = datetime.fromisoformat(ended).timestamp() if ended else self.path.stat().st_mtime
+        except (OSError, ValueError):
+            return 0.0
+        return max(0.0, time.time() - then)
+
+    @cached_property
+    def row(self) -> Row:
+        """The run as `runs` lists it: columns of `flat_row`, and what its files and its age say.
+
+        Device and speed are the last session's. Without a record, as much as the directory says.
+        """
+        record = self.record
+        row: Row = dict.fromkeys(FIRST)
+        row |= {"directory": str(self.path), "cell": self.cell, "status": self.status}
+        row |= {"damaged": bool(self.damaged), "error": self.problem or None}
+        if record:
+            speeds = [s.images_per_second for s in record.sessions if s.images_per_second]
+            row |= {k: value for k, value in flat_row(record).items() if k not in _NOT_LISTED}
+            row |= {
+                "device": record.device,
+                "parameters": record.parameters,
+                "seconds": round(sum(s.seconds for s in record.sessions), 1),
+                "images_per_second": speeds[-1] if speeds else None,
+            }
+        row["seed"] = int(self.seed) if self.seed.isdecimal() else self.seed
+        return row | {"size": self.bytes, "age": round(self.age), "ended": record and record.ended}
 
 
 def find_runs(root: Path) -> list[Run]:
@@ -134,21 +148,30 @@ def find_runs(root: Path) -> list[Run]:
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    if os.path.isfile(root / RUN):
-        return [Run(root)]
-    runs = []
-    for entry in _subdirectories(root):
-        runs += [entry] if _is_listed(entry) else find_cell_runs(entry.path)
-    return runs
+    return [Run(root)] if os.path.isfile(root / RUN) else find_cell_runs(root, deeper=True)
 
 
-def find_cell_runs(directory: Path) -> list[Run]:
+def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     """The runs directly in a directory, as `find_runs`: those of a cell, or of a folder of copies.
 
-    Directories that are named like a run come first: a copy beside its original is the second.
+    Directories that are named like a run come first: a copy beside its original is the second. With
+    `deeper` those in the other directories there are among them.
     """
-    runs = [entry for entry in _subdirectories(directory) if _is_listed(entry)]
-    return sorted(runs, key=lambda run: not run.path.name.startswith("seed="))
+    hidden = directory.name.startswith(".") and directory.name != ".."
+    try:
+        names = sorted(os.listdir(directory), key=lambda name: (not name.startswith("seed="), name))
+    except OSError as error:
+        return [Run(directory, problem=describe(error))]
+    runs = []
+    for path in (directory / name for name in names):
+        try:
+            if path.is_dir() and is_run_directory(path):
+                runs.append(Run(path, hidden=hidden))
+            elif deeper and path.is_dir():
+                runs += find_cell_runs(path)
+        except OSError as error:
+            runs.append(Run(path, problem=describe(error)))
+    return runs
 
 
 def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
@@ -157,54 +180,76 @@ def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
     Returns:
         Those runs; and by directory, why a run is left out that was not set aside.
     """
-    counted: list[Run] = []
+    counted: dict[tuple[str, int], Run] = {}
     left_out: dict[str, str] = {}
-    first: dict[tuple[str, int], Run] = {}
     for run in sorted((run for run in runs if not run.is_set_aside), key=lambda run: run.is_copy):
         if run.record is None:
-            left_out[str(run.path)] = run.reason
-        elif (same := first.setdefault((run.record.cell, run.record.seed), run)) is not run:
+            left_out[str(run.path)] = run.problem
+        elif (same := counted.setdefault((run.record.cell, run.record.seed), run)) is not run:
             left_out[str(run.path)] = f"the same run as {same.path}"
-        else:
-            counted.append(run)
-    return counted, left_out
+    return list(counted.values()), left_out
 
 
 def is_run_directory(path: Path) -> bool:
     """True if a directory is a run's, or is named like one."""
-    if path.name.startswith("."):
-        return False
-    return path.name.startswith("seed=") or os.path.lexists(path / RUN)
-
-
-def _is_listed(entry: Run) -> bool:
-    return bool(entry.problem) or is_run_directory(entry.path)
-
-
-def _subdirectories(directory: Path) -> Iterator[Run]:
-    """The directories in `directory` by name, and links to directories."""
-    hidden = directory.name.startswith(".") and directory.name != ".."
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        yield Run(directory, problem=describe(error))
-        return
-    for path in (directory / name for name in names):
-        try:
-            if path.is_dir():
-                yield Run(path, hidden=hidden)
-        except OSError as error:
-            yield Run(path, problem=describe(error))
+    named = path.name.startswith("seed=")
+    return not path.name.startswith(".") and (named or os.path.lexists(path / RUN))
 
 
 def read_run(directory: Path) -> RunRecord | None:
-    """run.json of a run directory, with what keys that later versions added stood for.
-
-    Returns:
-        None where there is none.
+    """run.json, with what keys that later versions added stood for; None where there is none.
 
     Raises:
         RecordError: it is damaged, another run's, or not one of this program's.
     """
+    from resnet_cifar.config.saved import fill_in_absent  # and Hydra, which a page of help spares
+
     record = read_record(directory)
     return record and fill_in_absent(record)
+
+
+def flat_row(record: RunRecord) -> Row:
+    """A record under flat keys: outcome, configuration, metrics, cost; None for what is not known.
+
+    Keys of the configuration are its dotted ones (`optimizer.lr`), the last epoch's metrics have
+    their names (`accuracy/val`), the best epoch's `best/` before them; `last/lr` is `lr`.
+    """
+    final, best, sessions = record.final or {}, record.best or {}, record.sessions
+    outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")
+    row: Row = {key: getattr(record, key) for key in outcome}
+    row |= {key: value for key, value in record.config.items() if key != "seed"}
+    row |= {key: value for key, value in final.items() if key != "epoch"}
+    row["last/lr"] = final.get("lr")
+    row |= {f"best/{key}": value for key, value in best.items()}
+    tests = [entry for entry in record.evaluations if entry.split == "test"]
+    row["test_evaluations"] = len(tests)
+    for entry in tests:
+        if entry.weights == "last":
+            row |= {key: entry.scores.get(key) for key in ("accuracy/test", "loss/test")}
+    rates = [(s.images_trained, s.images_per_second) for s in sessions if s.images_per_second]
+    images = sum(count for count, _ in rates)
+    joined = ("device", "device_type", "precision", "threads")
+    shares = [s.share_of_matmul_rate for s in sessions if s.share_of_matmul_rate is not None]
+    return row | {
+        "sessions": len(sessions),
+        "started": sessions[0].start if sessions else None,
+        "seconds": sum(s.seconds for s in sessions),
+        "images_trained": images,
+        "images_per_second": images / sum(n / rate for n, rate in rates) if images else None,
+        "share_of_matmul_rate": shares[-1] if shares else None,
+        **{key: _join(getattr(s, key) for s in sessions) for key in joined},
+        "versions": _join(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
+        "code": _join(code(s.git) for s in sessions),
+    }
+
+
+def code(git: dict[str, str | None]) -> str:
+    """A session's commit in ten digits, and of the uncommitted difference eight of its hash."""
+    if not git.get("commit"):
+        return "unknown"
+    changed = git.get("uncommitted")
+    return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
+
+
+def _join(values: Iterable[Any]) -> str:
+    return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))

@@ -73,7 +73,7 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
         rows.append([name, str(len(those)), *(str(n or "") for n in counts), pflop, left])
     rows[-1][-1] = duration(makespan(seconds, at_once))
     heads = ["cell", "runs", *states, "PFLOP", "left"]
-    print_table(heads, rows, [head == "cell" for head in heads], folded=0)
+    print_table(heads, rows, numbers=heads[1:], folded=0)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
     print(f"{where}, {threads} CPU threads each; training and validation only.")
     for _, note in speeds.values():

@@ -21,8 +21,7 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.text import print_table, printable
 
 if TYPE_CHECKING:
-    from resnet_cifar.config.schema import Config
-    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.data.datasets import Images
     from resnet_cifar.trained.model import TrainedModel
 
 
@@ -46,9 +45,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     for run in options.run:
         try:
             for split in ("validation", "test") if options.test else ("validation",):
-                print_evaluation(
-                    evaluate(run, split, options.weights, options.device, options.data_root)
-                )
+                given = (options.weights, options.device, options.data_root)
+                _print_evaluation(evaluate(run, split, *given))
         except (UserError, OSError) as error:  # the others are evaluated all the same
             if len(options.run) == 1:
                 raise
@@ -69,7 +67,8 @@ def evaluate(
 
     Args:
         split: "validation" (clean and augmented view) or "test" (clean).
-        weights: of the "last" or the "best" epoch; "ema": the averaged ones of the last.
+        weights, device: as of `load_model`.
+        data_root: the directory of the data set's files, if no longer that of the configuration.
 
     Returns:
         What was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json), and
@@ -79,49 +78,38 @@ def evaluate(
         UserError: no such run, no weights, being trained, or its data are missing.
     """
     from resnet_cifar.compute.device import resolve, settings
-    from resnet_cifar.files import LockHeld
+    from resnet_cifar.data.datasets import Cifar
     from resnet_cifar.record.recorder import now, record_evaluation
     from resnet_cifar.trained.model import open_run, restore_model
 
     record, config = open_run(directory)
     if data_root is not None:
-        _move_data(config, data_root)
+        if not isinstance(config.data, Cifar):
+            raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
+        config.data = dataclasses.replace(config.data, root=data_root)
     trainer = dataclasses.replace(config.trainer, device=device)
     compute = resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
-    try:
-        with _lock(directory, split) as recorded:
-            images = config.data.load_test() if split == "test" else config.data.load().val
-            model = restore_model(directory, record, config, weights, compute)
-            with settings(compute, config.trainer.deterministic):
-                placed = model.place_images(images, config.augmentation)
-                views = evaluate_views(model, placed, split)
-            evaluation = {
-                "split": split,
-                "weights": weights,
-                "epoch": model.epoch,
-                "complete": record.status == "completed",
-                "made": now(),
-                "device": compute.name,
-                "precision": compute.precision,
-                "cell": record.cell,
-                "seed": record.seed,
-                "classes": list(model.classes),
-                "views": views,
-            }
-            if recorded:
-                record_evaluation(directory, evaluation)
-    except LockHeld as busy:
-        raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
+    with _lock(directory, split) as recorded:
+        images = config.data.load_test() if split == "test" else config.data.load().val
+        model = restore_model(directory, record, config, weights, compute)
+        with settings(compute, config.trainer.deterministic):
+            views = _evaluate_views(model, images, split)
+        evaluation = {
+            "split": split,
+            "weights": weights,
+            "epoch": model.epoch,
+            "complete": record.status == "completed",
+            "made": now(),
+            "device": compute.name,
+            "precision": compute.precision,
+            "cell": record.cell,
+            "seed": record.seed,
+            "classes": list(model.classes),
+            "views": views,
+        }
+        if recorded:
+            record_evaluation(directory, evaluation)
     return {"run": str(directory), "recorded": recorded, **evaluation}
-
-
-def _move_data(config: Config, root: str) -> None:
-    """Have the data set's files read from `root`. Raises UserError where it has none."""
-    from resnet_cifar.data.datasets import Cifar
-
-    if not isinstance(config.data, Cifar):
-        raise UserError(f"--data-root={root}: data={config.data.NAME} has no files")
-    config.data = dataclasses.replace(config.data, root=root)
 
 
 @contextlib.contextmanager
@@ -129,17 +117,17 @@ def _lock(directory: Path, split: str) -> Iterator[bool]:
     """Hold the run's lock; yields True if the run can be written.
 
     Raises:
-        LockHeld: it is being trained.
-        UserError: the split is "test" and the look at it couldn't be counted.
+        UserError: it is being trained, or it can't be counted that the test set is looked at.
     """
-    from resnet_cifar.files import Lock, LockHeld, is_held
+    from resnet_cifar.files import Lock, LockHeld
     from resnet_cifar.record.layout import LOCK
 
-    path = directory / LOCK
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(Lock(path, wait=False))
+            stack.enter_context(Lock(directory / LOCK, wait=False))
             writable = True
+        except LockHeld as busy:
+            raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -148,42 +136,30 @@ def _lock(directory: Path, split: str) -> Iterator[bool]:
                     f"{directory} can't be written ({describe(error)}), and every look at the "
                     "test set is counted there"
                 ) from error
-            if is_held(path):
-                raise LockHeld("another process") from None
             writable = False
         yield writable
 
 
-def evaluate_views(model: TrainedModel, images: DeviceImages, split: str) -> dict[str, Any]:
-    """Every view's scores, by view. The augmented one is what training saw at that epoch.
-
-    Raises:
-        UserError: a logit is not finite.
-    """
+def _evaluate_views(model: TrainedModel, images: Images, split: str) -> dict[str, Any]:
+    """Every view's scores, by view. The augmented one is what training saw at that epoch."""
     from resnet_cifar import scores
-    from resnet_cifar.compute.step import predict, score
+    from resnet_cifar.compute.step import score
     from resnet_cifar.data.augmentation import VALIDATION
 
-    config, augmentation = model.config, images.augmentation
-    n, labels = len(images), images.labels.numpy()
+    augmentation, n, labels = model.config.augmentation, len(images.labels), images.labels
+    placed = model.place_images(images, augmentation)
     views = {"test" if split == "test" else "val": augmentation.clean(n)}
     if split == "validation":
-        views["val_augmented"] = augmentation.draws(config.seed, VALIDATION, model.epoch, n)
+        views["val_augmented"] = augmentation.draws(model.config.seed, VALIDATION, model.epoch, n)
     scored = {}
     for view, draws in views.items():
-        batch_size = config.trainer.eval_batch_size
-        tensor = predict(model.network, images, draws, model.compute, batch_size)
-        if not tensor.isfinite().all():
-            raise UserError(
-                f"{model.directory}: the network of epoch {model.epoch} answers with numbers that "
-                "are not finite: it diverged, and has no accuracy"
-            )
+        tensor = model.predict(placed, draws, model.config.trainer.eval_batch_size)
         logits = tensor.numpy()
         confusion = scores.confusion_matrix(logits, labels)
         per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
         scored[view] = {
             "images": n,
-            **score(tensor, images.labels),
+            **score(tensor, placed.labels),
             "expected_calibration_error": scores.expected_calibration_error(logits, labels),
             "accuracy_per_class": per_class.tolist(),
             "confusion_matrix": confusion.tolist(),
@@ -191,31 +167,21 @@ def evaluate_views(model: TrainedModel, images: DeviceImages, split: str) -> dic
     return scored
 
 
-def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Print what `evaluate` returns: the scores of every view, the accuracy of every class."""
-    weights, epoch = evaluation["weights"], evaluation["epoch"]
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    """Print the scores of every view, and the accuracy of every class."""
+    weights, epoch, views = (evaluation[key] for key in ("weights", "epoch", "views"))
     print(f"{printable(evaluation['run'])}  {weights} weights, epoch {epoch}")
     if not evaluation["recorded"]:
         print("not recorded: the run can't be written")
     heads = ["view", "images", "accuracy %", "loss", "calibration error %"]
-    lines = [
-        [
-            view,
-            f"{value['images']:,}",
-            f"{100 * value['accuracy']:.2f}",
-            f"{value['loss']:.4f}",
-            f"{100 * value['expected_calibration_error']:.2f}",
-        ]
-        for view, value in evaluation["views"].items()
-    ]
+    lines = []
+    for view, value in views.items():
+        accuracy, gap = value["accuracy"], value["expected_calibration_error"]
+        shown = (f"{100 * accuracy:.2f}", f"{value['loss']:.4f}", f"{100 * gap:.2f}")
+        lines.append([view, f"{value['images']:,}", *shown])
     print()
-    print_table(heads, lines, [True, False, False, False, False])
-    views = evaluation["views"]
+    print_table(heads, lines, numbers=heads[1:])
     by_view = [[f"{100 * a:.1f}" for a in v["accuracy_per_class"]] for v in views.values()]
     print("\naccuracy per class %")
     lines = [list(line) for line in zip(evaluation["classes"], *by_view, strict=True)]
-    print_table(["class", *views], lines, [True] + [False] * len(views))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print_table(["class", *views], lines, numbers=list(views))

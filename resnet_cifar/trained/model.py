@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from resnet_cifar import scores
 from resnet_cifar.config.saved import load
 from resnet_cifar.config.schema import Config
-from resnet_cifar.data.augmentation import Augmentation, NoAugmentation
+from resnet_cifar.data.augmentation import Augmentation, AugmentationDraw, NoAugmentation
 from resnet_cifar.data.datasets import Images, Normalisation
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.record.layout import CONFIG, WEIGHTS
 from resnet_cifar.record.schema import Metrics, RunRecord
@@ -77,8 +77,7 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
     """
     from resnet_cifar.compute.device import resolve
 
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights} is not allowed: one of {', '.join(WEIGHTS)}")
+    require(weights in WEIGHTS, "weights", weights, f"one of {', '.join(WEIGHTS)}")
     directory = Path(run)
     record, config = open_run(directory)
     options = dataclasses.replace(config.trainer, device=device, precision="fp32", compile="false")
@@ -91,11 +90,7 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
 def restore_model(
     directory: Path, record: RunRecord, config: Config, weights: str, compute: Compute
 ) -> TrainedModel:
-    """Build the network of a run that was opened, with its trained weights, on its device.
-
-    Raises:
-        UserError: there are no such weights; they are damaged, changed or another run's.
-    """
+    """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
     from resnet_cifar.record.checkpoint import load_weights
 
@@ -157,21 +152,30 @@ class TrainedModel:
             UserError: the images have another type or shape, or a logit is not finite.
         """
         from resnet_cifar.compute.device import tf32
-        from resnet_cifar.compute.step import predict
 
         placed = self._place_pixels(images)
-        view = placed.augmentation.clean(len(images))
         with tf32(False):
-            logits = predict(self.network, placed, view, self.compute, BATCH).numpy()
-        if not np.isfinite(logits).all():
-            raise UserError(
-                f"{self.directory}: its network answers with numbers that are not finite"
-            )
-        return logits
+            return self.predict(placed, placed.augmentation.clean(len(images)), BATCH).numpy()
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities float64 [n, classes]: the softmax of `logits`."""
         return np.exp(scores.log_softmax(self.logits(images)))
+
+    def predict(self, images: DeviceImages, draws: AugmentationDraw, batch_size: int) -> Tensor:
+        """Logits float32 [n, classes], on the host, of a view of `images`.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        from resnet_cifar.compute.step import predict
+
+        logits = predict(self.network, images, draws, self.compute, batch_size)
+        if not logits.isfinite().all():
+            raise UserError(
+                f"{self.directory}: the network of epoch {self.epoch} answers with numbers that "
+                "are not finite: it diverged, and has no accuracy"
+            )
+        return logits
 
     def place_images(self, images: Images, augmentation: Augmentation) -> DeviceImages:
         """`images` on the network's device, in its layout, ready to be augmented and normalised."""
@@ -183,11 +187,9 @@ class TrainedModel:
         return DeviceImages(images, self.normalisation, augmentation, device, layout, classes)
 
     def _place_pixels(self, images: NDArray[np.uint8]) -> DeviceImages:
-        from resnet_cifar.data.images import SIZE
-
         shape = tuple(images.shape)
-        if images.dtype != np.uint8 or shape[1:] != (SIZE, SIZE, 3) or not shape[0]:
-            raise UserError(f"images are {images.dtype} {shape}: uint8 [n, {SIZE}, {SIZE}, 3]")
+        if images.dtype != np.uint8 or shape[1:] != (32, 32, 3) or not shape[0]:
+            raise UserError(f"images are {images.dtype} {shape}: uint8 [n, 32, 32, 3]")
         positions = np.arange(len(images))
         unlabelled = Images(np.ascontiguousarray(images), np.zeros_like(positions), positions)
         return self.place_images(unlabelled, NoAugmentation())
