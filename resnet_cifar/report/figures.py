@@ -93,7 +93,8 @@ def style_cells(group: Group, among: Collection[str]) -> Styles:
 
     Colour is by the first varied key, line style by the rest.
     """
-    cells = [cell for cell in group.labels if cell in set(among)]
+    drawn = set(among)
+    cells = [cell for cell in group.labels if cell in drawn]
     runs = [group.configurations[cell] for cell in cells]
     values = [str(run[group.vary[0] if group.vary else "cell"]) for run in runs]
     rest = [str([run[key] for key in group.vary[1:]]) for run in runs]
