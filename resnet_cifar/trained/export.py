@@ -31,7 +31,7 @@ _MODULES = {"stem": "conv1", "norm": "bn1", "head": "fc"}
 _PARTS = {"conv": "conv", "norm": "bn", "shortcut.": "downsample."}
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(conv|norm|shortcut\.)(\d)")
 # The kinds of files, and the packages that the extra `export` brings for them.
-NEEDS = {
+KINDS = {
     ".safetensors": ("safetensors",),
     ".onnx": ("onnx", "onnxscript", "onnxruntime"),
     ".pt2": (),
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="Input: RGB, pixels / 255, minus mean, over std, [n, 3, 32, 32]; output: logits.",
     )
     parser.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
-    text = "what to write; the ending says what: " + ", ".join(NEEDS)
+    text = "what to write; the ending says what: " + ", ".join(KINDS)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=text)
     ask_for_weights(parser)
     text = "of the weights in a .safetensors file: torchvision's are conv1, bn1, layer1.0.conv1, …"
@@ -77,15 +77,15 @@ def _export(options: argparse.Namespace) -> None:
 
 def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
-    if file.suffix not in NEEDS:
-        raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(NEEDS)}")
+    if file.suffix not in KINDS:
+        raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
     if names != "ours" and file.suffix != ".safetensors":
         raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{file} can't be written: a directory, or in one that is not there")
     if file.exists() and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
-    for package in NEEDS[file.suffix]:
+    for package in KINDS[file.suffix]:
         if find_spec(package) is None:
             install = paths.installing("export")
             raise UserError(f"{file} needs {package}, which is not here: {install}")
