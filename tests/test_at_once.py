@@ -138,8 +138,8 @@ def test_auto_asks_the_jobs_on_a_cpu(
     values = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
     del values["defaults"]
     assert values["jobs_per_device"] == "auto"
-    monkeypatch.setattr(launcher, "_cpus", lambda: 4, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(devices))
     pool = launcher.LocalPool(**{**values, **changed})
     two = [Counted(None, [name]) for name in "ab"]  # type: ignore[arg-type]
-    assert [len(part) for part in pool._slots(devices, two)] == [slots, spare]
-    assert len(pool._slots(devices, two[:1])[0]) <= max(len(devices), slots)
+    assert [len(part) for part in pool._slots(two)] == [slots, spare]
+    assert len(pool._slots(two[:1])[0]) <= max(len(devices), slots)

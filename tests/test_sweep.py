@@ -164,7 +164,7 @@ def test_a_failed_run_is_named_and_tried_again(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     outcome = program("--plan", *grid)
     assert outcome.code == 0
-    cell = next(line for line in outcome.out.splitlines() if "lr0.01" in line).split()[1]
+    cell = next(line for line in outcome.out.splitlines() if "lr0.01" in line).split()[0]
     (tmp_path / "outputs" / cell).mkdir(parents=True)
     obstacle = tmp_path / "outputs" / cell / "seed=0"
     obstacle.write_text("a file where a directory should be")

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import optuna
@@ -26,9 +26,6 @@ from optuna.trial import FrozenTrial, TrialState
 from hydra_plugins.local_pool import Job, JobSource, Outcome
 from hydra_plugins.search import _space
 from hydra_plugins.search._space import Point, Space
-
-if TYPE_CHECKING:
-    from hydra_plugins.search.sweeper import SearchConf
 
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -65,6 +62,7 @@ class SearchStudy:
 
     Args:
         storage: from `open_storage`.
+        options: the sweeper's, a SearchConf.
         question: whatever else the command sets, in words. With space and options it makes the
             study's name.
 
@@ -73,9 +71,7 @@ class SearchStudy:
     """
 
     @silent_optuna()
-    def __init__(
-        self, storage: BaseStorage, space: Space, options: SearchConf, question: str
-    ) -> None:
+    def __init__(self, storage: BaseStorage, space: Space, options: Any, question: str) -> None:
         self.space, self.options = space, options
         self._storage = storage
         self.name = _name(space, options, question)
@@ -229,7 +225,7 @@ def _refuse(what: str) -> Iterator[None]:
         raise ConfigCompositionException(f"hydra.sweeper.{what}: {cause}") from None
 
 
-def _name(space: Space, options: SearchConf, question: str) -> str:
+def _name(space: Space, options: Any, question: str) -> str:
     """Name a study: the keys for people, then a hash of the question."""
     asked = {
         "space": {key: distribution_to_json(of) for key, of in space.items()},
