@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 import torch
 
-from hydra_plugins.local_pool import launcher
 from resnet_cifar.compute import cpu as machine
 from resnet_cifar.compute import device
 from resnet_cifar.compute.options import Trainer
@@ -39,10 +38,9 @@ def test_cpus_of_a_container(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
-    monkeypatch.setattr(launcher, "QUOTA", tmp_path / "cpu.max")
-    assert machine.available_cpus() == launcher._cpus() == 8
+    assert machine.available_cpus() == 8
     (tmp_path / "cpu.max").write_text(limit + "\n")
-    assert machine.available_cpus() == launcher._cpus() == cpus
+    assert machine.available_cpus() == cpus
 
 
 def test_no_more_threads_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
