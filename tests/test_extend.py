@@ -27,8 +27,9 @@ from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Schedule, Scheduler
-from resnet_cifar.record import tracker
-from resnet_cifar.record.tracker import Logger, TrackedRun, Tracker
+from resnet_cifar.record import logger
+from resnet_cifar.record.logger import Logger
+from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 
 @dataclass
@@ -171,7 +172,7 @@ ADDED: list[tuple[Any, str, type[Any], str]] = [
         "weight_decay: 0\ndecay_norm_and_bias: true\nlabel_smoothing: 0\nema_decay: 0\n"
         "clip_norm: 0\ntemperature: 2.0\n",
     ),
-    (tracker, "logger", Kept, "file: kept\n"),
+    (logger, "logger", Kept, "file: kept\n"),
 ]
 
 

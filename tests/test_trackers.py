@@ -17,9 +17,10 @@ from test_run import interrupt_at
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.saved import load, to_yaml
 from resnet_cifar.identity import cell_name, flatten, run_directory
+from resnet_cifar.record.logger import TensorBoard
 from resnet_cifar.record.schema import Tracked, read_record
 from resnet_cifar.record.tensorboard import Board
-from resnet_cifar.record.tracker import TensorBoard, TrackedRun, Tracker
+from resnet_cifar.record.tracker import TrackedRun, Tracker
 from resnet_cifar.training.engine import Engine
 
 RUN = run_directory(compose(TINY))

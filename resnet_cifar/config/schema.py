@@ -22,7 +22,7 @@ from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Scheduler
 from resnet_cifar.paths import user_config_directory
 from resnet_cifar.probe.options import Probe
-from resnet_cifar.record.tracker import Logger
+from resnet_cifar.record.logger import Logger
 
 if TYPE_CHECKING:
     from torch import nn

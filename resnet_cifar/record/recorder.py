@@ -21,9 +21,10 @@ from resnet_cifar.record import pictures, schema
 from resnet_cifar.record.integrity import sums
 from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
+from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import Metrics, RecordError, RunRecord, Session, Tracked
 from resnet_cifar.record.tensorboard import Board
-from resnet_cifar.record.tracker import FailSafeTracker, Logger, TrackedRun, Tracker
+from resnet_cifar.record.tracker import FailSafeTracker, TrackedRun, Tracker
 
 
 def now() -> str:
