@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from conftest import ROOT, TINY
+from conftest import TINY
 
-from hydra_plugins.local_pool import AtOnce, Job, launcher
 from resnet_cifar.compute import cpu
 from resnet_cifar.config.compose import compose_untyped
 from resnet_cifar.sweep import job
@@ -110,36 +107,3 @@ def test_cores_of_a_container_and_as_openmp_is_told(
     if told:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
     assert RunJob.cpus() == cores
-
-
-class Counted(Job):
-    @classmethod
-    def cpus(cls) -> int:
-        return 4
-
-    @classmethod
-    def at_once(cls, jobs: Any, cpus: int) -> AtOnce:
-        return AtOnce(10 * len(jobs), 10 * len(jobs) + cpus)
-
-
-@pytest.mark.parametrize(
-    ("devices", "changed", "slots", "spare"),
-    [
-        ([""], {}, 20, 4),
-        (["0", "1"], {}, 2, 0),
-        ([""], {"threads": 2}, 1, 0),
-        ([""], {"jobs_per_device": 3}, 3, 0),
-        (["0", "1"], {"jobs_per_device": 3}, 6, 0),
-    ],
-)
-def test_auto_asks_the_jobs_on_a_cpu(
-    monkeypatch: pytest.MonkeyPatch, devices: list[str], changed: Any, slots: int, spare: int
-) -> None:
-    values = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
-    del values["defaults"]
-    assert values["jobs_per_device"] == "auto"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(devices))
-    pool = launcher.LocalPool(**{**values, **changed})
-    two = [Counted(None, [name]) for name in "ab"]  # type: ignore[arg-type]
-    assert [len(part) for part in pool._slots(two)] == [slots, spare]
-    assert len(pool._slots(two[:1])[0]) <= max(len(devices), slots)

@@ -160,6 +160,7 @@ BROKEN = {
     ): "optimizer.lr='x' is not allowed: a number",
     claim(pairs="[[{optimizer.lr: 0.1}, {optimizer.lr: 1e-1}]]"): "two different cells",
     claim(pairs=f"[{PAIR}, {PAIR}]"): "each pair once",
+    claim() + claim().partition("claims:\n")[2]: "claims[2]='one is better' is not allowed: each",
     claim(pairs="", predictor="optimizer.lr"): "a list",
     claim(
         pairs="", predictor="[optimizer.lr]"

@@ -146,10 +146,13 @@ def _read_question(place: str, name: str, node: object) -> Question:
         _check_key(at, key, key)
         _check(key not in read.vary[:i], at, key, "each key once")
         _check(len(where.get(key, (1, 2))) > 1, at, key, "where fixes it to one value")
-    claims = [
-        _read_claim(f"{place}: claims[{i}]", claim, where, read.vary)
-        for i, claim in enumerate(read.claims, 1)
-    ]
+    claims: list[Claim] = []
+    for i, node in enumerate(read.claims, 1):
+        at = f"{place}: claims[{i}]"
+        claim = _read_claim(at, node, where, read.vary)
+        # A claim that stood twice would count twice where verdicts are corrected for their number.
+        _check(claim not in claims, at, claim.claim, "each claim once")
+        claims.append(claim)
     return Question(read.question, where, read.vary, claims=tuple(claims), name=name)
 
 
