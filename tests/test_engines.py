@@ -22,7 +22,6 @@ from resnet_cifar.runs.find import find_runs
 from resnet_cifar.training import interrupt
 from resnet_cifar.training.interrupt import WARNING, Interrupt
 
-
 # What is measured of the precision on a busy machine is not the same twice.
 TINY = [*SMALLEST, "trainer.precision=fp32"]
 
