@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msgspec import ValidationError
+    from msgspec import Struct, ValidationError
     from rich.console import Console
 
 
@@ -56,34 +56,67 @@ _WORDS = {
 
 
 def explain_mismatch(
-    error: ValidationError, value: Any, fields: Iterable[str] = ()
+    error: ValidationError, value: Any, kind: type[Struct]
 ) -> tuple[list[str | int], Any, str]:
     """Take msgspec's complaint about `value` apart: path to the fault, what is there, what may be.
 
-    msgspec says "Expected `int`, got `str` - at `$.sessions[0].threads`". Any key of a mapping is
-    `[...]` to it: so it is in the path, and what is there is then the whole mapping.
+    msgspec says "Expected `int`, got `str` - at `$.sessions[0].threads`".
 
     Args:
-        fields: the keys there may be where one is unknown.
+        kind: the type that `value` could not be converted to.
     """
+    import msgspec
+
     problem, _, at = str(error).partition(" - at `")
     steps = re.findall(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]", at)
-    path = [int(index) if index else key or rest for key, index, rest in steps]
+    path: list[str | int] = []
+    here = value
     try:
-        for part in path:
-            if part == "...":
-                break
-            value = value[part]
+        for name, index, any_key in steps:
+            part = _find_key(error, value, path, kind) if any_key else int(index) if index else name
+            path.append(part)
+            here = here[part]
     except (LookupError, TypeError):  # an unknown key that looks like a path
         return [], value, str(error)
     if field := re.fullmatch(r"Object .* (required|unknown) field `(.*)`", problem, re.DOTALL):
-        known = f"the keys here are {', '.join(fields)}" if fields else "no such key is known here"
-        allowed = f"{field[2]} is missing" if field[1] == "required" else known
-        return [*path, field[2]], value.get(field[2]), allowed
-    if expected := re.match(r"Expected `([^`]*)`( of length [>= \d]+)?", problem):
-        names = [_WORDS.get(name, name) for name in expected[1].split(" | ")]
-        return path, value, " or ".join(names) + (expected[2] or "")
-    return path, value, problem
+        known = ", ".join(kind.__struct_fields__) if not path else ""
+        unknown = f"the keys here are {known}" if known else "no such key is known here"
+        allowed = f"{field[2]} is missing" if field[1] == "required" else unknown
+        return [*path, field[2]], here.get(field[2]), allowed
+    if expected := re.match(r"Expected `([^`]*)`(?: of length (>= )?(\d+))?", problem):
+        names = " or ".join(_WORDS.get(name, name) for name in expected[1].split(" | "))
+        if names == "a mapping" and not path:
+            required = [each.name for each in msgspec.structs.fields(kind) if each.required]
+            names += f" with {', '.join(required)}"
+        least = " or more" if expected[2] else ""
+        return path, here, names + (f" of {expected[3]}{least}" if expected[3] else "")
+    return path, here, problem
+
+
+def _find_key(
+    error: ValidationError, whole: Any, path: Sequence[str | int], kind: type[Struct]
+) -> str:
+    """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
+    import msgspec
+
+    def only(node: Any, path: Sequence[str | int], key: str) -> Any:
+        """Copy `node` as far as needed, with nothing but `key` in the mapping at `path`."""
+        if not path:
+            return {key: node[key]}
+        pairs = node.items() if isinstance(node, dict) else enumerate(node)
+        copy = {k: only(v, path[1:], key) if k == path[0] else v for k, v in pairs}
+        return copy if isinstance(node, dict) else list(copy.values())
+
+    mapping = whole
+    for part in path:
+        mapping = mapping[part]
+    for key in mapping:
+        try:
+            msgspec.convert(only(whole, path, key), kind)
+        except msgspec.ValidationError as again:
+            if str(again) == str(error):
+                return str(key)
+    raise LookupError
 
 
 def wide_console() -> Console:

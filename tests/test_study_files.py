@@ -64,14 +64,17 @@ BROKEN = {
     "other: {question: q}": "not 'other'",
     "'': {question: q}": "a name is up to 60",
     # a question
-    "mine:": "mine=None is not allowed: a mapping",
+    "mine:": "mine=None is not allowed: a mapping with question, where, vary",
     "mine: 3": "mine=3 is not allowed: a mapping",
     "mine: [a]": "a mapping",
     question(question=""): "question is missing",
     question(question="3"): "mine: question=3 is not allowed: text",
     question(question="null"): "text",
     question(question="[a]"): "text",
-    question(question="''"): "question='' is not allowed: text of length >= 1",
+    question(question="''"): "question='' is not allowed: text",
+    question(question="' '"): "text",
+    question(question='"a\\e[31m"'): "control characters",
+    claim(claim='"a\\e[31m"'): "control characters",
     question(where=""): "where is missing",
     question(vary=""): "vary is missing",
     question(querstion="b"): "mine: querstion='b' is not allowed: the keys here are question",
@@ -104,7 +107,7 @@ BROKEN = {
     question(where="{norm.detach: 0}"): "text",
     # vary
     question(vary="optimizer.lr"): "vary='optimizer.lr' is not allowed: a list",
-    question(vary="[]"): "vary=[] is not allowed: a list [ ] of length >= 1",
+    question(vary="[]"): "vary=[] is not allowed: a list [ ] of 1 or more",
     question(vary="null"): "a list",
     question(vary="{optimizer.lr: 1}"): "a list",
     question(vary="[lr]"): "vary[1]='lr' is not allowed: a configuration key",
@@ -114,13 +117,13 @@ BROKEN = {
     question(vary="[norm]"): "vary[1]='norm' is not allowed: where fixes it to one value",
     # claims
     question(claims="{}"): "claims={} is not allowed: a list",
-    question(claims="[]"): "claims=[] is not allowed: a list [ ] of length >= 1",
-    question(claims="[a]"): "claims[1]='a' is not allowed: a mapping",
+    question(claims="[]"): "claims=[] is not allowed: a list [ ] of 1 or more",
+    question(claims="[a]"): "claims[1]='a' is not allowed: a mapping with claim",
     claim(claim=""): "claim is missing",
     claim(claim="3"): "text",
     claim(margins="1"): "margins=1 is not allowed: the keys here are claim, metric",
-    claim(pairs=""): "either pairs or predictor",
-    claim(predictor="[optimizer.lr, model.width]"): "either pairs or predictor",
+    claim(pairs=""): "give either pairs or predictor",
+    claim(predictor="[optimizer.lr, model.width]"): "give either pairs or predictor",
     claim(metric="acc"): "accuracy/… or loss/…",
     claim(metric="3"): "text",
     claim(metric="lr"): "accuracy/… or loss/…",
@@ -142,18 +145,19 @@ BROKEN = {
     claim(margin="80", metric="loss/val"): "less than 10 nats",
     claim(within="0"): "above 0",
     claim(within=".inf"): "above 0",
-    claim(within="0.1", margin="0.1"): "within=0.1 is not allowed: either margin or within",
+    claim(within="0.1", margin="0.1"): "within=0.1 is not allowed: give either margin or within",
     claim(relative="1"): "true or false",
     claim(relative="text"): "true or false",
     claim(pairs="{a: b}"): "claims[1]: pairs={'a': 'b'} is not allowed: a list [ ]",
-    claim(pairs="[]"): "pairs=[] is not allowed: a list [ ] of length >= 1",
+    claim(pairs="[]"): "pairs=[] is not allowed: a list [ ] of 1 or more",
     claim(pairs=PAIR): "pairs[1]={'optimizer.lr': 0.01} is not allowed: a list [ ]",
     claim(
         pairs="[[{optimizer.lr: 0.1}]]"
-    ): "pairs[1]=[{'optimizer.lr': 0.1}] is not allowed: a list [ ] of length 2",
+    ): "pairs[1]=[{'optimizer.lr': 0.1}] is not allowed: a list [ ] of 2",
     claim(pairs="[[{}, {optimizer.lr: 0.1}]]"): "a mapping with at least one key",
     claim(pairs="[[3, {optimizer.lr: 0.1}]]"): "pairs[1][1]=3 is not allowed: a mapping",
     claim(pairs="[[{optimizer.rl: 0.1}, {optimizer.lr: 0.1}]]"): "the keys of vary: optimizer.lr",
+    claim(pairs="[[{optimizer.rl: 0.1}, {}]]"): "did you mean optimizer.lr",
     claim(pairs="[[{scheduler: cosine}, {scheduler: constant}]]"): "the keys of vary: optimizer.lr",
     claim(
         pairs="[[{optimizer.lr: x}, {optimizer.lr: 0.1}]]"
@@ -164,7 +168,7 @@ BROKEN = {
     claim(pairs="", predictor="optimizer.lr"): "a list",
     claim(
         pairs="", predictor="[optimizer.lr]"
-    ): "predictor=['optimizer.lr'] is not allowed: a list [ ] of length >= 2",
+    ): "predictor=['optimizer.lr'] is not allowed: a list [ ] of 2 or more",
     claim(
         pairs="", predictor="[optimizer.lr, scheduler]"
     ): "predictor=('optimizer.lr', 'scheduler') is not allowed: numeric keys of vary",
@@ -241,10 +245,10 @@ CELL = WHOLE["cells"]["baseline"]
             {"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None, 1]}}}},
             "a number",
         ),
-        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}}, "length >= 2"),
+        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}}, "a list [ ] of 2 or more"),
         (
             {"pooled_sd": ["baseline"]},
-            "pooled_sd=['baseline'] is not allowed: a list [ ] of length >= 2",
+            "pooled_sd=['baseline'] is not allowed: a list [ ] of 2 or more",
         ),
         ({"pooled_sd": ["baseline", "cosin"]}, "cells, each once: baseline"),
         ({"cells": {"x": CELL | {"selector": {"optimizer.lr": "x"}}}}, "a number"),

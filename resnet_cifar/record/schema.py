@@ -224,8 +224,8 @@ def _parse(content: bytes, directory: Path) -> RunRecord:
     try:
         record = msgspec.convert(plain, RunRecord)
     except msgspec.ValidationError as error:
-        path, value, allowed = explain_mismatch(error, plain)
-        key = ".".join("*" if part == "..." else str(part) for part in path)
+        path, value, allowed = explain_mismatch(error, plain, RunRecord)
+        key = ".".join(map(str, path))
         problem = f"{key}={reprlib.repr(value)} is not allowed: {allowed}" if path else allowed
         raise ValueError(problem) from error
     expect(record.status in STATUSES, f"status={record.status!r} is none of {STATUSES}")

@@ -39,7 +39,7 @@ _TwoOrMore = msgspec.Meta(min_length=2)
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finding that runs can contradict. See experiments/questions.yaml."""
 
-    claim: Annotated[str, _NotEmpty]
+    claim: str
     metric: str = VAL
     against: str | None = None  # the metric of a pair's second cell, where it is another one
     pairs: Annotated[tuple[tuple[Selector, Selector], ...], _NotEmpty] = ()
@@ -57,7 +57,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _QuestionNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The runs that are compared, the keys they differ in, and the claims about them."""
 
-    question: Annotated[str, _NotEmpty]
+    question: str
     where: Selector
     vary: Annotated[tuple[str, ...], _NotEmpty]
     claims: Annotated[tuple[Any, ...], _NotEmpty] = ()
@@ -140,6 +140,7 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
 
 def _read_question(place: str, name: str, node: object) -> Question:
     read = _convert(node, _QuestionNode, place)
+    _check_line(f"{place}: question", read.question)
     where = _read_selector(f"{place}: where", read.where) if read.where else {}
     for i, key in enumerate(read.vary):
         at = f"{place}: vary[{i + 1}]"
@@ -158,7 +159,8 @@ def _read_question(place: str, name: str, node: object) -> Question:
 
 def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]) -> Claim:
     claim = _convert(node, Claim, place)
-    _check(bool(claim.pairs) != bool(claim.predictor), place, node, "either pairs or predictor")
+    _check_line(f"{place}: claim", claim.claim)
+    _check(bool(claim.pairs) != bool(claim.predictor), place, node, "give either pairs or predictor")
     quantity = claim.metric.partition("/")[0]
     share = claim.relative or claim.predictor or quantity == "accuracy"
     most, limit = (1, "a fraction less than 1") if share else (10, "less than 10 nats")
@@ -171,7 +173,7 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
         (like, "against", f"{quantity}/…, {known}"),
         (not (claim.predictor and claim.against), "against", alone),
         (not (claim.predictor and claim.relative), "relative", alone),
-        (not (margin and within), "within", "either margin or within"),
+        (not (margin and within), "within", "give either margin or within"),
         (0 <= margin < most, "margin", f"0 or more, {limit}"),
         (within is None or 0 < within < most, "within", f"above 0, {limit}"),
         (set(claim.predictor) <= set(numeric), "predictor", f"numeric keys of vary: {numeric}"),
@@ -235,7 +237,7 @@ def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
     try:
         return msgspec.convert(node, kind)
     except msgspec.ValidationError as error:
-        path, value, allowed = explain_mismatch(error, node, kind.__struct_fields__)
+        path, value, allowed = explain_mismatch(error, node, kind)
         for part in path:
             place += f"[{part + 1}]" if isinstance(part, int) else f": {part}"
         raise _refusal(place, value, allowed) from error
@@ -267,12 +269,19 @@ _known_keys = cache(known_identity_keys)
 
 def _check_key(place: str, key: str, value: object, vary: Collection[str] = ()) -> None:
     """Refuse what is no configuration key that names a cell, or none of `vary`."""
-    allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
-    if not vary:
-        close = difflib.get_close_matches(key, _known_keys(), 1)
-        hint = f"; did you mean {close[0]}" if close else ""
-        allowed = f"a configuration key that names a cell, such as optimizer.lr{hint}"
-    _check(key in (vary or _known_keys()), place, value, allowed)
+    known = vary or _known_keys()
+    allowed = "a configuration key that names a cell, such as optimizer.lr"
+    if vary:
+        allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
+    if close := difflib.get_close_matches(key, known, 1):
+        allowed += f"; did you mean {close[0]}"
+    _check(key in known, place, value, allowed)
+
+
+def _check_line(place: str, text: str) -> None:
+    """Refuse what would not be one line of a page: nothing but spaces, or control characters."""
+    _check(text.strip(), place, text, "text")
+    _check(printable(text) == text, place, text, "text of one line, without control characters")
 
 
 class _Loader(yaml.SafeLoader):
