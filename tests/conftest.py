@@ -30,7 +30,18 @@ TINY = [
     "trainer.threads=1",
     "trainer.deterministic=true",
     "trainer.device=cpu",
+    "trainer.precision=fp32",  # what is measured on a busy machine is not the same twice
 ]
+
+
+# Files that take longest, mostly by waiting for processes: begun first, none is left at the end.
+LONGEST = ("sweep", "kill", "readme", "engines", "benchmark", "search", "run_study", "notebook")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first: with xdist's --no-loadscope-reorder they are begun first."""
+    order = {f"test_{name}": position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 class Outcome(NamedTuple):
@@ -42,9 +53,32 @@ class Outcome(NamedTuple):
 Program = Callable[..., Outcome]
 
 
+@pytest.fixture(scope="session")
+def _repeated_work_once() -> None:
+    """Keep, for the runs of a process, what is drawn and measured the same for each of them."""
+    import torch
+
+    from resnet_cifar.compute import device
+    from resnet_cifar.data import datasets, synthetic
+
+    measure = device.matmul_rate
+    rates: dict[tuple[object, ...], float] = {}
+
+    def matmul_rate(compute: device.Compute) -> float:
+        key = (compute.device, compute.precision, torch.get_num_threads())
+        return rates[key] if key in rates else rates.setdefault(key, measure(compute))
+
+    device.matmul_rate = matmul_rate
+    draw = functools.lru_cache(maxsize=16)(synthetic.draw)
+    datasets.draw = lambda *of: tuple(array.copy() for array in draw(*of))
+
+
 @pytest.fixture
 def program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    _repeated_work_once: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Program:
     """`program("optimizer.lr=0.1")` is `python train.py optimizer.lr=0.1` in an empty folder."""
     from resnet_cifar.cli import train as training
@@ -64,7 +98,7 @@ Trained = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(_repeated_work_once: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained("seed=1")` is the directory of such a tiny run, trained once for a module's tests.
 
     It is only to be read: a test that changes a run trains its own.

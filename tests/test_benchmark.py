@@ -181,7 +181,7 @@ def after_steps(
         smooth: softplus in place of every ReLU.
     """
     config = compose([*TINY, "model.width=8", "regularization.weight_decay=5e-4"])
-    compute = device.resolve(compose([*TINY, "trainer.precision=fp32"]).trainer)
+    compute = device.resolve(compose(TINY).trainer)
     torch.manual_seed(0)
     model = config.model.build(config.norm.build, 10).to(dtype)
     for module in list(model.modules()) if smooth else []:

@@ -11,8 +11,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import TINY as SMALLEST
-from conftest import Program
+from conftest import TINY, Program
 from test_sweep import finish, records, results, start, wait_for
 
 from resnet_cifar.config.compose import compose
@@ -22,8 +21,6 @@ from resnet_cifar.runs.find import find_runs
 from resnet_cifar.training import interrupt
 from resnet_cifar.training.interrupt import WARNING, Interrupt
 
-# What is measured of the precision on a busy machine is not the same twice.
-TINY = [*SMALLEST, "trainer.precision=fp32"]
 
 
 def needs(module: str, extra: str) -> pytest.MarkDecorator:

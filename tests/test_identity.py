@@ -34,7 +34,7 @@ def test_label_and_hash() -> None:
     assert name("norm.detach=var").startswith("lr0.01_constant_wd0_bn_detach_var_300ep-")
     assert name("model.width=16").startswith("lr0.01_constant_wd0_bn_300ep_w16-")
     assert name(*TINY, "optimizer=adamw").startswith(
-        "lr0.001_constant_wd0_bn_2ep_synthetic_w2_adamw_bs16_deterministic-"
+        "lr0.001_constant_wd0_bn_2ep_synthetic_w2_adamw_bs16_fp32_deterministic-"
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Program
+from conftest import TINY as FLOAT32
+from conftest import Program
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnet_cifar.compute import device
@@ -27,6 +28,9 @@ from resnet_cifar.identity import cell_name, flatten, run_directory
 from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.run import MOST_READ, VOTES, known_precision
+
+
+TINY = [option for option in FLOAT32 if not option.startswith("trainer.precision")]
 
 
 @pytest.fixture(autouse=True)

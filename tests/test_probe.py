@@ -484,7 +484,7 @@ def test_other_networks_and_optimizers(trained: Trained, option: str) -> None:
 
 def test_validation_with_batch_statistics_by_hand(trained: Trained) -> None:
     """Clean images in equal batches no larger than training's: 30 as 15 and 15, not 16 and 14."""
-    more = ["probe=full", "probe.val_images=30", "trainer.precision=fp32"]
+    more = ["probe=full", "probe.val_images=30"]
     run = trained(*more)
     config = compose([*TINY, *more])
     model = config.model.build(config.norm.build, 10).train()

@@ -27,7 +27,6 @@ SEARCH = [
     "data=synthetic",
     "trainer.epochs=2",
     "output_root=outputs",
-    "trainer.precision=fp32",  # what is measured on a busy machine is not the same twice
 ]
 
 

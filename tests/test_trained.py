@@ -21,7 +21,7 @@ from resnet_cifar.trained.model import TrainedModel
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = f"output_root={tmp_path_factory.mktemp('trained')}"
-    return train(compose([*TINY, root, "trainer.progress=quiet", "trainer.precision=fp32"]))
+    return train(compose([*TINY, root, "trainer.progress=quiet"]))
 
 
 @pytest.fixture
@@ -92,7 +92,6 @@ def test_averaged_weights(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no averaged weights"):
         load_model(run, "ema")
     averaging = ["regularization.ema_decay=0.9", "trainer.progress=quiet", "trainer.epochs=1"]
-    averaging.append("trainer.precision=fp32")  # as it is loaded, wherever it is trained
     averaged = train(compose([*TINY, *averaging, f"output_root={tmp_path}"]))
     ema, last = load_model(averaged, "ema"), load_model(averaged)
     assert not ema.network.stem.weight.equal(last.network.stem.weight)

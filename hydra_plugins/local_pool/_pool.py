@@ -18,6 +18,7 @@ from hydra_plugins.local_pool._view import SweepView
 LOOK_AGAIN = 1.0  # seconds between two looks at a job that another process is at
 TICK = 0.05  # seconds between two looks at our own
 WATCH = 0.5  # seconds between two looks at how far our own are
+GRACE = 30.0  # seconds that jobs have to end after an error of the pool's own
 HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -91,8 +92,7 @@ class Pool:
                 self._view.refresh(self._running, [*self._pending, *self._put_off])
                 time.sleep(TICK)
         finally:
-            for process in self._running:  # only after an error of our own
-                process.stop()
+            self._end_running()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         ended = self.outcomes.keys() | self.failures.keys() | self.pruned.keys()
@@ -100,6 +100,16 @@ class Pool:
             self.left = [job for job in self._jobs if job.key not in ended]
         failed = [(job, self.failures[job.key]) for job in self._jobs if job.key in self.failures]
         self._view.summarize(self.outcomes, failed, self.left, bool(self.interrupted), self.pruned)
+
+    def _end_running(self) -> None:
+        """End what still runs after an error of our own: it may save what it has for GRACE s."""
+        for process in self._running:
+            process.stop()
+        grace = time.monotonic() + GRACE
+        while any(process.poll() is None for process in self._running):
+            for process in self._running if time.monotonic() > grace else ():
+                process.stop()
+            time.sleep(TICK)
 
     def _check_deadline(self) -> None:
         if self._deadline is None or self._stops or time.monotonic() < self._deadline:

@@ -292,22 +292,28 @@ def test_an_outcome_that_another_process_leaves_at_the_last_moment_counts(
     assert "late: completed (elsewhere)" in capfd.readouterr().out
 
 
-# The job's process is left to end by itself.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_error_of_the_pool_s_own_ends_its_jobs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["polite", "stubborn"])
+def test_an_error_of_the_pool_s_own_ends_its_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A job that does not listen is killed after a time; none is left behind."""
+    monkeypatch.setattr(_pool, "GRACE", 0.5)
+
     class Broken(Script):
         def busy(self) -> bool:
             if (tmp_path / "job.ready").exists():
                 raise ZeroDivisionError
             return False
 
-    job = Script(tmp_path / "job", "polite", script=STUBBORN)
+    job = Script(tmp_path / "job", kind, script=STUBBORN)
     until = f"while not os.path.exists({str(tmp_path / 'job.ready')!r}): time.sleep(0.05)"
     waits = Script(tmp_path / "waits", script=f"import os, time\n{until}")
     pool = make_pool([job, waits, Broken(tmp_path / "broken", "0")], ["", ""])
     with pytest.raises(ZeroDivisionError):
         pool.run()
-    wait_for((tmp_path / "job.asked").exists, "it was not told to end")
+    assert (tmp_path / "job.asked").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "job.pid").read_text()), 0)
 
 
 def test_without_process_groups_standard_input_tells_jobs_to_end(

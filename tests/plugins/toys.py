@@ -29,12 +29,14 @@ with open(sys.argv[1], "w") as file:
 """
 # One that is told to end, and does or doesn't.
 STUBBORN = """
-import signal, sys, time
+import os, signal, sys, time
 def note(number, frame):
     open(sys.argv[1] + ".asked", "w").close()
     if sys.argv[2] == "polite":
         raise SystemExit(143)
 signal.signal(signal.SIGTERM, note)
+with open(sys.argv[1] + ".pid", "w") as file:
+    file.write(str(os.getpid()))
 open(sys.argv[1] + ".ready", "w").close()
 while True:
     time.sleep(0.05)
