@@ -15,12 +15,15 @@ demo: .venv/demo
 	@echo "  $(BIN)/python train.py --help                   what can be set"
 	@echo "  $(BIN)/python train.py experiment=quickstart    again: finished runs are skipped"
 
-# Lint, types, tests.
+# Lint, types, tests: more workers than cores, because many tests wait for processes. Modules are
+# compiled once, not by each of these processes, also where an environment variable asks for that.
+test: export OMP_NUM_THREADS := 1
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
+	$(BIN)/python -m pytest -q -rs -n 4 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 # The long campaigns: kills, many seeds.
 soak: .venv/test

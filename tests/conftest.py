@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -34,8 +36,12 @@ TINY = [
 ]
 
 
-# Files that take longest, mostly by waiting for processes: begun first, none is left at the end.
-LONGEST = ("sweep", "kill", "readme", "engines", "benchmark", "search", "run_study", "notebook")
+# Files that take longest are begun first, so that none is left at the end.
+LONGEST = (
+    *("sweep", "kill", "readme", "engines", "benchmark", "experiments", "damage", "probe"),
+    *("export", "search", "run", "report", "regularization", "cli", "command_lines", "notebook"),
+    *("run_study", "scheduler", "pool", "launcher", "errors", "package", "fake_cuda"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,10 +62,13 @@ Program = Callable[..., Outcome]
 @pytest.fixture(scope="session")
 def _repeated_work_once() -> None:
     """Keep, for the runs of a process, what is drawn and measured the same for each of them."""
+    import gc
+
     import torch
 
     from resnet_cifar.compute import device
     from resnet_cifar.data import datasets, synthetic
+    from resnet_cifar.paths import user_config_directory
 
     measure = device.matmul_rate
     rates: dict[tuple[object, ...], float] = {}
@@ -71,6 +80,17 @@ def _repeated_work_once() -> None:
     device.matmul_rate = matmul_rate
     draw = functools.lru_cache(maxsize=16)(synthetic.draw)
     datasets.draw = lambda *of: tuple(array.copy() for array in draw(*of))
+
+    composing = importlib.import_module("resnet_cifar.config.compose")  # not the function
+    untyped = composing.compose_untyped
+    of_the_project = functools.lru_cache(maxsize=256)(untyped)
+
+    def compose_untyped(overrides: Sequence[str]) -> DictConfig:
+        own = user_config_directory()
+        return untyped(overrides) if own else of_the_project(tuple(overrides))
+
+    composing.compose_untyped = compose_untyped
+    gc.freeze()  # half a million objects of torch's, gone through again and again
 
 
 @pytest.fixture

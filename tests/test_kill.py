@@ -24,10 +24,11 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import SUMMED, leftovers
 from resnet_cifar.record.schema import read_record
+from resnet_cifar.sweep.job import RunJob
 
 # A forked copy of a process that has torch loaded already: a run costs half a second, not four.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["resnet_cifar.training.run", "tests.test_kill"])
+CONTEXT.set_forkserver_preload([*RunJob.preload, "tests.test_kill"])
 
 MANY = [*TINY, "trainer.epochs=4", "trainer.checkpoint_seconds=0.02"]
 

@@ -29,7 +29,6 @@ from resnet_cifar.record.schema import VERSION, RunRecord, Session, write_record
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.run import MOST_READ, VOTES, known_precision
 
-
 TINY = [option for option in FLOAT32 if not option.startswith("trainer.precision")]
 
 

@@ -183,9 +183,15 @@ def test_a_foreign_file(run: Path, text: str) -> None:
         ({"sessions": [{"start": ""}]}, "sessions.0.device=None is not allowed: device is missing"),
         ({"sessions": [{"start": 3, "device": "", "device_type": ""}]}, "sessions.0.start=3 is"),
         ({"evaluations": [{"split": "test"}]}, "evaluations.0.weights=None is not"),
-        ({"config": {"a": 1, "scheduler.steps": {"b": 1}}}, "config.scheduler.steps={'b': 1} is not"),
+        (
+            {"config": {"a": 1, "scheduler.steps": {"b": 1}}},
+            "config.scheduler.steps={'b': 1} is",
+        ),
         ({"config": {"a": [1, [2]]}}, "config.a.1=[2] is not"),
-        ({"files": {"a.pt": 1, "last.pt": {"sha256": "", "bytes": "7"}}}, "files.a.pt=1 is not allowed: a mapping"),
+        (
+            {"files": {"a.pt": 1, "last.pt": {"sha256": "", "bytes": "7"}}},
+            "files.a.pt=1 is not allowed: a mapping",
+        ),
         ({"files": {"last.pt": {"sha256": "", "bytes": "7"}}}, "files.last.pt.bytes='7' is not"),
         ({"a - at `$.sessions[9]": 1}, "a - at `$.sessions[9]"),  # a key like msgspec's paths
         ({"epochs": 10**400}, "epochs_done=3 of 1000"),

@@ -245,7 +245,10 @@ CELL = WHOLE["cells"]["baseline"]
             {"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None, 1]}}}},
             "a number",
         ),
-        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}}, "a list [ ] of 2 or more"),
+        (
+            {"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}},
+            "a list [ ] of 2 or more",
+        ),
         (
             {"pooled_sd": ["baseline"]},
             "pooled_sd=['baseline'] is not allowed: a list [ ] of 2 or more",

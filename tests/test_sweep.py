@@ -146,13 +146,16 @@ def test_a_sweep_and_the_same_again(undisturbed: Path) -> None:
     assert {path.name for path in undisturbed.iterdir()} <= {"outputs", "log"}
 
 
-def test_each_run_gets_the_device_it_was_given(tmp_path: Path) -> None:
-    text = finish(
-        tmp_path, *TINY, "-m", "seed=0,1", "hydra.launcher.devices=[3,7]", "trainer.epochs=1"
-    )
+def test_a_forked_run_has_the_device_and_the_threads_it_was_given(tmp_path: Path) -> None:
+    """A GPU's number before CUDA is asked for one; each its own."""
+    free = [override for override in TINY if not override.startswith("trainer.threads")]
+    free += ["trainer.epochs=1", "data.train_size=16"]  # four threads on two cores take long
+    given = ["hydra.launcher.devices=[3,7]", "hydra.launcher.threads=2"]
+    text = finish(tmp_path, *free, "-m", "seed=0,1", *given)
     assert "started on GPU 3" in text
     sessions = [record["sessions"][0] for record in records(tmp_path)]
     assert {session["visible_devices"] for session in sessions} == {"3", "7"}
+    assert [session["threads"] for session in sessions] == [2, 2]
 
 
 def test_a_failed_run_is_named_and_tried_again(
@@ -362,15 +365,6 @@ def test_what_jobs_are_forked_from_has_only_imported() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1", "0", "False", "False"]
-
-
-def test_a_forked_run_has_the_threads_it_was_given(tmp_path: Path) -> None:
-    """And a GPU's number before CUDA is asked for one; each its own."""
-    free = [override for override in TINY if not override.startswith("trainer.threads")]
-    several = ["hydra.launcher.jobs_per_device=2", "hydra.launcher.threads=2", "trainer.epochs=1"]
-    finish(tmp_path, *free, "-m", "seed=0,1", *several)
-    sessions = [record["sessions"][0] for record in records(tmp_path)]
-    assert [session["threads"] for session in sessions] == [2, 2]
 
 
 def test_an_option_is_one_line_of_a_dataclass_and_one_of_yaml() -> None:

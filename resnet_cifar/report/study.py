@@ -160,7 +160,9 @@ def _read_question(place: str, name: str, node: object) -> Question:
 def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]) -> Claim:
     claim = _convert(node, Claim, place)
     _check_line(f"{place}: claim", claim.claim)
-    _check(bool(claim.pairs) != bool(claim.predictor), place, node, "give either pairs or predictor")
+    _check(
+        bool(claim.pairs) != bool(claim.predictor), place, node, "give either pairs or predictor"
+    )
     quantity = claim.metric.partition("/")[0]
     share = claim.relative or claim.predictor or quantity == "accuracy"
     most, limit = (1, "a fraction less than 1") if share else (10, "less than 10 nats")

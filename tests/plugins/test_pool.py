@@ -14,7 +14,7 @@ import pytest
 from hydra_plugins.local_pool import Job, JobSource, Outcome, _pool
 from hydra_plugins.local_pool._pool import Pool
 
-from .toys import STUBBORN, Script, make_pool, send_signals, wait_for
+from .toys import STUBBORN, Script, make_pool, send_signals
 
 
 def read_span(path: Path) -> tuple[str, float, float]:
