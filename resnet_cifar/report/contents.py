@@ -28,7 +28,7 @@ READING = (
     "runs on; below that, two values say next to nothing of a spread."
 )
 FIRST_ROWS = 10  # of the ranked table on the first screen
-MOST_DRAWN = 8  # questions and settings that get figures: at a thousand nobody would look
+MOST_DRAWN = 12  # questions and settings that get figures: at a thousand nobody would look
 _PLURAL = {
     "code": "states of the code",
     "versions": "versions of the libraries",
