@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,6 +66,7 @@ def _repeated_work_once() -> None:
     import gc
 
     import torch
+    from hydra._internal.hydra import Hydra
 
     from resnet_cifar.compute import device
     from resnet_cifar.data import datasets, synthetic
@@ -90,6 +92,15 @@ def _repeated_work_once() -> None:
         return untyped(overrides) if own else of_the_project(tuple(overrides))
 
     composing.compose_untyped = compose_untyped
+
+    learn_mode = Hydra.get_mode
+
+    def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> object:
+        """Hydra composes all of it once more to learn the mode, which only some groups set."""
+        sets_it = any(re.match(r"\+*(hydra|experiment|cell)\b", each) for each in overrides)
+        return learn_mode(hydra, config_name, overrides) if sets_it else None
+
+    Hydra.get_mode = get_mode
     gc.freeze()  # half a million objects of torch's, gone through again and again
 
 
