@@ -65,7 +65,7 @@ def test_submitit_leaves_a_failure_alone_and_goes_on_after_a_warning(
         logs = [path.read_text() for path in tmp_path.glob("outputs/.slurm/*/*_log.*")]
         assert any("saved in outputs" in log for log in logs)
         assert any("Calling checkpoint method" in log for log in logs)  # then, not before
-    assert text.splitlines()[-1].startswith(f"error: {undone} of 2 runs are not done: ")
+    assert text.splitlines()[-1] == f"error: {undone} of 2 runs are not done: see above for each"
     obstacle.unlink()
     finish(tmp_path, *grid)
     assert results(tmp_path) == expected

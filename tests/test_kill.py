@@ -119,7 +119,7 @@ def test_twenty_kills(tmp_path: Path, seed: int) -> None:
     campaign(tmp_path, kills=20, seed=seed)
 
 
-PROBED = [*TINY, "probe=full", "trainer.checkpoint_epochs=1"]
+PROBED = [*TINY, "probe=full", "trainer.checkpoint_epochs=1", "trainer.precision=bf16"]
 
 
 def everything(folder: Path) -> dict[str, Any]:

@@ -201,22 +201,28 @@ def hangup_ends_a_process() -> Iterator[None]:
 
 @pytest.mark.usefixtures("hangup_ends_a_process")
 @pytest.mark.parametrize(
-    ("epoch", "step", "number"),
-    [(1, 0, signal.SIGTERM), (2, 1, signal.SIGINT), (2, 3, signal.SIGHUP)],
+    ("epoch", "step", "number", "precision"),
+    [
+        (1, 0, signal.SIGTERM, "fp32"),
+        (2, 1, signal.SIGINT, "fp32"),
+        (2, 1, signal.SIGTERM, "bf16"),
+        (2, 3, signal.SIGHUP, "fp32"),
+    ],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
-    program: Program, trained: Trained, epoch: int, step: int, number: int
+    program: Program, trained: Trained, epoch: int, step: int, number: int, precision: str
 ) -> None:
-    undisturbed = trained()
+    options = [f"trainer.precision={precision}"]
+    undisturbed = trained(*options)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, epoch, step, number)
-        stopped = program(*TINY)
+        stopped = program(*TINY, *options)
     assert stopped.code == 128 + number
     assert f"step {step + 1}" in stopped.out  # answered within the step
-    run = directory()
+    run = directory(*options)
     assert record(run)["status"] == "interrupted"
     assert len(lines(run)) == epoch - 1
-    outcome = program(*TINY)
+    outcome = program(*TINY, *options)
     assert outcome.code == 0
     assert f"resumed at epoch {epoch} of 2, step {step + 1} of 4" in outcome.out
     assert lines(run) == lines(undisturbed)
