@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import importlib
 import re
@@ -60,13 +62,71 @@ class Outcome(NamedTuple):
 Program = Callable[..., Outcome]
 
 
+def _read_the_project_s_yaml_once() -> None:
+    """Keep what Hydra makes of conf/ for each choice of groups; values it puts in every time."""
+    from hydra._internal import config_loader_impl
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+    from hydra._internal.defaults_list import DefaultsList
+    from hydra.core.default_element import ResultDefault
+    from hydra.core.override_parser.types import Override
+
+    from resnet_cifar.config.compose import CONF
+
+    choose = config_loader_impl.create_defaults_list
+    merge = ConfigLoaderImpl._compose_config_from_defaults_list
+    chosen: dict[tuple[str, ...], DefaultsList] = {}
+    merged: dict[str, DictConfig] = {}
+
+    def has_others(files: IConfigRepository) -> bool:
+        return not {place.path for place in files.get_sources()} <= {"hydra.conf", str(CONF), ""}
+
+    def create_defaults_list(
+        repo: IConfigRepository, config_name: str, overrides_list: list[Override], **rest: bool
+    ) -> DefaultsList:
+        choices, values = [], []
+        for override in overrides_list:  # by Hydra's own rule
+            if override.is_sweep_override():
+                continue
+            is_dict = isinstance(override.value(), dict)
+            is_choice = repo.group_exists(override.key_or_group) and not is_dict
+            (choices if is_choice else values).append(override)
+        lines = [choice.input_line for choice in choices]
+        # `rest` matters to choices that are missing.
+        if has_others(repo) or any(
+            re.match(r"\+*hydra/(?!launcher=local$)|.*\?\?\?", line) for line in lines
+        ):
+            return choose(repo, config_name, overrides_list, **rest)
+        key = (config_name, *lines)
+        if key not in chosen:
+            chosen[key] = choose(repo, config_name, overrides_list, **rest)
+        return dataclasses.replace(chosen[key], config_overrides=values)
+
+    def compose_from(
+        loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        if has_others(repo):
+            return merge(loader, defaults, repo)
+        key = repr(defaults)
+        if key not in merged:
+            merged[key] = merge(loader, defaults, repo)
+        return copy.deepcopy(merged[key])
+
+    config_loader_impl.create_defaults_list = create_defaults_list
+    ConfigLoaderImpl._compose_config_from_defaults_list = compose_from
+
+    def keep(files: CachingConfigRepository, delegate: IConfigRepository) -> None:
+        files.delegate, files.cache = copy.copy(delegate), {}  # Hydra's copy is a deep one
+
+    CachingConfigRepository.__init__ = keep
+
+
 @pytest.fixture(scope="session")
 def _repeated_work_once() -> None:
     """Keep, for the runs of a process, what is drawn and measured the same for each of them."""
     import gc
 
     import torch
-    from hydra._internal.hydra import Hydra
 
     from resnet_cifar.compute import device
     from resnet_cifar.data import datasets, synthetic
@@ -83,6 +143,7 @@ def _repeated_work_once() -> None:
     draw = functools.lru_cache(maxsize=16)(synthetic.draw)
     datasets.draw = lambda *of: tuple(array.copy() for array in draw(*of))
 
+    _read_the_project_s_yaml_once()
     composing = importlib.import_module("resnet_cifar.config.compose")  # not the function
     untyped = composing.compose_untyped
     of_the_project = functools.lru_cache(maxsize=256)(untyped)
@@ -92,16 +153,9 @@ def _repeated_work_once() -> None:
         return untyped(overrides) if own else of_the_project(tuple(overrides))
 
     composing.compose_untyped = compose_untyped
-
-    learn_mode = Hydra.get_mode
-
-    def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> object:
-        """Hydra composes all of it once more to learn the mode, which only some groups set."""
-        sets_it = any(re.match(r"\+*(hydra|experiment|cell)\b", each) for each in overrides)
-        return learn_mode(hydra, config_name, overrides) if sets_it else None
-
-    Hydra.get_mode = get_mode
-    gc.freeze()  # half a million objects of torch's, gone through again and again
+    # A collection goes through half a million objects of torch's: without them, and seldom.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture

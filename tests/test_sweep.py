@@ -146,18 +146,6 @@ def test_a_sweep_and_the_same_again(undisturbed: Path) -> None:
     assert {path.name for path in undisturbed.iterdir()} <= {"outputs", "log"}
 
 
-def test_a_forked_run_has_the_device_and_the_threads_it_was_given(tmp_path: Path) -> None:
-    """A GPU's number before CUDA is asked for one; each its own."""
-    free = [override for override in TINY if not override.startswith("trainer.threads")]
-    free += ["trainer.epochs=1", "data.train_size=16"]  # four threads on two cores take long
-    given = ["hydra.launcher.devices=[3,7]", "hydra.launcher.threads=2"]
-    text = finish(tmp_path, *free, "-m", "seed=0,1", *given)
-    assert "started on GPU 3" in text
-    sessions = [record["sessions"][0] for record in records(tmp_path)]
-    assert {session["visible_devices"] for session in sessions} == {"3", "7"}
-    assert [session["threads"] for session in sessions] == [2, 2]
-
-
 def test_a_failed_run_is_named_and_tried_again(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,36 +231,53 @@ hydra:
 """
 
 
-def test_a_job_is_trained_from_what_was_checked(tmp_path: Path) -> None:
-    """The question comes from a directory that is gone before a job starts."""
+def test_a_job_has_what_was_checked_and_what_it_was_given(tmp_path: Path) -> None:
+    """The question comes from a directory that is gone before a job starts.
+
+    Each job has a GPU's number before CUDA is asked for one, and its threads.
+    """
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     file = tmp_path / "mine" / "experiment" / "question.yaml"
     file.write_text(QUESTION)
-    process = start(tmp_path, "-cd=mine", "experiment=question", *TINY, "trainer.epochs=1")
+    free = [override for override in TINY if not override.startswith("trainer.threads")]
+    free += ["trainer.epochs=1", "data.train_size=16"]  # four threads on two cores take long
+    given = ["hydra.launcher.devices=[3,7]", "hydra.launcher.threads=2"]
+    process = start(tmp_path, "-cd=mine", "experiment=question", *free, *given)
     log = tmp_path / "log"
     wait_for(lambda: "to do" in log.read_text() or process.poll() is not None, "it didn't start")
     file.unlink()
     assert process.wait(120) == 0, log.read_text()
     assert "2 runs: 2 done" in log.read_text()
+    assert "started on GPU 3" in log.read_text()
     runs = sorted(tmp_path.glob("o/constant/*/*/seed=*"))
     assert [path.name for path in runs] == ["seed=0", "seed=1"]
     assert len({path.parent for path in runs}) == 1  # one moment, one cell
-    assert json.loads((runs[0] / "run.json").read_text())["config"]["optimizer.lr"] == 0.05
+    found = [json.loads((run / "run.json").read_text()) for run in runs]
+    assert found[0]["config"]["optimizer.lr"] == 0.05
+    sessions = [record["sessions"][0] for record in found]
+    assert {session["visible_devices"] for session in sessions} == {"3", "7"}
+    assert [session["threads"] for session in sessions] == [2, 2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_gone_on(undisturbed: Path, tmp_path: Path, number: int) -> None:
+def test_interrupted_twice_and_gone_on(undisturbed: Path, tmp_path: Path) -> None:
+    """By Ctrl-C, then by SIGTERM: each time all jobs save and end, and the next start goes on."""
     long = [*GRID, "hydra.launcher.jobs_per_device=2"]
-    process = start(tmp_path, *long)
-    wait_for(lambda: any(r["epochs_done"] for r in records(tmp_path)), "no epoch was trained")
-    jobs = children(process.pid)
-    process.send_signal(number)
-    assert process.wait(60) == 128 + number
-    # multiprocessing's own helper of two lines ends when the sweep has.
-    wait_for(lambda: not any(alive(pid) for pid in jobs), "a job outlived its sweep", 5)
-    text = (tmp_path / "log").read_text()
-    assert "the same command goes on" in text
-    assert all(record["status"] in ("interrupted", *FINAL) for record in records(tmp_path))
+
+    def epochs() -> int:
+        return sum(record["epochs_done"] for record in records(tmp_path))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = epochs()
+        process = start(tmp_path, *long)
+        wait_for(lambda before=before: epochs() > before, "no epoch was trained")
+        jobs = children(process.pid)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        # multiprocessing's own helper of two lines ends when the sweep has.
+        wait_for(lambda jobs=jobs: not any(map(alive, jobs)), "a job outlived its sweep", 5)
+        text = (tmp_path / "log").read_text()
+        assert text.splitlines()[-1] == "interrupted; the same command goes on"
+        assert all(record["status"] in ("interrupted", *FINAL) for record in records(tmp_path))
     finish(tmp_path, *long)
     assert results(tmp_path) == results(undisturbed)
 

@@ -30,15 +30,21 @@ FREE_TEXT = (
 # Numbers (1_000 and inf are some), booleans and null: Hydra makes other text of them, or none.
 _NO_TEXT = re.compile(r"[+-]?(\.?\d[\d_.]*(e[+-]?[\d_]+)?|inf|nan)|true|false|null", re.IGNORECASE)
 
+# The classes, by group, that Hydra knows: a person's own come with their directory.
+_registered: dict[str, tuple[type[Any], ...]] = {}
+
 
 def register() -> None:
     """Register the schemas with Hydra. Idempotent; to be called before composing."""
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
+    kinds_of = groups()
+    if kinds_of == _registered:
+        return
     store = ConfigStore.instance()
     store.store(group="hydra/schema", name="config", node=Config)
-    for group, kinds in groups().items():
+    for group, kinds in kinds_of.items():
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
     # Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema.
@@ -49,6 +55,7 @@ def register() -> None:
             options = options.get(group, {})
         if path.name in options:
             options[f"{path.stem}_plugin.yaml"] = options.pop(path.name)
+    _registered.update(kinds_of)
 
 
 def from_dictconfig(composed: DictConfig) -> Config:
