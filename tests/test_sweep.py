@@ -282,18 +282,6 @@ def test_interrupted_twice_and_gone_on(undisturbed: Path, tmp_path: Path) -> Non
     assert results(tmp_path) == results(undisturbed)
 
 
-def test_jobs_stop_when_the_sweep_is_killed(undisturbed: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, *GRID)
-    wait_for(lambda: any(r["epochs_done"] for r in records(tmp_path)), "no epoch was trained")
-    jobs = children(process.pid)
-    process.kill()
-    process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in jobs), "a job outlived its sweep", 20)
-    assert all(record["status"] in ("interrupted", *FINAL) for record in records(tmp_path))
-    finish(tmp_path, *GRID)
-    assert results(tmp_path) == results(undisturbed)
-
-
 def test_two_sweeps_at_once_share_the_work(undisturbed: Path, tmp_path: Path) -> None:
     both = [start(tmp_path, *GRID, log=f"log{i}") for i in range(2)]
     texts = []
@@ -308,10 +296,23 @@ def test_two_sweeps_at_once_share_the_work(undisturbed: Path, tmp_path: Path) ->
     assert sum(text.count("] completed: ") for text in texts) == RUNS
 
 
-def moments(seed: int, count: int, whole: float) -> Iterator[tuple[float, str]]:
+def moments(seed: int, count: int, whole: float) -> Iterator[tuple[float | None, str]]:
+    """When to kill what: at first the sweep, its jobs at work, then after so many seconds."""
     source = random.Random(seed)
-    for _ in range(count):
-        yield source.uniform(0.15, 0.9) * whole, source.choice(("sweep", "job", "both"))
+    for number in range(count):
+        pause = source.uniform(0.15, 0.9) * whole
+        yield (pause if number else None), ("sweep", "job", "both")[number % 3]
+
+
+def still_runs(sweep: subprocess.Popen[bytes], pause: float | None, folder: Path) -> bool:
+    """False if it has ended by itself before the moment to kill it."""
+    if pause is None:
+        wait_for(lambda: any(r["epochs_done"] for r in records(folder)), "no epoch was trained")
+        return sweep.poll() is None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        sweep.wait(pause)
+        return False
+    return True
 
 
 def campaign(undisturbed: Path, tmp_path: Path, kills: int, seed: int) -> None:
@@ -321,27 +322,27 @@ def campaign(undisturbed: Path, tmp_path: Path, kills: int, seed: int) -> None:
     for pause, victim in moments(seed, kills, whole):
         folder = tmp_path / f"life{lives}"
         process = start(folder, *GRID, "hydra.launcher.jobs_per_device=2")
-        try:
-            code = process.wait(pause)
-        except subprocess.TimeoutExpired:
-            jobs, trained = children(process.pid), jobs_of(process.pid)
-            if victim != "job":
-                process.kill()
-                process.wait()
-            for pid in jobs if victim == "both" else []:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if victim == "job":
-                failed = any(killed(pid) for pid in trained[:1])
-                assert process.wait(180) == (1 if failed else 0)
-            wait_for(lambda pids=jobs: not any(map(alive, pids)), "a job outlived its sweep", 30)
-            # A process is a zombie some moments before its last thread has let go of its files.
-            locks = list((folder / "outputs").glob("*/*/.lock"))
-            wait_for(lambda files=locks: not any(map(is_held, files)), "a lock outlived its run", 5)
-        else:
-            assert code == 0
+        if not still_runs(process, pause, folder):
+            assert process.returncode == 0
             assert results(folder) == results(undisturbed)
             lives += 1
+            continue
+        jobs, trained = children(process.pid), jobs_of(process.pid)
+        if victim != "job":
+            process.kill()
+            process.wait()
+        for pid in jobs if victim == "both" else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if victim == "job":
+            failed = any(killed(pid) for pid in trained[:1])
+            assert process.wait(180) == (1 if failed else 0)
+        wait_for(lambda pids=jobs: not any(map(alive, pids)), "a job outlived its sweep", 20)
+        if pause is None:  # its jobs saw that it was gone, and saved
+            assert all(r["status"] in ("interrupted", *FINAL) for r in records(folder))
+        # A process is a zombie some moments before its last thread has let go of its files.
+        locks = list((folder / "outputs").glob("*/*/.lock"))
+        wait_for(lambda files=locks: not any(map(is_held, files)), "a lock outlived its run", 5)
     folder = tmp_path / f"life{lives}"
     folder.mkdir(exist_ok=True)
     finish(folder, *GRID)
