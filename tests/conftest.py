@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import importlib
 import pickle
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,7 +145,6 @@ def _repeated_work_once() -> None:
 
     from resnet_cifar.compute import device
     from resnet_cifar.data import datasets, synthetic
-    from resnet_cifar.paths import user_config_directory
 
     measure = device.matmul_rate
     rates: dict[tuple[object, ...], float] = {}
@@ -160,15 +158,6 @@ def _repeated_work_once() -> None:
     datasets.draw = lambda *of: tuple(array.copy() for array in draw(*of))
 
     _read_the_project_s_yaml_once()
-    composing = importlib.import_module("resnet_cifar.config.compose")  # not the function
-    untyped = composing.compose_untyped
-    of_the_project = functools.lru_cache(maxsize=256)(untyped)
-
-    def compose_untyped(overrides: Sequence[str]) -> DictConfig:
-        own = user_config_directory()
-        return untyped(overrides) if own else of_the_project(tuple(overrides))
-
-    composing.compose_untyped = compose_untyped
     # A collection goes through half a million objects of torch's: without them, and seldom.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
