@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import SUMMED, leftovers
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.sweep.job import RunJob
+from resnet_cifar.training.interrupt import WATCH_PARENT
 
 # A forked copy of a process that has torch loaded already: a run costs half a second, not four.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -225,6 +227,30 @@ def test_the_waiting_process_takes_over_when_the_first_is_killed(tmp_path: Path)
     second.join(120)
     assert second.exitcode == 0
     assert len(metrics(tmp_path, long)) == 12
+
+
+def watched(standard_input: Connection, folder: str, overrides: list[str], log: str) -> None:
+    """Train as a launcher's job does: when standard input closes, the launcher is gone."""
+    sys.stdin = open(standard_input.fileno(), closefd=False)  # noqa: SIM115 (until it ends)
+    os.environ[WATCH_PARENT] = "1"
+    train_in(folder, overrides, log)
+
+
+def test_a_job_saves_and_ends_when_its_launcher_is_gone(tmp_path: Path) -> None:
+    long = [*MANY, "trainer.epochs=400"]
+    theirs, ours = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=watched, args=(theirs, str(tmp_path), long, "log"))
+    process.start()
+    theirs.close()
+    run = tmp_path / run_directory(compose(long))
+    deadline = time.monotonic() + 60
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    ours.close()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM, (tmp_path / "log").read_text()
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.parametrize("how", [[], ["-m", "seed=0"]])
