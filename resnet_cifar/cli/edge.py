@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe
+from resnet_cifar.text import printable
 
 VERSION = f"resnet-cifar {__version__}"
 
@@ -22,15 +23,29 @@ class CarriedError(BaseException):
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse a command line and refuse it in one line; `--version` is the project's."""
+    """Parse a command line and refuse it in one line; `--version` is the project's.
+
+    An empty argument, what a shell makes of a variable that is not set, is refused: as a condition
+    it would mean every run, as a path the working directory.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        # The types of arguments that are text or a path.
+        self.register("type", None, not_empty)
+        self.register("type", Path, lambda text: Path(not_empty(text)).expanduser())
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"invalid _(\w+) value", r"invalid \1 value", message)  # a function's name
         raise ConfigError(f"{message}: see {self.prog} --help")
+
+
+def not_empty(text: str) -> str:
+    """Return an argument's text as it is. Raises ArgumentTypeError where there is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty (a variable that is not set?)")
+    return text
 
 
 def ask_for_weights(parser: Parser) -> None:
@@ -51,11 +66,7 @@ def run_command(
     """
 
     def parse_and_work() -> None:
-        options = parser.parse_args(arguments)
-        for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
-            if isinstance(value, Path):
-                setattr(options, name, value.expanduser())
-        work(options)
+        work(parser.parse_args(arguments))
 
     return run_to_exit_code(parse_and_work)
 
@@ -74,7 +85,7 @@ def run_to_exit_code(
     except SystemExit as ended:  # of a launcher, of argparse
         return ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _say("interrupted")
         return 130
     except BrokenPipeError:
         return 128 + 13  # what SIGPIPE would have ended it with
@@ -83,7 +94,7 @@ def run_to_exit_code(
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise error from None
         error = explain(error)
-        _complain(f"error: {describe(error)}")
+        complain(error)
         return getattr(error, "exit_code", 1)
     finally:
         with contextlib.suppress(OSError):
@@ -122,6 +133,11 @@ def flush_output() -> None:
         raise
 
 
-def _complain(text: str) -> None:
+def complain(error: BaseException | str) -> None:
+    """Print an error, or a line about one, on standard error: one line, without control codes."""
+    _say(printable(f"error: {error if isinstance(error, str) else describe(error)}"))
+
+
+def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # there may be nobody to complain to
         print(text, file=sys.stderr, flush=True)

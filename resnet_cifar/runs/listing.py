@@ -48,7 +48,7 @@ def meets(row: Row, key: str, values: str) -> bool:
 
 def _equals(value: Any, wanted: str) -> bool:
     if value is None:
-        return wanted.lower() in ("null", "none", "")
+        return wanted.lower() in ("null", "none")
     if isinstance(value, bool):
         return wanted.lower() == str(value).lower()
     if isinstance(value, (int, float)):
@@ -62,8 +62,13 @@ def _equals(value: Any, wanted: str) -> bool:
 def sort_runs(runs: Sequence[Run], key: str, reverse: bool) -> list[Run]:
     """Sorted by a key, numbers before text; runs without a value are last in either order."""
     known = [run for run in runs if run.row.get(key) is not None]
-    known.sort(key=lambda run: (isinstance(run.row[key], str), run.row[key]), reverse=reverse)
+    known.sort(key=lambda run: _place(run.row[key]), reverse=reverse)
     return [*known, *(run for run in runs if run.row.get(key) is None)]
+
+
+def _place(value: Any) -> tuple[bool, float, str]:
+    is_number = isinstance(value, (int, float))
+    return not is_number, value if is_number else 0.0, "" if is_number else str(value)
 
 
 def make_column(key: str, head: str, runs: Sequence[Run]) -> Column:
@@ -140,6 +145,14 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
             print(printable(line))
+    print_repeats(runs)
+
+
+def print_repeats(runs: Sequence[Run]) -> None:
+    """Print a line for each run that is another's copy; `count_runs` has found them."""
+    for run in runs:
+        if run.left_out and run.record and not run.is_set_aside:
+            print(printable(f"{run.path} is not counted: {run.left_out}"))
 
 
 def format_size(count: float) -> str:
