@@ -85,7 +85,7 @@ def run_to_exit_code(
     except SystemExit as ended:  # of a launcher, of argparse
         return ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:
-        _say("interrupted")
+        _complain("interrupted")
         return 130
     except BrokenPipeError:
         return 128 + 13  # what SIGPIPE would have ended it with
@@ -94,7 +94,7 @@ def run_to_exit_code(
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise error from None
         error = explain(error)
-        complain(error)
+        _complain(f"error: {describe(error)}")
         return getattr(error, "exit_code", 1)
     finally:
         with contextlib.suppress(OSError):
@@ -134,10 +134,10 @@ def flush_output() -> None:
 
 
 def complain(error: BaseException | str) -> None:
-    """Print an error, or a line about one, on standard error: one line, without control codes."""
-    _say(printable(f"error: {error if isinstance(error, str) else describe(error)}"))
+    """Print an error, or a line about one, on standard error."""
+    _complain(f"error: {error if isinstance(error, str) else describe(error)}")
 
 
-def _say(text: str) -> None:
+def _complain(text: str) -> None:
     with contextlib.suppress(OSError):  # there may be nobody to complain to
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)

@@ -45,23 +45,19 @@ def write_report(report: Report, folder: Path) -> None:
             files[f"figures/{part.name}.svg"] = part.svg.encode()
     sums = {name: _sum(content) for name, content in files.items()}
     known = _read_list(folder)
-    there: dict[str, str] = {}  # files of earlier reports, as they are
-    for name, checksum in sums.items():
-        if found := _check_free(folder, folder / name, {*known.get(name, ()), checksum}):
-            there[name] = found
-    for name in known.keys() - sums.keys():
-        with contextlib.suppress(OSError):  # it is gone, or no file
-            found = _sum(read_regular(folder / name))
-            there |= {name: found} if found in known[name] else {}
+    for name in files:
+        _check_free(folder, folder / name, [*known.get(name, ()), sums[name]])
     folder.mkdir(parents=True, exist_ok=True)
     # Before the files: a report that is killed knows its own all the same.
-    write_json(folder / LIST, {"files": sums, "before": there})
+    both = {name: [*known.get(name, ()), sums[name]] for name in files}
+    write_json(folder / LIST, {"files": known | both})
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_atomically(folder / name, content)
-    for name in there.keys() - sums.keys():
-        with contextlib.suppress(OSError):
-            (folder / name).unlink()
+    for name in known.keys() - files.keys():
+        with contextlib.suppress(OSError):  # it is gone, or no file
+            if _sum(read_regular(folder / name)) in known[name]:
+                (folder / name).unlink()
     write_json(folder / LIST, {"files": sums})
 
 
@@ -70,26 +66,26 @@ def _sum(content: bytes) -> str:
 
 
 def _read_list(folder: Path) -> dict[str, list[str]]:
-    """The files that earlier reports wrote there, with the SHA-256 that each may have."""
+    """The files that earlier reports wrote there, with the SHA-256 that each may have.
+
+    It may have several where a report was killed between its list and its files.
+    """
     path = folder / LIST
     if not os.path.lexists(path):
         return {}
     try:
-        listed = json.loads(read_regular(path))
-        both = listed["files"], listed.get("before", {})  # of a report that was killed
-        names = {name for files in both for name in files}
-        if all(map(_NAME.fullmatch, names)):
-            return {name: [files[name] for files in both if name in files] for name in names}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        listed = json.loads(read_regular(path))["files"]
+        if all(map(_NAME.fullmatch, listed)):
+            return {name: [sums] if type(sums) is str else [*sums] for name, sums in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{path} is not the list of a report's files: choose another folder with --to")
 
 
-def _check_free(folder: Path, path: Path, known: set[str]) -> str | None:
-    """The checksum of the file at `path`, None where there is none.
+def _check_free(folder: Path, path: Path, known: list[str]) -> None:
+    """Raise UserError where a file whose checksum is not `known` lies in the way of `path`.
 
-    Raises:
-        UserError: it is not of the `known` ones: no report wrote it, or a person has changed it.
+    No report wrote it, or a person has changed it since.
     """
     for above in (folder, path.parent):
         link = above.is_symlink() and above != folder
@@ -98,10 +94,10 @@ def _check_free(folder: Path, path: Path, known: set[str]) -> str | None:
                 f"{above} is not a directory of a report: choose another folder with --to"
             )
     if not os.path.lexists(path):
-        return None
+        return
     with contextlib.suppress(OSError):  # a link, a pipe, a directory
-        if (found := _sum(read_regular(path))) in known:
-            return found
+        if _sum(read_regular(path)) in known:
+            return
     raise UserError(
         f"{path} is not as a report wrote it (by its checksum in {folder / LIST}): move it to keep "
         "it, delete it, or choose another folder with --to"

@@ -9,10 +9,11 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from os.path import normpath
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, complain, not_empty, run_command
+from resnet_cifar.cli.edge import Parser, complain, run_command
 from resnet_cifar.errors import ConfigError, UserError, describe
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
@@ -42,7 +43,7 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
     seeds = {run: [run.seed] for run in runs}
     for option, wanted, names in (("--cell", options.cell, cells), ("--seed", options.seed, seeds)):
         if wanted:
-            found = {run for text in wanted for run in _match(option, text.rstrip("/"), names)}
+            found = {run for text in wanted for run in _match(option, normpath(text), names)}
             chosen = [run for run in chosen if run in found]
     for name, values in options.where or ():
         key = listing.match_key(name, runs)
@@ -55,10 +56,8 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
 
 def _match(option: str, wanted: str, names: dict[Run, list[str]]) -> list[Run]:
     """The runs that have this name, or else one that matches it as a pattern."""
-    exact = [run for run, its in names.items() if wanted in its]
-    if exact:
-        return exact
-    found = [run for run, its in names.items() if any(fnmatch.fnmatch(n, wanted) for n in its)]
+    found = [run for run, its in names.items() if wanted in its]
+    found = found or [run for run, its in names.items() if fnmatch.filter(its, wanted)]
     if names and not found:
         _note(f"{option} {wanted}", wanted, [its[0] for its in names.values()])
     return found
@@ -114,9 +113,9 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
             f"{options.action} what? Select runs by --status, --cell, --seed, --older-than or "
             "--where, or take --all"
         )
-    for text in (*(options.cell or ()), *(options.seed or ())):
-        if set(text) == {"*"}:
-            raise ConfigError(f"{text} is every run (a variable that is not set?): --all says so")
+    values = [value for _, value in options.where or ()]
+    if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
+        raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
     there, unseen = _look(options)
     chosen, closed = select(there, options), [run.problem for run in unseen]
     if not chosen:
@@ -156,16 +155,14 @@ def _clean(options: argparse.Namespace) -> None:
     elif not options.yes:
         print("left by processes that were killed; --yes deletes them")
     else:
-        deleted = 0
         for path in left:
             try:
                 housekeeping.clean(path)
-                deleted += 1
-            except LockHeld:
+            except LockHeld:  # somebody is at the run by now
                 pass
             except OSError as error:
                 problems.append(describe(error))
-        print(f"deleted {deleted}")
+        print(f"deleted {sum(not os.path.lexists(path) for path in left)}")
     _end(False, problems)
 
 
@@ -209,19 +206,17 @@ ACTIONS = {
 
 
 def _condition(text: str) -> tuple[str, str]:
-    name, equals, values = text.partition("=")
-    if not equals or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text}: not of the form key=value")
-    if not all(map(str.strip, values.split(","))):
-        problem = f"{text}: a value is empty (a variable that is not set?); null is no value"
+    name, _, values = text.partition("=")
+    if not name.strip() or not all(map(str.strip, values.split(","))):
+        problem = f"{text!r} is not of the form key=value (a run without a value has null)"
         raise argparse.ArgumentTypeError(problem)
     return name, values
 
 
 def _keys(text: str) -> list[str]:
-    names = [name.strip() for name in not_empty(text).split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError(f"{text}: give keys, with a comma between them")
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of keys with commas between them")
     return names
 
 
