@@ -150,8 +150,8 @@ def wide_console() -> Console:
     from rich.console import Console
 
     # Text is text: no [markup] and no :emoji: in what people have named.
-    settings: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    return Console(soft_wrap=True, width=None if on_terminal() else 200, **settings)
+    width = None if on_terminal() else 200
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 def on_terminal() -> bool:
