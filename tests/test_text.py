@@ -138,7 +138,8 @@ def test_no_control_code_reaches_a_terminal(tmp_path: Path) -> None:
     script = "import sys; from resnet_cifar.runs.command import main as m; " + "; ".join(
         f"m({line!r})"
         for line in (["o"], ["o", "--csv"], ["o", "--json"], ["verify", "o"], ["clean", "o"],
-                     ["o/\x1b[31m"], ["diff", "o", "o/\x1b[31m"], ["\x1b[31m"])
+                     ["o/\x1b[31m"], ["diff", "o", "o/\x1b[31m"], ["\x1b[31m"],
+                     ["archive", "o", "--all", "--yes"], ["remove", "o.archive", "--all", "--yes"])
     )  # fmt: skip
     ours, theirs = os.openpty()
     with subprocess.Popen(

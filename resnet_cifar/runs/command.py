@@ -128,17 +128,18 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
     if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing done")
-        return
+        return _end(False, closed)
     failed = False
     for run in chosen:
         try:
             if options.action == "remove":
                 housekeeping.remove(run.path, options.root)
-                print(f"removed {run.path}")
+                done = f"removed {run.path}"
             else:
-                print(f"{run.path} is now {housekeeping.archive(run.path, options.root)}")
+                done = f"{run.path} is now {housekeeping.archive(run.path, options.root)}"
+            print(printable(done))
         except LockHeld as busy:
-            print(f"{run.path}: {busy.holder} is at it, left alone")
+            print(printable(f"{run.path}: {busy.holder} is at it, left alone"))
         except (UserError, OSError) as error:  # the others are not to suffer
             failed = True
             complain(error)
