@@ -542,9 +542,8 @@ def make_odd(kind: str, directory: Path) -> None:
         directory.write_text(content)
     else:
         odd = json.loads(content)
-        odd |= {"later": {"version": 99}, "large": {"sessions": [{"images_trained": 10**400}]}}.get(
-            kind, {}
-        )
+        odd["version"] = 99 if kind == "later" else odd["version"]
+        odd["sessions"][0]["images_trained"] = 10**400  # no float can hold it
         texts = {"truncated": content[:100], "text": "hello", "empty": "", "deep": "[" * 99_999}
         path.write_text(texts.get(kind, json.dumps(seal(odd))))
 

@@ -321,13 +321,14 @@ def test_a_condition_that_no_run_meets_is_said(
 def test_a_cell_is_taken_by_its_whole_name(tmp_path: Path) -> None:
     """Also where it begins another, or looks like a pattern that another matches."""
     for cell in ("a_wd0", "a_wd0.1", "a[1]", "a1"):
-        make(tmp_path, cell, 0, "completed")
-    for cell, taken in (("a_wd0", 1), ("a[1]", 1), ("a1", 1), ("a_*", 2), ("a?", 1)):
-        before = len(find_runs(tmp_path))
-        assert main(["archive", str(tmp_path), "--cell", cell, "--yes"]) == 0
-        assert before - len(find_runs(tmp_path)) == taken
-        shutil.copytree(f"{tmp_path}.archive", tmp_path, dirs_exist_ok=True)
-        shutil.rmtree(f"{tmp_path}.archive")
+        make(tmp_path / "o", cell, 0, "completed")
+    asked = {"a_wd0": ["a_wd0"], "a[1]": ["a[1]"], "a1": ["a1"], "a?": ["a1"]}
+    for cell, taken in {**asked, "a_*": ["a_wd0", "a_wd0.1"], "a[01]": ["a1"]}.items():
+        assert main(["archive", str(tmp_path / "o"), "--cell", cell, "--yes"]) == 0
+        archived = tmp_path / "o.archive"
+        assert sorted(path.name for path in archived.iterdir()) == taken
+        shutil.copytree(archived, tmp_path / "o", dirs_exist_ok=True)
+        shutil.rmtree(archived)
 
 
 def test_a_directory_that_is_named_like_an_action(
@@ -430,10 +431,11 @@ def test_a_run_that_is_asked_about_is_looked_at(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`verify <cell>/seed=<n>` with something odd at run.json, or nothing."""
-    for seed in (0, 1):
-        run = tree / "lr0.01_b-22222222" / f"seed={seed}"
+    cell = tree / "lr0.01_b-22222222"
+    (cell / "mine").mkdir()
+    for run in (cell / "seed=1", cell / "seed=0", cell / "mine"):
         (run / "run.json").unlink(missing_ok=True)
-        if seed == 0:
+        if run.name != "seed=1":
             os.mkfifo(run / "run.json")
         assert main(["verify", str(run)]) == 1
         out = capsys.readouterr().out
@@ -488,6 +490,7 @@ def test_whatever_is_listed_is_told_the_same_everywhere(
     assert told == {str(run.path) for run in find_runs(root)}
     assert list(table["directory"]) == [str(copies)]
     assert str(copies) not in table.attrs["skipped"]
+    assert table.attrs["skipped"][str(cell / "seed=0.old")] == f"the same run as {copies}"
     whole(["runs", "list", "outputs", "--json"])
     listed = {row["directory"]: row["left_out"] for row in json.loads(capsys.readouterr().out)}
     assert {path: why for path, why in listed.items() if why} == table.attrs["skipped"]
@@ -503,8 +506,9 @@ def test_whatever_is_listed_is_told_the_same_everywhere(
 
 def test_of_several_the_finished_one_counts(tmp_path: Path) -> None:
     """A run that was interrupted here, and finished where it was copied to."""
-    begun = make_run(tmp_path / "a", ["data=synthetic", "trainer.epochs=2"], status="interrupted")
-    ended = make_run(tmp_path / "b", ["data=synthetic", "trainer.epochs=2"], accuracy=0.7)
+    setting = ["data=synthetic", "trainer.epochs=2"]
+    begun = make_run(tmp_path / "a", setting, curve=[0.5, 0.5], status="interrupted")
+    ended = make_run(tmp_path / "b", setting, accuracy=0.7)
     table = load_runs(tmp_path / "a", tmp_path / "b")
     assert list(table["directory"]) == [str(ended)]
     assert table.attrs["skipped"][str(begun)] == f"the same run as {ended}, with another result"
