@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import fnmatch
 import math
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import Parser, complain, run_command
-from resnet_cifar.errors import ConfigError, UserError, describe
+from resnet_cifar.errors import ConfigError, UserError
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
@@ -27,11 +28,14 @@ from resnet_cifar.text import print_csv, print_json, printable, visible
 DAY = 86400.0  # seconds
 
 
-def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
-    """The runs that meet every condition given; a condition that none meets is said.
+def select(options: argparse.Namespace) -> list[Run]:
+    """The runs that meet every condition given, and whatever can't be looked at: it may hold some.
 
-    Raises UserError for a key that no run has.
+    A condition that no run meets is said. Raises UserError for a key that no run has.
     """
+    there = find_runs(options.root)
+    count_runs(there)
+    runs = [run for run in there if not run.closed]
     chosen = [
         run
         for run in runs
@@ -51,7 +55,7 @@ def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
         if runs and not found:
             _note(f"--where {name}={values}", values, [number(run.row.get(key)) for run in runs])
         chosen = [run for run in chosen if run in found]
-    return chosen
+    return [*chosen, *(run for run in there if run.closed)]
 
 
 def _match(option: str, wanted: str, names: dict[Run, list[str]]) -> list[Run]:
@@ -73,25 +77,8 @@ def _note(condition: str, wanted: str, known: Sequence[str]) -> None:
     print(printable(f"note: {condition}: no run is; there is {some}{pattern}"), file=sys.stderr)
 
 
-def _look(options: argparse.Namespace) -> tuple[list[Run], list[Run]]:
-    """All runs below the directory, and the directories there that can't be looked at."""
-    runs = find_runs(options.root)
-    count_runs(runs)
-    return [run for run in runs if not run.closed], [run for run in runs if run.closed]
-
-
-def _end(failed: bool, problems: Sequence[str] = ()) -> None:
-    """End with exit code 1 if something `failed` or there are `problems`, which are printed."""
-    for problem in problems:
-        complain(problem)
-    if failed or problems:
-        raise SystemExit(1)
-
-
 def _list(options: argparse.Namespace) -> None:
-    there, closed = _look(options)
-    # Nobody knows if the runs in what is closed meet the conditions.
-    runs = [*select(there, options), *closed]
+    runs = select(options)
     if options.sort:
         runs = listing.sort_runs(runs, listing.match_key(options.sort, runs), options.reverse)
     keys = list(dict.fromkeys(listing.match_key(name, runs) for name in options.columns or ()))
@@ -102,8 +89,11 @@ def _list(options: argparse.Namespace) -> None:
         print_csv(keys or sorted(every, key=LAST.__contains__), [run.row for run in runs])
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
-    silent = options.json or options.csv
-    _end(bool(closed), [run.problem for run in closed if silent])
+    closed = [run.problem for run in runs if run.closed]
+    for problem in closed if options.json or options.csv else ():
+        complain(problem)
+    if closed:
+        raise SystemExit(1)
 
 
 def _archive_or_remove(options: argparse.Namespace) -> None:
@@ -116,11 +106,10 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     values = [value for _, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
         raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
-    there, unseen = _look(options)
-    chosen, closed = select(there, options), [run.problem for run in unseen]
+    chosen = select(options)
     if not chosen:
         print("no run meets that")
-        return _end(False, closed)
+        return
     listing.print_runs(chosen)
     size = listing.format_size(sum(run.bytes for run in chosen))
     question = f"{options.action} these {len(chosen)} runs, {size}?"
@@ -128,7 +117,7 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
     if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing done")
-        return _end(False, closed)
+        return
     failed = False
     for run in chosen:
         try:
@@ -143,7 +132,8 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         except (UserError, OSError) as error:  # the others are not to suffer
             failed = True
             complain(error)
-    _end(failed, closed)
+    if failed:
+        raise SystemExit(1)
 
 
 def _clean(options: argparse.Namespace) -> None:
@@ -157,14 +147,15 @@ def _clean(options: argparse.Namespace) -> None:
         print("left by processes that were killed; --yes deletes them")
     else:
         for path in left:
-            try:
+            with contextlib.suppress(LockHeld, OSError):
                 housekeeping.clean(path)
-            except LockHeld:  # somebody is at the run by now
-                pass
-            except OSError as error:
-                problems.append(describe(error))
-        print(f"deleted {sum(not os.path.lexists(path) for path in left)}")
-    _end(False, problems)
+        kept = [path for path in left if os.path.lexists(path)]
+        print(f"deleted {len(left) - len(kept)}")
+        problems += [f"{path} is still there: in use, or no right to delete it" for path in kept]
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise SystemExit(1)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -179,7 +170,8 @@ def _verify(options: argparse.Namespace) -> None:
     print(f"{len(runs)} runs, {damaged} of them damaged")
     count_runs(runs)
     listing.print_repeats(runs)
-    _end(bool(damaged))
+    if damaged:
+        raise SystemExit(1)
 
 
 def _print_command(options: argparse.Namespace) -> None:

@@ -93,12 +93,6 @@ class Run:
         place = (self.cell, self.path.name)
         return not self.record or place != (self.record.cell, f"seed={self.record.seed}")
 
-    @property
-    def rank(self) -> tuple[bool, bool, int]:
-        """Of several that are the same run the smallest counts: finished, in its place, longest."""
-        record = self.record
-        return not (record and record.finished), self.is_copy, -record.epochs_done if record else 0
-
     @cached_property
     def damaged(self) -> list[str]:
         """A line for each file that is not as the run left it, as far as sizes tell."""
@@ -188,15 +182,14 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
             elif is_directory and deeper:
                 runs += find_cell_runs(path)
         except OSError as error:
-            gone = isinstance(error, FileNotFoundError) and not path.is_symlink()
-            # Editors leave links to nothing whose names begin with a dot.
-            if not gone and not (path.is_symlink() and path.name.startswith(".")):
+            gone = not path.is_symlink() or path.name.startswith(".")  # `.#x` is an editor's
+            if not (gone and isinstance(error, FileNotFoundError)):
                 runs.append(Run(path, describe(error), closed=True))
     return runs
 
 
 def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
-    """Choose the runs that tables and comparisons count, each once: a finished one, an original.
+    """Choose the runs that tables and comparisons count: each once, finished, in its place.
 
     Returns:
         Those runs; and by directory, why each of the others is left out.
@@ -205,7 +198,8 @@ def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
     given: dict[str, Run] = {}
     for run in runs:  # roots may overlap
         given.setdefault(os.path.abspath(run.path), run)
-    for run in sorted(given.values(), key=lambda run: run.rank):
+    ranked = sorted(given.values(), key=lambda run: run.is_copy)
+    for run in sorted(ranked, key=lambda run: not (run.record and run.record.finished)):
         if run.is_set_aside:
             run.left_out = "set aside"
         elif run.record is None:

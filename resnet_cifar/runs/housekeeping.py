@@ -111,27 +111,19 @@ def leftovers(root: Path) -> tuple[list[Path], list[str]]:
     """
     left: list[Path] = []
     closed: list[str] = []
-
-    def look_into(directory: Path, depth: int) -> None:
-        try:
-            if depth and is_run_directory(directory):
-                left.extend([] if is_held(directory / LOCK) else layout.leftovers(directory))
-                return
-            if depth and directory.name.startswith(REMOVED):
-                if not is_held(directory / LOCK) and not _find_strange(directory):
-                    left.append(directory)
-                return
-            # Not to another place that a link leads to.
-            below = [Path(e) for e in os.scandir(directory) if e.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            return  # gone meanwhile
-        except OSError as error:
-            return closed.append(describe(error))
-        for entry in sorted(below) if depth < 2 else ():
-            look_into(entry, depth + 1)
-
     for top in (root.resolve(), archive_root(root).resolve()):
-        look_into(top, 0)
+        for entry in sorted((*top.glob("*"), *top.glob("*/*"))):
+            try:
+                if not entry.is_dir() or entry.resolve() != entry or is_held(entry / LOCK):
+                    continue  # no directory, another place that a link leads to, or a living one
+                if is_run_directory(entry):
+                    left += layout.leftovers(entry)
+                elif entry.name.startswith(REMOVED) and not _find_strange(entry):
+                    left.append(entry)
+            except FileNotFoundError:  # gone meanwhile
+                pass
+            except OSError as error:
+                closed.append(describe(error))
     return left, closed
 
 
