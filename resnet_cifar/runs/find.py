@@ -9,6 +9,7 @@ directory whose name begins with a dot is none: it is on its way out (`housekeep
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -184,7 +185,8 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
         except OSError as error:
             gone = not path.is_symlink() or path.name.startswith(".")  # `.#x` is an editor's
             if not (gone and isinstance(error, FileNotFoundError)):
-                runs.append(Run(path, describe(error), closed=True))
+                # There is no run behind a loop of links.
+                runs.append(Run(path, describe(error), closed=error.errno != errno.ELOOP))
     return runs
 
 
