@@ -62,13 +62,8 @@ def _equals(value: Any, wanted: str) -> bool:
 def sort_runs(runs: Sequence[Run], key: str, reverse: bool) -> list[Run]:
     """Sorted by a key, numbers before text; runs without a value are last in either order."""
     known = [run for run in runs if run.row.get(key) is not None]
-    known.sort(key=lambda run: _place(run.row[key]), reverse=reverse)
+    known.sort(key=lambda run: (isinstance(run.row[key], str), run.row[key]), reverse=reverse)
     return [*known, *(run for run in runs if run.row.get(key) is None)]
-
-
-def _place(value: Any) -> tuple[bool, float, str]:
-    is_number = isinstance(value, (int, float))
-    return not is_number, value if is_number else 0.0, "" if is_number else str(value)
 
 
 def make_column(key: str, head: str, runs: Sequence[Run]) -> Column:
