@@ -92,10 +92,13 @@ def restore_model(
 ) -> TrainedModel:
     """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
-    from resnet_cifar.record.checkpoint import load_weights
+    from resnet_cifar.record.checkpoint import find_difference, load_weights
 
     saved = load_weights(directory, weights, record)
     network = config.build_model()
+    form = {"model": network.state_dict()}
+    if difference := find_difference({"model": saved["model"]}, form):
+        raise UserError(f"{directory / WEIGHTS[weights]} does not fit the network: {difference}")
     network.load_state_dict(saved["model"])
     network.requires_grad_(False).eval()
     place(network, compute)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.optim.optimizer_step import OptimizerStep
+from resnet_cifar.record.checkpoint import FORM, find_difference, kinds
+from resnet_cifar.record.schema import OBJECTIVE
 
 
 @dataclass
@@ -47,13 +49,31 @@ class State:
             "best": self.best,
         }
 
+    def find_difference(self, saved: dict[str, Any]) -> str:
+        """Say in which part `saved` is not what this run would dump, or "". Copies none of it."""
+        expected = self.dump_weights()
+        if "optimizer" in saved:  # a finished run's checkpoint has weights alone
+            expected = {**self.dump(), "optimizer": self.optimizer_step.expected_state()}
+            # No scaler where `auto` was another precision before, on another machine. Sums of an
+            # epoch that has not begun are zero; checkpoints of earlier versions lack them.
+            optional = ("scaler",) if saved.get("step") else ("scaler", "rotations")
+            expected = {k: v for k, v in expected.items() if k in saved or k not in optional}
+            if FORM in saved:  # what was not written is known; a weight without a gradient has none
+                there, kept = kinds(saved["optimizer"]), expected["optimizer"]["state"]
+                for key in [key for key in kept if f".state[{key!r}]" not in there]:
+                    del kept[key]
+        best = {"epoch": 1, OBJECTIVE: 0.0, "loss/val": 0.0} if saved.get("best") else None
+        return find_difference(saved, {**expected, "best": best}) or (
+            self.optimizer_step.find_difference(saved)
+        )
+
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
         self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.epoch_sums.restore(saved["totals"], saved["step"])
-            if "rotations" in saved:  # not in the checkpoints of earlier versions
+            if "rotations" in saved:
                 self.rotations.copy_(saved["rotations"])
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
 
