@@ -103,7 +103,7 @@ def test_tables_say_what_was_done(
     arguments = (runs[0], tmp_path, folder / "000.png")
     table = call(capsys, *arguments)
     assert table.code == 1  # something was left out
-    assert table.err == f"error: {tmp_path}/[b]broken[b].png is no PNG or JPEG file\n"
+    assert table.err == f"error: {tmp_path}/[b]broken[b].png is no PNG, JPEG, WebP or BMP file\n"
     assert "640×480, resized" in table.out
     assert "1 of 2 images are not 32×32: shorter side resized" in table.out
     assert "last weights, epoch 2 (val " in table.out
@@ -124,8 +124,8 @@ def test_what_is_refused(
         assert outcome.err.count("\n") == 1
         return outcome.err
 
-    assert "names no PNG or JPEG file" in refused(runs[0])
-    assert f"{tmp_path} names no PNG or JPEG file" in refused(runs[0], tmp_path)
+    assert "names no PNG, JPEG, WebP or BMP file" in refused(runs[0])
+    assert f"{tmp_path} names no PNG, JPEG, WebP or BMP file" in refused(runs[0], tmp_path)
     assert f"no run among {folder}" in refused(folder)
     assert "seed=7 is not there" in refused(runs[0], runs[0].with_name("seed=7"), folder)
 
@@ -278,9 +278,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     )
     whole = (tmp_path / "whole.png").read_bytes()
     assert "cut.png can't be read" in reason("cut.png", whole[: len(whole) // 2])
-    assert "is no PNG or JPEG file" in reason("empty.png", b"")
+    assert "is no PNG, JPEG, WebP or BMP file" in reason("empty.png", b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "film.gif")
-    assert "is no PNG or JPEG file" in reason("film.png", (tmp_path / "film.gif").read_bytes())
+    assert "is no PNG, JPEG, WebP or BMP file" in reason("film.png", (tmp_path / "film.gif").read_bytes())
     assert "gone.png is not there" in reason("gone.png")
     (tmp_path / "folder.png").mkdir()
     assert "folder.png can't be read" in reason("folder.png")

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,9 +57,28 @@ def run_command(
         for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
             if isinstance(value, Path):
                 setattr(options, name, value.expanduser())
-        work(options)
+        with _ended_by_exceptions():
+            work(options)
 
     return run_to_exit_code(parse_and_work)
+
+
+@contextlib.contextmanager
+def _ended_by_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise, so that a file half written is taken away before the end."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows has one
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {n: signal.signal(n, stop) for n in numbers if n and signal.getsignal(n) == 0}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_to_exit_code(

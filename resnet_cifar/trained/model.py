@@ -19,7 +19,7 @@ from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.record.layout import CONFIG, WEIGHTS
 from resnet_cifar.record.schema import Metrics, RunRecord
-from resnet_cifar.runs.find import read_run
+from resnet_cifar.runs.find import read_run, runs_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +54,10 @@ def open_run(directory: Path) -> tuple[RunRecord, Config]:
     """
     record = read_run(directory)
     if record is None:
-        raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
+        such = "".join(f", such as {run}" for run in runs_at(directory)[0][:1])
+        raise UserError(
+            f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json{such}"
+        )
     config = load(directory / CONFIG)
     if (cell_name(config), config.seed) != (record.cell, record.seed):
         path = directory / CONFIG
