@@ -59,7 +59,7 @@ def append_regular(path: Path) -> TextIO:
 
 # Bytes that are read of a file, by its ending: far more than this program ever writes, and of any
 # other file far more than a picture or a page has. What is larger is nothing that belongs there.
-MOST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 28, ".pt": 1 << 34}
+MOST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 27, ".pt": 1 << 34}
 MOST_OF_OTHERS = 1 << 28
 
 
@@ -97,55 +97,34 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         if isinstance(error, OSError):  # a full disk names no file, the others the one beside
-            name_file(error, path)
+            error.filename, error.filename2 = str(path), None
         raise
 
 
-def name_file(error: OSError, path: Path) -> None:
-    """Make `error` say that it is about `path`."""
-    if error.filename is None and str(path) in str(error):
-        return
-    error.filename, error.filename2 = str(path), None
-
-
 def _beside(path: Path, process: int | str) -> Path:
-    """The file that becomes `path`.
-
-    Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
-    """
+    # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
     return path.with_name(f".{path.name}.{platform.node()}.{process}.tmp")
 
 
 def check_writable(path: Path) -> None:
-    """Try to write beside `path`; what killed writers of it left there on this machine goes.
+    """Write nothing to `path`, and remove what killed writers of it on this machine left beside it.
 
     Raises:
-        OSError: `path` can't be written by `write_atomically`; names it.
+        OSError: `write_atomically` would raise it.
     """
     before, after = _beside(path, "\0").name.split("\0")
-    try:
-        for name in os.listdir(path.parent):
-            process = name.removeprefix(before).removesuffix(after)
-            if name == f"{before}{process}{after}" and process.isdecimal() and _is_gone(process):
+    for name in os.listdir(path.parent):
+        process = name.removeprefix(before).removesuffix(after)
+        if name == before + process + after and process.isdecimal() and os.name != "nt":
+            try:
+                os.kill(int(process), 0)
+            except (ProcessLookupError, OverflowError):
                 path.with_name(name).unlink(missing_ok=True)
-        beside = _beside(path, os.getpid())
-        os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
-        beside.unlink()
-    except OSError as error:
-        name_file(error, path)
-        raise
-
-
-def _is_gone(process: str) -> bool:
-    """True if no process of this machine has the id. Windows can't be asked without ending it."""
-    try:
-        if os.name != "nt":
-            os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # somebody else's
-        pass
-    return False
+            except PermissionError:  # somebody else's, who lives
+                pass
+    beside = _beside(path, os.getpid())
+    os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
+    beside.unlink()
 
 
 def write_json(path: Path, value: object) -> None:

@@ -46,7 +46,7 @@ class Interrupted:
         found: list[tuple[ExpectedRun, State]] = []
 
         def stop_at_check(owner: ExpectedRun, *_: object) -> None:
-            found.append((owner, owner.find_difference.__self__))
+            found.append((owner, owner.compare.__self__))
             raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
@@ -204,35 +204,21 @@ def test_every_part_is_looked_at(run: Interrupted) -> None:
     look_at_every_part(run, lambda cases: cases)
 
 
-def test_what_the_configuration_says_is_its_own(run: Interrupted) -> None:
-    """Whatever a checkpoint says of rates, momentum, fused kernels: the numbers stay the same."""
-    whole = checkpoint.load(run.directory / "last.pt")
-    run.state.restore(copy.deepcopy(whole))
-    optimizer = run.state.optimizer_step.optimizer
-    right = optimizer.state_dict()["param_groups"]
-    for place in places(whole):
-        if free(place) and place[0] == "optimizer" and len(place) == 4:
-            for change in (None, lambda _: 0.123):
-                run.state.restore(copy.deepcopy(changed(whole, place, change)))
-                assert optimizer.state_dict()["param_groups"] == right, place
-
-
 MOMENTUM = ("optimizer", "state", 3, "momentum_buffer")
 TAMPERED: dict[str, tuple[Place, Callable[[Any], Any] | None, str]] = {
     "nothing": (("epoch",), lambda x: x, ""),
     "momentum of another shape": (MOMENTUM, lambda x: torch.zeros(10**6), "float32 [1000000], not"),
-    "no momentum": (MOMENTUM, None, "state[3].momentum_buffer is missing, not float32"),
+    "no momentum": (MOMENTUM, None, "state[3].momentum_buffer is missing"),
     "no state": (("optimizer", "state"), lambda x: {}, "optimizer.state[0] is missing"),
     "no rotations": (("rotations",), None, "rotations is missing, not float64"),
     "no sums": (("totals",), None, "totals is missing, not float64 [2]"),
     "complex weights": (("model", "stem.weight"), lambda x: x.cfloat(), "stem.weight is complex64"),
     "half weights": (("model", "stem.weight"), lambda x: x.half(), "stem.weight is float16"),
-    "a weight more": (("model",), lambda x: {**x, "bias": torch.zeros(2)}, "it has model.bias"),
+    "a weight more": (("model",), lambda x: {**x, "bias": torch.zeros(2)}, "model.bias is none of"),
     "average of others": (("ema_updates",), lambda x: x + 1, "with 8 averaged updates"),
-    "a best of 7": (("best", "accuracy/val"), lambda x: 7.0, "with best="),
-    "NaN in a sum": (("gradient_norms",), lambda x: x * float("nan"), "gradient_norms are not"),
+    "a best of 7": (("best", "accuracy/val"), lambda x: 7.0, "accuracy/val=7.0 is not between"),
     "other weights' groups": (
-        ("optimizer", "param_groups", 0, "params"), lambda x: x[::-1], "groups are not those of",
+        ("optimizer", "param_groups", 0, "params"), lambda x: x[::-1], "are of other weights",
     ),
 }  # fmt: skip
 
@@ -242,7 +228,7 @@ def test_a_part_that_is_not_this_run_s_is_named(sgd: Interrupted, name: str) -> 
     place, change, said = TAMPERED[name]
     state = changed(checkpoint.load(sgd.directory / "last.pt"), place, change)
     with_form = state.get(FORM) == checkpoint._form(state)
-    assert with_form == (name in ("nothing", "average of others", "a best of 7", "NaN in a sum",
+    assert with_form == (name in ("nothing", "average of others", "a best of 7", 
                                   "other weights' groups"))  # fmt: skip
     del state[FORM]
     if said:

@@ -181,7 +181,7 @@ def test_nothing_is_overwritten_or_half_written(
     assert call(capsys, run, file, "--overwrite").code == 0
     assert load_file(file)
     assert "its ending says what it is to be: one of .safe" in refused(tmp_path / "net.pth")
-    assert "lies in one that is not there" in refused(tmp_path / "no" / "net.onnx")
+    assert "in one that is not there" in refused(tmp_path / "no" / "net.onnx")
     assert "is for .safetensors files" in refused("a.onnx", "--names", "torchvision")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert 'needs onnxscript, which is not here: pip install -c constraints.txt -e ".[export]"' in (

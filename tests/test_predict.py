@@ -280,7 +280,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert "cut.png can't be read" in reason("cut.png", whole[: len(whole) // 2])
     assert "is no PNG, JPEG, WebP or BMP file" in reason("empty.png", b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "film.gif")
-    assert "is no PNG, JPEG, WebP or BMP file" in reason("film.png", (tmp_path / "film.gif").read_bytes())
+    assert "is no PNG, JPEG, WebP or BMP file" in reason(
+        "film.png", (tmp_path / "film.gif").read_bytes()
+    )
     assert "gone.png is not there" in reason("gone.png")
     (tmp_path / "folder.png").mkdir()
     assert "folder.png can't be read" in reason("folder.png")

@@ -8,8 +8,7 @@ import os
 import re
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,28 +56,20 @@ def run_command(
         for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
             if isinstance(value, Path):
                 setattr(options, name, value.expanduser())
-        with _ended_by_exceptions():
+        with contextlib.ExitStack() as stack:
+            # Raised, these two leave no file half written. Windows has one, other threads none.
+            for name in ("SIGTERM", "SIGHUP"):
+                with contextlib.suppress(AttributeError, ValueError):
+                    number = getattr(signal, name)
+                    if signal.getsignal(number) == signal.SIG_DFL:
+                        stack.callback(signal.signal, number, signal.signal(number, _end))
             work(options)
 
     return run_to_exit_code(parse_and_work)
 
 
-@contextlib.contextmanager
-def _ended_by_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise, so that a file half written is taken away before the end."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted(number)
-
-    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows has one
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    before = {n: signal.signal(n, stop) for n in numbers if n and signal.getsignal(n) == 0}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(number: int, frame: object) -> None:
+    raise Interrupted(number)
 
 
 def run_to_exit_code(

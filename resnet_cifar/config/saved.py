@@ -58,7 +58,7 @@ def load(path: Path) -> Config:
     content = read_summed(path.parent, path.name, None if isinstance(record, str) else record)
     try:
         text = read_regular(path).decode() if content is None else content.decode()
-        check_depth(text)
+        _check_depth(text)
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
             raise ValueError("not a mapping")
@@ -82,19 +82,16 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
 
 
-def check_depth(text: str) -> None:
-    """Raise ValueError on YAML whose reading takes more time or memory than its length suggests.
-
-    A few lines of aliases can mean gigabytes, and many brackets in each other minutes.
-    """
+def _check_depth(text: str) -> None:
+    """Raise ValueError on YAML that takes more time or memory than its length suggests."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it refers to itself by aliases")
+            raise ValueError("it refers to itself by aliases")  # a few lines can mean gigabytes
         opened, closed = yaml.CollectionStartEvent, yaml.CollectionEndEvent
         depth += isinstance(event, opened) - isinstance(event, closed)
         if depth > DEEPEST:
-            raise ValueError(f"its values lie in each other, deeper than {DEEPEST}")
+            raise ValueError(f"lists and mappings lie in each other, {DEEPEST} and more")
 
 
 def _absent(kind: type[Any], default: object = None) -> dict[Any, Any]:

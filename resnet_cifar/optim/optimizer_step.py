@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -85,10 +84,6 @@ class OptimizerStep:
         self.optimizer, self.clip_norm, self.average = optimizer, clip_norm, average
         self.scaler = scaler or GradScaler("cpu", enabled=False)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._given = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in optimizer.param_groups
-        ]
         # Sums over this epoch's updates: gradient norms, clipped updates, updates.
         self._norms = torch.zeros(3, device=self._parameters[0].device)
         if not self.scaler.is_enabled():
@@ -152,9 +147,9 @@ class OptimizerStep:
         return {} if self.average is None else {"ema": self.average.network.state_dict()}
 
     def expected_state(self) -> dict[str, Any]:
-        """Return the optimizer's state as it is after an update: what `restore` has to be given.
+        """Return the optimizer's state as an update leaves it: the form of what `restore` is given.
 
-        The update means nothing, and the weights are as before; `restore` replaces the state.
+        The update means nothing: the weights are put back, and `restore` replaces the state.
         """
         before = [parameter.detach().clone() for parameter in self._parameters]
         for parameter in self._parameters:
@@ -163,38 +158,17 @@ class OptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_copy_(self._parameters, before)
-        state: dict[str, Any] = self.optimizer.state_dict()
-        # Of a group its parameters: the rest is the configuration's, or the optimizer's own.
-        groups = [{"params": group["params"]} for group in state["param_groups"]]
-        return {"state": state["state"], "param_groups": groups}
-
-    def find_difference(self, saved: dict[str, Any]) -> str:
-        """Say which value in `saved`, of the form of `dump`, can't be gone on from, or ""."""
-        if "optimizer" in saved:
-            groups, mine = saved["optimizer"]["param_groups"], self.optimizer.state_dict()
-            there = [group["params"] for group in groups[: len(mine["param_groups"])]]
-            if there != [group["params"] for group in mine["param_groups"]] or len(groups) > len(
-                there
-            ):
-                return "optimizer.param_groups are not those of this network"
-        scale = saved.get("scaler", {}).get("scale", 1.0) if self.scaler.is_enabled() else 1.0
-        if not 0 < scale < math.inf:
-            return f"scaler.scale={scale}"
-        if self.clip_norm and not saved.get("gradient_norms", self._norms).isfinite().all():
-            return "gradient_norms are not finite"
-        return ""
+        state: dict[str, Any] = self.optimizer.state_dict()["state"]
+        return state
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
         if "optimizer" in saved:
-            self.expected_state()
-            groups = []
-            # What an update does not change is the configuration's and this machine's to say.
-            pairs = zip(self._given, self.optimizer.param_groups, strict=True)
-            for (given, now), theirs in zip(pairs, saved["optimizer"]["param_groups"], strict=True):
-                same = {k: v for k, v in given.items() if now[k] == v}
-                groups.append({**theirs, **same})
-            self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
+            pairs = zip(
+                self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True
+            )
+            whole = [{**ours, **theirs} for ours, theirs in pairs]  # torch may have got an option
+            self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": whole})
         if self.clip_norm and "gradient_norms" in saved:
             self._norms.copy_(saved["gradient_norms"])
         if self.average is not None:
@@ -202,5 +176,4 @@ class OptimizerStep:
             self.average.updates = saved.get("ema_updates", 0)
         # Absent where `auto` was another precision before, on another machine.
         if self.scaler.is_enabled() and "scaler" in saved:
-            changing = {key: saved["scaler"][key] for key in ("scale", "_growth_tracker")}
-            self.scaler.load_state_dict(self.scaler.state_dict() | changing)
+            self.scaler.load_state_dict(saved["scaler"])

@@ -17,7 +17,7 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular, write_atomically
 from resnet_cifar.record.integrity import check_archive, read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
-from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord, check_metrics
+from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord, expect
 
 FORM = "form"  # the key that has the checksum of the parts beside it
 MOST_PARTS = 100_000  # ResNet-18 with AdamW and averaged weights has 500
@@ -38,8 +38,8 @@ def kinds(state: Any) -> dict[str, str]:
         ValueError: a tensor is not plain numbers in memory, or there are too many parts.
     """
     found = list(itertools.islice(_parts(state, ""), MOST_PARTS))
-    if len(found) == MOST_PARTS:  # shared parts in each other: they double with every level
-        raise ValueError(f"it has more than {MOST_PARTS:,} parts")
+    # Parts that are shared, and shared again, double with every level.
+    expect(len(found) < MOST_PARTS, f"it has {MOST_PARTS:,} parts or more")
     return dict(found)
 
 
@@ -62,17 +62,17 @@ def _form(state: dict[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
 
 
-def find_difference(found: Any, expected: Any) -> str:
-    """Say in which part `found` is not of the form of `expected`, or "".
+def compare(found: Any, expected: Any, lacking: tuple[str, ...] = ()) -> None:
+    """Raise ValueError, naming the part, unless `found` has all parts of `expected`, alike.
 
-    Of what `expected` knows nothing about, only weights are too many.
+    It may lack parts whose name begins as in `lacking`; of weights it has no others.
     """
     there, wanted = kinds(found), kinds(expected)
     for name, kind in wanted.items():
-        if there.get(name) != kind:
-            return f"{name[1:]} is {there.get(name, 'missing')}, not {kind}"
-    strange = [name[1:] for name in there.keys() - wanted if name.startswith((".model", ".ema"))]
-    return f"it has {min(strange)}, which the network has not" if strange else ""
+        is_there = there.get(name, kind if name.startswith(lacking) else "missing")
+        expect(is_there == kind, f"{name[1:]} is {is_there}, not {kind}")
+    for name in there.keys() - wanted:
+        expect(not name.startswith((".model", ".ema")), f"{name[1:]} is none of this network's")
 
 
 def save_last(directory: Path, state: dict[str, Any]) -> None:
@@ -105,7 +105,6 @@ def load(path: Path, parameters: int | None = None) -> dict[str, Any]:
         weights = state.get("model") if isinstance(state, dict) else None
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise UserError(f"checkpoint {path} is not one of this program's")
-        # One from before 2026-12 has no form, and `State.find_difference` is all that looks at it.
         if state.get(FORM, _form(state)) != _form(state):
             raise UserError(f"checkpoint {path} is damaged: parts are missing or of another kind")
         return state
@@ -124,8 +123,7 @@ class ExpectedRun:
     epochs: int
     steps: int  # in an epoch
     parameters: int | None = None
-    # Says in which part a checkpoint is not one that the run can take up, or "".
-    find_difference: Callable[[dict[str, Any]], str] = lambda _: ""
+    compare: Callable[[dict[str, Any]], None] = lambda _: None  # `State.check`
 
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
@@ -144,24 +142,19 @@ class ExpectedRun:
             f"at step {step} after the last epoch": last and step,
             "without its optimizer": not last and "optimizer" not in state,
             "without its best epoch": epoch and best is None,
-            f"with best={best}": best is not None and not (reached and _can_be(best)),
+            f"with best={best}": best is not None and not reached,
             f"with {averaged} averaged updates": averaged not in (None, updates),
         }
-        if not any(problems.values()) and (difference := self.find_difference(state)):
-            problems[f"not as this run would write it ({difference})"] = True
+        if not any(problems.values()):
+            try:
+                self.compare(state)
+            except ValueError as error:
+                problems[f"not as this run writes it ({error})"] = True
         for problem in (text for text, applies in problems.items() if applies):
             raise UserError(
                 f"checkpoint {path} is {problem}: not one that a run of {self.epochs} epochs of "
                 f"{self.steps} steps can go on from"
             )
-
-
-def _can_be(best: dict[str, Any]) -> bool:
-    try:
-        check_metrics(best, "best")
-    except ValueError:
-        return False
-    return True
 
 
 def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | None, list[str]]:

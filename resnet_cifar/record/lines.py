@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import is_at, name_file, open_regular, write_atomically
+from resnet_cifar.files import is_at, open_regular, write_atomically
 from resnet_cifar.record import schema
 from resnet_cifar.record.layout import METRICS, PROBE
 from resnet_cifar.record.schema import Metrics, RecordError, shorten
 
 KEYS = {METRICS: ("epoch",), PROBE: ("epoch", "layer")}  # what tells the lines apart
-LONGEST = 1 << 20  # bytes of a line: a thousand times what an epoch or a layer needs
 
 
 def read_metrics(path: Path) -> list[Metrics]:
@@ -37,7 +36,6 @@ def parse_lines(content: bytes, path: Path) -> list[Metrics]:
     lines: dict[tuple[Any, ...], Metrics] = {}
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
-            schema.expect(len(line) <= LONGEST, f"{len(line):,} bytes; {LONGEST:,} are the most")
             value = schema.parse_json(line)
             texts = {k: v for k, v in value.items() if k in ("layer", "kind")}
             schema.expect(all(type(text) is str for text in texts.values()), "layer is not text")
@@ -89,13 +87,9 @@ class LinesFile:
         elif not is_at(self._file, self.path) or os.fstat(self._file).st_size != self._bytes:
             refuse_changed(self.path)
         rest = memoryview(content)
-        try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
-        except OSError as error:
-            name_file(error, self.path)
-            raise
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        os.fsync(self._file)
         self.lines += lines
         self._sha256.update(content)
         self._bytes += len(content)

@@ -90,10 +90,8 @@ def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
         raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
     if names != "ours" and kind != ".safetensors":
         raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
-    if os.path.lexists(file) and not file.is_file():
-        raise UserError(f"{file} can't be written: it is a directory, or another thing than a file")
-    if not file.parent.is_dir():
-        raise UserError(f"{file} can't be written: it lies in one that is not there: make it first")
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{file} can't be written: a directory, or in one that is not there")
     if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
     for package in KINDS[kind]:

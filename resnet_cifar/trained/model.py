@@ -19,7 +19,7 @@ from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.record.layout import CONFIG, WEIGHTS
 from resnet_cifar.record.schema import Metrics, RunRecord
-from resnet_cifar.runs.find import read_run, runs_at
+from resnet_cifar.runs.find import read_run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,10 +54,7 @@ def open_run(directory: Path) -> tuple[RunRecord, Config]:
     """
     record = read_run(directory)
     if record is None:
-        such = "".join(f", such as {run}" for run in runs_at(directory)[0][:1])
-        raise UserError(
-            f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json{such}"
-        )
+        raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
     config = load(directory / CONFIG)
     if (cell_name(config), config.seed) != (record.cell, record.seed):
         path = directory / CONFIG
@@ -95,13 +92,16 @@ def restore_model(
 ) -> TrainedModel:
     """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
-    from resnet_cifar.record.checkpoint import find_difference, load_weights
+    from resnet_cifar.record.checkpoint import compare, load_weights
 
     saved = load_weights(directory, weights, record)
     network = config.build_model()
-    form = {"model": network.state_dict()}
-    if difference := find_difference({"model": saved["model"]}, form):
-        raise UserError(f"{directory / WEIGHTS[weights]} does not fit the network: {difference}")
+    try:
+        compare({"model": saved["model"]}, {"model": network.state_dict()})
+    except ValueError as error:
+        raise UserError(
+            f"{directory / WEIGHTS[weights]} does not fit the network: {error}"
+        ) from error
     network.load_state_dict(saved["model"])
     network.requires_grad_(False).eval()
     place(network, compute)

@@ -23,11 +23,10 @@ from resnet_cifar.files import read_regular
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 NAMES = "PNG, JPEG, WebP or BMP"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
-# Pictures of other kinds: films, pages, or what has no agreed way to become 8-bit RGB.
+# Pictures too, but films, pages, or without an agreed way to become 8-bit RGB.
 OTHERS = (
-    *(".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ico", ".svg"),
-    *(".psd", ".tga", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".apng", ".mpo", ".exr", ".hdr"),
-    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    *(".gif", ".apng", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".ico", ".svg"),
+    *(".psd", ".tga", ".ppm", ".pgm", ".pbm", ".exr", ".dng", ".raw", ".cr2", ".nef", ".arw"),
 )
 
 
@@ -59,15 +58,16 @@ def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
     def note(error: OSError) -> None:
         left_out[str(error.filename)] = f"{error.filename} can't be read: {describe(error)}"
 
-    for folder, names, others in os.walk(path, onerror=note):
-        names[:] = [name for name in names if not name.startswith(".")]
-        for each in (Path(folder, name) for name in (*names, *others) if name[0] != "."):
-            if each.suffix.lower() in SUFFIXES and each.name not in names:
-                files.append(each)
-            elif each.name in names and each.is_symlink():
-                left_out[str(each)] = f"{each} is a link to a folder: give it itself"
-            elif each.suffix.lower() in OTHERS:
-                left_out[str(each)] = f"{each} is no {NAMES} file: convert it"
+    for folder, folders, names in os.walk(path, onerror=note):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(folder, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in SUFFIXES:
+                files.append(file)
+            elif file.suffix.lower() in OTHERS:
+                left_out[str(file)] = f"{file} is no {NAMES} file: convert it"
+        for link in (Path(folder, name) for name in folders):
+            if link.is_symlink():
+                left_out[str(link)] = f"{link} is a link to a folder: give that folder itself"
     return sorted(files), left_out
 
 

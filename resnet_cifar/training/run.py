@@ -238,7 +238,7 @@ def assemble(
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
     parameters = sum(p.numel() for p in model.parameters())
     expected = checkpoint.ExpectedRun(
-        cell_name(config), config.seed, trainer.epochs, steps, parameters, state.find_difference
+        cell_name(config), config.seed, trainer.epochs, steps, parameters, state.check
     )
     saved, notes = checkpoint.load_last(directory, expected)
     for line in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.optim.optimizer_step import OptimizerStep
-from resnet_cifar.record.checkpoint import FORM, find_difference, kinds
-from resnet_cifar.record.schema import OBJECTIVE
+from resnet_cifar.record.checkpoint import FORM, compare
+from resnet_cifar.record.schema import OBJECTIVE, check_metrics, expect
 
 
 @dataclass
@@ -49,23 +50,31 @@ class State:
             "best": self.best,
         }
 
-    def find_difference(self, saved: dict[str, Any]) -> str:
-        """Say in which part `saved` is not what this run would dump, or "". Copies none of it."""
-        expected = self.dump_weights()
+    def check(self, saved: dict[str, Any]) -> None:
+        """Raise ValueError unless `saved` has the form of what this run dumps. Copies nothing."""
+        expected, best = self.dump_weights(), saved.get("best")
+        groups = self.optimizer_step.optimizer.state_dict()["param_groups"]
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
-            expected = {**self.dump(), "optimizer": self.optimizer_step.expected_state()}
-            # No scaler where `auto` was another precision before, on another machine. Sums of an
-            # epoch that has not begun are zero; checkpoints of earlier versions lack them.
-            optional = ("scaler",) if saved.get("step") else ("scaler", "rotations")
-            expected = {k: v for k, v in expected.items() if k in saved or k not in optional}
-            if FORM in saved:  # what was not written is known; a weight without a gradient has none
-                there, kept = kinds(saved["optimizer"]), expected["optimizer"]["state"]
-                for key in [key for key in kept if f".state[{key!r}]" not in there]:
-                    del kept[key]
-        best = {"epoch": 1, OBJECTIVE: 0.0, "loss/val": 0.0} if saved.get("best") else None
-        return find_difference(saved, {**expected, "best": best}) or (
-            self.optimizer_step.find_difference(saved)
-        )
+            state = self.optimizer_step.expected_state()
+            named = [{"params": group["params"]} for group in groups]
+            expected = self.dump() | {"optimizer": {"state": state, "param_groups": named}}
+            # No scaler where `auto` was another precision before, on another machine. The angles of
+            # an epoch that has not begun are zero; early versions did not write them.
+            for name in ("scaler",) if saved.get("step") else ("scaler", "rotations"):
+                if name not in saved:
+                    expected.pop(name, None)
+        expected["best"] = best and {"epoch": 1, OBJECTIVE: 0.0, "loss/val": 0.0}
+        # With a checksum of the parts none is gone: a weight without gradients has no state.
+        compare(saved, expected, (".optimizer.state[",) if FORM in saved else ())
+        check_metrics(best or {"epoch": 1}, "best")
+        if "scaler" in expected:
+            expect(0 < saved["scaler"]["scale"] < math.inf, "scaler.scale can't be")
+        if "optimizer" in saved:
+            given = saved["optimizer"]["param_groups"]
+            same = len(given) == len(groups) and all(
+                one["params"] == other["params"] for one, other in zip(given, groups, strict=True)
+            )
+            expect(same, "optimizer.param_groups are of other weights")
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
