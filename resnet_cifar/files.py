@@ -96,8 +96,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        if isinstance(error, OSError):  # a full disk names no file, the others the one beside
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and error.errno:
+            # A full disk names no file, other errors name the one beside.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -228,7 +228,7 @@ def test_a_part_that_is_not_this_run_s_is_named(sgd: Interrupted, name: str) -> 
     place, change, said = TAMPERED[name]
     state = changed(checkpoint.load(sgd.directory / "last.pt"), place, change)
     with_form = state.get(FORM) == checkpoint._form(state)
-    assert with_form == (name in ("nothing", "average of others", "a best of 7", 
+    assert with_form == (name in ("nothing", "average of others", "a best of 7",
                                   "other weights' groups"))  # fmt: skip
     del state[FORM]
     if said:
