@@ -95,8 +95,8 @@ def load(path: Path, parameters: int | None = None) -> dict[str, Any]:
         UserError: it is damaged (the archive's checksums are verified first).
     """
     try:
-        # Weights, their average and what an optimizer keeps: 4 bytes of each for a parameter.
-        most = 128 * parameters + (1 << 26) if parameters else None
+        # Of a parameter 4 bytes each for itself, its average, a momentum …: 64 numbers are enough.
+        most = 256 * parameters + (1 << 28) if parameters else None
         content = read_regular(path, most)
         check_archive(content).close()
         state: dict[str, Any] = torch.load(

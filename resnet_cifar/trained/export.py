@@ -101,7 +101,7 @@ def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     try:
         check_writable(file)
     except OSError as error:
-        raise UserError(f"{file} can't be written: {describe(error)}") from error
+        raise UserError(f"{file} can't be written: {error.strerror}") from error
 
 
 def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:

@@ -25,7 +25,7 @@ NAMES = "PNG, JPEG, WebP or BMP"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
 # Pictures too, but films, pages, or without an agreed way to become 8-bit RGB.
 OTHERS = (
-    *(".gif", ".apng", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".ico", ".svg"),
+    *(".gif", ".apng", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".ico"),
     *(".psd", ".tga", ".ppm", ".pgm", ".pbm", ".exr", ".dng", ".raw", ".cr2", ".nef", ".arw"),
 )
 
