@@ -57,9 +57,23 @@ def append_regular(path: Path) -> TextIO:
     )
 
 
-def read_regular(path: Path) -> bytes:
-    """Read a regular file. Raises OSError as `open_regular`."""
+# Bytes that are read of a file, by its ending: far more than this program ever writes, and of any
+# other file far more than a picture or a page has. What is larger is nothing that belongs there.
+MOST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 27, ".pt": 1 << 34}
+MOST_OF_OTHERS = 1 << 28
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """Read a regular file of at most `most` bytes (None: those of its kind).
+
+    Raises:
+        OSError: as `open_regular`, or it is larger.
+    """
+    if most is None:
+        most = MOST.get(path.suffix, MOST_OF_OTHERS)
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"{path} has {size:,} bytes; {most:,} are the most")
         return file.read()
 
 
@@ -67,12 +81,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write beside `path`, flush to disk, rename over it.
 
     Raises:
-        OSError: nothing was changed and nothing is left behind.
+        OSError: names `path`; nothing was changed and nothing is left behind.
     """
     if isinstance(content, str):
         content = content.encode()
-    # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
-    beside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    beside = _beside(path, os.getpid())
     try:
         file = open_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(file, "wb") as stream:
@@ -80,10 +93,39 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError) and error.errno:
+            # A full disk names no file, other errors name the one beside.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _beside(path: Path, process: int | str) -> Path:
+    # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
+    return path.with_name(f".{path.name}.{platform.node()}.{process}.tmp")
+
+
+def check_writable(path: Path) -> None:
+    """Write nothing to `path`, and remove what killed writers of it on this machine left beside it.
+
+    Raises:
+        OSError: `write_atomically` would raise it.
+    """
+    before, after = _beside(path, "\0").name.split("\0")
+    for name in os.listdir(path.parent):
+        process = name.removeprefix(before).removesuffix(after)
+        if name == before + process + after and process.isdecimal() and os.name != "nt":
+            try:
+                os.kill(int(process), 0)
+            except (ProcessLookupError, OverflowError):
+                path.with_name(name).unlink(missing_ok=True)
+            except PermissionError:  # somebody else's, who lives
+                pass
+    beside = _beside(path, os.getpid())
+    os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
+    beside.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -200,7 +242,7 @@ class Lock:
 
     def _holder(self) -> str:
         try:
-            holder = json.loads(read_regular(self.path))
+            holder = json.loads(read_regular(self.path, 1 << 12))
             return f"process {holder['pid']} on {holder['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"

@@ -6,12 +6,14 @@ then everything that reads runs is asked, and the run is trained on.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import shutil
 import signal
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,7 @@ from resnet_cifar.record.schema import read_record, seal, write_record
 from resnet_cifar.runs.command import main
 from resnet_cifar.runs.table import load_metrics, load_predictions, load_probe, load_runs
 from resnet_cifar.trained import evaluate
+from resnet_cifar.trained.model import load_model
 from resnet_cifar.training.engine import Engine
 
 COMMON = [*TINY, "probe=full", "trainer.progress=quiet"]
@@ -145,6 +148,8 @@ DAMAGES: dict[str, Damage] = {
     "random": lambda path, source: path.write_bytes(source.randbytes(3000)),
     "more": lambda path, source: path.write_bytes(path.read_bytes() + b"\xff\xfe{more"),
     "a line more": lambda path, source: path.write_bytes(path.read_bytes() + b'{"epoch": 7}\n'),
+    "huge": lambda path, source: os.truncate(path, 300_000_000),
+    "brackets": lambda path, source: path.write_text("[" * 20_000),
     "JSON": lambda path, source: path.write_text('{"epoch": {"a": [null]}}\n'),
     "another seed's": other("seed"),
     "another cell's": other("cell"),
@@ -306,7 +311,10 @@ def try_case(case: Case, prepared: Path, tmp_path: Path, program: Program, capsy
 
 
 def quick() -> list[Case]:
-    return random.Random(3).sample(CASES, 6)
+    huge = [Case("finished", name, "huge") for name in ("config.yaml", "predictions.npz")]
+    huge += [Case("interrupted", name, "huge") for name in ("last.pt", "run.json", ".lock")]
+    deep = [Case(state, "config.yaml", "brackets") for state in STATES[:2]]
+    return [*random.Random(3).sample(CASES, 6), *huge, *deep]
 
 
 @pytest.mark.parametrize("case", quick(), ids=str)
@@ -324,6 +332,104 @@ def test_much_damage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     try_case(case, prepared, tmp_path, program, capsys)
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def claiming(shape: tuple[int, ...], content: bytes) -> bytes:
+    """predictions.npz whose clean logits have a header that promises more than there is."""
+    header, buffer = io.BytesIO(), io.BytesIO()
+    described = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, header.getvalue() if "val.npy" in name else old.read(name))
+    return buffer.getvalue()
+
+
+def packed(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    old = zipfile.ZipFile(io.BytesIO(content))
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        new.writestr("zeros.npy", bytes(10_000_000))
+    return buffer.getvalue()
+
+
+def test_predictions_that_promise_more_than_they_hold(prepared: Path, tmp_path: Path) -> None:
+    """In a run whose record does not know their checksum."""
+    run = shutil.copytree(prepared / run_directory(compose(FINISHED)), tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    del record["files"]["predictions.npz"]
+    (run / "run.json").write_text(json.dumps(seal(record)))
+    path = run / "predictions.npz"
+    whole = path.read_bytes()
+    right = load_predictions(run)
+    assert right is not None
+    with np.load(path) as stored:
+        arrays = dict(stored)
+        np.testing.assert_array_equal(right.logits["val"], stored["logits_val"])
+        assert right.labels.dtype == right.positions.dtype == np.int64
+    columns = arrays | {"logits_val": np.asfortranarray(arrays["logits_val"])}
+    path.write_bytes(npz(**columns))
+    np.testing.assert_array_equal(load_predictions(run).logits["val"], right.logits["val"])
+    n = len(right.labels)
+    for content, said in (
+        (claiming((10**13, 10), whole), "claims 200,000,000,000,000 bytes and has 0"),
+        (claiming((10**13, 0), whole), "don't belong together"),
+        (claiming((-1, 10), whole), "claims -20 bytes"),
+        (packed(whole), "unpacks to more than it is"),
+        (npz(**arrays | {"labels": np.array([None] * n)}), "labels holds object"),
+        (npz(**arrays | {"labels": np.zeros(n, "S5")}), "labels holds |S5"),
+        (npz(**arrays | {"logits_val": arrays["logits_val"] * 1j}), "logits_val holds complex"),
+        (npz(**arrays | {"index": arrays["index"][:-1]}), "don't belong together"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"predictions.npz can't be read") as caught:
+            load_predictions(run)
+        assert said in str(caught.value)
+
+
+def bomb(kind: str) -> bytes:
+    """A file that a checkpoint's name could have, small and with much in it."""
+    buffer, state = io.BytesIO(), {"model": {"w": torch.zeros(1_000_000)}}
+    if kind == "shared parts":
+        part: Any = [0]
+        for _ in range(60):
+            part = [part, part]
+        torch.save({"model": {}, "epoch": part}, buffer)
+    elif kind == "a circle":
+        part = {"model": {}}
+        part["epoch"] = part
+        torch.save(part, buffer)
+    elif kind == "a view of one number":
+        torch.save({"model": {"w": torch.zeros(1).expand(10**13)}}, buffer)
+    else:
+        torch.save(state, buffer)
+        old = zipfile.ZipFile(io.BytesIO(buffer.getvalue()))
+        buffer = io.BytesIO()
+        packing = zipfile.ZIP_DEFLATED if kind == "packed" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(buffer, "w", packing) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name)[: None if kind == "packed" else 1000])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind", ["packed", "shorter", "shared parts", "a circle", "a view of one number"]
+)
+def test_a_checkpoint_that_promises_more_than_it_holds(
+    prepared: Path, tmp_path: Path, kind: str
+) -> None:
+    run = shutil.copytree(prepared / run_directory(compose(INTERRUPTED)), tmp_path / "run")
+    (run / "last.pt").write_bytes(bomb(kind))
+    with pytest.raises(UserError, match=r"last.pt is (damaged|of another run)"):
+        load_model(run)
 
 
 def test_there_are_enough() -> None:

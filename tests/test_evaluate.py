@@ -1,10 +1,13 @@
 """Evaluation: agrees with training, reads the test set only when asked, is counted."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from resnet_cifar.compute.step import score
 from resnet_cifar.data.datasets import Synthetic
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
+from resnet_cifar.record.integrity import damage
+from resnet_cifar.record.schema import read_record
 from resnet_cifar.trained import evaluate
 
 RUN = run_directory(compose(TINY))
@@ -138,3 +143,70 @@ def test_a_run_that_cannot_be_written_is_validated_all_the_same(
     assert said.count("\n") == 1
     assert "every look at the test set is counted there" in said
     assert {path.name: path.read_bytes() for path in RUN.iterdir()} == before
+
+
+class Killed(BaseException):
+    """As SIGKILL, but that the process stays."""
+
+
+def test_killed_at_any_write_the_run_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a look that was made is counted, whatever was written of it."""
+    assert evaluate.main([str(RUN), "--test"]) == 0
+    for at in itertools.count():
+        before = len(record()["evaluations"])
+        calls = itertools.count()
+
+        def dying(original: Callable[..., None], calls: Any = calls, at: int = at) -> Any:
+            def step(*arguments: Any) -> None:
+                if next(calls) == at:
+                    raise Killed
+                original(*arguments)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "fsync"):
+                patch.setattr(os, name, dying(getattr(os, name)))
+            try:
+                evaluate.evaluate(RUN, "test")
+                break
+            except Killed:
+                pass
+        left = read_record(RUN)
+        assert left is not None
+        assert damage(RUN, left) == []
+        written = json.loads((RUN / "evaluation-test.json").read_text())
+        looks = [entry.made for entry in left.evaluations if entry.split == "test"]
+        assert written["made"] in looks
+        assert len(left.evaluations) - before in (0, 1)
+    assert at >= 6
+    left = read_record(RUN)
+    assert left is not None
+    assert damage(RUN, left) == []
+    assert "evaluation-test.json" in left.files
+
+
+def test_a_cell_is_its_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 10, 2):
+        train(compose([*TINY, "trainer.progress=quiet", f"seed={seed}"]))
+    seeds = [RUN.with_name(f"seed={seed}") for seed in (0, 1, 10, 2)]
+    shutil.copytree(RUN, RUN.with_name("seed=0.2026-01-01T00-00-00"))  # set aside
+    assert evaluate.main([str(RUN.parent), "--test"]) == 0
+    out = capsys.readouterr().out
+    printed = [line.split()[0] for line in out.splitlines() if "last weights, epoch" in line]
+    assert printed == [str(seed) for seed in seeds for _ in range(2)]
+    for seed in seeds:
+        assert [entry.split for entry in read_record(seed).evaluations] == ["validation", "test"]
+    # One that can't be read is named; the others are evaluated.
+    (seeds[1] / "run.json").write_text("{")
+    (seeds[2] / "last.pt").unlink()
+    assert evaluate.main([str(RUN.parent)]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[1].removesuffix("/run.json") for line in err.splitlines()] == [
+        str(seed) for seed in seeds[1:3]
+    ]
+    assert out.count("last weights, epoch") == 2
+    Path("empty").mkdir()
+    for nothing in ("empty", "outputs"):
+        assert evaluate.main([nothing]) == 1
+        assert f"{nothing} is not a run: give a directory" in capsys.readouterr().err

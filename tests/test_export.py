@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import platform
+import signal
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -202,3 +207,65 @@ def test_another_answer_is_noticed() -> None:
     for other in (lambda x: net(x) + 0.1, lambda x: net(x) * float("nan")):
         with pytest.raises(UserError, match="answers otherwise than the network"):
             export.check_answers("another", net, other)
+
+
+def test_the_target_is_tried_before_the_work(
+    runs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from resnet_cifar import files
+    from resnet_cifar.trained import model
+
+    file = tmp_path / "NET.Safetensors"
+    # Of writers that were killed: the next one of the same file takes them away, and no others.
+    host, gone = platform.node(), 2**22 + 1  # above the largest process id
+    left = [
+        tmp_path / f".{name}.{owner}.{number}.tmp"
+        for name, owner, number in (
+            (file.name, host, gone), (file.name, host, os.getppid()), (file.name, "else", gone),
+            ("other.onnx", host, gone), (file.name, host, "x"),
+        )
+    ]  # fmt: skip
+    for path in left:
+        path.write_text("half")
+    assert call(capsys, runs["none"], file, file).code == 0  # the same file twice is one
+    assert load_file(file)
+    assert sorted(tmp_path.iterdir()) == sorted([file, *left[1:]])
+
+    def refuse(*_: object) -> None:
+        pytest.fail("it worked first")
+
+    def read_only(path: Path, flags: int) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "load_model", refuse)
+        patch.setattr(files, "open_regular", read_only)
+        outcome = call(capsys, runs["none"], tmp_path / "a.pt2")
+        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+        assert f"{tmp_path}/a.pt2 can't be written: Read-only file system" in outcome.err
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_to_pt2", refuse)
+        patch.setattr(export.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        outcome = call(capsys, runs["none"], tmp_path / "a.pt2")
+        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+        assert "bytes, and 1,000 are free there" in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_ended_by_a_signal_it_leaves_nothing(
+    runs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), number))
+    assert call(capsys, runs["none"], tmp_path / "a.safetensors").code == 128 + number
+    signal.signal(signal.SIGHUP, usual)
+    assert list(tmp_path.iterdir()) == []
+    assert before == {each: signal.getsignal(each) for each in before}

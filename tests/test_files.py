@@ -41,6 +41,36 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Not the one beside it, nor none, as a full disk does."""
+
+    def full(*names: object) -> None:
+        raise OSError(
+            28, "No space left on device", *[str(name) for name in names if step != "fsync"]
+        )
+
+    monkeypatch.setattr(files.os, step, full)
+    with pytest.raises(OSError, match="No space") as caught:
+        files.write_json(tmp_path / "file.json", {"a": 2})
+    assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path / 'file.json'}'"
+
+
+@pytest.mark.parametrize("ending", [*files.MOST, ".png", ".npz", ""])
+def test_what_is_too_large_is_not_read(tmp_path: Path, ending: str) -> None:
+    path, most = tmp_path / f"file{ending}", files.MOST.get(ending, files.MOST_OF_OTHERS)
+    path.touch()
+    os.truncate(path, most + 1)
+    with pytest.raises(OSError, match=f"has {most + 1:,} bytes; {most:,} are the most"):
+        files.read_regular(path)
+    os.truncate(path, 5)
+    assert files.read_regular(path, 5) == bytes(5)
+    with pytest.raises(OSError, match="has 5 bytes; 4 are the most"):
+        files.read_regular(path, 4)
+
+
 def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "x.json", {"a": float("nan")})

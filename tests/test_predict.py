@@ -103,7 +103,7 @@ def test_tables_say_what_was_done(
     arguments = (runs[0], tmp_path, folder / "000.png")
     table = call(capsys, *arguments)
     assert table.code == 1  # something was left out
-    assert table.err == f"error: {tmp_path}/[b]broken[b].png is no PNG or JPEG file\n"
+    assert table.err == f"error: {tmp_path}/[b]broken[b].png is no PNG, JPEG, WebP or BMP file\n"
     assert "640×480, resized" in table.out
     assert "1 of 2 images are not 32×32: shorter side resized" in table.out
     assert "last weights, epoch 2 (val " in table.out
@@ -148,8 +148,8 @@ def test_what_is_refused(
         assert outcome.err.count("\n") == 1
         return outcome.err
 
-    assert "names no PNG or JPEG file" in refused(runs[0])
-    assert f"{tmp_path} names no PNG or JPEG file" in refused(runs[0], tmp_path)
+    assert "names no PNG, JPEG, WebP or BMP file" in refused(runs[0])
+    assert f"{tmp_path} names no PNG, JPEG, WebP or BMP file" in refused(runs[0], tmp_path)
     assert f"no run among {folder}" in refused(folder)
     assert "seed=7 is not there" in refused(runs[0], runs[0].with_name("seed=7"), folder)
 
@@ -302,9 +302,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     )
     whole = (tmp_path / "whole.png").read_bytes()
     assert "cut.png can't be read" in reason("cut.png", whole[: len(whole) // 2])
-    assert "is no PNG or JPEG file" in reason("empty.png", b"")
+    assert "is no PNG, JPEG, WebP or BMP file" in reason("empty.png", b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "film.gif")
-    assert "is no PNG or JPEG file" in reason("film.png", (tmp_path / "film.gif").read_bytes())
+    assert "is no PNG, JPEG, WebP or BMP file" in reason(
+        "film.png", (tmp_path / "film.gif").read_bytes()
+    )
     assert "gone.png is not there" in reason("gone.png")
     (tmp_path / "folder.png").mkdir()
     assert "folder.png can't be read" in reason("folder.png")
@@ -316,5 +318,96 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.png")
         assert "a pipe" in reason("pipe.png")  # and not waited for
+    (tmp_path / "huge.png").touch()
+    os.truncate(tmp_path / "huge.png", 3_000_000_000)
+    assert "huge.png has 3,000,000,000 bytes; 268,435,456 are the most" in reason("huge.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "whole.png")
     assert photos.read_photo(tmp_path / "link.png").width == 64
+
+
+def test_pictures_of_other_kinds_are_classified_or_named(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that looks like a picture is passed over without a word."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    for ending in photos.SUFFIXES:
+        kind = {".png": "png", ".webp": "webp", ".bmp": "bmp", ".dib": "bmp"}.get(ending, "jpeg")
+        image.save(tmp_path / f"a{ending.upper() if ending == '.bmp' else ending}", kind)
+    for ending in photos.OTHERS:
+        (tmp_path / f"b{ending}").write_bytes(b"whatever")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.gif").write_text("hidden")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "c.gif").write_text("hidden")
+    outcome = call(capsys, runs[0], tmp_path, "--json")
+    assert outcome.code == 1
+    said = json.loads(outcome.out)
+    assert len(said["images"]) == len(photos.SUFFIXES) >= 8
+    assert said["left_out"].keys() == {f"{tmp_path}/b{ending}" for ending in photos.OTHERS}
+    assert outcome.err.count("\n") == len(photos.OTHERS)
+    assert f"error: {tmp_path}/b.gif is no PNG, JPEG, WebP or BMP file: convert it" in outcome.err
+    # The same picture, from files without loss.
+    chances = {Path(each["image"]).suffix.lower(): each["probability"] for each in said["images"]}
+    assert chances[".png"] == chances[".bmp"] == chances[".dib"]
+
+
+def test_a_folder_that_cannot_be_looked_at_is_named(
+    runs: list[Path],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("open", "shut"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        shutil.copy(folder / "000.png", tmp_path / "photos" / name)
+    (tmp_path / "photos" / "linked").symlink_to(folder)
+    original = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    outcome = call(capsys, runs[0], tmp_path / "photos", "--json")
+    assert outcome.code == 1
+    said = json.loads(outcome.out)
+    assert [each["image"] for each in said["images"]] == [f"{tmp_path}/photos/open/000.png"]
+    assert [Path(path).name for path in said["left_out"]] == ["linked", "shut"]
+    assert "Permission denied" in outcome.err
+
+
+def test_a_seed_that_cannot_be_used_is_named(
+    runs: list[Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a cell the others answer; what is asked for by name has to be there."""
+    cell = Path(shutil.copytree(runs[0].parent, tmp_path / runs[0].parent.name))
+    third = Path(shutil.copytree(cell / "seed=1", cell / "seed=3"))
+    for name, action in {
+        "another's": lambda: None,
+        "no JSON": lambda: (third / "run.json").write_text("{"),
+        "a pipe": lambda: ((third / "run.json").unlink(), os.mkfifo(third / "run.json")),
+        "no record": lambda: (third / "run.json").unlink(),
+    }.items():
+        action()
+        outcome = call(capsys, cell, folder / "000.png", "--json")
+        assert outcome.code == 1, name
+        said = json.loads(outcome.out)
+        assert [Path(run["run"]).name for run in said["runs"]] == ["seed=0", "seed=1"]
+        assert list(said["left_out"]) == [str(third)], name
+        assert outcome.err.count("\n") == 1
+    shutil.rmtree(third)
+    (cell / "seed=1" / "last.pt").unlink()
+    outcome = call(capsys, cell, folder / "000.png", "--json")
+    assert outcome.code == 1
+    assert "seed=1 has no last.pt" in outcome.err
+    assert [Path(run["run"]).name for run in json.loads(outcome.out)["runs"]] == ["seed=0"]
+    for given in ([cell, cell / "seed=1"], [cell / "seed=1"]):
+        outcome = call(capsys, *given, folder / "000.png")
+        assert (outcome.code, outcome.out) == (1, "")
+    (cell / "seed=0" / "last.pt").unlink()
+    outcome = call(capsys, cell, folder / "000.png")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "seed=0 has no last.pt" in outcome.err
+    assert outcome.err.count("\n") == 1

@@ -56,7 +56,9 @@ BROKEN = {
     "a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]": "an alias",
     "a: &x {b: 1}\nc: {<<: *x}": "an alias",
     "a: !!python/object/apply:os.getcwd []": "can't be read",
-    "[" * 3000: "can't be read",
+    "[" * 20_000: "too deep in each other",
+    "- " * 20_000: "too deep in each other",
+    "a: " + "{a: " * 20_000: "too deep in each other",
     # names
     "../../x: {question: q}": "a name is up to 60",
     "a/b: {question: q}": "a name is up to 60",

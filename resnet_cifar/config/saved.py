@@ -20,9 +20,11 @@ from resnet_cifar.errors import ConfigError
 from resnet_cifar.files import read_regular
 from resnet_cifar.identity import flatten
 from resnet_cifar.paths import USER_CONFIG, command_name
-from resnet_cifar.record.schema import RunRecord
+from resnet_cifar.record.integrity import read_summed
+from resnet_cifar.record.schema import RunRecord, record_or_reason
 
 OF_ONE_CALL = ("rerun", "when_busy")  # they say what to do about a run, not which run it is
+DEEPEST = 20  # lists and mappings in each other; a configuration has 3
 
 
 def to_yaml(config: Config) -> str:
@@ -49,12 +51,14 @@ def load(path: Path) -> Config:
 
     Raises:
         ConfigError: the file is missing, damaged, or holds what this version doesn't know.
+        RecordError: it is not the one that the run beside it ended with.
     """
     default = compose()
+    record = record_or_reason(path.parent)
+    content = read_summed(path.parent, path.name, None if isinstance(record, str) else record)
     try:
-        text = read_regular(path).decode()  # a pipe in its place would hang
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it refers to itself by aliases")  # a few lines can mean gigabytes
+        text = read_regular(path).decode() if content is None else content.decode()
+        _check_depth(text)
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
             raise ValueError("not a mapping")
@@ -76,6 +80,18 @@ def load(path: Path) -> Config:
     except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         reason = one_line(error)
         raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
+
+
+def _check_depth(text: str) -> None:
+    """Raise ValueError on YAML that takes more time or memory than its length suggests."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it refers to itself by aliases")  # a few lines can mean gigabytes
+        opened, closed = yaml.CollectionStartEvent, yaml.CollectionEndEvent
+        depth += isinstance(event, opened) - isinstance(event, closed)
+        if depth > DEEPEST:
+            raise ValueError(f"lists and mappings lie in each other, {DEEPEST} and more")
 
 
 def _absent(kind: type[Any], default: object = None) -> dict[Any, Any]:

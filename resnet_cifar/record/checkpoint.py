@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import os
-import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,64 @@ import torch
 
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular, write_atomically
-from resnet_cifar.record.integrity import read_summed
+from resnet_cifar.record.integrity import check_archive, read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
-from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord
+from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord, expect
+
+FORM = "form"  # the key that has the checksum of the parts beside it
+MOST_PARTS = 100_000  # ResNet-18 with AdamW and averaged weights has 500
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (plain containers and tensors) to `path`. Raises as `write_atomically`."""
     # torch.save to a file turns a full disk into a RuntimeError; memory first, then one write.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({**state, FORM: _form(state)}, buffer)
     write_atomically(path, buffer.getbuffer().tobytes())
+
+
+def kinds(state: Any) -> dict[str, str]:
+    """Name every part of a checkpoint with its kind: its type, and a tensor's dtype and shape.
+
+    Raises:
+        ValueError: a tensor is not plain numbers in memory, or there are too many parts.
+    """
+    found = list(itertools.islice(_parts(state, ""), MOST_PARTS))
+    # Parts that are shared, and shared again, double with every level.
+    expect(len(found) < MOST_PARTS, f"it has {MOST_PARTS:,} parts or more")
+    return dict(found)
+
+
+def _parts(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            raise ValueError(f"{name} is no plain tensor")
+        yield name, f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    elif isinstance(value, (dict, list, tuple)):
+        yield name, "a mapping" if isinstance(value, dict) else "a list"
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _parts(part, f"{name}.{key}" if isinstance(key, str) else f"{name}[{key!r}]")
+    else:
+        yield name, type(value).__name__
+
+
+def _form(state: dict[str, Any]) -> str:
+    """The checksum of what parts a checkpoint has; of their values the archive has checksums."""
+    parts = kinds({key: value for key, value in state.items() if key not in (FORM, "digests")})
+    return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
+
+
+def compare(found: Any, expected: Any, lacking: tuple[str, ...] = ()) -> None:
+    """Raise ValueError, naming the part, unless `found` has all parts of `expected`, alike.
+
+    It may lack parts whose name begins as in `lacking`; of weights it has no others.
+    """
+    there, wanted = kinds(found), kinds(expected)
+    for name, kind in wanted.items():
+        is_there = there.get(name, kind if name.startswith(lacking) else "missing")
+        expect(is_there == kind, f"{name[1:]} is {is_there}, not {kind}")
+    for name in there.keys() - wanted:
+        expect(not name.startswith((".model", ".ema")), f"{name[1:]} is none of this network's")
 
 
 def save_last(directory: Path, state: dict[str, Any]) -> None:
@@ -38,23 +87,26 @@ def save_last(directory: Path, state: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, its tensors on the host.
+def load(path: Path, parameters: int | None = None) -> dict[str, Any]:
+    """Read a checkpoint of a network of so many `parameters`, its tensors on the host.
 
     Raises:
         FileNotFoundError: there is none.
         UserError: it is damaged (the archive's checksums are verified first).
     """
     try:
-        content = io.BytesIO(read_regular(path))
-        with zipfile.ZipFile(content) as archive:
-            if damaged := archive.testzip():
-                raise UserError(f"checkpoint {path} is damaged: {damaged} fails its checksum")
-        content.seek(0)
-        state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
+        # Of a parameter 4 bytes each for itself, its average, a momentum …: 64 numbers are enough.
+        most = 256 * parameters + (1 << 28) if parameters else None
+        content = read_regular(path, most)
+        check_archive(content).close()
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
         weights = state.get("model") if isinstance(state, dict) else None
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise UserError(f"checkpoint {path} is not one of this program's")
+        if state.get(FORM, _form(state)) != _form(state):
+            raise UserError(f"checkpoint {path} is damaged: parts are missing or of another kind")
         return state
     except (FileNotFoundError, UserError):
         raise
@@ -70,6 +122,8 @@ class ExpectedRun:
     seed: int
     epochs: int
     steps: int  # in an epoch
+    parameters: int | None = None
+    compare: Callable[[dict[str, Any]], None] = lambda _: None  # `State.check`
 
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
@@ -78,6 +132,8 @@ class ExpectedRun:
         at = best.get("epoch") if isinstance(best, dict) else None
         whole = type(epoch) is int and 0 <= epoch <= self.epochs
         last = whole and epoch == self.epochs
+        averaged = state.get("ema_updates")
+        updates = epoch * self.steps + step if whole and type(step) is int else None
         reached = whole and type(at) is int and 1 <= at <= epoch
         problems = {
             f"of another run, {cell}/seed={seed}": (cell, seed) != (self.cell, self.seed),
@@ -87,7 +143,13 @@ class ExpectedRun:
             "without its optimizer": not last and "optimizer" not in state,
             "without its best epoch": epoch and best is None,
             f"with best={best}": best is not None and not reached,
+            f"with {averaged} averaged updates": averaged not in (None, updates),
         }
+        if not any(problems.values()):
+            try:
+                self.compare(state)
+            except ValueError as error:
+                problems[f"not as this run writes it ({error})"] = True
         for problem in (text for text, applies in problems.items() if applies):
             raise UserError(
                 f"checkpoint {path} is {problem}: not one that a run of {self.epochs} epochs of "
@@ -107,7 +169,7 @@ def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | Non
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(directory / name)
+            state = load(directory / name, owner.parameters)
             owner.check(state, directory / name)
             return state, notes
         except FileNotFoundError:
@@ -132,7 +194,7 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     path = directory / name
     if read_summed(directory, name, record) is None:
         raise RecordError(f"{directory} has no {name}: {record.status}")
-    state = load(path)
+    state = load(path, record.parameters)
     cell, seed, epoch = state.get("cell"), state.get("seed"), state.get("epoch")
     if (cell, seed) != (record.cell, record.seed):
         raise RecordError(f"{path} is of another run, {cell}/seed={seed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -37,8 +38,14 @@ def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes |
         RecordError: it is not the file that the run wrote, or lines that the record knows are gone.
     """
     path = directory / name
+    known = record.files.get(name) if record else None
+    # Of another size it is another file: no need to read it, whatever it has become.
+    with contextlib.suppress(OSError):
+        size = os.lstat(path).st_size
+        if record and record.finished and known and size != known.bytes:
+            raise RecordError(f"{path} was changed: it has {size:,} bytes, not {known.bytes:,}")
     content = read_content(path)
-    if content is None and record and record.epochs_done and name in KEYS and name in record.files:
+    if content is None and record and record.epochs_done and name in KEYS and known:
         raise RecordError(f"{path} is missing")
     if content is None or record is None or _fits(content, name, record):
         return content
@@ -54,6 +61,24 @@ def _fits(content: bytes, name: str, record: RunRecord) -> bool:
     if known and name in KEYS and not record.finished:
         content = content[: known.bytes]
     return known is None or known == _sum(content)
+
+
+def check_archive(content: bytes) -> zipfile.ZipFile:
+    """Open the zip archive that torch or numpy has written, its checksums verified.
+
+    They compress nothing: what says it is larger than the file is a bomb.
+
+    Raises:
+        ValueError, or what zipfile raises: it is damaged, or none of theirs.
+    """
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    entries = archive.infolist()
+    plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    fits = plain and sum(entry.file_size for entry in entries) <= len(content)
+    schema.expect(fits, "it unpacks to more than it is")
+    bad = archive.testzip()
+    schema.expect(bad is None, f"{bad} fails its checksum")
+    return archive
 
 
 def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]:
@@ -76,9 +101,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
             else:
                 content = read_summed(directory, name, record)
                 if content is not None and not known and name.endswith((".pt", ".npz")):
-                    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                        bad = archive.testzip()
-                    schema.expect(bad is None, f"{path} is damaged: {bad}")
+                    check_archive(content)
         except (RecordError, ValueError) as error:
             problems.append(str(error))
         except Exception as error:  # zipfile raises many kinds

@@ -241,8 +241,6 @@ def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
         raise RecordError(f"{directory} has no {RUN}")
     suffix = "" if evaluation["weights"] == "last" else f"-{evaluation['weights']}"
     name = f"evaluation-{evaluation['split']}{suffix}.json"
-    write_json(directory / name, dict(evaluation))
-    record.files |= sums(directory, [name])
     scores = {
         f"{quantity}/{view}": value[quantity]
         for quantity in ("accuracy", "loss")
@@ -250,4 +248,9 @@ def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
     }
     about = {key: evaluation[key] for key in ("split", "weights", "epoch", "made")}
     record.evaluations.append(schema.Evaluation(**about, scores=scores))
+    # Counted first. And a kill between two files leaves none with the checksum of another.
+    record.files.pop(name, None)
+    schema.write_record(directory, record)
+    write_json(directory / name, dict(evaluation))
+    record.files |= sums(directory, [name])
     schema.write_record(directory, record)

@@ -295,6 +295,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias (*name): write the value where it is used")
+        if self.flow_level + len(self.indents) > 50:  # the time to read it grows with the square
+            raise yaml.YAMLError("lists and mappings lie too deep in each other")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -190,6 +190,20 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     return runs
 
 
+def runs_at(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The runs that a path stands for: a run itself, or those that count of a cell.
+
+    Returns:
+        Their directories; and by directory why one has no record. Both are empty where there are
+        no runs.
+    """
+    if os.path.isfile(path / RUN):
+        return [path], {}
+    runs = [run for run in (find_cell_runs(path) if path.is_dir() else []) if not run.is_set_aside]
+    counted = [run.path for run in count_runs(runs)[0]]
+    return counted, {str(run.path): run.problem for run in runs if run.record is None}
+
+
 def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
     """Choose the runs that tables and comparisons count: each once, finished, in its place.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.record.integrity import read_run_lines, read_summed
+from resnet_cifar.record.integrity import check_archive, read_run_lines, read_summed
 from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
 from resnet_cifar.record.schema import expect, read_record
 from resnet_cifar.runs.find import count_runs, find_runs, flat_row
@@ -142,9 +142,10 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     if content is None:
         return None
     try:
-        with np.load(io.BytesIO(content)) as stored:
-            logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
-            labels, positions = stored["labels"], stored["index"]
+        with check_archive(content) as archive:
+            views = ("val", "val_augmented")
+            logits = {view: _array(archive, f"logits_{view}", "f") for view in views}
+            labels, positions = _array(archive, "labels", "i"), _array(archive, "index", "i")
         n, classes = logits["val"].shape
         shapes = [array.shape for array in (*logits.values(), labels, positions)]
         fit = shapes == [(n, classes), (n, classes), (n,), (n,)]
@@ -154,6 +155,21 @@ def load_predictions(directory: str | Path) -> Predictions | None:
         return Predictions(logits, labels, positions)
     except Exception as error:  # numpy's reader raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error
+
+
+def _array(archive: zipfile.ZipFile, name: str, kind: str) -> np.ndarray:
+    """An array of numbers of one `kind` (numpy's letter), as np.savez writes it.
+
+    np.load would make room for whatever the header claims.
+    """
+    with archive.open(f"{name}.npy") as stored:
+        expect(np.lib.format.read_magic(stored) == (1, 0), f"{name} is of another format")
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stored)
+        data = stored.read()
+    claims = math.prod(shape) * dtype.itemsize
+    expect(dtype.kind == kind, f"{name} holds {dtype}")
+    expect(claims == len(data), f"{name} claims {claims:,} bytes and has {len(data):,}")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if in_columns else "C")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
         epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
     )
-    parser.add_argument("run", nargs="+", type=Path, help="a run directory, <cell>/seed=<n>")
+    parser.add_argument("run", nargs="+", type=Path, help="runs, <cell>/seed=<n>, and cells")
     parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
     ask_for_weights(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
@@ -40,14 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    code = 0
-    for run in options.run:
+    from resnet_cifar.runs.find import runs_at
+
+    code, runs = 0, []
+    for path in options.run:
+        seeds, problems = runs_at(path)
+        runs += seeds or ([] if problems else [path])
+        for problem in problems.values():
+            complain(problem)
+            code = 1
+    for run in runs:
         try:
             for split in ("validation", "test") if options.test else ("validation",):
                 given = (options.weights, options.device, options.data_root)
                 _print_evaluation(evaluate(run, split, *given))
         except (UserError, OSError) as error:  # the others are evaluated all the same
-            if len(options.run) == 1:
+            if len(runs) == 1:
                 raise
             complain(error)
             code = code or getattr(error, "exit_code", 1)

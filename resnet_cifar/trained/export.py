@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -65,12 +67,16 @@ def _export(options: argparse.Namespace) -> None:
     for file in options.files:
         _refuse_unwritable(file, options.names, options.overwrite)
     model = load_model(options.run, options.weights, "cpu")
+    needed = 4 * (model.record.parameters or 0)
+    for file in options.files:
+        if (free := shutil.disk_usage(file.parent).free) < needed * len(options.files):
+            raise UserError(f"{file} needs some {needed:,} bytes, and {free:,} are free there")
     described = metadata(model, options.names)
     writers = {".safetensors": _to_safetensors, ".onnx": _to_onnx, ".pt2": _to_pt2}
-    for file in options.files:
+    for file in dict.fromkeys(options.files):
         with warnings.catch_warnings(action="ignore"):  # of exporters, for their own developers
-            content = writers[file.suffix](model, described)
-        if file.exists() and not options.overwrite:
+            content = writers[file.suffix.lower()](model, described)
+        if os.path.lexists(file) and not options.overwrite:
             raise UserError(f"{file} is there already: --overwrite replaces it")
         write_atomically(file, content)
         written = f"{file}: {len(content):,} bytes, {model.weights} weights, epoch {model.epoch}"
@@ -79,18 +85,25 @@ def _export(options: argparse.Namespace) -> None:
 
 def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
-    if file.suffix not in KINDS:
+    from resnet_cifar.files import check_writable
+
+    kind = file.suffix.lower()
+    if kind not in KINDS:
         raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
-    if names != "ours" and file.suffix != ".safetensors":
+    if names != "ours" and kind != ".safetensors":
         raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{file} can't be written: a directory, or in one that is not there")
-    if file.exists() and not overwrite:
+    if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
-    for package in KINDS[file.suffix]:
+    for package in KINDS[kind]:
         if find_spec(package) is None:
             install = paths.installing("export")
             raise UserError(f"{file} needs {package}, which is not here: {install}")
+    try:
+        check_writable(file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error.strerror}") from error
 
 
 def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:

@@ -92,10 +92,16 @@ def restore_model(
 ) -> TrainedModel:
     """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
-    from resnet_cifar.record.checkpoint import load_weights
+    from resnet_cifar.record.checkpoint import compare, load_weights
 
     saved = load_weights(directory, weights, record)
     network = config.build_model()
+    try:
+        compare({"model": saved["model"]}, {"model": network.state_dict()})
+    except ValueError as error:
+        raise UserError(
+            f"{directory / WEIGHTS[weights]} does not fit the network: {error}"
+        ) from error
     network.load_state_dict(saved["model"])
     network.requires_grad_(False).eval()
     place(network, compute)

@@ -1,4 +1,4 @@
-"""A person's own PNG and JPEG files as the networks see images: RGB, 32 × 32.
+"""A person's own PNG, JPEG, WebP and BMP files as the networks see images: RGB, 32 × 32.
 
 Resized as is usual for evaluation: the shorter side to 32 pixels (bilinear, antialiased), then the
 centre. Upright by EXIF; what is transparent becomes white, grey becomes RGB, 16 bits become 8.
@@ -7,6 +7,7 @@ centre. Upright by EXIF; what is transparent becomes white, grey becomes RGB, 16
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,14 @@ from resnet_cifar.data.images import SIZE
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+NAMES = "PNG, JPEG, WebP or BMP"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
+# Pictures too, but films, pages, or without an agreed way to become 8-bit RGB.
+OTHERS = (
+    *(".gif", ".apng", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".ico"),
+    *(".psd", ".tga", ".ppm", ".pgm", ".pbm", ".exr", ".dng", ".raw", ".cr2", ".nef", ".arw"),
+)
 
 
 class Photo(NamedTuple):
@@ -36,16 +44,31 @@ class Photo(NamedTuple):
         return (self.width, self.height) != (SIZE, SIZE)
 
 
-def list_image_files(path: Path) -> list[Path]:
-    """The PNG and JPEG files below a directory, in order; a file is itself. Hidden ones are not."""
+def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The image files below a directory, in order; a file is itself. Hidden ones are not.
+
+    Returns:
+        The files; and by path why a picture or a folder is left out.
+    """
     if not path.is_dir():
-        return [path]
-    return sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+        return [path], {}
+    files: list[Path] = []
+    left_out: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        left_out[str(error.filename)] = f"{error.filename} can't be read: {describe(error)}"
+
+    for folder, folders, names in os.walk(path, onerror=note):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(folder, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in SUFFIXES:
+                files.append(file)
+            elif file.suffix.lower() in OTHERS:
+                left_out[str(file)] = f"{file} is no {NAMES} file: convert it"
+        for link in (Path(folder, name) for name in folders):
+            if link.is_symlink():
+                left_out[str(link)] = f"{link} is a link to a folder: give that folder itself"
+    return sorted(files), left_out
 
 
 def read_photo(path: Path) -> Photo:
@@ -59,12 +82,12 @@ def read_photo(path: Path) -> Photo:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata nobody needs
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as stored:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as stored:
                 image = _to_rgb(ImageOps.exif_transpose(stored))
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no PNG or JPEG file") from error
+        raise UserError(f"{path} is no {NAMES} file") from error
     except Exception as error:  # Pillow raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error
     width, height = image.size

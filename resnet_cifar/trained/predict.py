@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
-from resnet_cifar.errors import UserError, describe
-from resnet_cifar.record.layout import RUN
+from resnet_cifar.errors import UserError
 from resnet_cifar.record.schema import result
-from resnet_cifar.runs.find import count_runs, find_cell_runs
+from resnet_cifar.runs.find import runs_at
 from resnet_cifar.text import print_csv, print_json, print_table, printable
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and predict; the process's exit code: 1 if an image was left out."""
     parser = Parser(
         prog=paths.command_name("predict"),
-        description="Classify PNG and JPEG files with a trained run. Several runs, or a cell with "
-        "its seeds, answer together: their probabilities are averaged.",
+        description="Classify PNG, JPEG, WebP and BMP files with a trained run. Several runs, or a "
+        "cell with its seeds, answer together: their probabilities are averaged.",
         epilog="An image that is not 32 x 32 is resized, its shorter side to 32 pixels, and its "
         "centre is taken. One that can't be read is named and left out, and the exit code is 1.",
     )
@@ -45,10 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> None:
     from resnet_cifar.trained.model import load_model
-    from resnet_cifar.trained.photos import list_image_files, read_photo
+    from resnet_cifar.trained.photos import NAMES, list_image_files, read_photo
 
-    runs, others = sort_out(options.paths)
-    models = [load_model(run, options.weights, options.device) for run in runs]
+    runs, others, left_out = sort_out(options.paths)
+    models = []
+    for run in runs:
+        try:
+            models.append(load_model(run, options.weights, options.device))
+        except UserError as error:  # a seed of a cell; what was asked for by name has to be there
+            if run in options.paths or len(runs) == 1:
+                raise
+            left_out[str(run)] = str(error)
+    if not models:
+        raise UserError("; ".join(left_out.values()))
     for model in models:
         data, first = model.config.data, models[0].config.data
         if (data.NAME, data.CLASSES) != (first.NAME, first.CLASSES):
@@ -56,16 +64,21 @@ def _predict(options: argparse.Namespace) -> None:
                 f"{models[0].directory} was trained on {first.NAME}, {model.directory} on "
                 f"{data.NAME}: only runs of one data set can answer together"
             )
-    files = list(dict.fromkeys(file for path in others for file in list_image_files(path)))
-    if not files:
-        raise UserError(f"{', '.join(map(str, others)) or 'the command'} names no PNG or JPEG file")
-    photos, left_out = [], {}
-    for file in files:
+    files: list[Path] = []
+    for path in others:
+        found, problems = list_image_files(path)
+        files += found
+        left_out |= problems
+    photos = []
+    for file in dict.fromkeys(files):
         try:
             photos.append(read_photo(file))
         except UserError as error:
             left_out[str(file)] = str(error)
-            print(printable(f"error: {describe(error)}"), file=sys.stderr)
+    for problem in left_out.values():
+        print(printable(f"error: {problem}"), file=sys.stderr)
+    if not files:
+        raise UserError(f"{', '.join(map(str, others)) or 'the command'} names no {NAMES} file")
     rows = _classify(models, photos)
     if options.json:
         used = [{"run": str(m.directory), "weights": m.weights, "epoch": m.epoch} for m in models]
@@ -81,33 +94,26 @@ def _predict(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The runs among `paths`, and the others.
-
-    Those of a cell, or of a folder of copies, are taken one by one, without those set aside.
+def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], dict[str, str]]:
+    """The runs among `paths`, as `runs_at`; the others; and why runs are left out, by directory.
 
     Raises:
-        UserError: there is no run, one of a cell can't be read, or a path is nothing.
+        UserError: there is no run, or a path is nothing.
     """
     chosen: list[Path] = []
     others: list[Path] = []
+    left_out: dict[str, str] = {}
     for path in paths:
-        if (path / RUN).is_file():
-            chosen.append(path)
-            continue
-        runs = find_cell_runs(path) if path.is_dir() else []
-        for run in runs:
-            if run.record is None and not run.is_set_aside and (run.path / RUN).exists():
-                raise UserError(run.problem)
-        counted = [run.path for run in count_runs(runs)[0]]
-        chosen += counted
-        if not counted and not path.exists() and not path.suffix:
+        runs, problems = runs_at(path)
+        chosen += runs
+        left_out |= problems
+        if not runs and not path.exists() and not path.suffix:
             raise UserError(f"{path} is not there: give runs, image files and folders of images")
-        others += [] if counted else [path]
+        others += [] if runs else [path]
     if not chosen:
-        given = ", ".join(map(str, paths))
-        raise UserError(f"no run among {given}: give a directory <cell>/seed=<n> with run.json")
-    return list(dict.fromkeys(chosen)), others
+        given = "; ".join(left_out.values()) or f"no run among {', '.join(map(str, paths))}"
+        raise UserError(f"{given}: give a directory <cell>/seed=<n> with run.json")
+    return list(dict.fromkeys(chosen)), others, left_out
 
 
 def _classify(models: Sequence[TrainedModel], photos: Sequence[Photo]) -> list[dict[str, Any]]:

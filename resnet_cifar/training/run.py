@@ -238,7 +238,10 @@ def assemble(
     probe = GradientFlow(config.probe, empty_rotations(model))
     labels = {"cell": cell_name(config), "seed": config.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    expected = checkpoint.ExpectedRun(cell_name(config), config.seed, trainer.epochs, steps)
+    parameters = sum(p.numel() for p in model.parameters())
+    expected = checkpoint.ExpectedRun(
+        cell_name(config), config.seed, trainer.epochs, steps, parameters, state.check
+    )
     saved, notes = checkpoint.load_last(directory, expected)
     for line in notes:
         display.say(line)

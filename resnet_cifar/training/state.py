@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.optim.optimizer_step import OptimizerStep
+from resnet_cifar.record.checkpoint import FORM, compare
+from resnet_cifar.record.schema import OBJECTIVE, check_metrics, expect
 
 
 @dataclass
@@ -47,13 +50,39 @@ class State:
             "best": self.best,
         }
 
+    def check(self, saved: dict[str, Any]) -> None:
+        """Raise ValueError unless `saved` has the form of what this run dumps. Copies nothing."""
+        expected, best = self.dump_weights(), saved.get("best")
+        groups = self.optimizer_step.optimizer.state_dict()["param_groups"]
+        if "optimizer" in saved:  # a finished run's checkpoint has weights alone
+            state = self.optimizer_step.expected_state()
+            named = [{"params": group["params"]} for group in groups]
+            expected = self.dump() | {"optimizer": {"state": state, "param_groups": named}}
+            # No scaler where `auto` was another precision before, on another machine. The angles of
+            # an epoch that has not begun are zero; early versions did not write them.
+            for name in ("scaler",) if saved.get("step") else ("scaler", "rotations"):
+                if name not in saved:
+                    expected.pop(name, None)
+        expected["best"] = best and {"epoch": 1, OBJECTIVE: 0.0, "loss/val": 0.0}
+        # With a checksum of the parts none is gone: a weight without gradients has no state.
+        compare(saved, expected, (".optimizer.state[",) if FORM in saved else ())
+        check_metrics(best or {"epoch": 1}, "best")
+        if "scaler" in expected:
+            expect(0 < saved["scaler"]["scale"] < math.inf, "scaler.scale can't be")
+        if "optimizer" in saved:
+            given = saved["optimizer"]["param_groups"]
+            same = len(given) == len(groups) and all(
+                one["params"] == other["params"] for one, other in zip(given, groups, strict=True)
+            )
+            expect(same, "optimizer.param_groups are of other weights")
+
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
         self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.epoch_sums.restore(saved["totals"], saved["step"])
-            if "rotations" in saved:  # not in the checkpoints of earlier versions
+            if "rotations" in saved:
                 self.rotations.copy_(saved["rotations"])
         self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
 
