@@ -23,14 +23,14 @@ from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.errors import Interrupted, UserError, describe
+from resnet_cifar.errors import Interrupted, UserError, describe, shorten
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
-from resnet_cifar.record.recorder import Recorder, now
+from resnet_cifar.record.recorder import Recorder, hand_in, now
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -55,10 +55,13 @@ def run(config: Config) -> float:
     root, directory = Path(config.output_root), run_directory(config)
     epochs = config.trainer.epochs
     # A job that SLURM has requeued goes on: it is its first start that began anew.
-    rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip("0").isdecimal()
+    rerun = config.rerun and not restarted
     with Display(config.trainer.progress) as display:
         if not rerun and (record := schema.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
+            if config.logger.lacks(record):
+                hand_in_missed(config, directory, display)
             return schema.objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
             display.say(
@@ -89,6 +92,22 @@ def run(config: Config) -> float:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
             ) from error
+
+
+def hand_in_missed(config: Config, directory: Path, display: Display) -> None:
+    """Give the tracker what it lacks of a finished run, which is left as it is if that fails."""
+    config.logger.check()
+    with Interrupt() as interrupt:
+        try:
+            with Lock(directory / LOCK, wait=False):
+                if (record := schema.finished(directory)) and config.logger.lacks(record):
+                    root, logger = Path(config.output_root), config.logger
+                    hand_in(directory, record, root, logger, display.say, interrupt.came)
+        except LockHeld as busy:
+            display.say(f"{directory}: {busy.holder} is at it, so nothing is handed in")
+        except (OSError, UserError) as error:
+            display.say(f"nothing is handed in to logger={config.logger.NAME}: {describe(error)}")
+        interrupt.check()
 
 
 def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
@@ -141,20 +160,22 @@ def train(
             status = engine.fit()
             for line in closing(directory, recorder.record, status):
                 display.say(line)
-        except Interrupted:
-            status = "interrupted"
-            display.say(
-                f"interrupted in epoch {state.epoch + 1}, step {state.step}: saved in {directory}; "
-                "the same command goes on"
-            )
-            raise
         except BaseException as failure:
-            error = describe(failure)
-            display.note(traceback.format_exc())
+            saved = f"saved in {directory}"
+            if not isinstance(failure, Interrupted):
+                display.note(traceback.format_exc())
+                saved = f"{describe(failure)}; what the last checkpoint has is kept"
+            if isinstance(failure, Interrupted | KeyboardInterrupt) or interrupt.came():
+                status = "interrupted"
+                at = f"epoch {state.epoch + 1}, step {state.step}"
+                display.say(f"interrupted in {at}: {saved}; the same command goes on")
+            else:
+                error = shorten(describe(failure))
             raise
         finally:
             # A full disk must not hide what went wrong first.
-            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            ended = status in schema.FINAL
+            with contextlib.nullcontext() if ended else contextlib.suppress(OSError):
                 recorder.end(status, error)
     return schema.objective(recorder.record)
 
@@ -245,7 +266,7 @@ def assemble(
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
     digests = saved and saved.get("digests")  # of its lines when the checkpoint was written
-    recorder = open_record(config, directory, compute, state, before, digests, display)
+    recorder = open_record(config, directory, compute, state, before, digests, display, interrupt)
 
     # Loop: `Engine.fit`.
     return Engine(
@@ -276,6 +297,7 @@ def open_record(
     before: schema.RunRecord | None,
     digests: Mapping[str, str] | None,
     display: Display,
+    interrupt: Interrupt,
 ) -> Recorder:
     """Open the run's record at the epochs that `state` has behind it."""
     record = schema.RunRecord(
@@ -298,4 +320,5 @@ def open_record(
     )
     hparams = {**dict(items(config)), "seed": config.seed}
     root, logger = Path(config.output_root), config.logger
-    return Recorder(directory, root, record, before, session, hparams, logger, digests, display.say)
+    of_run = (directory, root, record, before, session, hparams, logger, digests)
+    return Recorder(*of_run, display.say, interrupt.came)
