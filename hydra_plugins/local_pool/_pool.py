@@ -18,7 +18,6 @@ from hydra_plugins.local_pool._view import SweepView
 LOOK_AGAIN = 1.0  # seconds between two looks at a job that another process is at
 TICK = 0.05  # seconds between two looks at our own
 WATCH = 0.5  # seconds between two looks at how far our own are
-GRACE = 30.0  # seconds that jobs have to end after an error of the pool's own
 HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -102,13 +101,10 @@ class Pool:
         self._view.summarize(self.outcomes, failed, self.left, bool(self.interrupted), self.pruned)
 
     def _end_running(self) -> None:
-        """End what still runs after an error of our own: it may save what it has for GRACE s."""
+        """End what still runs after an error of our own: it may save what it has."""
         for process in self._running:
             process.stop()
-        grace = time.monotonic() + GRACE
-        while any(process.poll() is None for process in self._running):
-            for process in self._running if time.monotonic() > grace else ():
-                process.stop()
+        while any([process.poll() is None for process in self._running]):  # each one is looked at
             time.sleep(TICK)
 
     def _check_deadline(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.local_pool import Job, JobSource, Outcome, _pool
+from hydra_plugins.local_pool import Job, JobSource, Outcome, _pool, _process
 from hydra_plugins.local_pool._pool import Pool
 
 from .toys import STUBBORN, Script, make_pool, send_signals
@@ -297,7 +297,7 @@ def test_an_error_of_the_pool_s_own_ends_its_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """A job that does not listen is killed after a time; none is left behind."""
-    monkeypatch.setattr(_pool, "GRACE", 0.5)
+    monkeypatch.setattr(_process, "PATIENCE", 0.5)
 
     class Broken(Script):
         def busy(self) -> bool:
