@@ -20,6 +20,7 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.runs.find import find_runs
 from resnet_cifar.training import interrupt
 from resnet_cifar.training.interrupt import WARNING, Interrupt
+from resnet_cifar.training.run import restarted
 
 
 def needs(module: str, extra: str) -> pytest.MarkDecorator:
@@ -194,7 +195,10 @@ def test_a_requeued_job_does_not_begin_anew(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert program(*TINY, "trainer.epochs=1").code == 0
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert "skipped" in program(*TINY, "trainer.epochs=1", "rerun=true").out
-    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    for restarts in ("1", "10", " 2"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        assert "skipped" in program(*TINY, "trainer.epochs=1", "rerun=true").out
+    for none in ("x", "", "0", "1.5", "²"):  # what is no number says nothing
+        monkeypatch.setenv("SLURM_RESTART_COUNT", none)
+        assert restarted() is False
     assert "set aside" in program(*TINY, "trainer.epochs=1", "rerun=true").out

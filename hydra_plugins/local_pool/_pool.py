@@ -104,7 +104,7 @@ class Pool:
         """End what still runs after an error of our own: it may save what it has."""
         for process in self._running:
             process.stop()
-        while any([process.poll() is None for process in self._running]):  # each one is looked at
+        while any(process.poll() is None for process in self._running):
             time.sleep(TICK)
 
     def _check_deadline(self) -> None:

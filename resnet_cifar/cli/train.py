@@ -29,7 +29,7 @@ from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register
 from resnet_cifar.errors import ConfigError, Interrupted
 
 DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")  # Hydra owns none here
-END = 3.0  # seconds
+END = 1.0  # seconds
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-from resnet_cifar.errors import UserError, require
+from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.identity import execution
 from resnet_cifar.paths import installing
 from resnet_cifar.record.schema import RunRecord
@@ -110,7 +110,10 @@ class WandB(Logger):
 def _has_wandb_key() -> bool:
     from resnet_cifar.record.wandb_tracker import has_key
 
-    return has_key()
+    try:
+        return has_key()
+    except Exception as error:
+        raise UserError(f"logger=wandb can't log in: {describe(error)}") from error
 
 
 OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)

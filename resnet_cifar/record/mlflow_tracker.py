@@ -43,8 +43,8 @@ class MLflowTracker(Tracker):
         own = not (uri or os.environ.get("MLFLOW_TRACKING_URI"))
         if own:
             uri = f"sqlite:///{(run.root / 'mlflow.db').absolute()}"
-        name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        identity = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
+        name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
+        identity = "" if name else os.environ.get("MLFLOW_EXPERIMENT_ID", "")
         # Runs that start at once would all make the database's tables.
         patience = time.monotonic() + LIMIT
 
@@ -59,12 +59,13 @@ class MLflowTracker(Tracker):
                 pictures = (run.root / "mlflow").absolute().as_uri() if own else None
                 create = self._client.create_experiment
                 identity = known.experiment_id if known else create(name or EXPERIMENT, pictures)
-        self._has: set[int] = set()  # epochs, also one whose arrival was not heard of
+        self.epoch = 0
         if run.id:
             try:
                 self.id = self._client.get_run(run.id).info.run_id
                 self._client.update_run(self.id, status="RUNNING")
-                self._has = {m.step for m in self._client.get_metric_history(self.id, "lr")}
+                history = self._client.get_metric_history(self.id, "lr")
+                self.epoch = max((metric.step for metric in history), default=0)
             except MlflowException:  # of another store, or deleted
                 self.id = ""
         if not self.id:
@@ -77,8 +78,6 @@ class MLflowTracker(Tracker):
         from mlflow.entities import Metric
 
         now, epoch = round(1000 * time.time()), metrics["epoch"]
-        if epoch in self._has:
-            return
         known = {k: float(v) for k, v in metrics.items() if v is not None and k != "epoch"}
         self._client.log_batch(self.id, [Metric(k, v, now, epoch) for k, v in known.items()])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LIMIT = 60.0  # seconds that a tracker may take to answer a call
-GRACE = 3.0  # seconds that are left to it when a signal has come
+GRACE = 1.0  # seconds that are left to it when a signal has come
 GIVEN_UP = threading.Event()  # set when this process has left a tracker alone
 
 
@@ -25,6 +25,7 @@ class Tracker:
     """Takes a run's numbers to a place; this one does nothing with them. It may raise anything."""
 
     id: str = ""  # by which the same run is found there again; "" where its place says it
+    epoch: int | None = None  # the last one that is there, asked of the place itself, if it can say
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         """Take an epoch's numbers under their own names; None is one that was not finite."""
@@ -85,6 +86,8 @@ class FailSafeTracker:
         if self._tracker is not None:
             before = before or Tracked("", "")
             epoch = before.epoch if before.id == self._tracker.id else 0
+            if self._tracker.epoch is not None:  # some answer before they have sent anything
+                epoch = self._tracker.epoch
             self._tracked = Tracked(before.tracker, self._tracker.id, epoch, ended=False)
             self._mark(self._tracked)
         for line in lines:

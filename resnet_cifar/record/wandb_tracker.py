@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import netrc
 import os
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import wandb
@@ -46,6 +42,8 @@ class WandbTracker(Tracker):
             config=dict(run.config),
             settings=wandb.Settings(console="off", silent=True, disable_git=True),
         )
+        if mode == "online":
+            self.epoch = max(0, self._run.starting_step - 1)
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in metrics.items() if value is not None}
@@ -59,15 +57,15 @@ class WandbTracker(Tracker):
 
 
 def has_key() -> bool:
-    """Return True if there is something to log in by: wandb would ask for it, or fail later."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+    """Return True if wandb knows how to log in, or this version doesn't say without asking.
+
+    Raises:
+        wandb.errors.Error: what it has is no key.
+    """
+    try:
+        from wandb.sdk.lib.wbauth import authenticate_session as ask
+
+        server = wandb.setup().settings.base_url
+        return ask(host=server, source="", prompt=False, update_session=False) is not None
+    except (ImportError, AttributeError, TypeError):
         return True
-    settings = wandb.setup().settings
-    named = os.environ.get("NETRC")
-    files = [Path(named)] if named else [Path.home() / name for name in (".netrc", "_netrc")]
-    host = urlsplit(settings.base_url).hostname or ""
-    for file in files:
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(file).authenticators(host):
-                return True
-    return bool(settings.api_key)

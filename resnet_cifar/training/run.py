@@ -54,9 +54,7 @@ def run(config: Config) -> float:
     """
     root, directory = Path(config.output_root), run_directory(config)
     epochs = config.trainer.epochs
-    # A job that SLURM has requeued goes on: it is its first start that began anew.
-    restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip("0").isdecimal()
-    rerun = config.rerun and not restarted
+    rerun = config.rerun and not restarted()
     with Display(config.trainer.progress) as display:
         if not rerun and (record := schema.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
@@ -92,6 +90,13 @@ def run(config: Config) -> float:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
             ) from error
+
+
+def restarted() -> bool:
+    """Return True if SLURM has requeued this job: it was its first start that began anew."""
+    return (
+        re.fullmatch(r"0*[1-9]\d*", os.environ.get("SLURM_RESTART_COUNT", "").strip()) is not None
+    )
 
 
 def hand_in_missed(config: Config, directory: Path, display: Display) -> None:
