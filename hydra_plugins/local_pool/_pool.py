@@ -154,18 +154,17 @@ class Pool:
         return None
 
     def _take(self) -> bool:
-        """Take a job from the source; return True if it has one now."""
-        if self._source is None or self._stops or self._too_long:
-            return False
-        if (job := self._source.next()) is None:
-            return False
-        self._jobs.append(job)
-        self._view.add(job, self._source.label(job))
-        if outcome := job.outcome():
+        """Take a job from the source that is not done; return True if there is one now."""
+        while self._source and not (self._stops or self._too_long):
+            if (job := self._source.next()) is None:
+                break
+            self._jobs.append(job)
+            self._view.add(job, self._source.label(job))
+            if not (outcome := job.outcome()):
+                self._pending.append(job)
+                return True
             self._record_end(job, outcome, "before")
-        else:
-            self._pending.append(job)
-        return True
+        return False
 
     def _prune(self) -> None:
         """Stop the running jobs that the source gives up."""

@@ -316,6 +316,31 @@ def test_an_error_of_the_pool_s_own_ends_its_jobs(
         os.kill(int((tmp_path / "job.pid").read_text()), 0)
 
 
+def test_a_signal_ends_jobs_that_do_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_process, "PATIENCE", 0.5)
+    job = Script(tmp_path / "job", "stubborn", script=STUBBORN)
+    pool = make_pool([job], [""])
+    sender = send_signals((tmp_path / "job.ready").exists, signal.SIGTERM)
+    pool.run()
+    sender.join()
+    assert pool.interrupted == signal.SIGTERM
+    assert (tmp_path / "job.asked").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "job.pid").read_text()), 0)
+
+
+def test_a_cause_is_one_short_line(tmp_path: Path) -> None:
+    long = Script(tmp_path / "long", script="print('word ' * 20_000 + 'end'); raise SystemExit(1)")
+    pool = make_pool([long], [""])
+    pool.run()
+    (cause,) = pool.failures.values()
+    assert len(cause) <= 300
+    assert (cause[:4], cause[-3:]) == ("word", "end")
+    assert len(Job.cause(RuntimeError("a\n" * 50_000))) <= 300
+
+
 def test_without_process_groups_standard_input_tells_jobs_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
