@@ -150,8 +150,8 @@ class Job:
     @staticmethod
     def cause(error: BaseException) -> str:
         """Say in one line for people why a job's process raised `error`."""
-        text = str(error)
-        return one_line(text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}")
+        kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
+        return one_line(f"{kind}{error}")
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:

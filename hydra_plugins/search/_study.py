@@ -123,10 +123,7 @@ class SearchStudy:
 
     @silent_optuna()
     def report(self, number: int, curve: list[tuple[int, float]]) -> bool:
-        """Report a trial's values by step, each once; return True if one of them prunes it.
-
-        That is its outcome: however fast it goes on, nothing later counts.
-        """
+        """Report a trial's values by step, each once; return True if one has pruned it for good."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
         trial = self._storage.get_trial(trial_id)
         for step, value in curve if not trial.state.is_finished() else ():
@@ -279,11 +276,10 @@ def open_storage(path: Path | None) -> Iterator[BaseStorage]:
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"another search has {path}: wait for it, or {other}"
-                raise ConfigCompositionException(message) from None
-            except OSError as error:
-                message = f"{path} can't be locked ({error.strerror}): {other}"
+            except OSError as error:  # held, or a file system without locks
+                held = isinstance(error, BlockingIOError)
+                why = "another search has" if held else f"no lock ({error.strerror}) on"
+                message = f"{why} {path}: {'wait for it, or ' * held}{other}"
                 raise ConfigCompositionException(message) from None
         file.seek(0)
         content = file.read()

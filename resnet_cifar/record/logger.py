@@ -5,13 +5,12 @@ None of them changes a result or a name, and none can end a run: the files are t
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-from resnet_cifar.errors import UserError, describe, require
+from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import execution
 from resnet_cifar.paths import installing
 from resnet_cifar.record.schema import RunRecord
@@ -89,11 +88,10 @@ class WandB(Logger):
         mode = self.resolved_mode()
         known = mode in ("online", "offline", "disabled")
         require(known, "WANDB_MODE", mode, "online, offline or disabled")
-        if mode == "online" and not _has_wandb_key():
-            raise UserError(
-                "logger=wandb has no key, so nothing would be sent: set WANDB_API_KEY, run "
-                "`wandb login`, or keep it on disk with logger.mode=offline"
-            )
+        if mode == "online":
+            from resnet_cifar.record.wandb_tracker import require_key
+
+            require_key()
 
     def open(self, run: TrackedRun) -> Tracker | None:
         if (mode := self.resolved_mode()) == "disabled":
@@ -104,16 +102,6 @@ class WandB(Logger):
 
     def lacks(self, record: RunRecord) -> bool:
         return self.resolved_mode() != "disabled" and super().lacks(record)
-
-
-@functools.cache
-def _has_wandb_key() -> bool:
-    from resnet_cifar.record.wandb_tracker import has_key
-
-    try:
-        return has_key()
-    except Exception as error:
-        raise UserError(f"logger=wandb can't log in: {describe(error)}") from error
 
 
 OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnet_cifar.errors import describe
-from resnet_cifar.files import LockGuard, write_atomically, write_json
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.files import Lock, LockGuard, LockHeld, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, schema
@@ -258,7 +258,6 @@ def open_tracker(
 
 def hand_in(
     directory: Path,
-    record: RunRecord,
     root: Path,
     logger: Logger,
     say: Callable[[str], None],
@@ -266,8 +265,24 @@ def hand_in(
 ) -> None:
     """Give the tracker the numbers and the outcome of a finished run that it lacks.
 
-    The run is locked, and `record` is what it says. Pictures are not drawn again.
+    Pictures are not drawn again. Where it can't be done, that is said and the run left as it is.
     """
+    try:
+        with Lock(directory / LOCK, wait=False):
+            if (record := schema.finished(directory)) and logger.lacks(record):
+                _hand_in(directory, record, root, logger, say, interrupted)
+    except (LockHeld, OSError, UserError) as error:
+        say(f"nothing is handed in to logger={logger.NAME}: {describe(error)}")
+
+
+def _hand_in(
+    directory: Path,
+    record: RunRecord,
+    root: Path,
+    logger: Logger,
+    say: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> None:
     metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
     lines = [with_curves(line, probed) for line in metrics]
     before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
@@ -280,7 +295,7 @@ def hand_in(
     tracker.end(record.status)
     tracker.tell(lambda opened: opened.close())
     if (after := record.tracked.get(logger.NAME)) is not None and after.ended:
-        schema.write_record(directory, record)
+        mark(after)
         missed = f"epochs {before.epoch + 1} to {after.epoch}"
         given = missed if after.epoch > before.epoch else "the outcome"
         say(f"logger={logger.NAME}: handed in {given}, which it had missed")

@@ -117,7 +117,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def tracked(self) -> dict[str, Tracked]:
-        """What each tracker has been given, by its option."""
+        """The last word on each tracker, by its option."""
         given = [session.tracked for session in self.sessions if session.tracked]
         return {each.tracker: each for each in [*given, *self.handed_in]}
 

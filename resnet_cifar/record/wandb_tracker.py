@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import wandb
 
+from resnet_cifar.errors import UserError, describe
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 PROJECT = "resnet-cifar"
@@ -56,16 +58,21 @@ class WandbTracker(Tracker):
         self._run.finish(exit_code=0 if status == "completed" else 1)
 
 
-def has_key() -> bool:
-    """Return True if wandb knows how to log in, or this version doesn't say without asking.
-
-    Raises:
-        wandb.errors.Error: what it has is no key.
-    """
+@functools.cache
+def require_key() -> None:
+    """Raise UserError where wandb has nothing to log in by; it would ask for it, or fail later."""
+    cause = "there is no key"
     try:
-        from wandb.sdk.lib.wbauth import authenticate_session as ask
+        from wandb.sdk.lib.wbauth import authenticate_session
 
         server = wandb.setup().settings.base_url
-        return ask(host=server, source="", prompt=False, update_session=False) is not None
-    except (ImportError, AttributeError, TypeError):
-        return True
+        if authenticate_session(host=server, source="", prompt=False, update_session=False):
+            return
+    except (ImportError, AttributeError, TypeError):  # a version that can't say without asking
+        return
+    except wandb.Error as error:
+        cause = describe(error)
+    raise UserError(
+        f"logger=wandb can't log in ({cause}): set WANDB_API_KEY, run `wandb login`, or keep the "
+        "run on disk with logger.mode=offline"
+    )

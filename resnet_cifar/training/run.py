@@ -54,12 +54,17 @@ def run(config: Config) -> float:
     """
     root, directory = Path(config.output_root), run_directory(config)
     epochs = config.trainer.epochs
-    rerun = config.rerun and not restarted()
+    # A job that SLURM has requeued goes on: it is its first start that began anew.
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip(" 0").isdecimal()
+    rerun = config.rerun and not restarted
     with Display(config.trainer.progress) as display:
         if not rerun and (record := schema.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
             if config.logger.lacks(record):
-                hand_in_missed(config, directory, display)
+                config.logger.check()
+                with Interrupt() as interrupt:
+                    hand_in(directory, root, config.logger, display.say, interrupt.came)
+                    interrupt.check()
             return schema.objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
             display.say(
@@ -90,29 +95,6 @@ def run(config: Config) -> float:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
             ) from error
-
-
-def restarted() -> bool:
-    """Return True if SLURM has requeued this job: it was its first start that began anew."""
-    return (
-        re.fullmatch(r"0*[1-9]\d*", os.environ.get("SLURM_RESTART_COUNT", "").strip()) is not None
-    )
-
-
-def hand_in_missed(config: Config, directory: Path, display: Display) -> None:
-    """Give the tracker what it lacks of a finished run, which is left as it is if that fails."""
-    config.logger.check()
-    with Interrupt() as interrupt:
-        try:
-            with Lock(directory / LOCK, wait=False):
-                if (record := schema.finished(directory)) and config.logger.lacks(record):
-                    root, logger = Path(config.output_root), config.logger
-                    hand_in(directory, record, root, logger, display.say, interrupt.came)
-        except LockHeld as busy:
-            display.say(f"{directory}: {busy.holder} is at it, so nothing is handed in")
-        except (OSError, UserError) as error:
-            display.say(f"nothing is handed in to logger={config.logger.NAME}: {describe(error)}")
-        interrupt.check()
 
 
 def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
@@ -166,16 +148,14 @@ def train(
             for line in closing(directory, recorder.record, status):
                 display.say(line)
         except BaseException as failure:
-            saved = f"saved in {directory}"
+            saved, error = f"saved in {directory}", shorten(describe(failure))
             if not isinstance(failure, Interrupted):
                 display.note(traceback.format_exc())
-                saved = f"{describe(failure)}; what the last checkpoint has is kept"
+                saved = f"{error}; what the last checkpoint has is kept"
             if isinstance(failure, Interrupted | KeyboardInterrupt) or interrupt.came():
-                status = "interrupted"
+                status, error = "interrupted", None
                 at = f"epoch {state.epoch + 1}, step {state.step}"
                 display.say(f"interrupted in {at}: {saved}; the same command goes on")
-            else:
-                error = shorten(describe(failure))
             raise
         finally:
             # A full disk must not hide what went wrong first.
