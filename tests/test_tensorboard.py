@@ -155,7 +155,8 @@ def test_a_later_session_s_file_is_read_last_whatever_the_clock_says(
         for late in (reader, EventAccumulator(str(tmp_path))):
             steps = [event.step for event in late.Reload().Tensors("accuracy/val")]
             assert steps == list(range(1, 2 * session + 3))
-    assert names == sorted(names)
+    stamps = [int(name.split(".")[3]) for name in names]  # the rest of a name is any machine's
+    assert sorted(set(stamps)) == stamps
 
 
 def test_histograms_are_on_disk_at_once(tmp_path: Path) -> None:
