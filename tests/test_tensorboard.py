@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import TINY, Program
 from tensorboard.util import tensor_util
 from test_run import interrupt_at
@@ -157,15 +156,6 @@ def test_a_later_session_s_file_is_read_last_whatever_the_clock_says(
             assert steps == list(range(1, 2 * session + 3))
     stamps = [int(name.split(".")[3]) for name in names]  # the rest of a name is any machine's
     assert sorted(set(stamps)) == stamps
-
-
-def test_histograms_are_on_disk_at_once(tmp_path: Path) -> None:
-    board = Board(tmp_path, 0, {})
-    (file,) = tmp_path.iterdir()
-    before = file.stat().st_size
-    board.histograms(torch.nn.Linear(2, 2), 1)
-    assert b"weights/bias" in file.read_bytes()[before:]
-    board.close()
 
 
 def test_the_hparams_tab_has_the_columns_people_vary() -> None:

@@ -413,7 +413,7 @@ def test_another_tracker_keeps_what_is_known_of_the_first(
 ) -> None:
     monkeypatch.setattr(logger.MLflow, "open", lambda self, run: silent(run))
     monkeypatch.setattr(logger.MLflow, "check", lambda self: None)
-    for choice in (OFFLINE, ("logger=mlflow",), OFFLINE, ("logger=mlflow",)):
+    for choice in ((), OFFLINE, ("logger=mlflow",), OFFLINE, ("logger=mlflow",)):
         outcome = program(*TINY, *choice)
         assert outcome.code == 0
     assert "handed in" not in outcome.out

@@ -90,7 +90,6 @@ class Board(Tracker):
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
         for name, parameter in model.named_parameters():
             self._writer.add_histogram(f"weights/{name}", parameter.detach(), epoch)
-        self._writer.flush()
 
     def end(self, status: str) -> None:
         if status not in FINAL:  # it may go on: only the first end is believed

@@ -135,4 +135,5 @@ def print_answer(configs: Sequence[Config]) -> None:
         console.print(f"  {command} {directory}", markup=False)
     logger, records = configs[0].logger, [Run(run_directory(config)).record for config in configs]
     if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
-        console.print(f"logger={logger.NAME} lacks {lacking} runs: the same command hands them in")
+        missed = f"logger={logger.NAME} lacks {lacking} runs: the same command hands them in"
+        console.print(f"{missed}; after a search, each run's own (runs command)", markup=False)

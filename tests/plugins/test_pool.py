@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -323,8 +324,13 @@ def test_a_signal_ends_jobs_that_do_not_listen(
     job = Script(tmp_path / "job", "stubborn", script=STUBBORN)
     pool = make_pool([job], [""])
     sender = send_signals((tmp_path / "job.ready").exists, signal.SIGTERM)
+    again = threading.Timer(15, os.kill, (os.getpid(), signal.SIGTERM))  # or it would hang
+    again.start()
+    began = time.monotonic()
     pool.run()
+    again.cancel()
     sender.join()
+    assert time.monotonic() - began < 14
     assert pool.interrupted == signal.SIGTERM
     assert (tmp_path / "job.asked").exists()
     with pytest.raises(ProcessLookupError):
