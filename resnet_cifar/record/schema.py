@@ -101,9 +101,9 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     best: Metrics | None = None  # of the best epoch so far
     sessions: list[Session] = []
     evaluations: list[Evaluation] = []
-    handed_in: list[Tracked] = []  # when the run had its outcome: what trackers had missed
     files: dict[str, FileSum] = {}  # see `read_summed`
     version: int = VERSION
+    handed_in: list[Tracked] = []  # when the run had its outcome: what trackers had missed
 
     @property
     def finished(self) -> bool:
