@@ -1,5 +1,9 @@
 """Errors meant for the person at the keyboard: one line, no traceback."""
 
+from resnet_cifar.text import printable
+
+LONGEST = 300  # characters of a cause
+
 
 class UserError(Exception):
     """Something the user can put right. The message is one line; `exit_code` ends the process."""
@@ -31,8 +35,29 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return `error` in one line; its kind too, unless it was made for people (an exit code)."""
-    text = " ".join(str(error).split())
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    """Return `error` in one line of LONGEST characters at most, with its kind.
+
+    An error made for people (it has an exit code) goes without the kind, and may be longer: it may
+    hold another's description beside what to do.
+    """
+    kind = type(error)
+    try:
+        text = str(error)
+    except Exception:
+        text = "its message can't be shown"
+    if kind.__module__.startswith(("torch._dynamo", "torch._inductor")):
         text += " (trainer.compile=false does without the compiler)"
-    return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"
+    if text and hasattr(error, "exit_code"):
+        return shorten(text, 4 * LONGEST)
+    return shorten(f"{kind.__name__}: {text}" if text else kind.__name__)
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """Fold `text` into one printable line of `longest` characters at most, without its middle.
+
+    A cause stands in tables; a log has it whole. The end often says what to do.
+    """
+    line = printable(text[: 2 * longest] + text[2 * longest :][-2 * longest :])
+    if len(line) <= longest:
+        return line
+    return f"{line[: longest // 2]} … {line[3 - longest // 2 :]}"

@@ -58,7 +58,7 @@ def words(lines: list[str]) -> str:
     return " ".join(lines[start : lines.index("", start)])
 
 
-Accuracies = dict[float, list[float | None]]
+Accuracies = dict[float, list[float | str | None]]
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def answer(
         for lr, values in accuracies.items():
             for seed, value in enumerate(values):
                 overrides = [*TINY, f"optimizer.lr={lr}"]
-                if value is None:
+                if value == "failed":
+                    make_run(Path("outputs"), overrides, seed, status="failed", curve=[0.1])
+                elif value is None:
                     make_run(Path("outputs"), overrides, seed, status="diverged", loss=math.nan)
                 else:
                     make_run(Path("outputs"), overrides, seed, value / 100)
@@ -128,3 +130,12 @@ def test_seeds_of_one_cell(answer) -> None:
 
 def test_a_sweep_without_results_says_nothing(answer) -> None:
     assert answer({}) == []
+
+
+def test_a_run_that_failed_is_not_named_to_look_at(answer) -> None:
+    def named(lines: list[str]) -> list[str]:
+        return [Path(line).name for line in lines if "evaluate" in line]
+
+    assert named(answer({0.1: ["failed", 90.0], 0.01: [80.0, 81.0]})) == ["seed=1"]
+    assert named(answer({0.2: [None, 90.0]})) == ["seed=1"]
+    assert named(answer({0.3: [None, "failed"]})) == []

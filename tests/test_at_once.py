@@ -107,3 +107,12 @@ def test_cores_of_a_container_and_as_openmp_is_told(
     if told:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
     assert RunJob.cpus() == cores
+
+
+@pytest.mark.parametrize("said", ["abc", "", "0", "-1", "1.5", "²", "9" * 5000, "1,2"])
+def test_threads_that_are_no_number_are_not_said(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert cpu.omp_num_threads() is None
+    assert cpu.available_cores() >= 1

@@ -11,8 +11,12 @@ import pytest
 from conftest import ROOT, TINY, Program
 
 from resnet_cifar import files
+from resnet_cifar.cli.edge import run_to_exit_code
 from resnet_cifar.config.compose import compose
+from resnet_cifar.errors import UserError, describe, shorten
 from resnet_cifar.identity import run_directory
+from resnet_cifar.record.schema import read_record
+from resnet_cifar.training.engine import Engine
 
 
 def fails(outcome, *parts: str) -> None:
@@ -183,3 +187,100 @@ def test_help_and_completion_load_no_torch() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ended.stdout.splitlines()[-1] == "False False"
+
+
+# A cause is one short line -----------------------------------------------------------------------
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Compilers(RuntimeError):
+    """As those of torch, whose messages hold the compiler's own output."""
+
+    __module__ = "torch._inductor.exc"
+
+
+def chained() -> Exception:
+    try:
+        try:
+            raise OSError("first\n" * 1000)
+        except OSError as error:
+            raise ValueError("second\n" * 1000) from error
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (RuntimeError("a\nb\tc\r\n  d"), ["RuntimeError: a b c d"]),
+        (RuntimeError("word" * 25_000), ["RuntimeError: word", "word"]),
+        (RuntimeError("begun " + "\n" * 100_000 + " ended"), ["RuntimeError: begun", "ended"]),
+        (Compilers("g++: failed\n" * 8_000), ["Compilers: g++", "(trainer.compile=false"]),
+        (RuntimeError("\x1b[31mred\x07\u202e\udcff"), [r"\x1b[31mred\x07\u202e\udcff"]),
+        (RuntimeError(), ["RuntimeError"]),
+        (Unspeakable(), ["Unspeakable: its message can't be shown"]),
+        (SystemExit("text"), ["SystemExit: text"]),
+        (SystemExit({"a": 1}), ["SystemExit: {'a': 1}"]),
+        (KeyError("key"), ["KeyError: 'key'"]),
+        (chained(), ["ValueError: second"]),
+        (ExceptionGroup("both", [chained()]), ["ExceptionGroup: both"]),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), ["UnicodeDecodeError: 'utf-8'"]),
+        (UserError("in words"), ["in words"]),
+        (UserError(), ["UserError"]),
+    ],
+)
+def test_a_cause_is_one_short_line(error: BaseException, parts: list[str]) -> None:
+    said = describe(error)
+    assert len(said) <= 300
+    assert said.isprintable()
+    assert all(part in said for part in parts), said
+    assert said.startswith((type(error).__name__, parts[0]))
+
+
+def test_a_message_for_people_may_hold_a_cause_and_a_remedy() -> None:
+    cause = describe(RuntimeError("x" * 1000))
+    said = f"it can't be read ({cause}): put it there"
+    assert describe(UserError(said)) == said
+    assert len(describe(UserError("x" * 100_000))) <= 1200
+    assert len(shorten(said)) == 300
+
+
+def test_a_long_cause_is_cut_wherever_it_is_shown(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*of: object) -> None:
+        raise Compilers("\x1b[31mg++: failed\n" * 8_000)
+
+    monkeypatch.setattr(Engine, "step", fail)
+    outcome = program(*TINY)
+    fails(outcome, "g++: failed", "trainer.compile=false")
+    assert len(outcome.err) < 320
+    run = run_directory(compose(TINY))
+    record = read_record(run)
+    assert record is not None
+    assert record.error == outcome.err.removeprefix("error: ").rstrip("\n")
+    assert (run / "train.log").read_text().count("g++: failed") >= 8_000
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "said"),
+    [
+        (SystemExit(), 0, ""),
+        (SystemExit(0), 0, ""),
+        (SystemExit(3), 3, ""),
+        (SystemExit("no more paper"), 1, "error: no more paper\n"),
+        (SystemExit(["no", "more"]), 1, "error: ['no', 'more']\n"),
+    ],
+)
+def test_whatever_a_process_ends_with_is_an_exit_code(
+    ended: SystemExit, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise ended
+
+    assert run_to_exit_code(work) == code
+    assert capsys.readouterr().err == said

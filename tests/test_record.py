@@ -21,6 +21,7 @@ from resnet_cifar.record.schema import (
     RecordError,
     RunRecord,
     Session,
+    Tracked,
     objective,
     read_content,
     read_record,
@@ -106,6 +107,7 @@ def records(draw: st.DrawFn) -> RunRecord:
         final, best, draw(st.lists(sessions, max_size=2)),
         draw(st.lists(st.builds(Evaluation, scores=scores), max_size=2)),
         draw(st.dictionaries(TEXT, st.builds(FileSum), max_size=2)),
+        handed_in=draw(st.lists(st.builds(Tracked), max_size=2)),
     )  # fmt: skip
 
 

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from resnet_cifar.compute import device
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.saved import load, reproduce_command
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import TRAINING, VALIDATION, Stream, generator
 from resnet_cifar.data.datasets import Images
+from resnet_cifar.errors import UserError, describe
 from resnet_cifar.identity import run_directory
 from resnet_cifar.model.resnet import ResNet
 from resnet_cifar.record import checkpoint
@@ -237,6 +239,58 @@ def test_interrupted_and_resumed_equals_undisturbed(
     trained = [session["images_trained"] for session in record(run)["sessions"]]
     before = 64 * (epoch - 1) + 16 * (step + 1)
     assert trained == [before, 128 - before]
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("Engine.step", RuntimeError("gcc was killed")),
+        ("Engine.step", KeyboardInterrupt()),
+        ("Engine.step", SystemExit(1)),
+        ("Engine.step", OSError(28, "No space left on device")),
+        ("Engine.validate", UserError("in words")),
+        ("Engine.save", OSError(28, "No space left on device")),
+        ("run.device.compiled", RuntimeError("gcc was killed")),
+    ],
+    ids=str,
+)
+def test_a_failure_after_a_signal_is_an_interruption(
+    program: Program, place: str, error: BaseException
+) -> None:
+    """A compiler's processes get the signal as well; what it raises then is no failure."""
+    of, _, name = place.rpartition(".")
+    owner = {"Engine": Engine, "run.device": device}[of]
+
+    def fail(*of: Any, **named: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        outcome = program(*TINY)
+    assert outcome.code == 143
+    assert outcome.err == f"interrupted: {describe(error)}\n"
+    run = directory()
+    if of == "Engine":  # its record was open
+        assert record(run)["status"] == "interrupted"
+        assert record(run)["error"] is None
+        assert f": {describe(error)}; what the last checkpoint has is kept" in outcome.out
+        assert "Traceback" in (run / "train.log").read_text()
+    else:
+        assert not (run / "run.json").exists()
+    assert program(*TINY).code == 0
+    assert record(run)["status"] == "completed"
+
+
+def test_a_failure_without_a_signal_is_one(program: Program) -> None:
+    def fail(*of: Any) -> None:
+        raise RuntimeError("gcc failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "step", fail)
+        assert program(*TINY).code == 1
+    assert record(directory())["status"] == "failed"
+    assert record(directory())["error"] == "RuntimeError: gcc failed"
 
 
 def test_a_run_under_nohup_goes_on(program: Program) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from werkzeug.test import Client
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import items, run_directory
-from resnet_cifar.record.tensorboard import columns
+from resnet_cifar.record.tensorboard import Board, columns
 from resnet_cifar.training.engine import Engine
 
 Get = Callable[..., Any]
@@ -129,6 +130,32 @@ def test_a_reader_follows_a_resumed_run_and_sees_each_epoch_once(program: Progra
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = tensor_util.make_ndarray(reader.Tensors("loss/train")[1].tensor_proto)
     assert found == pytest.approx(lines[1]["loss/train"])
+
+
+@pytest.mark.parametrize("back", [0, 60, 86_400, 40 * 365 * 86_400])
+def test_a_later_session_s_file_is_read_last_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: int
+) -> None:
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    real = time.time
+    names: list[str] = []
+    for session in range(3):  # each of two epochs, its clock set back since the one before
+        monkeypatch.setattr(time, "time", lambda since=session: real() - back * since)
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        board = Board(tmp_path, 2 * session, {})
+        for epoch in (2 * session + 1, 2 * session + 2):
+            board.scalars({"epoch": epoch, "accuracy/val": 0.5})
+        if session == 0:
+            reader = EventAccumulator(str(tmp_path)).Reload()
+        board.close()
+        assert all(path.read_bytes() == content for path, content in before.items())
+        names += [path.name for path in tmp_path.iterdir() if path.name not in names]
+        for late in (reader, EventAccumulator(str(tmp_path))):
+            steps = [event.step for event in late.Reload().Tensors("accuracy/val")]
+            assert steps == list(range(1, 2 * session + 3))
+    stamps = [int(name.split(".")[3]) for name in names]  # the rest of a name is any machine's
+    assert sorted(set(stamps)) == stamps
 
 
 def test_the_hparams_tab_has_the_columns_people_vary() -> None:

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import struct
+import sys
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from conftest import TINY, Program
 from test_run import interrupt_at
+from test_sweep import ENVIRONMENT, start
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.saved import load, to_yaml
+from resnet_cifar.errors import UserError
 from resnet_cifar.identity import cell_name, flatten, run_directory
-from resnet_cifar.record.logger import TensorBoard
+from resnet_cifar.record import logger, tracker
+from resnet_cifar.record.logger import TensorBoard, WandB
 from resnet_cifar.record.schema import Tracked, read_record
 from resnet_cifar.record.tensorboard import Board
 from resnet_cifar.record.tracker import TrackedRun, Tracker
+from resnet_cifar.results import load_runs
+from resnet_cifar.runs.command import main as runs
+from resnet_cifar.sweep.answer import print_answer
+from resnet_cifar.sweep.job import RunJob
 from resnet_cifar.training.engine import Engine
 
 RUN = run_directory(compose(TINY))
@@ -216,3 +229,409 @@ def test_names_and_old_files_know_nothing_of_it(tmp_path: Path) -> None:
     assert "logger:\n  name: tensorboard\n" in text
     (tmp_path / "config.yaml").write_text(text.replace("logger:\n  name: tensorboard\n", ""))
     assert load(tmp_path / "config.yaml") == plain
+
+
+# Trackers that give no answer, and what they missed ----------------------------------------------
+
+OFFLINE = ("logger=wandb", "logger.mode=offline")
+METHODS = [name for name, of in vars(Tracker).items() if callable(of)]
+
+
+class Silent(Tracker):
+    """Keeps what it is told; the method `hangs` gives no answer, that named `refuses` fails."""
+
+    given: ClassVar[list[Any]] = []
+    opened: ClassVar[list[str]] = []
+    hangs: ClassVar[str] = ""
+    refuses: ClassVar[str] = ""
+    fails_with: ClassVar[BaseException] = OSError("the server is down")
+    waiting: ClassVar[threading.Event]
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._meet("open")
+        self.id = run.id or f"run{len(self.opened)}"
+        self.opened.append(self.id)
+
+    def _meet(self, name: str) -> None:
+        if name == self.hangs:
+            self.waiting.set()
+            threading.Event().wait()
+        if name == self.refuses:
+            raise self.fails_with
+
+    def scalars(self, metrics: Mapping[str, Any]) -> None:
+        self._meet("scalars")
+        self.given.append(metrics["epoch"])
+
+    def image(self, *of: Any) -> None:
+        self._meet("image")
+
+    def histograms(self, *of: Any) -> None:
+        self._meet("histograms")
+
+    def end(self, status: str) -> None:
+        self._meet("end")
+        self.given.append(status)
+
+    def close(self) -> None:
+        self._meet("close")
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> type[Silent]:
+    """The tracker of logger=wandb, offline."""
+
+    class Ours(Silent):
+        given: ClassVar[list[Any]] = []
+        opened: ClassVar[list[str]] = []
+        waiting = threading.Event()
+
+    monkeypatch.setattr(WandB, "open", lambda self, run: Ours(run))
+    monkeypatch.setattr(tracker, "LIMIT", 0.3)
+    return Ours
+
+
+@pytest.mark.parametrize("method", ["open", *METHODS])
+def test_a_tracker_that_gives_no_answer_holds_no_run_and_is_given_the_rest_later(
+    program: Program, silent: type[Silent], method: str
+) -> None:
+    silent.hangs = method
+    run = [*TINY, *OFFLINE, f"trainer.histogram_epochs={int(method == 'histograms')}"]
+    outcome = program(*run)
+    assert outcome.code == 0
+    said = "logger=wandb: TimeoutError: no answer within 0 seconds; the run goes on without it; "
+    assert outcome.out.count(said + "the same command hands it in later") == 1
+    assert "completed: " in outcome.out
+    silent.hangs = ""
+    again = program(*run)
+    assert again.code == 0
+    assert "completed before, skipped" in again.out
+    assert ("handed in" in again.out) == (method != "close")
+    assert silent.given == [1, 2, "completed"]
+    assert len(set(silent.opened)) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("down"), SystemExit(1), KeyboardInterrupt(), MemoryError()]
+)
+def test_whatever_a_tracker_raises_ends_no_run(
+    program: Program, silent: type[Silent], error: BaseException
+) -> None:
+    silent.refuses, silent.fails_with = "scalars", error
+    outcome = program(*TINY, *OFFLINE)
+    assert outcome.code == 0
+    assert f"logger=wandb: {type(error).__name__}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("when", "method"),
+    [("training", "open"), ("training", "scalars"), ("training", "end"), ("afterwards", "scalars")],
+)
+def test_a_signal_ends_the_wait_for_a_tracker(
+    program: Program,
+    silent: type[Silent],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    method: str,
+) -> None:
+    if when == "afterwards":
+        silent.refuses = "open"
+        program(*TINY, *OFFLINE)
+        silent.refuses = ""
+    monkeypatch.setattr(tracker, "LIMIT", 600.0)
+    monkeypatch.setattr(tracker, "GRACE", 0.1)
+    silent.hangs = method
+
+    def interrupt() -> None:
+        silent.waiting.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    began = time.monotonic()
+    outcome = program(*TINY, *OFFLINE)
+    sender.join()
+    assert time.monotonic() - began < 20
+    ended = when == "training" and method == "end"  # at the end there is nothing left to interrupt
+    assert outcome.code == (0 if ended else 143), outcome.err
+    record = read_record(RUN)
+    assert record is not None
+    assert record.finished == (ended or when == "afterwards")
+    silent.hangs = ""
+    assert program(*TINY, *OFFLINE).code == 0
+    assert silent.given == [1, 2, "completed"]
+
+
+def test_what_only_reads_hands_nothing_in(
+    program: Program, silent: type[Silent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent.refuses = "scalars"
+    program(*TINY, *OFFLINE)
+    silent.refuses = ""
+    before = sorted((path, path.stat().st_mtime_ns) for path in RUN.iterdir())
+    opened = len(silent.opened)
+    runs(["outputs"])
+    runs(["verify", "outputs"])
+    assert len(load_runs("outputs")) == 1
+    plan = program("--plan", *TINY, *OFFLINE)
+    assert "cells" in plan.out
+    assert "measured now" not in plan.out
+    program(*TINY)  # with TensorBoard alone
+    assert (silent.given, len(silent.opened)) == ([], opened)
+    assert sorted((path, path.stat().st_mtime_ns) for path in RUN.iterdir()) == before
+    # A sweep has it done by the run's process, and says at its end how many lack something.
+    job = RunJob.__new__(RunJob)
+    job.run, job.directory, job.exit_code = compose([*TINY, *OFFLINE]), RUN, None
+    assert job.outcome() is None
+    job.exit_code = 0
+    assert job.outcome() is not None
+    capsys.readouterr()
+    print_answer([job.run])
+    assert "logger=wandb lacks 1 runs: the same command hands them in" in capsys.readouterr().out
+    assert "handed in epochs 1 to 2" in program(*TINY, *OFFLINE).out
+    job.exit_code = None
+    assert job.outcome() is not None
+    print_answer([job.run])
+    assert "lacks" not in capsys.readouterr().out
+
+
+def test_a_changed_run_is_not_handed_in(program: Program, silent: type[Silent]) -> None:
+    silent.refuses = "scalars"
+    program(*TINY, *OFFLINE)
+    silent.refuses = ""
+    with (RUN / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    outcome = program(*TINY, *OFFLINE)
+    assert outcome.code == 0
+    assert "nothing is handed in to logger=wandb: " in outcome.out
+    assert "metrics.jsonl was changed" in outcome.out
+    assert silent.given == []
+
+
+def test_another_tracker_keeps_what_is_known_of_the_first(
+    program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger.MLflow, "open", lambda self, run: silent(run))
+    monkeypatch.setattr(logger.MLflow, "check", lambda self: None)
+    for choice in ((), OFFLINE, ("logger=mlflow",), OFFLINE, ("logger=mlflow",)):
+        outcome = program(*TINY, *choice)
+        assert outcome.code == 0
+    assert "handed in" not in outcome.out
+    assert silent.given == 2 * [1, 2, "completed"]
+
+
+def test_a_tracker_that_knows_what_it_has_is_believed(
+    program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights & Biases takes an epoch before it has sent it; MLflow may have one unheard of."""
+    silent.hangs = "end"
+    program(*TINY, *OFFLINE)
+    silent.hangs = ""
+    silent.given.clear()
+    monkeypatch.setattr(silent, "epoch", 1)
+    assert program(*TINY, *OFFLINE).code == 0
+    assert silent.given == [2, "completed"]
+
+
+@pytest.mark.soak
+def test_a_process_ends_although_its_tracker_never_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a library waits for its own threads when the interpreter ends; in a sweep too."""
+    (tmp_path / "wandb.py").write_text(
+        "import atexit, threading\n"
+        "def init(**settings):\n"
+        "    atexit.register(threading.Event().wait)\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise OSError('down')\n"
+        "Settings = dict\n"
+    )
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
+    sweep = ("-m", "seed=1,2")
+    for options, said in (((), "completed: "), (sweep, "lacks 2 runs: the same command")):
+        process = start(tmp_path, *TINY, *OFFLINE, *options, log="log")
+        assert process.wait(timeout=90) == 0
+        assert said in (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().count("OSError: down") == 3
+
+
+# The environment, where an option is not set -----------------------------------------------------
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody is logged in."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "MLFLOW_", "NETRC")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    if "resnet_cifar.record.wandb_tracker" in sys.modules:
+        sys.modules["resnet_cifar.record.wandb_tracker"].require_key.cache_clear()
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("environment", "options", "expected"),
+    [
+        ({}, [], ("resnet-cifar", None, "online", "outputs")),
+        (
+            {"WANDB_PROJECT": "p", "WANDB_MODE": "offline", "WANDB_DIR": "d"},
+            [],
+            ("p", None, "offline", "d"),
+        ),
+        ({"WANDB_PROJECT": "", "WANDB_MODE": "", "WANDB_DIR": ""}, [],
+         ("resnet-cifar", None, "online", "outputs")),
+        ({"WANDB_MODE": "dryrun"}, ["logger.entity=e"],
+         ("resnet-cifar", "e", "offline", "outputs")),
+        ({"WANDB_PROJECT": "p", "WANDB_MODE": "offline"},
+         ["logger.project=q", "logger.mode=online"], ("q", None, "online", "outputs")),
+        ({"WANDB_MODE": "online"}, ["logger.mode=offline"],
+         ("resnet-cifar", None, "offline", "outputs")),
+        ({"WANDB_MODE": "disabled"}, [], None),
+    ],
+)  # fmt: skip
+def test_wandb_s_environment_counts_where_an_option_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    options: list[str],
+    expected: tuple[str, ...] | None,
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        wandb, "init", lambda **given: asked.update(given) or SimpleNamespace(starting_step=4)
+    )
+    chosen = compose(["logger=wandb", *options]).logger
+    opened = chosen.open(TrackedRun("cell/seed=0", "cell", Path("outputs"), {}, "same"))
+    if expected is None:
+        assert (opened, asked) == (None, {})
+        assert not chosen.lacks(read_record(RUN))
+        return
+    found = (asked["project"], asked["entity"], asked["mode"], str(asked["dir"]))
+    assert found == expected
+    assert opened.epoch == (3 if expected[2] == "online" else None)
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("environment", "options", "expected"),
+    [
+        ({}, [], ("sqlite:///", "resnet-cifar")),
+        ({"MLFLOW_TRACKING_URI": "http://a", "MLFLOW_EXPERIMENT_NAME": "n"}, [], ("http://a", "n")),
+        ({"MLFLOW_EXPERIMENT_ID": "7"}, [], ("sqlite:///", "id 7")),
+        ({"MLFLOW_EXPERIMENT_NAME": "n", "MLFLOW_EXPERIMENT_ID": "7"}, [], ("sqlite:///", "n")),
+        (
+            {"MLFLOW_TRACKING_URI": "http://a", "MLFLOW_EXPERIMENT_NAME": "n",
+             "MLFLOW_EXPERIMENT_ID": "7"},
+            ["logger.uri=http://b", "logger.experiment=e"],
+            ("http://b", "e"),
+        ),
+        ({"MLFLOW_EXPERIMENT_NAME": "", "MLFLOW_TRACKING_URI": ""}, [],
+         ("sqlite:///", "resnet-cifar")),
+    ],
+)  # fmt: skip
+def test_mlflow_s_environment_counts_where_an_option_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: dict[str, str],
+    options: list[str],
+    expected: tuple[str, str],
+) -> None:
+    """With a stand-in for the package, which says what it was asked."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked: dict[str, Any] = {}
+
+    class Client:
+        def __init__(self, uri: str | None) -> None:
+            asked["uri"] = uri or os.environ["MLFLOW_TRACKING_URI"]
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return SimpleNamespace(experiment_id=name)
+
+        def create_experiment(self, name: str, place: str | None) -> str:
+            raise AssertionError(name)
+
+        def create_run(self, experiment: str, **settings: Any) -> Any:
+            named = experiment if not experiment.isdigit() else f"id {experiment}"
+            asked["experiment"] = named
+            return SimpleNamespace(info=SimpleNamespace(run_id="new"))
+
+        def get_run(self, identity: str) -> Any:
+            return SimpleNamespace(info=SimpleNamespace(run_id=identity))
+
+        def get_metric_history(self, identity: str, name: str) -> Any:
+            return [SimpleNamespace(step=1), SimpleNamespace(step=2)]
+
+        def log_batch(self, *of: Any, **settings: Any) -> None: ...
+
+        def update_run(self, *of: Any, **settings: Any) -> None: ...
+
+    for name, attributes in {
+        "mlflow": {"MlflowClient": Client},
+        "mlflow.entities": {"Param": lambda *of: of, "Metric": lambda *of: of},
+        "mlflow.exceptions": {"MlflowException": LookupError},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+    chosen = compose(["logger=mlflow", *options]).logger
+    assert chosen.open(TrackedRun("cell/seed=0", "cell", tmp_path, {}, "")).epoch == 0
+    assert asked["uri"].startswith(expected[0])
+    assert asked["experiment"] == expected[1]
+    assert chosen.open(TrackedRun("cell/seed=0", "cell", tmp_path, {}, "same")).epoch == 2
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_without_a_key_nothing_is_trained(
+    program: Program, tmp_path: Path, sweep: list[str]
+) -> None:
+    pytest.importorskip("wandb")
+    outcome = program(*TINY, "logger=wandb", *sweep)
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: logger=wandb can't log in (there is no key): set ")
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("environment", "netrc", "code"),
+    [
+        ({"WANDB_API_KEY": 40 * "0"}, "", 0),
+        ({"WANDB_IDENTITY_TOKEN_FILE": "token"}, "", 0),
+        (
+            {"WANDB_BASE_URL": "https://api.wandb.ai"},
+            f"machine api.wandb.ai login user password {40 * '0'}",
+            0,
+        ),
+        ({"WANDB_API_KEY": ""}, f"machine elsewhere.org login user password {40 * '0'}", 1),
+        ({}, "no netrc at all", 1),
+        ({"WANDB_API_KEY": "short"}, "", 1),
+        ({"WANDB_MODE": "offline"}, "", 0),
+        ({"WANDB_MODE": "disabled"}, "", 0),
+        ({"WANDB_MODE": "onlin"}, "", 2),
+    ],
+)
+def test_a_key_is_found_where_wandb_looks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    netrc: str,
+    code: int,
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "home" / ".netrc").write_text(netrc)
+    (tmp_path / "home" / ".netrc").chmod(0o600)
+    chosen = compose(["logger=wandb"]).logger
+    wandb.teardown()  # it has read the environment
+    with pytest.raises(UserError) if code else nullcontext() as refused:
+        chosen.check()
+    wandb.teardown()
+    assert code == (refused.value.exit_code if refused else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -43,6 +44,12 @@ class SweepFailed(Exception):
     """Jobs failed; which and why has been printed. `exit_code` is for the process."""
 
     exit_code = 1
+
+
+def one_line(text: str) -> str:
+    """Fold `text` into one line of 300 characters at most, without its middle."""
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:150]} … {line[-147:]}"
 
 
 class Job:
@@ -130,7 +137,7 @@ class Job:
         else:
             here = os.cpu_count() or 1
         said = os.environ.get("OMP_NUM_THREADS", "")
-        return min(here, int(said)) if said.isdigit() and int(said) > 0 else here
+        return min(here, int(said)) if re.fullmatch("0*[1-9][0-9]{0,8}", said) else here
 
     @classmethod
     def at_once(cls, jobs: Sequence[Job], cpus: int) -> AtOnce:
@@ -143,8 +150,8 @@ class Job:
     @staticmethod
     def cause(error: BaseException) -> str:
         """Say in one line for people why a job's process raised `error`."""
-        text = " ".join(str(error).split())
-        return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"
+        kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
+        return one_line(f"{kind}{error}")
 
     @classmethod
     def labels(cls, jobs: Sequence[Job]) -> list[str]:

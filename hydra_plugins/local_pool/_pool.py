@@ -18,7 +18,6 @@ from hydra_plugins.local_pool._view import SweepView
 LOOK_AGAIN = 1.0  # seconds between two looks at a job that another process is at
 TICK = 0.05  # seconds between two looks at our own
 WATCH = 0.5  # seconds between two looks at how far our own are
-GRACE = 30.0  # seconds that jobs have to end after an error of the pool's own
 HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -102,13 +101,10 @@ class Pool:
         self._view.summarize(self.outcomes, failed, self.left, bool(self.interrupted), self.pruned)
 
     def _end_running(self) -> None:
-        """End what still runs after an error of our own: it may save what it has for GRACE s."""
+        """End what still runs after an error of our own: it may save what it has."""
         for process in self._running:
             process.stop()
-        grace = time.monotonic() + GRACE
         while any(process.poll() is None for process in self._running):
-            for process in self._running if time.monotonic() > grace else ():
-                process.stop()
             time.sleep(TICK)
 
     def _check_deadline(self) -> None:
@@ -158,18 +154,17 @@ class Pool:
         return None
 
     def _take(self) -> bool:
-        """Take a job from the source; return True if it has one now."""
-        if self._source is None or self._stops or self._too_long:
-            return False
-        if (job := self._source.next()) is None:
-            return False
-        self._jobs.append(job)
-        self._view.add(job, self._source.label(job))
-        if outcome := job.outcome():
+        """Take a job from the source that is not done; return True if there is one now."""
+        while self._source and not (self._stops or self._too_long):
+            if (job := self._source.next()) is None:
+                break
+            self._jobs.append(job)
+            self._view.add(job, self._source.label(job))
+            if not (outcome := job.outcome()):
+                self._pending.append(job)
+                return True
             self._record_end(job, outcome, "before")
-        else:
-            self._pending.append(job)
-        return True
+        return False
 
     def _prune(self) -> None:
         """Stop the running jobs that the source gives up."""

@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from hydra_plugins.local_pool._fork_server import UNKNOWN, ForkedProcess, ForkServer
-from hydra_plugins.local_pool._job import Job
+from hydra_plugins.local_pool._job import Job, one_line
+
+PATIENCE = 120.0  # seconds that a job has to save and end
 
 
 class JobProcess:
@@ -39,6 +41,7 @@ class JobProcess:
         self.tail: deque[str] = deque(maxlen=50)
         self.stops = 0  # how often it was told to end
         self.pruned = ""  # why it was told to end before the others
+        self._told = 0.0  # time.monotonic() then
         self._signalled = 0  # how often that has reached it
         # Standard input is a pipe that closes when this process is gone, however it goes.
         stdin, ours = os.pipe()
@@ -79,6 +82,8 @@ class JobProcess:
         """Return the exit code (-n for signal n; or UNKNOWN), or None while it runs."""
         code = self._child.poll()
         if code is None:
+            if self.stops == 1 and time.monotonic() > self._told + PATIENCE:
+                self.stops = 2
             self._signal()
             return None
         self._close_stdin()
@@ -88,6 +93,7 @@ class JobProcess:
     def stop(self) -> None:
         """Tell the job and what it started to save and end; the second time, end them."""
         self.stops += 1
+        self._told = time.monotonic()
         self._signal()
 
     def _signal(self) -> None:
@@ -119,4 +125,4 @@ class JobProcess:
             return f"ended by signal {-code} ({name})"
         errors = [line for line in self.tail if line.startswith("error: ")]
         last = errors[-1].removeprefix("error: ") if errors else "".join(list(self.tail)[-1:])
-        return last or f"exit code {code}, without a word"
+        return one_line(last) or f"exit code {code}, without a word"

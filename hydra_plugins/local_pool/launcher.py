@@ -4,11 +4,13 @@
 # sys.modules, where dataclasses look up annotations that are strings.
 import math
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
@@ -224,4 +226,6 @@ def visible_devices(wanted: Any) -> list[str]:
         query = [tool, "--query-gpu=index", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
         visible = "" if done.returncode else ",".join(done.stdout.split())
-    return [device for device in (visible or "").split(",") if device.strip()] or [""]
+    # As CUDA reads it: what is no device (-1, NoDevFiles) hides itself and those after it.
+    names = (name.strip() for name in (visible or "").split(","))
+    return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, names)) or [""]

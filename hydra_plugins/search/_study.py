@@ -123,16 +123,17 @@ class SearchStudy:
 
     @silent_optuna()
     def report(self, number: int, curve: list[tuple[int, float]]) -> bool:
-        """Report a trial's values by step; return True if it should be pruned at one of them."""
+        """Report a trial's values by step, each once; return True if one has pruned it for good."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
-        known = self._storage.get_trial(trial_id).intermediate_values
-        for step, value in curve:
-            if step in known:
+        trial = self._storage.get_trial(trial_id)
+        for step, value in curve if not trial.state.is_finished() else ():
+            if step in trial.intermediate_values:
                 continue
             self._storage.set_trial_intermediate_value(trial_id, step, value)
             if self._study.pruner.prune(self._study, self._storage.get_trial(trial_id)):
+                self._study.tell(number, state=TrialState.PRUNED)
                 return True
-        return False
+        return trial.state == TrialState.PRUNED
 
     @silent_optuna()
     def tell(self, number: int, value: float | None, state: TrialState | None = None) -> None:
@@ -205,12 +206,12 @@ class Search(JobSource):
         return f"pruned after step {curve[-1][0]}, at {curve[-1][1]:.4g}" if any(pruned) else ""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
+        self.stop(job)  # one that was too quick to be looked at is pruned by the same rule
         for trial in self._trials.pop(job.key):
             self.study.tell(trial.number, outcome.value)
 
     def stopped(self, job: Job) -> None:
-        for trial in self._trials.pop(job.key):
-            self.study.tell(trial.number, None, TrialState.PRUNED)
+        del self._trials[job.key]
 
 
 @contextlib.contextmanager
@@ -275,8 +276,10 @@ def open_storage(path: Path | None) -> Iterator[BaseStorage]:
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"another search has {path}: wait for it, or {other}"
+            except OSError as error:  # held, or a file system without locks
+                held = isinstance(error, BlockingIOError)
+                why = "another search has" if held else f"no lock ({error.strerror}) on"
+                message = f"{why} {path}: {'wait for it, or ' * held}{other}"
                 raise ConfigCompositionException(message) from None
         file.seek(0)
         content = file.read()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resnet_cifar import __version__
-from resnet_cifar.errors import ConfigError, Interrupted, describe
+from resnet_cifar.errors import ConfigError, Interrupted, describe, shorten
 from resnet_cifar.text import printable
 
 VERSION = f"resnet-cifar {__version__}"
@@ -94,9 +94,14 @@ def run_to_exit_code(
         flush_output()
         return 0
     except Interrupted as interrupted:
+        if interrupted.__cause__:  # of a failure that came with the signal
+            _complain(f"interrupted: {describe(interrupted.__cause__)}")
         return interrupted.exit_code
     except SystemExit as ended:  # of a launcher, of argparse
-        return ended.code if isinstance(ended.code, int) else 0
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        _complain(f"error: {shorten(str(ended.code))}")  # as Python would: text is a failure
+        return 1
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130

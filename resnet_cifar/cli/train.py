@@ -8,6 +8,8 @@ import contextlib
 import os
 import pickle
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register
 from resnet_cifar.errors import ConfigError, Interrupted
 
 DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")  # Hydra owns none here
+END = 1.0  # seconds
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -118,9 +121,27 @@ def run_training_command(work: Callable[[], Any]) -> int:
             flush_output()
 
     try:
-        return run_to_exit_code(answer_or_work, lambda error: refusal(error, sys.argv[1:]) or error)
+        code = run_to_exit_code(answer_or_work, lambda error: refusal(error, sys.argv[1:]) or error)
     finally:
         os.environ[paths.USER_CONFIG] = before
+    end_without_trackers(code)
+    return code
+
+
+def end_without_trackers(code: int) -> None:
+    """Let the process end at most END seconds after its work, also where a tracker was given up.
+
+    What its library has left running would be waited for.
+    """
+    from resnet_cifar.record.tracker import GIVEN_UP
+
+    def end() -> None:
+        threading.main_thread().join()  # it is over before the interpreter's end begins
+        time.sleep(END)
+        os._exit(code)
+
+    if GIVEN_UP.is_set():
+        threading.Thread(target=end, daemon=True).start()
 
 
 def train_handed() -> int:

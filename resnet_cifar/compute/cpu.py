@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def omp_num_threads() -> int | None:
     OpenMP reads it once, and a sweep's runs are forked from a process that has loaded it.
     """
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) > 0 else None
+    return int(told) if re.fullmatch("0*[1-9][0-9]{0,8}", told) else None
 
 
 def cpu_name() -> str:

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import UserError, shorten
 from resnet_cifar.files import is_at, open_regular, write_atomically
 from resnet_cifar.record import schema
 from resnet_cifar.record.layout import METRICS, PROBE
-from resnet_cifar.record.schema import Metrics, RecordError, shorten
+from resnet_cifar.record.schema import Metrics, RecordError
 
 KEYS = {METRICS: ("epoch",), PROBE: ("epoch", "layer")}  # what tells the lines apart
 
@@ -43,7 +43,7 @@ def parse_lines(content: bytes, path: Path) -> list[Metrics]:
             numbers = {k: v for k, v in value.items() if k not in texts}
             schema.check_metrics(numbers, f"line {number}")
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"{path}: line {number} is damaged: {shorten(error)}") from error
+            raise RecordError(f"{path}: line {number} is damaged: {shorten(str(error))}") from error
         lines[tuple(value[k] for k in keys)] = value
     return list(lines.values())
 

@@ -6,12 +6,14 @@ None of them changes a result or a name, and none can end a run: the files are t
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
 from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import execution
 from resnet_cifar.paths import installing
+from resnet_cifar.record.schema import RunRecord
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 
@@ -23,7 +25,7 @@ class Logger:
     PACKAGE: ClassVar[str] = ""  # what it imports, and the extra of pyproject.toml that brings it
 
     def check(self) -> None:
-        """Raise UserError where what it needs is not installed."""
+        """Raise UserError where what it needs is not installed, or nobody is logged in."""
         if self.PACKAGE and importlib.util.find_spec(self.PACKAGE) is None:
             raise UserError(f"logger={self.NAME} needs more packages: {installing(self.PACKAGE)}")
 
@@ -31,12 +33,20 @@ class Logger:
         """Begin or take up the run there. None: TensorBoard alone. May raise anything."""
         return None
 
+    def lacks(self, record: RunRecord) -> bool:
+        """Return True if a finished run has an epoch, or its outcome, that was not handed in."""
+        given = record.tracked.get(self.NAME)
+        return given is None or given.epoch < record.epochs_done or not given.ended
+
 
 @dataclass
 class TensorBoard(Logger):
     """Nothing beside TensorBoard."""
 
     NAME: ClassVar[str] = "tensorboard"
+
+    def lacks(self, record: RunRecord) -> bool:
+        return False
 
 
 @dataclass
@@ -47,9 +57,6 @@ class MLflow(Logger):
     PACKAGE: ClassVar[str] = "mlflow"
     uri: str = execution()
     experiment: str = execution()
-
-    def __post_init__(self) -> None:
-        require(bool(self.experiment.strip()), "logger.experiment", "''", "a name")
 
     def open(self, run: TrackedRun) -> Tracker:
         from resnet_cifar.record.mlflow_tracker import MLflowTracker
@@ -68,13 +75,33 @@ class WandB(Logger):
     mode: str = execution()
 
     def __post_init__(self) -> None:
-        require(bool(self.project.strip()), "logger.project", "''", "a name")
-        require(self.mode in ("online", "offline"), "logger.mode", self.mode, "online or offline")
+        allowed = self.mode in ("", "online", "offline")
+        require(allowed, "logger.mode", self.mode, "online, offline or empty")
 
-    def open(self, run: TrackedRun) -> Tracker:
+    def resolved_mode(self) -> str:
+        """Return online, offline or disabled: by the option, or else by WANDB_MODE."""
+        mode = self.mode or os.environ.get("WANDB_MODE") or "online"
+        return {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
+
+    def check(self) -> None:
+        super().check()
+        mode = self.resolved_mode()
+        known = mode in ("online", "offline", "disabled")
+        require(known, "WANDB_MODE", mode, "online, offline or disabled")
+        if mode == "online":
+            from resnet_cifar.record.wandb_tracker import require_key
+
+            require_key()
+
+    def open(self, run: TrackedRun) -> Tracker | None:
+        if (mode := self.resolved_mode()) == "disabled":
+            return None
         from resnet_cifar.record.wandb_tracker import WandbTracker
 
-        return WandbTracker(run, self.project, self.entity, self.mode)
+        return WandbTracker(run, self.project, self.entity, mode)
+
+    def lacks(self, record: RunRecord) -> bool:
+        return self.resolved_mode() != "disabled" and super().lacks(record)
 
 
 OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnet_cifar.errors import describe
-from resnet_cifar.files import LockGuard, write_atomically, write_json
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.files import Lock, LockGuard, LockHeld, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, schema
-from resnet_cifar.record.integrity import sums
+from resnet_cifar.record.integrity import read_run_lines, sums
 from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
 from resnet_cifar.record.logger import Logger
@@ -43,6 +43,7 @@ class Recorder:
         before: what run.json said when the lock was taken.
         hparams: columns of TensorBoard's HPARAMS tab.
         digests: the checkpoint's `digests()`, where it has them.
+        interrupted: as of FailSafeTracker.
 
     Raises:
         RecordError: files of the run are damaged, or not those that the checkpoint goes with.
@@ -59,8 +60,10 @@ class Recorder:
         logger: Logger,
         digests: Mapping[str, str] | None,
         say: Callable[[str], None],
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.directory, self.record, self.session, self._say = directory, record, session, say
+        self._interrupted = interrupted
         done = record.epochs_done
         for path in leftovers(directory):  # of killed writers: the lock is held
             path.unlink()
@@ -97,20 +100,16 @@ class Recorder:
         lines = [self._with_curves(line) for line in self._metrics.lines]
         # Taken up at its very end, a run shows the last epoch again, and its pictures once.
         shown = min(record.epochs_done, record.epochs - 1)
-        given = {s.tracked.tracker: s.tracked for s in record.sessions if s.tracked}
-        before = given.get(logger.NAME, Tracked(logger.NAME, ""))
-        name = f"{record.cell}/seed={record.seed}"
-        run = TrackedRun(name, record.cell, root, record.config, before.id)
 
         def mark(tracked: Tracked) -> None:
             self.session.tracked = tracked
             self._update()
 
-        board = partial(Board, self.directory, shown, hparams)
-        chosen = partial(logger.open, run)
+        board, later = partial(Board, self.directory, shown, hparams), lines[shown:]
+        say, interrupted = self._say, self._interrupted
         return [
-            FailSafeTracker("TensorBoard", board, lines[shown:], self._say),
-            FailSafeTracker(f"logger={logger.NAME}", chosen, lines, self._say, before, mark),
+            FailSafeTracker("TensorBoard", board, later, say, interrupted=interrupted),
+            open_tracker(record, root, logger, lines, say, mark, interrupted),
         ]
 
     def trained(self, images: int, seconds: float) -> None:
@@ -192,7 +191,8 @@ class Recorder:
                     if file.lines and summed.get(file.path.name) != file.sum():
                         refuse_changed(file.path)
                 record.files |= summed
-            self.tell(lambda tracker: tracker.end(status))
+            for tracker in self._trackers:
+                tracker.end(status)
             record.status, record.error = status, error
             self._update()
         finally:
@@ -216,8 +216,7 @@ class Recorder:
 
     def _with_curves(self, metrics: Metrics) -> Metrics:
         """Return an epoch's metrics, with the curves of its probe rows where there are any."""
-        rows = [row for row in self._probe.lines if row["epoch"] == metrics["epoch"]]
-        return {**metrics, **(views.curves(rows) if rows else {})}
+        return with_curves(metrics, self._probe.lines)
 
     def _update(self) -> None:
         """Write run.json as the run stands now."""
@@ -232,6 +231,74 @@ class Recorder:
             if file.lines:
                 self.record.files[file.path.name] = file.sum()
         schema.write_record(self.directory, self.record)
+
+
+def with_curves(metrics: Metrics, probed: Sequence[dict[str, Any]]) -> Metrics:
+    """Return an epoch's metrics, with the curves of its rows among the `probed` ones, if any."""
+    rows = [row for row in probed if row["epoch"] == metrics["epoch"]]
+    return {**metrics, **(views.curves(rows) if rows else {})}
+
+
+def open_tracker(
+    record: RunRecord,
+    root: Path,
+    logger: Logger,
+    lines: list[Metrics],
+    say: Callable[[str], None],
+    mark: Callable[[Tracked], None],
+    interrupted: Callable[[], bool],
+) -> FailSafeTracker:
+    """Open the chosen tracker where earlier sessions have left it, and give it what it lacks."""
+    before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
+    name = f"{record.cell}/seed={record.seed}"
+    run = TrackedRun(name, record.cell, root, record.config, before.id)
+    begin = partial(logger.open, run)
+    return FailSafeTracker(f"logger={logger.NAME}", begin, lines, say, before, mark, interrupted)
+
+
+def hand_in(
+    directory: Path,
+    root: Path,
+    logger: Logger,
+    say: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> None:
+    """Give the tracker the numbers and the outcome of a finished run that it lacks.
+
+    Pictures are not drawn again. Where it can't be done, that is said and the run left as it is.
+    """
+    try:
+        with Lock(directory / LOCK, wait=False):
+            if (record := schema.finished(directory)) and logger.lacks(record):
+                _hand_in(directory, record, root, logger, say, interrupted)
+    except (LockHeld, OSError, UserError) as error:
+        say(f"nothing is handed in to logger={logger.NAME}: {describe(error)}")
+
+
+def _hand_in(
+    directory: Path,
+    record: RunRecord,
+    root: Path,
+    logger: Logger,
+    say: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> None:
+    metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
+    lines = [with_curves(line, probed) for line in metrics]
+    before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
+
+    def mark(tracked: Tracked) -> None:
+        record.handed_in = [*(t for t in record.handed_in if t.tracker != logger.NAME), tracked]
+        schema.write_record(directory, record)
+
+    tracker = open_tracker(record, root, logger, lines, say, mark, interrupted)
+    tracker.end(record.status)
+    tracker.tell(lambda opened: opened.close())
+    if (after := record.tracked.get(logger.NAME)) is not None and after.ended:
+        mark(after)
+        missed = f"epochs {before.epoch + 1} to {after.epoch}"
+        given = missed if after.epoch > before.epoch else "the outcome"
+        say(f"logger={logger.NAME}: handed in {given}, which it had missed")
 
 
 def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:

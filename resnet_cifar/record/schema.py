@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar.errors import UserError, describe, shorten
 from resnet_cifar.files import is_held, read_regular, write_json
 from resnet_cifar.record.layout import LOCK, RUN
 from resnet_cifar.text import explain_mismatch
@@ -35,6 +35,7 @@ class Tracked(msgspec.Struct, forbid_unknown_fields=True):
     tracker: str  # the option
     id: str  # by which the run is found there
     epoch: int = 0  # the last one it was given
+    ended: bool = True  # it was told the outcome; taken for granted in records without this field
 
 
 class Session(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,6 +103,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     evaluations: list[Evaluation] = []
     files: dict[str, FileSum] = {}  # see `read_summed`
     version: int = VERSION
+    handed_in: list[Tracked] = []  # when the run had its outcome: what trackers had missed
 
     @property
     def finished(self) -> bool:
@@ -112,6 +114,12 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     def ended(self) -> str | None:
         """The time the record was last brought up to date: UTC, ISO 8601."""
         return (self.sessions[-1].end or self.sessions[-1].start) if self.sessions else None
+
+    @property
+    def tracked(self) -> dict[str, Tracked]:
+        """The last word on each tracker, by its option."""
+        given = [session.tracked for session in self.sessions if session.tracked]
+        return {each.tracker: each for each in [*given, *self.handed_in]}
 
     def precision_on(self, device_type: str) -> str | None:
         """The precision it was last trained in on such a device."""
@@ -149,7 +157,9 @@ def read_record(directory: Path) -> RunRecord | None:
     try:
         record = _parse(content, directory.resolve())
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is not a record of this program: {shorten(error)}") from error
+        raise RecordError(
+            f"{path} is not a record of this program: {shorten(str(error))}"
+        ) from error
     if record.status == "running" and not is_held(directory / LOCK):
         record.status = "interrupted"
     return record
@@ -275,8 +285,3 @@ def expect(condition: bool, problem: str) -> None:
     """Raise ValueError, saying the `problem`, unless `condition` holds."""
     if not condition:
         raise ValueError(problem)
-
-
-def shorten(error: Exception) -> str:
-    """Return an error's text in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -6,9 +6,11 @@ its own event file, without an experiment summary (the tab then infers the colum
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from resnet_cifar.identity import USUAL
@@ -57,9 +60,8 @@ class Board(Tracker):
 
     def __init__(self, directory: Path, epochs_done: int, hparams: dict[str, Any]) -> None:
         earlier = [path.name for path in directory.glob(f"{EVENTS}*")]
-        if earlier:
-            _await_a_later_name(max(earlier))
-        self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
+        with _name_after(max(earlier, default="")):
+            self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
         if earlier:  # readers take the first start they meet for no restart
             restart = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
             self._writer._get_file_writer().add_event(restart)  # type: ignore[no-untyped-call]
@@ -111,9 +113,17 @@ def columns(cell: dict[str, Any]) -> dict[str, Any]:
     return {key: cell[key] for key in (*COLUMNS, *unusual) if key in cell}
 
 
-def _await_a_later_name(newest: str) -> None:
-    """Wait for the next second: readers order the files by their names, which begin with it."""
+@contextlib.contextmanager
+def _name_after(newest: str) -> Iterator[None]:
+    """Let an event file's name, which begins with the second, sort after that of the `newest`.
+
+    Readers order the files by their names, and never go back: a file begun in the same second, or
+    after the clock was set back, would not be read.
+    """
     stamp = newest.removeprefix(EVENTS).partition(".")[0]
-    deadline = time.monotonic() + 1.1
-    while stamp.isdigit() and time.time() < int(stamp) + 1 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    begun = max(time.time(), int(stamp) + 1) if stamp.isdecimal() else time.time()
+    event_file_writer.time = SimpleNamespace(time=lambda: begun)
+    try:
+        yield
+    finally:
+        event_file_writer.time = time

@@ -127,13 +127,14 @@ def print_answer(configs: Sequence[Config]) -> None:
     if len(ranked) > 1 and best.accuracies:
         words = f"Best: {best.label}, {best.result} %; {verdict(best, ranked[1])}"
         console.print(fill(printable(words), min(console.width, 100)))
-    best_run = run_directory(best.configs[0])
-    root = best_run.parents[1]
+    root = configs[0].output_root
     console.print("\nLook further")
-    for command, directory in (
-        (command_name("runs"), root),
-        (command_name("report"), root),
-        (command_name("evaluate"), best_run),
-        ("tensorboard --logdir", root),
-    ):
-        console.print(f"  {command} {visible(shlex.quote(str(directory)))}")
+    look = [(command_name("runs"), root), (command_name("report"), root)]
+    trained = [config for config in best.configs if config.seed in best.accuracies]
+    look += [(command_name("evaluate"), str(run_directory(config))) for config in trained[:1]]
+    for command, directory in (*look, ("tensorboard --logdir", root)):
+        console.print(f"  {command} {visible(shlex.quote(directory))}")
+    logger, records = configs[0].logger, [Run(run_directory(config)).record for config in configs]
+    if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
+        missed = f"logger={logger.NAME} lacks {lacking} runs: the same command hands them in"
+        console.print(f"{missed}; after a search, each run's own (runs command)")

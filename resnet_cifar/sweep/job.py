@@ -68,6 +68,8 @@ class RunJob(Job):
         record = Run(self.directory).record  # if it is damaged, the job that meets it says so
         if record is None or not record.finished:
             return None
+        if self.exit_code is None and self.run.logger.lacks(record):  # its process hands that in
+            return None
         return Outcome(objective(record), f"{record.status}{result(record)}")
 
     def busy(self) -> bool:

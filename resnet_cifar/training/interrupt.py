@@ -30,6 +30,9 @@ class Interrupt:
     A WARNING counts as one of them if it has a handler, which gets it when the run has ended; also
     when SLURM's SIGTERM came first, as it does where a preempted job is given some time.
     Outside the main thread, where Python allows no handlers, it does nothing.
+
+    A failure after a signal is an interruption: a compiler's processes get the signal too, and a
+    library may make an error of its own of it.
     """
 
     def __init__(self) -> None:
@@ -51,10 +54,16 @@ class Interrupt:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-        if WARNING is None or WARNING not in self._old or not isinstance(error, Interrupted):
+        if error is None or not (isinstance(error, Interrupted) or self.came()):
             return
-        if self._warned or preempted():
+        if WARNING is not None and WARNING in self._old and (self._warned or preempted()):
             signal.raise_signal(WARNING)
+        if not isinstance(error, Interrupted):
+            raise Interrupted(self.signal or signal.SIGINT) from error
+
+    def came(self) -> bool:
+        """Return True if a signal has come."""
+        return self.signal is not None
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""

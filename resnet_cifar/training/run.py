@@ -23,14 +23,14 @@ from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split
 from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.errors import Interrupted, UserError, describe
+from resnet_cifar.errors import Interrupted, UserError, describe, shorten
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import cell_name, flatten, items, run_directory
 from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
-from resnet_cifar.record.recorder import Recorder, now
+from resnet_cifar.record.recorder import Recorder, hand_in, now
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -55,10 +55,16 @@ def run(config: Config) -> float:
     root, directory = Path(config.output_root), run_directory(config)
     epochs = config.trainer.epochs
     # A job that SLURM has requeued goes on: it is its first start that began anew.
-    rerun = config.rerun and not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip(" 0").isdecimal()
+    rerun = config.rerun and not restarted
     with Display(config.trainer.progress) as display:
         if not rerun and (record := schema.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
+            if config.logger.lacks(record):
+                config.logger.check()
+                with Interrupt() as interrupt:
+                    hand_in(directory, root, config.logger, display.say, interrupt.came)
+                    interrupt.check()
             return schema.objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
             display.say(
@@ -143,20 +149,20 @@ def train(
             status = engine.fit()
             for line in closing(directory, recorder.record, status):
                 display.say(line)
-        except Interrupted:
-            status = "interrupted"
-            display.say(
-                f"interrupted in epoch {state.epoch + 1}, step {state.step}: saved in {directory}; "
-                "the same command goes on"
-            )
-            raise
         except BaseException as failure:
-            error = describe(failure)
-            display.note(traceback.format_exc())
+            saved, error = f"saved in {directory}", shorten(describe(failure))
+            if not isinstance(failure, Interrupted):
+                display.note(traceback.format_exc())
+                saved = f"{error}; what the last checkpoint has is kept"
+            if isinstance(failure, Interrupted | KeyboardInterrupt) or interrupt.came():
+                status, error = "interrupted", None
+                at = f"epoch {state.epoch + 1}, step {state.step}"
+                display.say(f"interrupted in {at}: {saved}; the same command goes on")
             raise
         finally:
             # A full disk must not hide what went wrong first.
-            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            ended = status in schema.FINAL
+            with contextlib.nullcontext() if ended else contextlib.suppress(OSError):
                 recorder.end(status, error)
     return schema.objective(recorder.record)
 
@@ -250,7 +256,7 @@ def assemble(
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
     digests = saved and saved.get("digests")  # of its lines when the checkpoint was written
-    recorder = open_record(config, directory, compute, state, before, digests, display)
+    recorder = open_record(config, directory, compute, state, before, digests, display, interrupt)
 
     # Loop: `Engine.fit`.
     return Engine(
@@ -281,6 +287,7 @@ def open_record(
     before: schema.RunRecord | None,
     digests: Mapping[str, str] | None,
     display: Display,
+    interrupt: Interrupt,
 ) -> Recorder:
     """Open the run's record at the epochs that `state` has behind it."""
     record = schema.RunRecord(
@@ -303,4 +310,5 @@ def open_record(
     )
     hparams = {**dict(items(config)), "seed": config.seed}
     root, logger = Path(config.output_root), config.logger
-    return Recorder(directory, root, record, before, session, hparams, logger, digests, display.say)
+    of_run = (directory, root, record, before, session, hparams, logger, digests)
+    return Recorder(*of_run, display.say, interrupt.came)

@@ -285,8 +285,23 @@ def test_devices_are_those_this_process_may_see(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert visible_devices("auto") == ["2", "5"]
     assert visible_devices([7]) == ["7"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_devices("auto") == [""]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", " GPU-1f , MIG-2e,3")
+    assert visible_devices("auto") == ["GPU-1f", "MIG-2e", "3"]
+    for none in ("", "-1", "NoDevFiles", "none", "x", ",0", "-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert visible_devices("auto") == [""]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1,1")  # as CUDA reads it: only the first
+    assert visible_devices("auto") == ["0"]
+
+
+@pytest.mark.parametrize("said", ["abc", "", "0", "-1", "1.5", "²", "9" * 5000, "1,2"])
+def test_threads_that_are_no_number_are_no_limit(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    free = Job.cpus()
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert Job.cpus() == free
 
 
 def test_the_plugins_and_these_tests_know_nothing_of_the_project() -> None:

@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hydra_plugins.local_pool import Job, JobSource, Outcome, _pool
+from hydra_plugins.local_pool import Job, JobSource, Outcome, _pool, _process
 from hydra_plugins.local_pool._pool import Pool
 
 from .toys import STUBBORN, Script, make_pool, send_signals
@@ -297,7 +298,7 @@ def test_an_error_of_the_pool_s_own_ends_its_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """A job that does not listen is killed after a time; none is left behind."""
-    monkeypatch.setattr(_pool, "GRACE", 0.5)
+    monkeypatch.setattr(_process, "PATIENCE", 0.5)
 
     class Broken(Script):
         def busy(self) -> bool:
@@ -314,6 +315,36 @@ def test_an_error_of_the_pool_s_own_ends_its_jobs(
     assert (tmp_path / "job.asked").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "job.pid").read_text()), 0)
+
+
+def test_a_signal_ends_jobs_that_do_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_process, "PATIENCE", 0.5)
+    job = Script(tmp_path / "job", "stubborn", script=STUBBORN)
+    pool = make_pool([job], [""])
+    sender = send_signals((tmp_path / "job.ready").exists, signal.SIGTERM)
+    again = threading.Timer(15, os.kill, (os.getpid(), signal.SIGTERM))  # or it would hang
+    again.start()
+    began = time.monotonic()
+    pool.run()
+    again.cancel()
+    sender.join()
+    assert time.monotonic() - began < 14
+    assert pool.interrupted == signal.SIGTERM
+    assert (tmp_path / "job.asked").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "job.pid").read_text()), 0)
+
+
+def test_a_cause_is_one_short_line(tmp_path: Path) -> None:
+    long = Script(tmp_path / "long", script="print('word ' * 20_000 + 'end'); raise SystemExit(1)")
+    pool = make_pool([long], [""])
+    pool.run()
+    (cause,) = pool.failures.values()
+    assert len(cause) <= 300
+    assert (cause[:4], cause[-3:]) == ("word", "end")
+    assert len(Job.cause(RuntimeError("a\n" * 50_000))) <= 300
 
 
 def test_without_process_groups_standard_input_tells_jobs_to_end(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,6 +210,59 @@ def test_slots_are_kept_busy_and_the_one_behind_is_stopped(
         again = run(Search(study(storage, pruner=MEDIAN), 6, toy, toy, print))
     assert not again.outcomes
     assert "6 runs: 6 before, 0 done" in capfd.readouterr().out
+
+
+class Curved(Toy):
+    """Its curve crosses others': what it is worth shows late."""
+
+    def curve(self) -> list[tuple[int, float]]:
+        return [(step, x * step if self.x > 0.5 else 1 - x) for step, x in super().curve()]
+
+
+PRUNERS = {
+    "median": MEDIAN,
+    "halving": OmegaConf.create(
+        {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "reduction_factor": 2}
+    ),
+}
+TPE = OmegaConf.create({"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 3})
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_a_search_finds_the_same_however_fast_its_jobs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
+) -> None:
+    """One at a time: too quick to be looked at, slow, or done before."""
+    found = []
+    for name, pause, watch in (("quick", "0", 60.0), ("slow", "0.06", 0.0)):
+        folder = tmp_path / name
+
+        class Here(Curved):
+            pass
+
+        Here.folder, Here.pause = folder, pause
+        folder.mkdir()
+        monkeypatch.setattr(_pool, "WATCH", watch)
+        for number in range(2 if name == "quick" else 1):  # the second finds every run there
+            with _study.open_storage(folder / f"journal{number}") as storage:
+                ours = study(storage, sampler=TPE, pruner=PRUNERS[pruner])
+                run(Search(ours, 7, Here, Here, print))
+                found.append([(t.params, t.state, t.value) for t in ours.trials])
+    assert all(one == found[0] for one in found)
+    assert {state for _, state, _ in found[0]} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_lock(*of: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    with pytest.raises(ConfigCompositionException, match="no lock") as refused:
+        _study.open_storage(tmp_path / "journal").__enter__()
+    assert "hydra.sweeper.storage=<another file>" in str(refused.value)
 
 
 def test_what_failed_is_tried_again_and_what_is_not_allowed_is_left(
