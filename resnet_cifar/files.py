@@ -16,10 +16,11 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 from resnet_cifar.errors import UserError
 
+T = TypeVar("T")
 # Windows has none of these: there a byte is locked, nothing waits for a pipe, few can make links.
 fcntl = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -34,15 +35,31 @@ def open_regular(path: Path, flags: int) -> int:
             directory or a device.
     """
     try:
-        file = os.open(path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
+        file = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) or path.is_dir():
             raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file") from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file")
     return file
+
+
+def _patiently(call: Callable[..., T], *arguments: Any) -> T:
+    """Call again for a second and a half what is refused because another process has a file open.
+
+    Windows alone does that: an open file is neither replaced nor moved. A run's files are read in
+    milliseconds.
+    """
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+        try:
+            return call(*arguments)
+        except PermissionError as error:
+            if not hasattr(error, "winerror"):
+                raise
+        time.sleep(pause)
+    return call(*arguments)
 
 
 def _kind(path: Path) -> str:
@@ -79,11 +96,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, path)
+        replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another. Raises OSError: nothing was changed."""
+    _patiently(os.replace, source, target)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -182,8 +204,22 @@ class Lock:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._file)  # releases; the file stays, removing it would race with a waiter
+        if self._file != -1:
+            os.close(self._file)  # releases; the file stays, removing it would race with a waiter
         self._file = -1
+
+    def move_directory(self, target: Path) -> None:
+        """Rename the directory that the lock lies in.
+
+        Windows moves none with an open file: there the lock is released first, and a process that
+        takes it in between makes this fail.
+
+        Raises:
+            OSError: nothing was moved.
+        """
+        if fcntl is None:
+            self.__exit__()
+        _patiently(os.rename, self.path.parent, target)
 
     def _try(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
