@@ -156,8 +156,8 @@ def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, floa
             start = time.perf_counter()
             run_pass("fp32")
             one_pass = max(time.perf_counter() - start, 1e-4)
-            # A clock that goes on in steps of 15 ms (Windows) is right to a tenth by the turn.
-            passes = math.ceil(max(TURN_SECONDS, 10 * clock_step()) / one_pass)
+            # By a clock of 15.6 ms steps (Windows): turns of 0.3 s, two seconds in all.
+            passes = math.ceil(max(TURN_SECONDS, 20 * clock_step()) / one_pass)
             turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
             for _ in range(turns):
                 for precision in spent:
