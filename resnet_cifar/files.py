@@ -16,11 +16,10 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Self, TextIO
 
 from resnet_cifar.errors import UserError
 
-T = TypeVar("T")
 # Windows has none of these: there a byte is locked, nothing waits for a pipe, few can make links.
 fcntl = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -35,7 +34,7 @@ def open_regular(path: Path, flags: int) -> int:
             directory or a device.
     """
     try:
-        file = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
+        file: int = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) or path.is_dir():
             raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file") from error
@@ -46,12 +45,8 @@ def open_regular(path: Path, flags: int) -> int:
     return file
 
 
-def _patiently(call: Callable[..., T], *arguments: Any) -> T:
-    """Call again for a second and a half what is refused because another process has a file open.
-
-    Windows alone does that: an open file is neither replaced nor moved. A run's files are read in
-    milliseconds.
-    """
+def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
+    """Call again, for 1.5 s, what another process's open file is in the way of (Windows)."""
     for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
         try:
             return call(*arguments)
@@ -209,15 +204,8 @@ class Lock:
         self._file = -1
 
     def move_directory(self, target: Path) -> None:
-        """Rename the directory that the lock lies in.
-
-        Windows moves none with an open file: there the lock is released first, and a process that
-        takes it in between makes this fail.
-
-        Raises:
-            OSError: nothing was moved.
-        """
-        if fcntl is None:
+        """Rename the directory that the lock lies in. Raises OSError: nothing was moved."""
+        if fcntl is None:  # Windows moves none with an open file: nor with another holder's
             self.__exit__()
         _patiently(os.rename, self.path.parent, target)
 

@@ -128,6 +128,23 @@ def test_the_demo_where_nothing_is_installed(wheel: Path, tmp_path: Path) -> Non
     assert "99×70, resized" in out
 
 
+def test_two_clones_in_one_environment(tmp_path: Path) -> None:
+    """The script runs the installed one, and says so where that is not the one it is called in."""
+    (tmp_path / "clone" / "resnet_cifar").mkdir(parents=True)
+    (tmp_path / "clone" / "resnet_cifar" / "__main__.py").touch()
+    (tmp_path / "link").symlink_to(ROOT)
+    script = f"""
+        script() {{ {sys.executable} -P -c 'import sys; from resnet_cifar.__main__ import main
+sys.exit(main())' "$@"; }}
+        for folder in clone . link; do (cd $folder && script --version 2>&1); done
+    """
+    said = in_a_shell(script, tmp_path, PYTHONPATH=str(ROOT)).splitlines()
+    note = f"note: this is the program of {ROOT}; python -m resnet_cifar runs that of "
+    assert said[0] == f"{note}{tmp_path / 'clone'}"
+    assert len(said) == 4
+    assert len(set(said[1:])) == 1
+
+
 def checked_out(folder: Path, *settings: str) -> None:
     """What git would check out here with these settings."""
     if not (ROOT / ".git").exists():
