@@ -63,7 +63,7 @@ BROKEN = {
     f"{'a' * 61}: {{question: q}}": "a name is up to 60",
     "other: {question: q}": "not 'other'",
     "Other: {question: q}": "not 'other'",
-    question() + question().replace("mine", "Mine"): "two names differ in more than capitals",
+    question().replace("mine", "Mine") + question(): "two names differ in more than capitals",
     "'': {question: q}": "a name is up to 60",
     # a question
     "mine:": "mine=None is not allowed: a mapping with question, where, vary",
