@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import multiprocessing
-import resource
+import os
 import signal
 import statistics
 import sys
@@ -66,8 +67,8 @@ class Process:
 
     def __init__(self, contender: Contender) -> None:
         # Forked from a clean process that has imported torch and nothing more: quick, and CUDA
-        # allows no fork of a process that has used it.
-        context = multiprocessing.get_context("forkserver")
+        # allows no fork of a process that has used it. Windows has no fork.
+        context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
         context.set_forkserver_preload([__name__])
         self.name = contender.name
         self._connection, theirs = context.Pipe()
@@ -283,8 +284,9 @@ def peak_memory(compute: Compute) -> int:
     """Bytes: of tensors on a CUDA device, else of this process (not of its DataLoader's)."""
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    usage: Any = importlib.import_module("resource") if hasattr(os, "fork") else None
+    peak = usage.getrusage(usage.RUSAGE_SELF).ru_maxrss if usage else 0  # unknown on Windows
+    return int(peak * (1 if sys.platform == "darwin" else 1024))
 
 
 def _forever(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -60,7 +60,7 @@ def _setting(results: dict[str, Any]) -> list[str]:
         "taking turns.",
     ]
     seconds = setting["precision_seconds"]
-    if seconds:  # measured, where `auto` chose
+    if seconds.get("bf16"):  # measured, where `auto` chose
         both = " and ".join(f"{1000 * seconds[p]:.1f} ms in {p}" for p in ("fp32", "bf16"))
         times = f"{seconds['fp32'] / seconds['bf16']:.2f} ×"
         lines += ["", f"`auto` chose {setting['precision']}: {both} for the same work ({times})."]

@@ -48,7 +48,8 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
     Raises:
         UserError: something isn't possible here.
     """
-    began, load, start = now(), os.getloadavg()[0], time.monotonic()
+    began, start = now(), time.monotonic()
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "unknown"  # Windows
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
     macs, layout = config.multiply_accumulates(), _layout(config, compute)
@@ -71,7 +72,7 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
         "device": compute.name,
         "device_type": compute.device.type,
         "cores": available_cpus(),
-        "load_before": round(load, 2),
+        "load_before": load,
         "versions": versions() | {name: version(name) for name in peers},
         "git": git_state(paths.checkout()),
         "setting": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from resnet_cifar.cli.edge import Parser, run_command
 from resnet_cifar.errors import ConfigError
@@ -36,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command that the first argument names; the process's exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     name, *rest = given or ["--help"]
+    other, ours = Path("resnet_cifar", "__main__.py"), Path(__file__)
+    if other.is_file() and not other.samefile(ours):  # the script runs the clone that is installed
+        what = f"this is the program of {ours.parents[1]}; python -m resnet_cifar runs that of"
+        print(f"note: {what} {other.absolute().parents[1]}", file=sys.stderr)
     if name == "plan":
         name, rest = "train", ["--plan", *rest]
     if name in COMMANDS:

@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from resnet_cifar.errors import UserError
 
@@ -34,15 +34,27 @@ def open_regular(path: Path, flags: int) -> int:
             directory or a device.
     """
     try:
-        file = os.open(path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
+        file: int = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) or path.is_dir():
             raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file") from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file")
     return file
+
+
+def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
+    """Call again, for 1.5 s, what another process's open file is in the way of (Windows)."""
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+        try:
+            return call(*arguments)
+        except PermissionError as error:
+            if not hasattr(error, "winerror"):
+                raise
+        time.sleep(pause)
+    return call(*arguments)
 
 
 def _kind(path: Path) -> str:
@@ -92,7 +104,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, path)
+        replace(beside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -126,6 +138,11 @@ def check_writable(path: Path) -> None:
     beside = _beside(path, os.getpid())
     os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
     beside.unlink()
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another. Raises OSError: nothing was changed."""
+    _patiently(os.replace, source, target)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -224,8 +241,15 @@ class Lock:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._file)  # releases; the file stays, removing it would race with a waiter
+        if self._file != -1:
+            os.close(self._file)  # releases; the file stays, removing it would race with a waiter
         self._file = -1
+
+    def move_directory(self, target: Path) -> None:
+        """Rename the directory that the lock lies in. Raises OSError: nothing was moved."""
+        if fcntl is None:  # Windows moves none with an open file: nor with another holder's
+            self.__exit__()
+        _patiently(os.rename, self.path.parent, target)
 
     def _try(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)

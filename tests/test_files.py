@@ -11,6 +11,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from made_up import make_run
 
 from resnet_cifar import files
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import Lock, LockHeld, is_held
+from resnet_cifar.files import Lock, LockHeld, is_held, write_atomically
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.lines import LinesFile, read_metrics
 from resnet_cifar.record.schema import finite
@@ -217,6 +218,53 @@ def test_a_lock_survives_its_directory_being_set_aside(tmp_path: Path) -> None:
         run.rename(tmp_path / "aside")
         with Lock(run / ".lock", wait=False):  # a new directory, a new lock
             assert is_held(tmp_path / "aside" / ".lock")
+
+
+@pytest.mark.parametrize("refusals", [0, 1, 5, 6])
+@pytest.mark.parametrize("change", ["open", "replace", "rename"])
+def test_an_open_file_is_waited_for(
+    refusals: int, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to replace and to move what another process has open for a moment."""
+    original, left, slept = getattr(os, change), [refusals], []
+
+    def refuse(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            error = PermissionError(errno.EACCES, "in use")
+            error.winerror = 32  # type: ignore[attr-defined]
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(time, "sleep", slept.append)
+    run = tmp_path / "seed=0"
+    with Lock(run / ".lock") as lock:
+        write_atomically(run / "a", "before")
+        monkeypatch.setattr(os, change, refuse)
+        try:
+            write_atomically(run / "a", "after")
+            lock.move_directory(tmp_path / "aside")
+        except OSError:
+            assert refusals == 6
+        monkeypatch.undo()
+    place = tmp_path / "aside" if refusals < 6 else run
+    expected = "before" if refusals == 6 and change != "rename" else "after"
+    assert (place / "a").read_text() == expected
+    assert sorted(path.name for path in place.iterdir()) == [".lock", "a"]
+    assert sum(slept) < 1.5
+
+
+def test_a_right_that_is_missing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(time, "sleep", None)
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "a", "after")
+    assert not list(tmp_path.iterdir())
 
 
 def test_metrics_file_drops_what_will_be_trained_again(tmp_path: Path) -> None:

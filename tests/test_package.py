@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, TINY
+from packaging.requirements import Requirement
 
 from resnet_cifar import compose, paths
 from resnet_cifar.cli import train as training
@@ -123,6 +126,89 @@ def test_the_demo_where_nothing_is_installed(wheel: Path, tmp_path: Path) -> Non
     out = in_a_shell(script, tmp_path, **environment)
     assert "report/report.html" in out
     assert "99×70, resized" in out
+
+
+def test_two_clones_in_one_environment(tmp_path: Path) -> None:
+    """The script runs the installed one, and says so where that is not the one it is called in."""
+    (tmp_path / "clone" / "resnet_cifar").mkdir(parents=True)
+    (tmp_path / "clone" / "resnet_cifar" / "__main__.py").touch()
+    (tmp_path / "link").symlink_to(ROOT)
+    script = f"""
+        script() {{ {sys.executable} -P -c 'import sys; from resnet_cifar.__main__ import main
+sys.exit(main())' "$@"; }}
+        for folder in clone . link; do (cd $folder && script --version 2>&1); done
+    """
+    said = in_a_shell(script, tmp_path, PYTHONPATH=str(ROOT)).splitlines()
+    note = f"note: this is the program of {ROOT}; python -m resnet_cifar runs that of "
+    assert said[0] == f"{note}{tmp_path / 'clone'}"
+    assert len(said) == 4
+    assert len(set(said[1:])) == 1
+
+
+def checked_out(folder: Path, *settings: str) -> None:
+    """What git would check out here with these settings."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not in a git repository")
+    with_settings = [word for setting in settings for word in ("-c", setting)]
+    git = ["git", "-C", str(ROOT), *with_settings]
+    subprocess.run([*git, "checkout-index", "--all", f"--prefix={folder}/"], check=True)
+
+
+def test_a_checkout_of_windows_has_the_same_bytes(tmp_path: Path) -> None:
+    """Where git turns line ends into CRLF, a shell reads no script, and checksums don't fit."""
+    checked_out(tmp_path / "clone", "core.autocrlf=true", "core.eol=crlf")
+    files = [path for path in (tmp_path / "clone").rglob("*") if path.is_file()]
+    assert len(files) > 300
+    changed = [
+        path for path in files if b"\r\n" in (content := path.read_bytes()) and b"\0" not in content
+    ]
+    assert not changed
+    (tmp_path / "make").write_text("#!/bin/sh\necho make $1 in $PWD\n")
+    (tmp_path / "make").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    said = in_a_shell("bash clone/.ci/run", tmp_path, PATH=path)
+    assert said == f"make test in {tmp_path / 'clone'}\n"
+
+
+def test_lower_bounds() -> None:
+    """Each dependency has one, and the versions that everything is tested with are not below."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    tested = dict(
+        line.split()[0].split("==")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    )
+    for requirement in map(Requirement, project["dependencies"]):
+        assert ">=" in [each.operator for each in requirement.specifier], requirement
+        assert requirement.specifier.contains(tested[requirement.name]), requirement
+
+
+def test_the_versions_of_python() -> None:
+    """The workflow runs those that pyproject.toml allows and README.md says were tested."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == f">={versions[0]}"
+    minors = [int(version.partition(".")[2]) for version in versions]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    platforms = readme.partition("## Platforms")[2].partition("## ")[0]
+    tested, _, untested = platforms.partition("not tested")
+    assert f"Python {versions[0]} to {versions[-1]}" in tested
+    assert "Python" not in untested.partition(".")[0]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
+def test_another_python(version: str, tmp_path: Path) -> None:
+    """`make test` with each interpreter that is here, in a checkout of its own."""
+    python = shutil.which(f"python{version}")
+    found = subprocess.run([python, "-c", "import venv"], check=False) if python else None
+    if found is None or found.returncode:
+        pytest.skip(f"no Python {version} here")
+    checked_out(tmp_path)
+    made = subprocess.run(["make", "test", f"PYTHON={python}"], cwd=tmp_path, check=False)
+    assert made.returncode == 0
 
 
 def test_where_things_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

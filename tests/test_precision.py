@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -104,26 +105,38 @@ def test_a_measurement_leaves_threads_and_draws_alone(monkeypatch: pytest.Monkey
     assert precision_seconds(2, torch.contiguous_format) == found  # once a process
 
 
-@pytest.mark.parametrize("step", [1e-6, 0.0156])
-def test_a_coarse_clock_tells_them_apart_too(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
-    """Passes of 5 and 3 ms, by a clock that goes on in steps of 15.6 ms as on Windows."""
+@pytest.mark.parametrize("step", [1e-6, 0.0156, 100.0])
+@pytest.mark.parametrize("one_pass", [0.0005, 0.005, 0.05])
+@pytest.mark.parametrize(("bf16", "expected"), [(1.0, "fp32"), (0.95, "fp32"), (0.75, "bf16")])
+def test_a_coarse_clock_tells_them_apart_too(
+    monkeypatch: pytest.MonkeyPatch, step: float, one_pass: float, bf16: float, expected: str
+) -> None:
+    """Passes that vary by a tenth, by a clock that goes on in steps, as on Windows, or stands."""
+    draws = random.Random(1)
     now = [0.0]
 
     def passes(width: int, layout: Any) -> Callable[[str], None]:
         def run_pass(name: str) -> None:
-            now[0] += {"fp32": 0.005, "bf16": 0.003}[name]
+            seconds = one_pass * (bf16 if name == "bf16" else 1.0)
+            now[0] += seconds * draws.uniform(0.95, 1.05)
 
         return run_pass
+
+    def thread_time() -> float:
+        now[0] += 1e-6  # to look at it takes time, too
+        return now[0] // step * step
 
     monkeypatch.setattr(device, "has_bf16", lambda: True)
     monkeypatch.setattr(device, "convolutions", passes)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(time, "thread_time", lambda: now[0] // step * step)
-    found = precision_seconds(8, torch.channels_last)
-    # Of ten turns of five passes, each a step of the clock too long or too short, less on average.
-    assert found["fp32"] == pytest.approx(0.005, rel=0.1)
-    assert found["bf16"] == pytest.approx(0.003, rel=0.1)
-    assert faster(found) == "bf16"
+    monkeypatch.setattr(time, "thread_time", thread_time)
+    for _ in range(10):
+        now[0] += draws.random()  # a measurement begins anywhere in a step
+        found = precision_seconds.__wrapped__(8, torch.channels_last)
+        assert faster(found) == (expected if step < 1 else "fp32")
+    if step < 1:
+        assert found["fp32"] == pytest.approx(one_pass, rel=0.12)
+        assert found["bf16"] == pytest.approx(bf16 * one_pass, rel=0.12)
 
 
 @pytest.mark.parametrize(("width", "images"), [(4, 64), (16, 32), (64, 8), (128, 8)])

@@ -64,6 +64,8 @@ BROKEN = {
     "a/b: {question: q}": "a name is up to 60",
     f"{'a' * 61}: {{question: q}}": "a name is up to 60",
     "other: {question: q}": "not 'other'",
+    "Other: {question: q}": "not 'other'",
+    question().replace("mine", "Mine") + question(): "two names differ in more than capitals",
     "'': {question: q}": "a name is up to 60",
     # a question
     "mine:": "mine=None is not allowed: a mapping with question, where, vary",

@@ -46,7 +46,8 @@ class JobProcess:
         # Standard input is a pipe that closes when this process is gone, however it goes.
         stdin, ours = os.pipe()
         output, theirs = os.pipe()
-        whole = {**os.environ, **env, **({"CUDA_VISIBLE_DEVICES": slot} if slot else {})}
+        whole = {**os.environ, "PYTHONIOENCODING": "utf-8", **env}  # as its output is read
+        whole |= {"CUDA_VISIBLE_DEVICES": slot} if slot else {}
         try:
             forked = server.start(job.entry, job.label, whole, stdin, theirs) if server else None
             # A session of its own: the terminal's Ctrl-C is the pool's, which passes it on.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.files import read_regular, write_atomically
+from resnet_cifar.files import read_regular, replace, write_atomically
 from resnet_cifar.record.integrity import check_archive, read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
 from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord, expect
@@ -81,8 +80,8 @@ def save_last(directory: Path, state: dict[str, Any]) -> None:
     try:
         save(beside, state)
         if (directory / LAST).exists():
-            os.replace(directory / LAST, directory / PREVIOUS)
-        os.replace(beside, directory / LAST)  # killed in between: the spare is there
+            replace(directory / LAST, directory / PREVIOUS)
+        replace(beside, directory / LAST)  # killed in between: the spare is there
     finally:
         beside.unlink(missing_ok=True)
 

@@ -259,10 +259,13 @@ def _check(condition: object, place: str, value: object, allowed: str) -> None:
 
 def _list_named(place: str, nodes: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """List place, name and content of a mapping's entries, whose names become parts of files'."""
+    seen = {"other"}  # small letters: to some file systems capitals are the same
     for name, node in nodes.items():
-        fits = re.fullmatch(r"(?!other$)[A-Za-z0-9][\w.-]{0,59}", name, re.ASCII)
-        allowed = "a name is up to 60 of A-Z, a-z, 0-9, '_', '-' and '.', and not 'other'"
+        fits = re.fullmatch(r"[A-Za-z0-9][\w.-]{0,59}", name, re.ASCII) and name.lower() not in seen
+        allowed = "a name is up to 60 of A-Z, a-z, 0-9, '_', '-' and '.', and not 'other'; "
+        allowed += "two names differ in more than capitals"
         _check(fits, f"{place}: {name}", node, allowed)
+        seen.add(name.lower())
         yield f"{place}: {name}", name, node
 
 

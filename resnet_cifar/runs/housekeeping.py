@@ -39,12 +39,12 @@ def remove(directory: Path, root: Path) -> None:
         UserError: it is not a run of this program inside `root`, or holds other people's files.
     """
     gone = directory.with_name(f"{REMOVED}{directory.name}")
-    with _take(directory, root):
+    with _take(directory, root) as lock:
         if os.path.lexists(gone):  # an earlier removal was killed
             if gone.is_symlink() or _find_strange(gone):
                 raise UserError(f"{gone} is in the way and not of this program: left alone")
             _delete(gone)
-        os.rename(directory, gone)
+        lock.move_directory(gone)
         _delete(gone)
 
 
@@ -60,14 +60,14 @@ def archive(directory: Path, root: Path) -> Path:
         raise UserError(f"{directory} is in no cell of {root}: give the directory of the cells")
     archived = archive_root(root)
     target = archived / directory.parent.name / directory.name
-    with _take(directory, root, foreign=True):
+    with _take(directory, root, foreign=True) as lock:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.parent.resolve() != archived.resolve() / target.parent.name:
             raise UserError(f"{target.parent} is a link: left alone")
         if os.path.lexists(target):
             raise UserError(f"{target} exists already: remove or rename it first")
         try:
-            os.rename(directory, target)
+            lock.move_directory(target)
         except OSError as error:
             _remove_if_empty(target.parent)
             _remove_if_empty(archived)
@@ -82,7 +82,7 @@ def archive(directory: Path, root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[None]:
+def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[Lock]:
     """Lock a run of this program inside `root`, on real paths; its cell's directory goes if empty.
 
     Raises as `remove`; `foreign` files are allowed.
@@ -95,10 +95,10 @@ def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[None]:
         raise UserError(f"{record}: left alone, since it can't be known for a run")
     if directory == root:
         raise UserError(f"{directory} is a run itself: give the directory that it lies in")
-    with Lock(directory / LOCK, wait=False):
+    with Lock(directory / LOCK, wait=False) as lock:
         if problem := _find_strange(directory, foreign):
             raise UserError(problem)
-        yield
+        yield lock
     if directory.parent != root:
         _remove_if_empty(directory.parent)
 

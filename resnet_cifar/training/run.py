@@ -85,7 +85,7 @@ def run(config: Config) -> float:
                 )
                 if rerun and directory.exists():
                     with lock:
-                        display.say(f"set aside as {set_aside(directory)}")
+                        display.say(f"set aside as {set_aside(directory, lock)}")
                 with lock:
                     return train(config, directory, split, display, interrupt)
         except LockHeld as busy:
@@ -114,11 +114,11 @@ def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
     return max(finished, key=lengths.__getitem__, default=None)
 
 
-def set_aside(directory: Path) -> Path:
-    """Rename a run directory to a dated name beside it, which is returned."""
+def set_aside(directory: Path, lock: Lock) -> Path:
+    """Rename a run directory, whose lock is held, to a dated name beside it, which is returned."""
     refuse_link(directory)
     aside = directory.with_name(f"{directory.name}.{datetime.now():%Y-%m-%dT%H-%M-%S}")
-    directory.rename(aside)
+    lock.move_directory(aside)
     return aside
 
 

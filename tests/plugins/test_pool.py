@@ -45,6 +45,17 @@ def test_two_jobs_share_a_device_where_asked(tmp_path: Path) -> None:
     assert max(sum(s <= start < e for _, s, e in spans) for _, start, _ in spans) == 2
 
 
+def test_what_a_job_prints_is_read_as_it_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever encoding the environment asks for: Windows' is not UTF-8, nor is every locale's."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    job = Script(tmp_path / "job", script="raise SystemExit('error: Läufe × 2')")
+    pool = make_pool([job], [""])
+    pool.run()
+    assert pool.failures == {job.key: "Läufe × 2"}
+
+
 @pytest.mark.parametrize(
     ("jobs", "slots", "spare", "most"),
     [(3, 2, 1, 3), (5, 2, 1, 3), (7, 2, 3, 3), (3, 2, 0, 2), (5, 3, 1, 4)],
