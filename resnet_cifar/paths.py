@@ -6,7 +6,10 @@ conf/ and experiments/ are at the top of a checkout; the build puts their YAML i
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from resnet_cifar.errors import ConfigError, require
 
 _PACKAGE = Path(__file__).parent
 USER_CONFIG = "RESNET_CIFAR_CONFIG_DIR"  # a person's own options; `train --config-dir` sets it
@@ -37,7 +40,29 @@ def installing(extra: str) -> str:
     return f'pip install -c constraints.txt -e ".[{extra}]"'
 
 
+def refuse_url(key: str, text: str) -> None:
+    """Raise ConfigError if `text`, given where a path belongs, is a URL: s3://bucket/runs."""
+    if url := re.match(r"([a-z][a-z0-9+.-]+)://(.*)", text, re.IGNORECASE):
+        meant = f"write {url[2]}" if url[1].lower() == "file" else "mount it, or copy it from there"
+        raise ConfigError(f"{key}={text} is not allowed: a path of this machine, no URL; {meant}")
+
+
+def local_path(text: str) -> Path:
+    """Return the path that an argument of a command names. Raises ConfigError for a URL."""
+    refuse_url("a path", text)
+    return Path(text).expanduser()
+
+
 def user_config_directory() -> Path | None:
-    """Return the directory of a person's own options, if they have named one."""
+    """Return the directory of a person's own options, if they have named one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
     named = os.environ.get(USER_CONFIG)
-    return Path(named).expanduser().absolute() if named else None
+    if not named:
+        return None
+    refuse_url(USER_CONFIG, named)
+    directory = Path(named).expanduser().absolute()
+    require(directory.is_dir(), USER_CONFIG, directory, "a directory (train: --config-dir)")
+    return directory

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe
+from resnet_cifar.paths import local_path
 
 VERSION = f"resnet-cifar {__version__}"
 
@@ -26,6 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self.register("type", Path, local_path)
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:
@@ -51,11 +53,7 @@ def run_command(
     """
 
     def parse_and_work() -> None:
-        options = parser.parse_args(arguments)
-        for name, value in vars(options).items():  # --to=~/x, which a shell leaves alone
-            if isinstance(value, Path):
-                setattr(options, name, value.expanduser())
-        work(options)
+        work(parser.parse_args(arguments))
 
     return run_to_exit_code(parse_and_work)
 

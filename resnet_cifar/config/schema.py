@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import functools
 import importlib
+import io
 import math
 import os
 import sys
@@ -14,7 +17,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.data.augmentation import Augmentation
 from resnet_cifar.data.datasets import Dataset
-from resnet_cifar.errors import ConfigError, describe, require
+from resnet_cifar.errors import ConfigError, Interrupted, describe, require
+from resnet_cifar.files import read_regular
 from resnet_cifar.identity import execution, items
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
@@ -120,13 +124,42 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
     options: list[type[Any]] = []
     if directory not in sys.path:  # for good: a sweep's jobs unpickle these classes
         sys.path.append(directory)
-    for path in sorted(Path(directory).glob("*.py")):
+    for path in sorted(Path(directory).glob("[!.]*.py")):
         try:
-            module = importlib.import_module(path.stem)
-        except Exception as error:
+            if path.is_dir() or not _defines_options(read_regular(path.resolve())):
+                continue
+            printed = io.StringIO()  # kept out of a command's answer, which may be JSON
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                module = importlib.import_module(path.stem)
+        except (KeyboardInterrupt, Interrupted):
+            raise
+        except BaseException as error:  # also SystemExit, which would end the command as done
             raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
-        if path.resolve() != Path(module.__file__ or directory).resolve():
+        print(printed.getvalue(), end="", file=sys.stderr)
+        if path.resolve() != Path(getattr(module, "__file__", None) or directory).resolve():
             raise ConfigError(f"{path} can't be imported: another module has its name")
         classes = [each for each in vars(module).values() if isinstance(each, type)]
         options += [c for c in classes if c.__module__ == path.stem and "NAME" in vars(c)]
     return tuple(options)
+
+
+def _defines_options(source: bytes) -> bool:
+    """True if Python source has a class that is derived from another and sets a NAME.
+
+    Other files beside a person's options, scripts for one, are not to be run.
+
+    Raises:
+        SyntaxError, ValueError: it has the word and can't be parsed.
+    """
+    if b"NAME" not in source:
+        return False
+    classes = (each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.ClassDef))
+    assigned = (
+        target
+        for each in classes
+        if each.bases
+        for line in each.body
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value
+        for target in (line.targets if isinstance(line, ast.Assign) else [line.target])
+    )
+    return any(isinstance(target, ast.Name) and target.id == "NAME" for target in assigned)
