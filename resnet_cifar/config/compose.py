@@ -104,15 +104,16 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     """Compose without converting: the form in which Hydra hands a configuration to `train`."""
     import hydra
-    from hydra.errors import HydraException
 
     register()
     arguments = [with_quotes(override) for override in overrides]
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             return hydra.compose("config", overrides=arguments)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error, overrides)) from error
+    except Exception as error:
+        if explained := refusal(error, overrides):
+            raise explained from error
+        raise
 
 
 def replaced() -> list[Path]:
@@ -127,7 +128,7 @@ def compose_yaml(overrides: Sequence[str]) -> str:
     return OmegaConf.to_yaml(compose_untyped(overrides))
 
 
-def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
+def refusal(error: Exception, argv: Sequence[str]) -> ConfigError | None:
     """Translate a complaint of Hydra's or OmegaConf's; None for anybody else's error."""
     from hydra.errors import HydraException, InstantiationException
 
