@@ -175,7 +175,10 @@ def test_a_run_a_sweep_and_a_plan_take_it(program: Program, mine: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_is_refused(
-    mine: Path, program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mine: Path,
+    program: Program,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for named in ("nowhere", "run/run.json"):
         assert program(*TINY, f"--config-dir={named}").err.startswith(

@@ -10,6 +10,7 @@ import importlib
 import io
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -19,13 +20,14 @@ from resnet_cifar.data.augmentation import Augmentation
 from resnet_cifar.data.datasets import Dataset
 from resnet_cifar.errors import ConfigError, Interrupted, describe, require
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import execution, items
+from resnet_cifar.identity import execution, flatten, items, number, run_directory
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Scheduler
-from resnet_cifar.paths import user_config_directory
+from resnet_cifar.paths import refuse_url, user_config_directory
 from resnet_cifar.probe.options import Probe
+from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.logger import Logger
 
 if TYPE_CHECKING:
@@ -33,6 +35,14 @@ if TYPE_CHECKING:
 
 VALIDATION_COST = 1 / 3  # of a training image's arithmetic: no backward pass
 SEEDS = ("seed", "data.split_seed")  # numbers that count nothing: any 64 bits will do
+
+CROP_AND_FLIP = ("augmentation.crop_padding", "augmentation.flip_probability")
+# Beside these values that one alone: with any other, two cells would have the same bits.
+WITHOUT_EFFECT: tuple[tuple[dict[str, Any], str, Any], ...] = (
+    ({"optimizer": "sgd", "optimizer.momentum": 0}, "optimizer.dampening", 0),
+    ({"regularization.weight_decay": 0}, "regularization.decay_norm_and_bias", True),
+    ({"augmentation": "crop_flip", **dict.fromkeys(CROP_AND_FLIP, 0)}, "augmentation", "none"),
+)
 
 
 @dataclasses.dataclass
@@ -75,6 +85,39 @@ class Config:
         require(warmup < epochs, key, warmup, allowed)
         size, batch = self.data.training_images, self.trainer.batch_size
         require(batch <= size, "trainer.batch_size", batch, f"at most the {size} training images")
+
+    def check_new(self) -> None:
+        """Check what a run must meet to be trained; one that is begun goes on whatever its values.
+
+        Raises:
+            ConfigError: a path is a URL, or a value has no effect.
+        """
+        flat = flatten(self)
+        for key in ("output_root", "data.root"):
+            refuse_url(key, flat.get(key, ""))
+        if os.path.lexists(run_directory(self) / RUN):
+            return
+        for beside, key, only in WITHOUT_EFFECT:
+            idle = beside.items() <= flat.items() and flat.get(key, only) != only
+            where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
+            rule = f"it has no effect beside {where}; write {key}={number(only)}"
+            require(not idle, key, flat.get(key), rule)
+        kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
+        warmup = self.scheduler.warmup_epochs
+        rule = f"0, or two of an epoch's {steps} updates or more; less has no effect"
+        require(not warmup or warmup * steps >= 1.5, "scheduler.warmup_epochs", warmup, rule)
+        if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
+            return
+        if kind == "milestones":
+            rule = f"all below trainer.epochs={epochs}; a later one has no effect"
+            milestones = flat["scheduler.milestones"]
+            require(milestones[-1] < epochs, "scheduler.milestones", milestones, rule)
+        lr, last = self.optimizer.lr, epochs * steps - 1
+        rate = self.scheduler.build(lr, epochs, steps)  # looked at 10,000 times, and at the last
+        changes = any(rate(step) != lr for step in (*range(0, last, 1 + last // 10_000), last))
+        own = ", ".join(f"{key}={value}" for key, value in vars(self.scheduler).items())
+        rule = f"with {own} the rate is constant for trainer.epochs={epochs}; change these, or "
+        require(changes, "scheduler", kind, f"{rule}write scheduler=constant")
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
@@ -144,22 +187,14 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
 
 
 def _defines_options(source: bytes) -> bool:
-    """True if Python source has a class that is derived from another and sets a NAME.
-
-    Other files beside a person's options, scripts for one, are not to be run.
+    """True if Python source has a derived class with a NAME; of a script or setup.py that is false.
 
     Raises:
         SyntaxError, ValueError: it has the word and can't be parsed.
     """
-    if b"NAME" not in source:
-        return False
-    classes = (each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.ClassDef))
-    assigned = (
-        target
-        for each in classes
-        if each.bases
+    return b"NAME" in source and any(
+        isinstance(line, ast.Assign | ast.AnnAssign) and re.match("NAME(:.*)? =", ast.unparse(line))
+        for each in ast.walk(ast.parse(source))
+        if isinstance(each, ast.ClassDef) and each.bases
         for line in each.body
-        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value
-        for target in (line.targets if isinstance(line, ast.Assign) else [line.target])
     )
-    return any(isinstance(target, ast.Name) and target.id == "NAME" for target in assigned)
