@@ -33,11 +33,12 @@ def command_name(name: str) -> str:
     return "python train.py" if name == "train" else f"python -m resnet_cifar {name}"
 
 
-def installing(extra: str) -> str:
-    """Return the command that installs one of pyproject.toml's extras here."""
+def installing(extra: str = "") -> str:
+    """Return the command that installs this program here, with one of pyproject.toml's extras."""
+    extra = extra and f"[{extra}]"
     if checkout() is None:
-        return f'pip install "resnet-cifar[{extra}]"'
-    return f'pip install -c constraints.txt -e ".[{extra}]"'
+        return f'pip install "resnet-cifar{extra}"'
+    return f'pip install -c constraints.txt -e ".{extra}"'
 
 
 def refuse_url(key: str, text: str) -> None:
