@@ -41,16 +41,17 @@ def installing(extra: str = "") -> str:
     return f'pip install -c constraints.txt -e ".{extra}"'
 
 
-def refuse_url(key: str, text: str) -> None:
+def refuse_url(text: str, key: str = "") -> None:
     """Raise ConfigError if `text`, given where a path belongs, is a URL: s3://bucket/runs."""
-    if url := re.match(r"([a-z][a-z0-9+.-]+)://(.*)", text, re.IGNORECASE):
-        meant = f"write {url[2]}" if url[1].lower() == "file" else "mount it, or copy it from there"
-        raise ConfigError(f"{key}={text} is not allowed: a path of this machine, no URL; {meant}")
+    if url := re.match(r"\s*([a-z][a-z0-9+.-]+)://(.*)", text, re.IGNORECASE):
+        meant = f"write {url[2]}" if url[1].lower() == "file" else "mount or copy what is there"
+        named = f"{key}={text}" if key else text
+        raise ConfigError(f"{named} is a URL, and a path of this machine is needed: {meant}")
 
 
 def local_path(text: str) -> Path:
     """Return the path that an argument of a command names. Raises ConfigError for a URL."""
-    refuse_url("a path", text)
+    refuse_url(text)
     return Path(text).expanduser()
 
 
@@ -63,7 +64,7 @@ def user_config_directory() -> Path | None:
     named = os.environ.get(USER_CONFIG)
     if not named:
         return None
-    refuse_url(USER_CONFIG, named)
+    refuse_url(named, USER_CONFIG)
     directory = Path(named).expanduser().absolute()
     require(directory.is_dir(), USER_CONFIG, directory, "a directory (train: --config-dir)")
     return directory

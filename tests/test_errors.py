@@ -78,6 +78,14 @@ def test_the_data_s_own_directory_as_root(
     assert compose([*CIFAR, f"data.root={folder}"]).data.folder == inner
 
 
+def test_a_url_is_no_data_root(program: Program, tmp_path: Path) -> None:
+    for more in ((), ("-m", "seed=0,1"), ("--plan",)):
+        outcome = program(*CIFAR, *more, "data.root=s3://bucket/data")
+        assert outcome.code == 2
+        assert outcome.err.startswith("error: data.root=s3://bucket/data is a URL")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

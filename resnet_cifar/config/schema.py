@@ -94,7 +94,7 @@ class Config:
         """
         flat = flatten(self)
         for key in ("output_root", "data.root"):
-            refuse_url(key, flat.get(key, ""))
+            refuse_url(flat.get(key, ""), key)
         if os.path.lexists(run_directory(self) / RUN):
             return
         for beside, key, only in WITHOUT_EFFECT:
