@@ -174,6 +174,26 @@ def test_a_run_a_sweep_and_a_plan_take_it(program: Program, mine: Path) -> None:
     assert plan.err == said
 
 
+def test_one_s_own_file_that_can_t_stand_in(program: Program, mine: Path) -> None:
+    """What people try: to extend the packaged file of the same name, to keep a config.yaml."""
+    for name, text, said in (
+        ("optimizer/sgd", "defaults: [sgd]\nlr: 0.5\n", "can't extend the packaged one in whose"),
+        (
+            "config",
+            "seed: 3\n",
+            "seed can't be set in this configuration, which is not the packaged",
+        ),
+    ):
+        file = write(mine / f"{name}.yaml", text)
+        outcome = program("seed=1")
+        assert outcome.code == 2
+        note, error = outcome.err.splitlines()
+        assert note == f"{file} stands in for the packaged one"
+        assert said in error
+        file.unlink()
+    assert program("--cfg", "job", "seed=1").code == 0
+
+
 def test_a_directory_that_is_not_there_is_refused(
     mine: Path,
     program: Program,

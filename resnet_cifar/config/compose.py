@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import re
 import traceback
 from collections.abc import Sequence
@@ -105,9 +106,9 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     """Compose without converting: the form in which Hydra hands a configuration to `train`."""
     import hydra
 
-    register()
     arguments = [with_quotes(override) for override in overrides]
     try:
+        register()
         with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             return hydra.compose("config", overrides=arguments)
     except Exception as error:
@@ -134,10 +135,12 @@ def refusal(error: Exception, argv: Sequence[str]) -> ConfigError | None:
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
         error = error.__cause__  # what a launcher refuses, without the wrapping
-    theirs = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+    theirs = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError)
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     module = str(innermost.f_globals.get("__name__"))  # some of theirs are ValueErrors
-    if not isinstance(error, theirs) and not module.startswith(("hydra.", "omegaconf.")):
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # as a file's name
+    ours = not module.startswith(("hydra.", "omegaconf.")) and not too_long
+    if ours and not isinstance(error, theirs):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
     if "Ambiguous value" in str(error):
