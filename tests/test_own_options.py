@@ -178,11 +178,8 @@ def test_one_s_own_file_that_can_t_stand_in(program: Program, mine: Path) -> Non
     """What people try: to extend the packaged file of the same name, to keep a config.yaml."""
     for name, text, said in (
         ("optimizer/sgd", "defaults: [sgd]\nlr: 0.5\n", "can't extend the packaged one in whose"),
-        (
-            "config",
-            "seed: 3\n",
-            "seed can't be set in this configuration, which is not the packaged",
-        ),
+        ("config", "seed: 3\n", "config.yaml can't be the configuration: the packaged one, in wh"),
+        ("config", "- \xff\n", "config.yaml can't be the configuration: the packaged one, in wh"),
     ):
         file = write(mine / f"{name}.yaml", text)
         outcome = program("seed=1")
@@ -190,8 +187,11 @@ def test_one_s_own_file_that_can_t_stand_in(program: Program, mine: Path) -> Non
         note, error = outcome.err.splitlines()
         assert note == f"{file} stands in for the packaged one"
         assert said in error
+        with pytest.raises(ConfigError, match=f"{said[:30]}"):
+            compose()
         file.unlink()
-    assert program("--cfg", "job", "seed=1").code == 0
+    write(mine / "config.yaml", (CONF / "config.yaml").read_text().replace("seed: 0", "seed: 3"))
+    assert "\nseed: 3\n" in program("--cfg", "job").out
 
 
 def test_a_directory_that_is_not_there_is_refused(

@@ -37,7 +37,7 @@ OTHER_NAMES = {
     "the group is called data": "dataset datamodule",
     "the group is called optimizer": "optim optimiser opt",
     "the group is called scheduler": "lr_scheduler sched schedule",
-    "the group is called model: resnet18 or resnet34": "arch net network backbone depth",
+    "the group is called model": "arch net network backbone depth",
     "trainer.device says where a run computes: cpu, cuda, cuda:0": "gpu accelerator cuda no_cuda",
     "trainer.precision is the arithmetic: auto, fp32, tf32, bf16 or fp16": (
         "amp use_amp mixed_precision fp16 bf16 half dtype"
