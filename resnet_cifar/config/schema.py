@@ -71,8 +71,7 @@ class Config:
                 require(math.isfinite(value), key, value, "a finite number")
             elif isinstance(value, int):  # too large for its use
                 most = 2**63 - 1 if key in SEEDS else 2**31 - 1
-                shown = value if abs(value) < 1e20 else f"{str(value)[:20]}…"
-                require(abs(value) <= most, key, shown, f"at most {most}")
+                require(abs(value) <= most, key, value, f"at most {most}")
             elif isinstance(value, str):  # a file name's undecodable byte fits into no record
                 writable = value.encode(errors="replace").decode() == value
                 require(writable, key, ascii(value), "text that UTF-8 can hold")

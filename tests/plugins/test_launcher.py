@@ -114,7 +114,7 @@ def read_seen(port: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"jobs_per_device": 0}, "jobs_per_device=0 is not allowed: auto, or 1 or more"),
+        ({"jobs_per_device": 0}, "jobs_per_device=0 is not allowed: auto, or 1 to 1024"),
         ({"jobs_per_device": "many"}, "jobs_per_device=many is not allowed"),
         ({"devices": [0, 0]}, "different device numbers"),
         ({"devices": []}, "different device numbers"),
