@@ -51,17 +51,29 @@ def test_an_option_trains(program: Program, option: str) -> None:
 STEP, MILESTONES, CYCLE = (f"scheduler={name}" for name in ("step", "milestones", "one_cycle"))
 # At two epochs of four updates: values without effect, whose line it is, and a run of their bits.
 IDLE = [
-    (f"{STEP}", "scheduler=step is", "scheduler=constant"),
-    (f"{STEP} scheduler.step_size=2", "with warmup_epochs=0.0, step_size=2, gamma=0.1", ""),
-    (f"{STEP} scheduler.step_size=1 scheduler.gamma=1", "step_size=1, gamma=1.0 the rate is", ""),
-    (f"{STEP} trainer.epochs=1", "is constant for trainer.epochs=1; change", "trainer.epochs=1"),
-    (f"{MILESTONES}", "scheduler.milestones=[150, 225] is not allowed: all below trainer.ep", ""),
+    (
+        f"{STEP}",
+        "scheduler.step_size=100 is not allowed: below trainer.epochs=2",
+        "scheduler=constant",
+    ),
+    (f"{STEP} scheduler.step_size=2", "scheduler.step_size=2 is not allowed: below", ""),
+    (
+        f"{STEP} scheduler.step_size=1 scheduler.gamma=1",
+        "with scheduler.step_size=1, scheduler.gamma=1.0 its rate",
+        "",
+    ),
+    (
+        f"{STEP} trainer.epochs=1",
+        "below trainer.epochs=1, for later has no effect",
+        "trainer.epochs=1",
+    ),
+    (f"{MILESTONES}", "scheduler.milestones=[150, 225] is not allowed: below trainer.epochs=2", ""),
     (
         f"{MILESTONES} scheduler.milestones=[1,2]",
         "scheduler.milestones=[1, 2] is not",
         f"{MILESTONES} scheduler.milestones=[1]",
     ),
-    (f"{MILESTONES} scheduler.milestones=[1] scheduler.factor=1", "factor=1.0 the rate is", ""),
+    (f"{MILESTONES} scheduler.milestones=[1] scheduler.factor=1", "factor=1.0 its rate is", ""),
     ("scheduler=cosine scheduler.eta_min=0.01", "scheduler=cosine is not", ""),
     (f"{CYCLE} scheduler.div_factor=1 scheduler.final_div_factor=1", "scheduler=one_cycle is", ""),
     ("scheduler.warmup_epochs=0.3", "scheduler.warmup_epochs=0.3 is not allowed: 0, or two", ""),

@@ -101,23 +101,25 @@ class Config:
             idle = beside.items() <= flat.items() and flat.get(key, only) != only
             where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
             rule = f"it has no effect beside {where}; write {key}={number(only)}"
-            require(not idle, key, flat.get(key), rule)
+            require(not idle, key, number(flat.get(key)), rule)
         kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
         warmup = self.scheduler.warmup_epochs
         rule = f"0, or two of an epoch's {steps} updates or more; less has no effect"
         require(not warmup or warmup * steps >= 1.5, "scheduler.warmup_epochs", warmup, rule)
         if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
             return
-        if kind == "milestones":
-            rule = f"all below trainer.epochs={epochs}; a later one has no effect"
-            milestones = flat["scheduler.milestones"]
-            require(milestones[-1] < epochs, "scheduler.milestones", milestones, rule)
+        if kind in ("step", "milestones"):
+            key = "scheduler.step_size" if kind == "step" else "scheduler.milestones"
+            latest = flat[key] if kind == "step" else flat[key][-1]
+            rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
+            require(latest < epochs, key, flat[key], rule)
         lr, last = self.optimizer.lr, epochs * steps - 1
         rate = self.scheduler.build(lr, epochs, steps)  # looked at 10,000 times, and at the last
         changes = any(rate(step) != lr for step in (*range(0, last, 1 + last // 10_000), last))
-        own = ", ".join(f"{key}={value}" for key, value in vars(self.scheduler).items())
-        rule = f"with {own} the rate is constant for trainer.epochs={epochs}; change these, or "
-        require(changes, "scheduler", kind, f"{rule}write scheduler=constant")
+        own = {key: value for key, value in vars(self.scheduler).items() if key != "warmup_epochs"}
+        said = ", ".join(f"scheduler.{key}={value}" for key, value in own.items())
+        rule = f"with {said} its rate is constant; change that, or write scheduler=constant"
+        require(changes, "scheduler", kind, rule)
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""

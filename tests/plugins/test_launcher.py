@@ -119,7 +119,7 @@ def read_seen(port: int) -> list[Any]:
         ({"devices": [0, 0]}, "different device numbers"),
         ({"devices": []}, "different device numbers"),
         ({"devices": 3}, "a list of different device numbers"),
-        ({"threads": -1}, "threads=-1 is not allowed: 0 or more"),
+        ({"threads": -1}, "threads=-1 is not allowed: 0 to 1024"),
         ({"minutes": -1}, "minutes=-1 is not allowed: 0 or more"),
         ({"minutes": float("inf")}, "minutes=inf is not allowed"),
         ({"progress": "loud"}, "auto, live, plain, quiet"),
