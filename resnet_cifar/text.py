@@ -32,16 +32,39 @@ def printable(text: str) -> str:
     An escape sequence would be obeyed by a terminal, and half a surrogate pair, a file name's
     undecodable byte, can be written nowhere.
     """
-    line = " ".join(text.split())
-    if line.isprintable():
-        return line
+    return visible(" ".join(text.split()))
+
+
+def visible(text: str) -> str:
+    """Write out what can't be seen in `text`, as Python does: `\\x1b`, `\\udcff`."""
+    if text.isprintable():
+        return text
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c
-        for c in line
+        for c in text
     )
 
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private, unassigned
+
+
+PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files
+
+
+def csv_field(value: Any, path: bool = False) -> Any:
+    """Write a field of a CSV so that no terminal and no spreadsheet obeys it; numbers stay.
+
+    What can't be seen is written out as by `visible`, and a backslash as two (on Windows only
+    beside it), so that `unicode_escape` gives it back. Before what a spreadsheet takes for a
+    formula, and before the mark itself, stands `'`; before a `path` `./`: it is the same file.
+    """
+    if not isinstance(value, str):
+        return value
+    plain = value.isprintable() and ("\\" not in value or os.sep == "\\")
+    text = value if plain else visible(value.replace("\\", "\\\\"))
+    if text.lstrip()[:1] in tuple("=+-@'＝＋－＠"):
+        return f"./{text}" if path else f"'{text}"
+    return text
 
 
 _WORDS = {
@@ -126,7 +149,9 @@ def wide_console() -> Console:
     """
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, width=None if on_terminal() else 200)
+    # Text is text: no [markup] and no :emoji: in what people have named.
+    width = None if on_terminal() else 200
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 def on_terminal() -> bool:
@@ -152,6 +177,7 @@ def print_table(
         folded: position of the column that takes several lines where the terminal is narrow, if it
             holds words.
     """
+    heads, *lines = [list(map(visible, line)) for line in (heads, *lines)]
     if not on_terminal():
         plain = [heads, *([field or "-" for field in line] for line in lines)]
         widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
@@ -181,10 +207,10 @@ def print_json(value: object) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print the `columns` of `rows` for programs; nothing for what a row lacks."""
-    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    """Print the `columns` of `rows` for programs, as `csv_field`; nothing for what a row lacks."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(map(csv_field, columns))
+    writer.writerows([csv_field(row.get(key), key in PATHS) for key in columns] for row in rows)
 
 
 @contextlib.contextmanager

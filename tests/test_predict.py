@@ -115,6 +115,30 @@ def test_tables_say_what_was_done(
     assert [Path(path).name for path in left_out] == ["[b]broken[b].png"]
 
 
+def test_names_of_images_come_back(
+    runs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two that are not UTF-8, and those that a spreadsheet or a terminal would obey."""
+    monkeypatch.chdir(tmp_path)
+    names = ["\udcff.png", "\udcfe.png", "+1.png", "=cmd|x.png", "[red]\x1b[31m.png", "\t=1.png"]
+    for name in names:
+        Image.new("RGB", (32, 32), "red").save(name)
+    run = runs[0].resolve()
+    said = json.loads(call(capsys, run, *names, "--json").out)
+    assert [image["image"] for image in said["images"]] == names
+    out = call(capsys, run, *names, "--csv").out
+    assert "\x1b" not in out
+    fields = [line["image"] for line in csv.DictReader(io.StringIO(out))]
+    assert not any(field.startswith(("=", "+", "-", "@", "\t")) for field in fields)
+    escaped = [field.encode("latin-1", "backslashreplace") for field in fields]
+    assert [Path(field.decode("unicode_escape")) for field in escaped] == list(map(Path, names))
+    table = call(capsys, run, *names).out
+    assert all(text in table for text in (r"\udcff.png", r"\udcfe.png", r"[red]\x1b[31m.png"))
+
+
 def test_what_is_refused(
     runs: list[Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

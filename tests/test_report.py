@@ -1,6 +1,7 @@
 """From made-up runs with known results to tables, verdicts and files."""
 
 import contextlib
+import hashlib
 import html.parser
 import io
 import itertools
@@ -636,6 +637,65 @@ SMALL = document.Report(
 )
 
 
+def test_what_a_person_has_changed_is_not_overwritten(tmp_path: Path) -> None:
+    """Any file of a report: by its checksum, whatever the list says."""
+    to = tmp_path / "paper"
+    picture = document.Picture("curves", figures.Figure(), "")
+    report = document.Report("A title", "", [*SMALL.claims, picture])
+    folder.write_report(report, to)
+    folder.write_report(report, to)  # as it is, it is replaced
+    written = read(to)
+    assert len(written) == 5
+    for name in written.keys() - {folder.LIST}:
+        (to / name).write_bytes(written[name] + b"mine")
+        before = read(to)
+        with pytest.raises(UserError, match="is not as a report wrote it") as refusal:
+            folder.write_report(document.Report("Another", "", report.claims), to)
+        assert str(to / name) in str(refusal.value)
+        assert "--to" in str(refusal.value)
+        assert read(to) == before
+        (to / name).write_bytes(written[name])
+    (to / "figures" / "curves.svg").write_bytes(b"mine")
+    folder.write_report(SMALL, to)  # which has no such figure
+    assert (to / "figures" / "curves.svg").read_bytes() == b"mine"
+
+
+def test_a_report_that_was_killed_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it was: what is there is an earlier report's, or its own."""
+    to = tmp_path / "paper"
+    folder.write_report(SMALL, to)
+    original = folder.write_atomically
+    for count, stop in enumerate((1, 2, 3, 1, 2, 3)):
+        left = [stop]
+
+        def write(path: Path, content: bytes, left: list[int] = left) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            original(path, content)
+
+        another = document.Report(f"Title {count}", "", SMALL.claims)
+        monkeypatch.setattr(folder, "write_atomically", write)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_report(another, to)
+    monkeypatch.setattr(folder, "write_atomically", original)
+    folder.write_report(SMALL, to)
+    assert (to / "report.md").read_bytes() == SMALL.markdown().encode()
+
+
+def test_the_committed_report_can_be_replaced() -> None:
+    """Every file of it that is there is as its list says."""
+    to = ROOT / "experiments" / "results" / "report"
+    listed = json.loads((to / folder.LIST).read_text())["files"]
+    assert "report.md" in listed
+    there = [name for name in listed if (to / name).exists()]
+    assert there
+    sums = {name: hashlib.sha256((to / name).read_bytes()).hexdigest() for name in there}
+    assert sums == {name: listed[name] for name in there}
+
+
 @pytest.mark.parametrize("name", ["report.md", "report.html", "tables/claims.csv", "tables"])
 @pytest.mark.parametrize("kind", ["file", "link", "directory"])
 def test_what_no_report_wrote_is_not_overwritten(tmp_path: Path, name: str, kind: str) -> None:
@@ -753,6 +813,7 @@ def test_odd_runs_are_named_and_the_others_answered(
     files[-1].unlink()
     files[-1].mkdir()
     (root / "loop").symlink_to(root / "loop")
+    left_out.append(root / "loop")
 
     to = tmp_path / "report"
     assert main([str(root), "--to", str(to)]) == 0

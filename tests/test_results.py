@@ -84,7 +84,10 @@ def test_what_is_no_run_is_named(runs: Path) -> None:
     table = load_runs(runs)
     assert len(table) == 3
     skipped = table.attrs["skipped"]
-    assert set(skipped) == {str(runs / "notes" / "seed=1"), str(broken), str(odd), str(old)}
+    aside = str(cell / "seed=0.2026-01-01T00-00-00")
+    unread = {str(runs / "notes" / "seed=1"), str(broken), str(odd), str(old)}
+    assert set(skipped) == {*unread, aside}
+    assert skipped[aside] == "set aside"
     assert "has no run.json" in skipped[str(runs / "notes" / "seed=1")]
     assert "is not a record" in skipped[str(broken)]
     assert "its checksum does not fit" in skipped[str(odd)]

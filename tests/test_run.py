@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Program, Trained
-from made_up import float16_ties
+from made_up import float16_ties, make_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -31,10 +32,13 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.model.resnet import ResNet
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import METRICS, RUN
-from resnet_cifar.record.schema import objective, read_record
+from resnet_cifar.record.schema import objective, read_record, seal
+from resnet_cifar.runs.table import load_runs
+from resnet_cifar.sweep.plan import recorded_speeds
 from resnet_cifar.training import engine
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.live import Display
+from resnet_cifar.training.run import find_shorter_run, known_precision
 
 EPOCH_KEYS = {
     "epoch",
@@ -511,3 +515,69 @@ def test_the_live_line_shows_speed_and_time_left(program: Program) -> None:
         for epoch in (1, 2)
         for step in (1, 2, 3, 4)
     ]
+
+
+# Neighbours ---------------------------------------------------------------------------------------
+
+
+def make_odd(kind: str, directory: Path) -> None:
+    """Put something that is no record in the place of a run's."""
+    path = directory / RUN
+    content = path.read_text()
+    path.unlink()
+    if kind == "gone":
+        shutil.rmtree(directory)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "looped cell":
+        shutil.rmtree(directory.parent)
+        directory.parent.symlink_to(directory.parent.name)
+    elif kind == "a file":
+        shutil.rmtree(directory)
+        directory.write_text(content)
+    else:
+        odd = json.loads(content)
+        odd["version"] = 99 if kind == "later" else odd["version"]
+        odd["sessions"][0]["images_trained"] = 10**400  # no float can hold it
+        texts = {"truncated": content[:100], "text": "hello", "empty": "", "deep": "[" * 99_999}
+        path.write_text(texts.get(kind, json.dumps(seal(odd))))
+
+
+ODD = ("gone", "pipe", "directory", "loop", "looped cell", "a file", "later", "large", "truncated",
+       "text", "empty", "deep")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_neighbour_stops_no_new_run(kind: str, tmp_path: Path) -> None:
+    """Nothing that training reads of other runs: lengths, precisions, speeds."""
+    setting = ["data=synthetic", "model.width=8"]
+    for epochs in (1, 2):
+        shorter = make_run(tmp_path, [*setting, f"trainer.epochs={epochs}"])
+    make_odd(kind, shorter)
+    config = compose([*setting, "trainer.epochs=3", f"output_root={tmp_path}"])
+    found = find_shorter_run(tmp_path, run_directory(config), 3)
+    assert found is not None
+    assert "_1ep" in found.parent.name
+    assert known_precision(config, None) is None
+    assert recorded_speeds(config) == [100.0]
+    table = load_runs(tmp_path)
+    assert len(table) == 1
+    assert len(table.attrs["skipped"]) == int(kind not in ("gone", "a file"))
+
+
+@pytest.mark.parametrize("variable", ["", "HOME"])
+def test_a_directory_that_utf_8_cannot_hold_is_refused_first(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    if variable:
+        monkeypatch.setenv(variable, f"{tmp_path}/\udcff")
+    for sweep in ([], ["-m"]):
+        ended = program(*TINY, f"output_root={'~/runs' if variable else chr(0xDCFF)}", *sweep)
+        assert ended.code == 2
+        assert "text that UTF-8 can hold" in ended.err
+        assert ended.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -32,18 +33,28 @@ def duration(seconds: float) -> str:
 
 def fit(text: str, width: int) -> str:
     """Bring `text` to exactly `width` columns: padded, or cut with an ellipsis."""
+    text = visible(text)
     return text.ljust(width) if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
+def visible(text: str) -> str:
+    """Write out control characters and undecodable bytes, as Python does: a terminal obeys them."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda c: ascii(c[0])[1:-1], text)
+
+
 class SweepConsole(Console):
-    """A console whose reader may go away and whose disk may be full: the sweep goes on silently."""
+    """A console whose reader may go away and whose disk may be full: the sweep goes on silently.
+
+    Text is text: no [markup], :emoji: or control codes in what people have named.
+    """
 
     def __init__(self) -> None:
-        super().__init__(highlight=False, soft_wrap=True, markup=False)
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def print(self, *objects: Any, **settings: Any) -> None:
+        shown = [visible(each) if isinstance(each, str) else each for each in objects]
         try:
-            super().print(*objects, **settings)
+            super().print(*shown, **settings)
         except OSError:
             self.on_broken_pipe()
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe
 from resnet_cifar.paths import local_path
+from resnet_cifar.text import printable
 
 VERSION = f"resnet-cifar {__version__}"
 
@@ -23,16 +24,29 @@ class CarriedError(BaseException):
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse a command line and refuse it in one line; `--version` is the project's."""
+    """Parse a command line and refuse it in one line; `--version` is the project's.
+
+    An empty argument, what a shell makes of a variable that is not set, is refused: as a condition
+    it would mean every run, as a path the working directory.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.register("type", Path, local_path)
+        # The types of arguments that are text or a path.
+        self.register("type", None, not_empty)
+        self.register("type", Path, lambda text: local_path(not_empty(text)))
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"invalid _(\w+) value", r"invalid \1 value", message)  # a function's name
         raise ConfigError(f"{message}: see {self.prog} --help")
+
+
+def not_empty(text: str) -> str:
+    """Return an argument's text as it is. Raises ArgumentTypeError where there is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty (a variable that is not set?)")
+    return text
 
 
 def ask_for_weights(parser: Parser) -> None:
@@ -120,6 +134,11 @@ def flush_output() -> None:
         raise
 
 
+def complain(error: BaseException | str) -> None:
+    """Print an error, or a line about one, on standard error."""
+    _complain(f"error: {error if isinstance(error, str) else describe(error)}")
+
+
 def _complain(text: str) -> None:
     with contextlib.suppress(OSError):  # there may be nobody to complain to
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)

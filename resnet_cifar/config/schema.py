@@ -66,6 +66,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the rules that concern every part, or more than one."""
+        self.output_root = os.path.expanduser(self.output_root)
         for key, value in items(self, everything=True):
             if isinstance(value, float):
                 require(math.isfinite(value), key, value, "a finite number")
@@ -75,7 +76,6 @@ class Config:
             elif isinstance(value, str):  # a file name's undecodable byte fits into no record
                 writable = value.encode(errors="replace").decode() == value
                 require(writable, key, ascii(value), "text that UTF-8 can hold")
-        self.output_root = os.path.expanduser(self.output_root)
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
         require(self.when_busy in ("wait", "skip"), "when_busy", self.when_busy, "wait or skip")

@@ -261,9 +261,14 @@ def check_metrics(metrics: Metrics, where: str) -> None:
 
 def parse_json(content: bytes) -> dict[str, Any]:
     """Parse a JSON object. Raises ValueError or RecursionError on anything else."""
-    plain: dict[str, Any] = json.loads(content.decode())
+    plain: dict[str, Any] = json.loads(content.decode(), parse_int=_whole)
     expect(isinstance(plain, dict), "it is not a mapping")
     return plain
+
+
+def _whole(digits: str) -> int:
+    expect(len(digits) <= 20, f"{digits[:20]}… is too large a number")  # for a float, in the end
+    return int(digits)
 
 
 def expect(condition: bool, problem: str) -> None:

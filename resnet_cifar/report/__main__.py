@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, run_command
+from resnet_cifar.cli.edge import Parser, complain, run_command
 from resnet_cifar.errors import UserError
 
 
@@ -37,15 +37,15 @@ def _report(options: argparse.Namespace) -> None:
     from resnet_cifar.report import contents, folder, study, terminal
     from resnet_cifar.runs.find import code
     from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
-    from resnet_cifar.text import wide_console
+    from resnet_cifar.text import printable, wide_console
 
     questions = study.load_questions(options.questions or study.EXPERIMENTS / "questions.yaml")
     runs = load_runs(*options.outputs)
+    closed = runs.attrs["closed"]
     if runs.empty:
         roots = ", ".join(map(str, options.outputs))
-        raise UserError(
-            f"{roots}: no runs there; train some, or name the directory that holds them"
-        )
+        hint = next(iter(closed), "train some, or name the directory that holds them")
+        raise UserError(f"{roots}: no runs there; {hint}")
     today = date.today()
     report = contents.build_report(
         runs,
@@ -60,7 +60,11 @@ def _report(options: argparse.Namespace) -> None:
     console = wide_console()
     if not options.quiet:
         terminal.print_report(report, console)
-    console.print(f"\n{options.to / 'report.html'}: the same with figures", markup=False)
+    console.print(f"\n{printable(str(options.to / 'report.html'))}: the same with figures")
+    for problem in closed:  # what it says is not of all runs that there are
+        complain(problem)
+    if closed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -371,7 +371,8 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
     if skipped:
         frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
         caption = (
-            "Runs that can't be read or are there twice, and files of runs that can't be read."
+            "Runs that can't be read, are there twice or were set aside, and files of runs that "
+            "can't be read."
         )
         parts.append(Table("skipped", frame, {"path": "path", "why": "why"}, caption))
     return parts

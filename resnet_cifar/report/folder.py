@@ -13,6 +13,7 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.files import read_regular, write_atomically, write_json
 from resnet_cifar.report.document import Picture, Report, Table
 from resnet_cifar.report.page import render_page
+from resnet_cifar.text import PATHS, csv_field
 
 LIST = "report-files.json"
 # Of earlier versions also PNG files.
@@ -22,11 +23,12 @@ _NAME = re.compile(r"report\.(md|html)|figures/[\w.-]+\.(svg|png)|tables/[\w.-]+
 def write_report(report: Report, folder: Path) -> None:
     """Write report.md, report.html, figures/*.svg, tables/*.csv (full precision).
 
-    A list of these files is kept in the folder. What an earlier report wrote and this one does not
-    goes; whatever else is there stays.
+    A list of these files and their checksums is kept in the folder. What an earlier report wrote
+    and this one does not goes; whatever else is there, or was changed since, stays.
 
     Raises:
-        UserError: a file that no report wrote lies where one belongs. Nothing is written.
+        UserError: a file that no report wrote, or a changed one, lies where one belongs. Nothing is
+            written.
         OSError: it can't be written.
     """
     files: dict[str, bytes] = {
@@ -35,51 +37,68 @@ def write_report(report: Report, folder: Path) -> None:
     }
     for part in report.parts:
         if isinstance(part, Table):
-            text = part.frame.to_csv(index=False)
-            files[f"tables/{part.name}.csv"] = text.encode(errors="backslashreplace")
+            frame = part.frame.rename(columns=csv_field)
+            for key in frame.select_dtypes(exclude="number"):
+                frame[key] = [csv_field(value, key in PATHS) for value in frame[key]]
+            files[f"tables/{part.name}.csv"] = frame.to_csv(index=False).encode()
         elif isinstance(part, Picture):
             files[f"figures/{part.name}.svg"] = part.svg.encode()
-    before = _read_list(folder)
+    sums = {name: _sum(content) for name, content in files.items()}
+    known = _read_list(folder)
     for name in files:
-        _check_free(folder, folder / name, name in before)
+        _check_free(folder, folder / name, [*known.get(name, ()), sums[name]])
     folder.mkdir(parents=True, exist_ok=True)
     # Before the files: a report that is killed knows its own all the same.
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    write_json(folder / LIST, {"files": before | sums})
+    both = {name: [*known.get(name, ()), sums[name]] for name in files}
+    write_json(folder / LIST, {"files": known | both})
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_atomically(folder / name, content)
-    for name in before.keys() - files.keys():
+    for name in known.keys() - files.keys():
         with contextlib.suppress(OSError):  # it is gone, or no file
-            if hashlib.sha256(read_regular(folder / name)).hexdigest() == before[name]:
+            if _sum(read_regular(folder / name)) in known[name]:
                 (folder / name).unlink()
     write_json(folder / LIST, {"files": sums})
 
 
-def _read_list(folder: Path) -> dict[str, str]:
-    """The files that an earlier report wrote there, with their SHA-256."""
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_list(folder: Path) -> dict[str, list[str]]:
+    """The files that earlier reports wrote there, with the SHA-256 that each may have.
+
+    It may have several where a report was killed between its list and its files.
+    """
     path = folder / LIST
     if not os.path.lexists(path):
         return {}
     try:
         listed = json.loads(read_regular(path))["files"]
         if all(map(_NAME.fullmatch, listed)):
-            return dict(listed)
-    except (OSError, ValueError, KeyError, TypeError):
+            return {name: [sums] if type(sums) is str else [*sums] for name, sums in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{path} is not the list of a report's files: choose another folder with --to")
 
 
-def _check_free(folder: Path, path: Path, ours: bool) -> None:
-    """Raise UserError where a file that is not ours lies in the way of `path`."""
+def _check_free(folder: Path, path: Path, known: list[str]) -> None:
+    """Raise UserError where a file whose checksum is not `known` lies in the way of `path`.
+
+    No report wrote it, or a person has changed it since.
+    """
     for above in (folder, path.parent):
         link = above.is_symlink() and above != folder
         if os.path.lexists(above) and (link or not above.is_dir()):
             raise UserError(
                 f"{above} is not a directory of a report: choose another folder with --to"
             )
-    if os.path.lexists(path) and not (ours and path.is_file() and not path.is_symlink()):
-        raise UserError(
-            f"{path} is there and was not written by a report (it is not in {folder / LIST}): "
-            "move it, or choose another folder with --to"
-        )
+    if not os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError):  # a link, a pipe, a directory
+        if _sum(read_regular(path)) in known:
+            return
+    raise UserError(
+        f"{path} is not as a report wrote it (by its checksum in {folder / LIST}): move it to keep "
+        "it, delete it, or choose another folder with --to"
+    )

@@ -4,53 +4,84 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import fnmatch
 import math
+import os
 import sys
 from collections.abc import Sequence
+from os.path import normpath
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, run_command
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar.cli.edge import Parser, complain, run_command
+from resnet_cifar.errors import ConfigError, UserError
 from resnet_cifar.files import LockHeld
+from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import CONFIG
 from resnet_cifar.runs import housekeeping, listing
 from resnet_cifar.runs.diff import print_differences
-from resnet_cifar.runs.find import LAST, STATUSES, Run, find_runs
-from resnet_cifar.text import print_csv, print_json
+from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
+from resnet_cifar.text import print_csv, print_json, printable, visible
 
 DAY = 86400.0  # seconds
 
 
-def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
-    """The runs that meet every condition given. Raises UserError for a key that no run has."""
+def select(options: argparse.Namespace) -> list[Run]:
+    """The runs that meet every condition given, and whatever can't be looked at: it may hold some.
+
+    A condition that no run meets is said. Raises UserError for a key that no run has.
+    """
+    there = find_runs(options.root)
+    count_runs(there)
+    runs = [run for run in there if not run.closed]
     chosen = [
         run
         for run in runs
         if (not options.status or run.status in options.status)
-        and (not options.cell or any(fnmatch.fnmatch(run.cell, f"{c}*") for c in options.cell))
-        and (not options.seed or run.seed in options.seed)
         and (options.older_than is None or run.age > options.older_than * DAY)
     ]
-    for condition in options.where or ():
-        name, equals, values = condition.partition("=")
-        if not equals or not name:
-            raise UserError(f"--where {condition}: not of the form key=value")
+    # A cell is also known by its path, and a copy by its own: so they are listed.
+    cells = {run: [run.cell, str(run.path.parent), str(run.path)] for run in runs}
+    seeds = {run: [run.seed] for run in runs}
+    for option, wanted, names in (("--cell", options.cell, cells), ("--seed", options.seed, seeds)):
+        if wanted:
+            found = {run for text in wanted for run in _match(option, normpath(text), names)}
+            chosen = [run for run in chosen if run in found]
+    for name, values in options.where or ():
         key = listing.match_key(name, runs)
-        chosen = [run for run in chosen if listing.meets(run.row, key, values)]
-    return chosen
+        found = {run for run in runs if listing.meets(run.row, key, values)}
+        if runs and not found:
+            _note(f"--where {name}={values}", values, [number(run.row.get(key)) for run in runs])
+        chosen = [run for run in chosen if run in found]
+    return [*chosen, *(run for run in there if run.closed)]
+
+
+def _match(option: str, wanted: str, names: dict[Run, list[str]]) -> list[Run]:
+    """The runs that have this name, or else one that matches it as a pattern."""
+    found = [run for run, its in names.items() if wanted in its]
+    found = found or [run for run, its in names.items() if fnmatch.filter(its, wanted)]
+    if names and not found:
+        _note(f"{option} {wanted}", wanted, [its[0] for its in names.values()])
+    return found
+
+
+def _note(condition: str, wanted: str, known: Sequence[str]) -> None:
+    """Say that no run meets a condition, and what there is that is like it."""
+    there = list(dict.fromkeys(known))
+    begin = [name for name in there if name.startswith(wanted)]
+    close = begin or difflib.get_close_matches(wanted, there) or there
+    some = ", ".join(close[:3]) + (", …" if close[3:] else "")
+    pattern = f"; {wanted}* takes all that begin so" if begin else ""
+    print(printable(f"note: {condition}: no run is; there is {some}{pattern}"), file=sys.stderr)
 
 
 def _list(options: argparse.Namespace) -> None:
-    runs = select(find_runs(options.root), options)
+    runs = select(options)
     if options.sort:
         runs = listing.sort_runs(runs, listing.match_key(options.sort, runs), options.reverse)
-    names = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
-    if options.columns and not names:
-        raise UserError(f"--columns {options.columns!r}: give keys, with a comma between them")
-    keys = list(dict.fromkeys(listing.match_key(name, runs) for name in names))
+    keys = list(dict.fromkeys(listing.match_key(name, runs) for name in options.columns or ()))
     if options.json:
         print_json([{key: run.row.get(key) for key in keys or run.row} for run in runs])
     elif options.csv:
@@ -58,6 +89,11 @@ def _list(options: argparse.Namespace) -> None:
         print_csv(keys or sorted(every, key=LAST.__contains__), [run.row for run in runs])
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
+    closed = [run.problem for run in runs if run.closed]
+    for problem in closed if options.json or options.csv else ():
+        complain(problem)
+    if closed:
+        raise SystemExit(1)
 
 
 def _archive_or_remove(options: argparse.Namespace) -> None:
@@ -67,7 +103,10 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
             f"{options.action} what? Select runs by --status, --cell, --seed, --older-than or "
             "--where, or take --all"
         )
-    chosen = select(find_runs(options.root), options)
+    values = [value for _, value in options.where or ()]
+    if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
+        raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
+    chosen = select(options)
     if not chosen:
         print("no run meets that")
         return
@@ -84,32 +123,39 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         try:
             if options.action == "remove":
                 housekeeping.remove(run.path, options.root)
-                print(f"removed {run.path}")
+                done = f"removed {run.path}"
             else:
-                print(f"{run.path} is now {housekeeping.archive(run.path, options.root)}")
+                done = f"{run.path} is now {housekeeping.archive(run.path, options.root)}"
+            print(printable(done))
         except LockHeld as busy:
-            print(f"{run.path}: {busy.holder} is at it, left alone")
+            print(printable(f"{run.path}: {busy.holder} is at it, left alone"))
         except (UserError, OSError) as error:  # the others are not to suffer
             failed = True
-            print(f"error: {describe(error)}", file=sys.stderr)
+            complain(error)
     if failed:
         raise SystemExit(1)
 
 
 def _clean(options: argparse.Namespace) -> None:
     find_runs(options.root)  # refuses what is no directory
-    left = housekeeping.leftovers(options.root)
+    left, problems = housekeeping.leftovers(options.root)
     for path in left:
-        print(path)
+        print(visible(str(path)))
     if not left:
         print("nothing was left behind")
     elif not options.yes:
         print("left by processes that were killed; --yes deletes them")
     else:
         for path in left:
-            with contextlib.suppress(LockHeld):
+            with contextlib.suppress(LockHeld, OSError):
                 housekeeping.clean(path)
-        print(f"deleted {len(left)}")
+        kept = [path for path in left if os.path.lexists(path)]
+        print(f"deleted {len(left) - len(kept)}")
+        problems += [f"{path} is still there: in use, or no right to delete it" for path in kept]
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise SystemExit(1)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -120,8 +166,10 @@ def _verify(options: argparse.Namespace) -> None:
         problems = [run.problem] if run.record is None else damage(run.path, run.record)
         damaged += bool(problems)
         for line in problems:
-            print(line)
+            print(printable(line))
     print(f"{len(runs)} runs, {damaged} of them damaged")
+    count_runs(runs)
+    listing.print_repeats(runs)
     if damaged:
         raise SystemExit(1)
 
@@ -150,6 +198,21 @@ ACTIONS = {
 }
 
 
+def _condition(text: str) -> tuple[str, str]:
+    name, _, values = text.partition("=")
+    if not name.strip() or not all(map(str.strip, values.split(","))):
+        problem = f"{text!r} is not of the form key=value (a run without a value has null)"
+        raise argparse.ArgumentTypeError(problem)
+    return name, values
+
+
+def _keys(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of keys with commas between them")
+    return names
+
+
 def _days(text: str) -> float:
     days = float(text)
     if not 0 <= days < math.inf:
@@ -166,7 +229,16 @@ def main(arguments: list[str] | None = None) -> int:
         prog=paths.command_name("runs"),
         description="List, check and tidy up runs, or print the command that trains one.",
     )
+    word = arguments[1] if len(arguments) > 1 and arguments[1].isalpha() else ""
+    close = difflib.get_close_matches(word.lower(), ACTIONS, n=1)
+    if close and not os.path.lexists(word):
+
+        def refuse(_: object) -> None:
+            raise ConfigError(f"{word} is no action and no directory: did you mean {close[0]}?")
+
+        return run_command(parser, refuse, [])
     actions = parser.add_subparsers(dest="action", metavar=" | ".join(ACTIONS))
+    actions.type = str  # an empty argument of an action is the action's own to refuse
     parsers = {}
     for action, (text, work) in ACTIONS.items():
         parsers[action] = sub = actions.add_parser(action, help=text, description=text)
@@ -175,11 +247,13 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("root", nargs="?", type=Path, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
-            sub.add_argument("--cell", action="append", help="how its name begins; * and ? match")
+            text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"
+            sub.add_argument("--cell", action="append", help=text)
             sub.add_argument("--seed", action="append")
             sub.add_argument("--older-than", type=_days, metavar="DAYS")
             text = "any key of a run: optimizer.lr=0.1, scheduler=cosine,step, 'device=*H100*'"
-            sub.add_argument("--where", action="append", metavar="KEY=VALUE", help=text)
+            more = sub.add_argument("--where", action="append", metavar="KEY=VALUE", help=text)
+            more.type = _condition
         if action in ("archive", "remove"):
             sub.add_argument("--all", action="store_true", help="every run below the directory")
         if action in ("archive", "remove", "clean"):
@@ -187,7 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
     sub = parsers["list"]
     sub.add_argument("--sort", metavar="KEY", help="by any key, such as accuracy/val")
     sub.add_argument("--reverse", action="store_true", help="the largest first")
-    sub.add_argument("--columns", metavar="KEY,KEY", help="these, instead of the usual")
+    text = "these, instead of the usual"
+    sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help=text)
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every key, for programs")
     form.add_argument("--csv", action="store_true", help="every key, for spreadsheets")

@@ -76,9 +76,11 @@ def print_differences(first: Path, second: Path) -> None:
             "\nMeans over the seeds that completed, with 95 % t-intervals; B - A over the seeds "
             "that both have, pair by pair."
         )
-    for side in sides:
-        for reason in side.unread:
-            print(printable(reason))
+    unread = [reason for side in sides for reason in side.unread]
+    for reason in unread:
+        print(printable(reason))
+    if unread:  # what it says is not of all runs that there are
+        raise SystemExit(1)
 
 
 def _compare(sides: Sequence[Sequence[dict[str, Any]]]) -> list[list[str]]:

@@ -9,9 +9,11 @@ directory whose name begins with a dot is none: it is on its way out (`housekeep
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ class Run:
 
     path: Path
     problem: str = ""  # why there is no record, in one line, once that was asked for
+    closed: bool = False  # it can't be looked at: nobody knows which runs, if any, are there
+    left_out: str | None = None  # why it is not counted, once `count_runs` has looked
     hidden: bool = False  # it lies in a directory whose name begins with a dot
 
     @cached_property
@@ -81,7 +85,8 @@ class Run:
         `rerun=true` has set it aside under a dated name, seed=0.2026-11-24T10-00-00, or it lies in
         a directory whose name begins with a dot.
         """
-        return self.hidden or re.fullmatch(r"seed=\d+\..+", self.path.name) is not None
+        dated = r"seed=\d+\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d"
+        return self.hidden or re.fullmatch(dated, self.path.name) is not None
 
     @property
     def is_copy(self) -> bool:
@@ -124,6 +129,7 @@ class Run:
         row: Row = dict.fromkeys(FIRST)
         row |= {"directory": str(self.path), "cell": self.cell, "status": self.status}
         row |= {"damaged": bool(self.damaged), "error": self.problem or None}
+        row |= {"left_out": self.left_out}
         if record:
             speeds = [s.images_per_second for s in record.sessions if s.images_per_second]
             row |= {k: value for k, value in flat_row(record).items() if k not in _NOT_LISTED}
@@ -141,14 +147,18 @@ def find_runs(root: Path) -> list[Run]:
     """Every run at or below `root`, in the order of the directories' names.
 
     Nothing of a run is read before it is asked for. A directory that can't be looked at is listed
-    as a run without a record: whoever goes through the runs names it.
+    as a run without a record, `closed`: whoever goes through the runs names it.
 
     Raises:
         UserError: there is no such directory.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    return [Run(root)] if os.path.isfile(root / RUN) else find_cell_runs(root, deeper=True)
+    try:
+        is_run = _has_record(root) or root.name.startswith("seed=")
+    except OSError as error:
+        return [Run(root, describe(error), closed=True)]
+    return [Run(root)] if is_run else find_cell_runs(root, deeper=True)
 
 
 def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
@@ -160,40 +170,61 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     hidden = directory.name.startswith(".") and directory.name != ".."
     try:
         names = sorted(os.listdir(directory), key=lambda name: (not name.startswith("seed="), name))
+    except FileNotFoundError:  # archived or removed meanwhile
+        return []
     except OSError as error:
-        return [Run(directory, problem=describe(error))]
+        return [Run(directory, describe(error), closed=True)]
     runs = []
     for path in (directory / name for name in names):
         try:
-            if path.is_dir() and is_run_directory(path):
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+            if is_directory and is_run_directory(path):
                 runs.append(Run(path, hidden=hidden))
-            elif deeper and path.is_dir():
+            elif is_directory and deeper:
                 runs += find_cell_runs(path)
         except OSError as error:
-            runs.append(Run(path, problem=describe(error)))
+            gone = not path.is_symlink() or path.name.startswith(".")  # `.#x` is an editor's
+            if not (gone and isinstance(error, FileNotFoundError)):
+                # There is no run behind a loop of links.
+                runs.append(Run(path, describe(error), closed=error.errno != errno.ELOOP))
     return runs
 
 
 def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
-    """Choose the runs that tables and comparisons count: each once, an original before its copies.
+    """Choose the runs that tables and comparisons count: each once, finished, in its place.
 
     Returns:
-        Those runs; and by directory, why a run is left out that was not set aside.
+        Those runs; and by directory, why each of the others is left out.
     """
     counted: dict[tuple[str, int], Run] = {}
-    left_out: dict[str, str] = {}
-    for run in sorted((run for run in runs if not run.is_set_aside), key=lambda run: run.is_copy):
-        if run.record is None:
-            left_out[str(run.path)] = run.problem
+    given: dict[str, Run] = {}
+    for run in runs:  # roots may overlap
+        given.setdefault(os.path.abspath(run.path), run)
+    ranked = sorted(given.values(), key=lambda run: run.is_copy)
+    for run in sorted(ranked, key=lambda run: not (run.record and run.record.finished)):
+        if run.is_set_aside:
+            run.left_out = "set aside"
+        elif run.record is None:
+            run.left_out = run.problem
         elif (same := counted.setdefault((run.record.cell, run.record.seed), run)) is not run:
-            left_out[str(run.path)] = f"the same run as {same.path}"
+            differs = same.record is None or same.record.final != run.record.final
+            run.left_out = f"the same run as {same.path}" + ", with another result" * differs
+    left_out = {str(run.path): run.left_out for run in given.values() if run.left_out}
     return list(counted.values()), left_out
 
 
 def is_run_directory(path: Path) -> bool:
-    """True if a directory is a run's, or is named like one."""
-    named = path.name.startswith("seed=")
-    return not path.name.startswith(".") and (named or os.path.lexists(path / RUN))
+    """True if a directory is a run's, or is named like one. Raises OSError where it is closed."""
+    return not path.name.startswith(".") and (_has_record(path) or path.name.startswith("seed="))
+
+
+def _has_record(directory: Path) -> bool:
+    """True if anything lies at run.json. Raises OSError where that can't be looked at."""
+    try:
+        os.lstat(directory / RUN)
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def read_run(directory: Path) -> RunRecord | None:

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Lock, is_held, refuse_link
 from resnet_cifar.record import layout
 from resnet_cifar.record.layout import LOCK, RUN
@@ -103,21 +103,28 @@ def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[None]:
         _remove_if_empty(directory.parent)
 
 
-def leftovers(root: Path) -> list[Path]:
+def leftovers(root: Path) -> tuple[list[Path], list[str]]:
     """List what killed processes left below `root` and in its archive, but nothing of living ones.
 
-    That is files that were being written into a run, and runs on their way out.
+    That is files that were being written into a run, and runs on their way out. Of directories that
+    can't be looked at there is a line each.
     """
     left: list[Path] = []
+    closed: list[str] = []
     for top in (root.resolve(), archive_root(root).resolve()):
         for entry in sorted((*top.glob("*"), *top.glob("*/*"))):
-            if not entry.is_dir() or entry.resolve() != entry or is_held(entry / LOCK):
-                continue  # no directory, another place that a link leads to, or a living one
-            if is_run_directory(entry):
-                left += layout.leftovers(entry)
-            elif entry.name.startswith(REMOVED) and not _find_strange(entry):
-                left.append(entry)
-    return left
+            try:
+                if not entry.is_dir() or entry.resolve() != entry or is_held(entry / LOCK):
+                    continue  # no directory, another place that a link leads to, or a living one
+                if is_run_directory(entry):
+                    left += layout.leftovers(entry)
+                elif entry.name.startswith(REMOVED) and not _find_strange(entry):
+                    left.append(entry)
+            except FileNotFoundError:  # gone meanwhile
+                pass
+            except OSError as error:
+                closed.append(describe(error))
+    return left, closed
 
 
 def clean(path: Path) -> None:

@@ -48,7 +48,7 @@ def meets(row: Row, key: str, values: str) -> bool:
 
 def _equals(value: Any, wanted: str) -> bool:
     if value is None:
-        return wanted.lower() in ("null", "none", "")
+        return wanted.lower() in ("null", "none")
     if isinstance(value, bool):
         return wanted.lower() == str(value).lower()
     if isinstance(value, (int, float)):
@@ -140,6 +140,14 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
             print(printable(line))
+    print_repeats(runs)
+
+
+def print_repeats(runs: Sequence[Run]) -> None:
+    """Print a line for each run that is another's copy; `count_runs` has found them."""
+    for run in runs:
+        if run.left_out and run.record and not run.is_set_aside:
+            print(printable(f"{run.path} is not counted: {run.left_out}"))
 
 
 def format_size(count: float) -> str:

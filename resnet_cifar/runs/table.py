@@ -42,13 +42,17 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         share_of_matmul_rate; device, device_type, precision, threads, versions, code (commits and
         the hash of what was not committed): several values of one run are joined by " | ".
 
-    `.attrs["skipped"]` maps the directories that are not readable as runs, or repeat one, to the
-    reason.
+    `.attrs["skipped"]` maps every other directory that `runs` lists to the reason: not readable as
+    a run, the same run as another, set aside. `.attrs["closed"]` has the reasons of those that
+    can't be looked at, so that nobody knows which runs are there.
 
     Raises:
         UserError: a root is not a directory.
     """
-    counted, skipped = count_runs(run for root in roots for run in find_runs(Path(root)))
+    if not all(map(str, roots)):
+        raise UserError("'' is not a directory: give the one that holds the runs")
+    found = [run for root in roots for run in find_runs(Path(root))]
+    counted, skipped = count_runs(found)
     rows = [
         {"directory": str(run.path), **flat_row(run.record), "error": run.record.error or ""}
         for run in counted
@@ -60,7 +64,7 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         for key in [key for key in runs.columns if "/" in key or key in _NUMBERS]:
             runs[key] = pd.to_numeric(runs[key])  # NaN for None, where there is nothing else, too
         runs = runs.sort_values(["cell", "seed"], ignore_index=True)
-    runs.attrs["skipped"] = skipped
+    runs.attrs |= {"skipped": skipped, "closed": [run.problem for run in found if run.closed]}
     return runs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from statistics import fmean
 from textwrap import fill
@@ -12,7 +13,7 @@ from resnet_cifar.identity import items, number, run_directory, varying_keys
 from resnet_cifar.paths import command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import wide_console
+from resnet_cifar.text import printable, visible, wide_console
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -119,13 +120,13 @@ def print_answer(configs: Sequence[Config]) -> None:
             line += f"  n = {len(cell.accuracies)}"
         if cell.diverged and cell.accuracies:
             line += f", {cell.diverged} diverged"
-        console.print(line, markup=False)
+        console.print(visible(line))
     if len(ranked) > SHOWN:
         console.print(f"     and {len(ranked) - SHOWN} more")
     best = ranked[0]
     if len(ranked) > 1 and best.accuracies:
         words = f"Best: {best.label}, {best.result} %; {verdict(best, ranked[1])}"
-        console.print(fill(words, min(console.width, 100)), markup=False)
+        console.print(fill(printable(words), min(console.width, 100)))
     best_run = run_directory(best.configs[0])
     root = best_run.parents[1]
     console.print("\nLook further")
@@ -135,4 +136,4 @@ def print_answer(configs: Sequence[Config]) -> None:
         (command_name("evaluate"), best_run),
         ("tensorboard --logdir", root),
     ):
-        console.print(f"  {command} {directory}", markup=False)
+        console.print(f"  {command} {visible(shlex.quote(str(directory)))}")

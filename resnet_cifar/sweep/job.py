@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 import pickle
 import statistics
 import sys
@@ -109,7 +110,7 @@ class RunJob(Job):
 
     def log(self) -> str | None:
         path = self.directory / "train.log"
-        return str(path) if path.exists() else None
+        return str(path) if os.path.exists(path) else None  # never raises
 
     @staticmethod
     def cause(error: BaseException) -> str:

@@ -10,13 +10,12 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
+from resnet_cifar.cli.edge import Parser, ask_for_weights, complain, run_command
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.text import print_table, printable
 
@@ -51,7 +50,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         except (UserError, OSError) as error:  # the others are evaluated all the same
             if len(options.run) == 1:
                 raise
-            print(f"error: {describe(error)}", file=sys.stderr)
+            complain(error)
             code = code or getattr(error, "exit_code", 1)
     if code:
         raise SystemExit(code)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import VERSION, Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,7 +73,8 @@ def _export(options: argparse.Namespace) -> None:
         if file.exists() and not options.overwrite:
             raise UserError(f"{file} is there already: --overwrite replaces it")
         write_atomically(file, content)
-        print(f"{file}: {len(content):,} bytes, {model.weights} weights, epoch {model.epoch}")
+        written = f"{file}: {len(content):,} bytes, {model.weights} weights, epoch {model.epoch}"
+        print(printable(written))
 
 
 def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from resnet_cifar.files import append_regular
-from resnet_cifar.text import duration, on_terminal
+from resnet_cifar.text import duration, on_terminal, visible
 
 
 class _Console(Console):
@@ -35,7 +35,8 @@ class Display:
 
     def __init__(self, mode: str) -> None:
         self._quiet = mode == "quiet"
-        self.console = _Console(highlight=False, soft_wrap=True)
+        # Text is text: no [markup] and no :emoji: in what people have named.
+        self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._live = mode == "live" or (mode == "auto" and on_terminal())
         self._log: TextIO | None = None
         self._bar: Progress | None = None
@@ -48,7 +49,7 @@ class Display:
         """Print one line, unless quiet, and log it."""
         if not self._quiet:
             try:
-                self.console.print(text, markup=False)
+                self.console.print(visible(text))
             except OSError:  # the terminal is gone, and SIGHUP on its way
                 self.console.quiet = True
         self.note(text)
@@ -67,8 +68,8 @@ class Display:
                 TextColumn(f"epoch {{task.fields[epoch]}}/{epochs}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TextColumn("{task.fields[last]}"),
+                TextColumn("{task.fields[speed]}", markup=False),
+                TextColumn("{task.fields[last]}", markup=False),
                 console=self.console,
                 transient=True,
                 refresh_per_second=4,

@@ -104,7 +104,9 @@ def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
         for cell in root.glob("*ep*")
         if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
     }
-    return max(filter(schema.finished, lengths), key=lengths.__getitem__, default=None)
+    records = {run: schema.record_or_reason(run) for run in lengths}
+    finished = [run for run, its in records.items() if not isinstance(its, str) and its.finished]
+    return max(finished, key=lengths.__getitem__, default=None)
 
 
 def set_aside(directory: Path) -> Path:
