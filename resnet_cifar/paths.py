@@ -6,7 +6,10 @@ conf/ and experiments/ are at the top of a checkout; the build puts their YAML i
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from resnet_cifar.errors import ConfigError, require
 
 _PACKAGE = Path(__file__).parent
 USER_CONFIG = "RESNET_CIFAR_CONFIG_DIR"  # a person's own options; `train --config-dir` sets it
@@ -30,14 +33,38 @@ def command_name(name: str) -> str:
     return "python train.py" if name == "train" else f"python -m resnet_cifar {name}"
 
 
-def installing(extra: str) -> str:
-    """Return the command that installs one of pyproject.toml's extras here."""
+def installing(extra: str = "") -> str:
+    """Return the command that installs this program here, with one of pyproject.toml's extras."""
+    extra = extra and f"[{extra}]"
     if checkout() is None:
-        return f'pip install "resnet-cifar[{extra}]"'
-    return f'pip install -c constraints.txt -e ".[{extra}]"'
+        return f'pip install "resnet-cifar{extra}"'
+    return f'pip install -c constraints.txt -e ".{extra}"'
+
+
+def refuse_url(text: str, key: str = "") -> None:
+    """Raise ConfigError if `text`, given where a path belongs, is a URL: s3://bucket/runs."""
+    if url := re.match(r"\s*([a-z][a-z0-9+.-]+)://(.*)", text, re.IGNORECASE):
+        meant = f"write {url[2]}" if url[1].lower() == "file" else "mount or copy what is there"
+        named = f"{key}={text}" if key else text
+        raise ConfigError(f"{named} is a URL, and a path of this machine is needed: {meant}")
+
+
+def local_path(text: str) -> Path:
+    """Return the path that an argument of a command names. Raises ConfigError for a URL."""
+    refuse_url(text)
+    return Path(text).expanduser()
 
 
 def user_config_directory() -> Path | None:
-    """Return the directory of a person's own options, if they have named one."""
+    """Return the directory of a person's own options, if they have named one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
     named = os.environ.get(USER_CONFIG)
-    return Path(named).expanduser().absolute() if named else None
+    if not named:
+        return None
+    refuse_url(named, USER_CONFIG)
+    directory = Path(named).expanduser().absolute()
+    require(directory.is_dir(), USER_CONFIG, directory, "a directory (train: --config-dir)")
+    return directory

@@ -20,6 +20,20 @@ ALWAYS, CAMPAIGN, OTHERS = (
     for section in re.split("^# ", TEXT, flags=re.MULTILINE)[1:]
 )
 
+# What is too long, or too deep; and what the line says, which is not.
+LONG = {
+    f"optimizer.lr={'9' * 400}": "optimizer.lr is not allowed: a number of 400 digits",
+    f"seed={'9' * 400}": "seed=99999999999999999999…999999999 is not allowed: at most 922337203",
+    f"data.train_size={'9' * 400}": "data.train_size=99999999999999999999…999999999 is not allowed",
+    f"trainer.device={'x' * 5000}": "xxx is not allowed: auto, cpu, mps, cuda or cuda:<n>",
+    f"trainer.epochs=-{'9' * 5000}": "trainer.epochs is not allowed: a number of 5000 digits",
+    f"-m seed=0,{'9' * 5000}": "seed is not allowed: a number of 5000 digits",
+    f"optimizer.lr={'[' * 2000}{']' * 2000}": "a value is nested too deeply",
+    f"optimizer={'x' * 5000}": "the name of an option or of a key is too long",
+    f"{'x' * 5000}=1": "the name of an option or of a key is too long",
+}
+
+
 # Files of one's own, and what is said of them.
 FILES = {
     "no_package": ("optimizer: {lr: 0.1}\n", "has to begin with the line: # @package _global_"),
@@ -35,6 +49,15 @@ FILES = {
     "option": (
         "# @package _global_\ndefaults:\n  - override /scheduler: cosin\n",
         "scheduler=cosin is not an option",
+    ),
+    "round": ("# @package _global_\ndefaults: [round]\n", "the defaults of a YAML file lead back"),
+    "class": (
+        "# @package _global_\ndefaults:\n  - /hydra/schema/model/vgg@model\n",
+        'experiment/class.yaml needs a class of model with NAME = "vgg": no Python file direct',
+    ),
+    "file": (
+        "# @package _global_\ndefaults: [nothing]\n",
+        "experiment/file.yaml needs experiment/nothing.yaml, which is not there",
     ),
     "value": ("# @package _global_\nseed: x\n", "seed=x is not allowed: a whole number"),
     "grid": (
@@ -64,6 +87,16 @@ def test_a_bad_line_is_refused(program: Program, tmp_path: Path, typed: str, sai
 @pytest.mark.parametrize(("typed", "said"), CAMPAIGN)
 def test_every_bad_line_is_refused(program: Program, tmp_path: Path, typed: str, said: str) -> None:
     refused(program(*TINY, *typed.split(" ")), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("typed", "said"), LONG.items(), ids=lambda each: each[:20])
+def test_a_long_line_is_refused_in_a_short_one(
+    program: Program, tmp_path: Path, typed: str, said: str
+) -> None:
+    outcome = program(*TINY, *typed.split(" "))
+    refused(outcome, said)
+    assert len(outcome.err) < 400
     assert list(tmp_path.iterdir()) == []
 
 

@@ -58,6 +58,64 @@ def test_damaged_data(program: Program, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("given", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
+def test_the_data_s_own_directory_as_root(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Nothing is downloaded into it: the directory above it is meant."""
+    folder = tmp_path / "my data" / "cifar-10-batches-py"
+    asked = []
+
+    def download(url: str, root: str, **more: object) -> None:
+        asked.append(Path(root))
+        raise OSError("no network here")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", download)
+    for make in (lambda: None, lambda: folder.mkdir(parents=True)):
+        make()
+        fails(program(*CIFAR, f"data.root={folder.parent / given}"), f"in {folder}", "no network")
+    assert asked == [folder.parent] * 2
+    assert list(folder.iterdir()) == []
+    # One into which an earlier version has downloaded stays what it is.
+    inner = folder / folder.name
+    inner.mkdir()
+    assert compose([*CIFAR, f"data.root={folder}"]).data.folder == inner
+
+
+def test_a_url_is_no_data_root(program: Program, tmp_path: Path) -> None:
+    for more in ((), ("-m", "seed=0,1"), ("--plan",)):
+        outcome = program(*CIFAR, *more, "data.root=s3://bucket/data")
+        assert outcome.code == 2
+        assert outcome.err.startswith("error: data.root=s3://bucket/data is a URL")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "ModuleNotFoundError"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "nms does not exist"),
+        ("raise OSError('libcudart.so.13: cannot open')", "OSError: libcudart.so.13"),
+        ("import nothing_there", "nothing_there"),
+    ],
+)
+def test_torchvision_is_missing_or_broken(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, said: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    if source is None:
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+    else:
+        (tmp_path / "torchvision").mkdir()
+        (tmp_path / "torchvision" / "__init__.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+    outcome = program(*CIFAR)
+    fails(outcome, "CIFAR-10, can't be imported", said, "pip install -c constraints.txt -e")
+    assert not (tmp_path / "outputs").exists()
+    assert program(*TINY, "--plan").code == 0  # whatever needs no file does without it
+
+
 def test_output_root_is_a_file(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     outcome = program(*TINY, "output_root=file")

@@ -16,7 +16,7 @@ from conftest import TINY, Program
 
 from resnet_cifar import compose, scores, train
 from resnet_cifar.compute.step import score
-from resnet_cifar.data.datasets import Synthetic
+from resnet_cifar.data.datasets import Cifar, Synthetic
 from resnet_cifar.files import Lock
 from resnet_cifar.identity import run_directory
 from resnet_cifar.record.integrity import damage
@@ -105,6 +105,39 @@ def test_refusals_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     (RUN / "config.yaml").write_text("{")
     assert "config.yaml" in refused(str(RUN))
     assert record()["evaluations"] == []
+
+
+def test_data_that_are_not_there_are_not_downloaded(
+    program: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It says where it looked, from another directory than the run's too, and what to do."""
+    images = np.random.default_rng(0).integers(0, 256, (1100, 32, 32, 3), np.uint8)
+    tiny = [each for each in TINY if not each.startswith("data")]
+    with monkeypatch.context() as made_up:
+        made_up.setattr(Cifar, "ORIGINAL", 1100)
+        made_up.setattr(Cifar, "_read", lambda self, train: (images, np.arange(1100) % 10))
+        assert program(*tiny, "data=cifar10", "data.val_size=99").code == 0
+    (run,) = tmp_path.glob("outputs/*_val_size99_*/seed=0")
+    asked = []
+    monkeypatch.setattr(
+        "torchvision.datasets.cifar.download_and_extract_archive", lambda *at, **_: asked.append(at)
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for given, root in ([], "data"), (["--data-root", "x"], "x"), (["--data-root=~/y"], "~/y"):
+        assert evaluate.main([str(run), *given, "--test"]) == 1
+        folder = elsewhere / Path(root).expanduser() / "cifar-10-batches-py"
+        assert capsys.readouterr().err == (
+            f"error: there is no CIFAR-10 in {folder}: --data-root=<directory> says where it is; "
+            "nothing is downloaded\n"
+        )
+    assert not asked
+    assert not list(elsewhere.iterdir())
+    assert json.loads((run / "run.json").read_text())["evaluations"] == []
 
 
 def test_scores_by_hand() -> None:

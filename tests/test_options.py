@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Program
+from conftest import TINY, Program, Trained
+from test_run import interrupt_at
 from torch import Tensor, nn
 
+from resnet_cifar.__main__ import main
 from resnet_cifar.config.compose import compose
+from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import (
     TRAINING,
     Augmentation,
@@ -25,6 +30,7 @@ from resnet_cifar.data.augmentation import (
 )
 from resnet_cifar.data.datasets import THE_STUDYS, Images
 from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.identity import run_directory
 from resnet_cifar.model.options import Model, ResNet18, ResNet34
 from resnet_cifar.optim.scheduler import Milestones
 
@@ -40,6 +46,122 @@ def test_an_option_trains(program: Program, option: str) -> None:
     outcome = program(*TINY, option, *more)
     assert outcome.code == 0, outcome.err
     assert "completed" in outcome.out
+
+
+STEP, MILESTONES, CYCLE = (f"scheduler={name}" for name in ("step", "milestones", "one_cycle"))
+# At two epochs of four updates: values without effect, whose line it is, and a run of their bits.
+IDLE = [
+    (
+        f"{STEP}",
+        "scheduler.step_size=100 is not allowed: below trainer.epochs=2",
+        "scheduler=constant",
+    ),
+    (f"{STEP} scheduler.step_size=2", "scheduler.step_size=2 is not allowed: below", ""),
+    (
+        f"{STEP} scheduler.step_size=1 scheduler.gamma=1",
+        "with scheduler.step_size=1, scheduler.gamma=1.0 its rate",
+        "",
+    ),
+    (
+        f"{STEP} trainer.epochs=1",
+        "below trainer.epochs=1, for later has no effect",
+        "trainer.epochs=1",
+    ),
+    (f"{MILESTONES}", "scheduler.milestones=[150, 225] is not allowed: below trainer.epochs=2", ""),
+    (
+        f"{MILESTONES} scheduler.milestones=[1,2]",
+        "scheduler.milestones=[1, 2] is not",
+        f"{MILESTONES} scheduler.milestones=[1]",
+    ),
+    (f"{MILESTONES} scheduler.milestones=[1] scheduler.factor=1", "factor=1.0 its rate is", ""),
+    ("scheduler=cosine scheduler.eta_min=0.01", "scheduler=cosine is not", ""),
+    (f"{CYCLE} scheduler.div_factor=1 scheduler.final_div_factor=1", "scheduler=one_cycle is", ""),
+    ("scheduler.warmup_epochs=0.3", "scheduler.warmup_epochs=0.3 is not allowed: 0, or two", ""),
+    (
+        "scheduler=cosine scheduler.warmup_epochs=0.25",
+        "scheduler.warmup_epochs=0.25 is",
+        "scheduler=cosine",
+    ),
+    (
+        "optimizer.momentum=0 optimizer.dampening=0.5",
+        "optimizer.dampening=0.5 is not allowed: it has no effect beside optimizer=sgd, opt",
+        "optimizer.momentum=0",
+    ),
+    ("regularization.decay_norm_and_bias=false", "write regularization.decay_norm_and_bias=tr", ""),
+    (
+        "augmentation.crop_padding=0 augmentation.flip_probability=0",
+        "augmentation=crop_flip is not allowed",
+        "augmentation=none",
+    ),
+]
+FELT = [
+    *("scheduler=cosine trainer.epochs=1", "scheduler=constant", "optimizer.momentum=0"),
+    *(f"{STEP} scheduler.step_size=1", f"{MILESTONES} scheduler.milestones=[1]"),
+    *("scheduler=cosine scheduler.eta_min=0.02", "scheduler.warmup_epochs=0.4"),
+    *(f"{CYCLE} scheduler.div_factor=1", f"{CYCLE} scheduler.final_div_factor=1"),
+    *("optimizer.dampening=0.5", "augmentation.crop_padding=0", "augmentation.flip_probability=0"),
+    "regularization.decay_norm_and_bias=false regularization.weight_decay=0.1",
+    *(f"augmentation={kind} augmentation.crop_padding=0 augmentation.flip_probability=0"
+      for kind in ("cutout", "mixup")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "said"), [(options, said) for options, said, _ in IDLE])
+def test_a_value_without_effect_is_refused(program: Program, options: str, said: str) -> None:
+    for more in ((), ("-m",), ("--plan",)):
+        outcome = program(*TINY, *options.split(), *more)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        assert outcome.err.count("\n") == 1
+        assert said in outcome.err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("options", FELT)
+def test_a_value_with_an_effect_is_not(options: str) -> None:
+    compose([*TINY, *options.split()]).check_new()
+
+
+def bits(trained: Trained, options: str) -> list[str]:
+    """The metrics of a run, without speeds and the rate that is only noted."""
+    lines = (trained(*options.split()) / "metrics.jsonl").read_text().splitlines()
+    return [re.sub(r'"speed/\w+": [^,}]+,?', "", line) for line in lines]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("options", "same"), [(options, same) for options, _, same in IDLE])
+def test_without_effect_means_the_same_bits(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, options: str, same: str
+) -> None:
+    monkeypatch.setattr(Config, "check_new", lambda config: None)
+    assert bits(trained, options) == bits(trained, same)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("options", [each for each in FELT if "=constant" not in each])
+def test_an_effect_means_other_bits(trained: Trained, options: str) -> None:
+    short = "trainer.epochs=1" in options
+    assert (bits(trained, options) == bits(trained, "trainer.epochs=1" if short else "")) == short
+
+
+def test_a_run_that_is_begun_goes_on_without_effect(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an earlier version began is resumed, skipped, planned, swept over and evaluated."""
+    options = [*TINY, STEP, "scheduler.warmup_epochs=0.3"]
+    with monkeypatch.context() as before:
+        before.setattr(Config, "check_new", lambda config: None)
+        interrupt_at(before, 2, 1, signal.SIGTERM)
+        assert program(*options).code == 143
+    run = run_directory(compose(options))
+    assert "resumed" in program(*options).out
+    assert "completed before, skipped" in program(*options).out
+    for more in (["--plan"], ["-m", "seed=0"]):
+        assert program(*options, *more).code == 0
+    assert program(*options, "-m", "seed=0,1").code == 2  # the second would be new
+    for command in (["evaluate", run], ["runs", "verify", "outputs"], ["runs", "command", run]):
+        assert main([str(each) for each in command]) == 0
+    assert program(*options, "rerun=true").code == 0
 
 
 def images(count: int) -> Images:

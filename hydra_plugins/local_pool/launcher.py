@@ -49,15 +49,15 @@ class LocalPoolConf:
     _target_: str = "hydra_plugins.local_pool.launcher.LocalPool"
 
     def __post_init__(self) -> None:
-        number = type(self.jobs_per_device) is int and self.jobs_per_device >= 1
+        number = type(self.jobs_per_device) is int and 1 <= self.jobs_per_device <= 1024
         several = not isinstance(self.devices, str) and isinstance(self.devices, Sequence)
         distinct = several and 0 < len(self.devices) == len({str(d) for d in self.devices})
         listed = "auto, or a list of different device numbers such as [0,1]"
         check_options(
             self,
             "hydra.launcher",
-            jobs_per_device=(number or self.jobs_per_device == "auto", "auto, or 1 or more"),
-            threads=(self.threads >= 0, "0 or more"),
+            jobs_per_device=(number or self.jobs_per_device == "auto", "auto, or 1 to 1024"),
+            threads=(0 <= self.threads <= 1024, "0 to 1024"),
             minutes=(0 <= self.minutes < math.inf, "0 or more"),
             progress=(self.progress in VIEWS, f"one of {', '.join(VIEWS)}"),
             devices=(self.devices == "auto" or distinct, listed),

@@ -52,7 +52,10 @@ class SearchConf:
             batch=(self.batch >= 1, "1 or more"),
             seed=(self.seed >= 0, "0 or more"),
             direction=(self.direction in ("maximize", "minimize"), "maximize or minimize"),
-            storage=(bool(self.storage.strip()), "a file"),
+            storage=(
+                bool(self.storage.strip()) and "://" not in self.storage,
+                "a file, a journal of Optuna's; no URL",
+            ),
         )
 
 

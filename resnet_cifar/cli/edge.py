@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from resnet_cifar import __version__
 from resnet_cifar.errors import ConfigError, Interrupted, describe, shorten
+from resnet_cifar.paths import local_path
 from resnet_cifar.text import printable
 
 VERSION = f"resnet-cifar {__version__}"
@@ -34,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings)
         # The types of arguments that are text or a path.
         self.register("type", None, not_empty)
-        self.register("type", Path, lambda text: Path(not_empty(text)).expanduser())
+        self.register("type", Path, lambda text: local_path(not_empty(text)))
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import pickle
+import re
 import sys
 import threading
 import time
@@ -25,8 +26,15 @@ from omegaconf import DictConfig
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import CarriedError, Parser, flush_output, run_to_exit_code
 from resnet_cifar.cli.help import help_page
-from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register, with_quotes
-from resnet_cifar.errors import ConfigError, Interrupted
+from resnet_cifar.config.compose import (
+    CONF,
+    from_dictconfig,
+    refusal,
+    register,
+    replaced,
+    with_quotes,
+)
+from resnet_cifar.errors import ConfigError, Interrupted, require
 
 DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")  # Hydra owns none here
 END = 1.0  # seconds
@@ -90,6 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
         hydra_utils.argparse = ours  # type: ignore[attr-defined]
         hydra_utils.run_and_report = lambda func: func()
         register()
+        for path in replaced():
+            print(f"{path} stands in for the packaged one", file=sys.stderr)
         train()
 
     return run_training_command(compose_and_train)
@@ -109,9 +119,12 @@ def run_training_command(work: Callable[[], Any]) -> int:
         parser = Parser(prog=paths.command_name("train"), add_help=False, allow_abbrev=False)
         parser.add_argument("-h", "--help", action="store_true")
         parser.add_argument("--config-dir", type=Path)
-        options, rest = parser.parse_known_args()
-        if options.config_dir:  # in the environment, for the processes of a sweep's jobs
-            os.environ[paths.USER_CONFIG] = str(options.config_dir.expanduser().absolute())
+        # -cd is Hydra's short form, whose directory would have no classes and come last.
+        typed = [re.sub("^-cd(?==|$)", "--config-dir", argument) for argument in sys.argv[1:]]
+        options, rest = parser.parse_known_args(typed)
+        if own := options.config_dir:  # in the environment, for the processes of a sweep's jobs
+            require(own.is_dir(), "--config-dir", own, "a directory")
+            os.environ[paths.USER_CONFIG] = str(own.absolute())
         if options.help:
             print(help_page([a for a in rest if not a.startswith("-")]), end="")
             return
@@ -172,8 +185,7 @@ def _hydra_arguments(argv: list[str]) -> list[str]:
         rest += ["hydra.mode=MULTIRUN", "hydra/launcher=local", "hydra.launcher.plan=true"]
     elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
         rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
-    own = paths.user_config_directory()
-    return [f"--config-dir={own}", *rest] if own else rest
+    return rest
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import re
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,8 +20,8 @@ from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.errors import ConfigError, require
-from resnet_cifar.paths import USER_CONFIG, resource_directory, user_config_directory
+from resnet_cifar.errors import ConfigError
+from resnet_cifar.paths import resource_directory, user_config_directory
 
 CONF = resource_directory("conf")
 # Keys that hold a person's own words. Of any other, Hydra may read 1e3 as the number that it is.
@@ -35,9 +37,23 @@ _registered: dict[str, tuple[type[Any], ...]] = {}
 
 
 def register() -> None:
-    """Register the schemas with Hydra. Idempotent; to be called before composing."""
+    """Register with Hydra the schemas, and where YAML is looked for: first in a person's own.
+
+    Idempotent; to be called before composing.
+    """
+    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class OwnFirst(SearchPathPlugin):  # Hydra itself would look there last
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            if theirs := user_config_directory():
+                main, schema = theirs / "config.yaml", "/hydra/schema/config@_here_"
+                if main.is_file() and schema not in main.read_text("utf-8", errors="replace"):
+                    begins = "the packaged one, in whose place it would stand, begins otherwise"
+                    raise ConfigError(f"{main} can't be the configuration: {begins}; rename it")
+                search_path.prepend("own", f"file://{theirs}")
 
     kinds_of = groups()
     if kinds_of == _registered:
@@ -48,7 +64,9 @@ def register() -> None:
         for kind in kinds:
             store.store(group=f"hydra/schema/{group}", name=kind.NAME, node=kind)
     # Make room for conf/hydra/: Hydra refuses a YAML file that has the name of a schema.
-    Plugins.instance()  # imports the plugins, which store their schemas
+    plugins = Plugins.instance()  # imports the plugins, which store their schemas
+    if not _registered:
+        plugins.register(OwnFirst)
     for path in (CONF / "hydra").glob("**/*.yaml"):
         options: Any = store.repo["hydra"]
         for group in path.relative_to(CONF / "hydra").parts[:-1]:
@@ -91,18 +109,23 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     """Compose without converting: the form in which Hydra hands a configuration to `train`."""
     import hydra
-    from hydra.errors import HydraException
 
-    register()
     arguments = [with_quotes(override) for override in overrides]
-    if theirs := user_config_directory():
-        require(theirs.is_dir(), USER_CONFIG, theirs, "a directory")
-        arguments.append(f"hydra.searchpath=[{quoted(theirs.as_uri())}]")
     try:
+        register()
         with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             return hydra.compose("config", overrides=arguments)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error, overrides)) from error
+    except Exception as error:
+        if explained := refusal(error, overrides):
+            raise explained from error
+        raise
+
+
+def replaced() -> list[Path]:
+    """List the YAML files of a person's own that stand in for one of conf/."""
+    theirs = user_config_directory() or CONF
+    own = (theirs / path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml")))
+    return [path for path in own if path.is_file() and not theirs.samefile(CONF)]
 
 
 def compose_yaml(overrides: Sequence[str]) -> str:
@@ -110,16 +133,18 @@ def compose_yaml(overrides: Sequence[str]) -> str:
     return OmegaConf.to_yaml(compose_untyped(overrides))
 
 
-def refusal(error: Exception, argv: list[str]) -> ConfigError | None:
+def refusal(error: Exception, argv: Sequence[str]) -> ConfigError | None:
     """Translate a complaint of Hydra's or OmegaConf's; None for anybody else's error."""
     from hydra.errors import HydraException, InstantiationException
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, HydraException):
         error = error.__cause__  # what a launcher refuses, without the wrapping
-    theirs = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+    theirs = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError)
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     module = str(innermost.f_globals.get("__name__"))  # some of theirs are ValueErrors
-    if not isinstance(error, theirs) and not module.startswith(("hydra.", "omegaconf.")):
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # as a file's name
+    ours = not module.startswith(("hydra.", "omegaconf.")) and not too_long
+    if ours and not isinstance(error, theirs):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
     if "Ambiguous value" in str(error):

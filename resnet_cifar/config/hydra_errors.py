@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from resnet_cifar.config.keys import PRESETS, known_keys
 from resnet_cifar.config.schema import groups
 from resnet_cifar.identity import MOVED
-from resnet_cifar.paths import command_name, installing
+from resnet_cifar.paths import command_name, installing, user_config_directory
 
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
 EXTRAS = {
@@ -21,8 +21,38 @@ EXTRAS = {
     "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
     "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
 }
-# What people type for a key, from papers and other programs.
-OTHER_NAMES = {"wd": "weight_decay", "learning_rate": "lr", "bs": "batch_size", "gpu": "device"}
+# What people type for a key, from papers and other programs, by what there is for it here.
+OTHER_NAMES = {
+    "did you mean optimizer.lr?": "learning_rate base_lr init_lr",
+    "did you mean optimizer.beta1 or optimizer.beta2?": "betas",
+    "did you mean regularization.weight_decay?": "wd l2",
+    "did you mean regularization.clip_norm?": "grad_clip gradient_clip_val max_grad_norm",
+    "did you mean trainer.batch_size?": "bs batch batchsize",
+    "did you mean trainer.epochs?": "epochs max_epochs num_epochs n_epochs",
+    "did you mean scheduler.warmup_epochs?": "warmup warmup_steps",
+    "did you mean scheduler.eta_min?": "min_lr lr_min",
+    "did you mean data.root?": "data_dir data_path datadir dataset_path",
+    "did you mean output_root?": "output_dir out_dir outdir save_dir log_dir logdir ckpt_dir",
+    "did you mean hydra.launcher.jobs_per_device?": "n_jobs jobs",
+    "the group is called data": "dataset datamodule",
+    "the group is called optimizer": "optim optimiser opt",
+    "the group is called scheduler": "lr_scheduler sched schedule",
+    "the group is called model": "arch net network backbone depth",
+    "trainer.device says where a run computes: cpu, cuda, cuda:0": "gpu accelerator cuda no_cuda",
+    "trainer.precision is the arithmetic: auto, fp32, tf32, bf16 or fp16": (
+        "amp use_amp mixed_precision fp16 bf16 half dtype"
+    ),
+    "a run uses one device, trainer.device; a sweep (-m) uses all, or hydra.launcher.devices": (
+        "gpus devices num_gpus n_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
+    ),
+    "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
+    "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
+    "the images lie on the device, no process loads them; trainer.threads are CPU threads": (
+        "num_workers workers pin_memory persistent_workers"
+    ),
+    "the same command goes on where it stopped": "resume ckpt ckpt_path checkpoint resume_from",
+    "a schedule covers all trainer.epochs": "t_max total_steps max_steps num_training_steps",
+}
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
 NOT_ALLOWED = "{key}={0} is not allowed: "
@@ -42,6 +72,17 @@ MESSAGES = {
     ),
     r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
     r"[Mm]issing mandatory value": "{key} has no value",
+    r"Error parsing override '(.*?)'\n[^\n]* while evaluating .*NoneType": (
+        "{0} is not allowed: null is the absence of a value, and every key needs one"
+    ),
+    r"Error parsing override '(.*?)'\n[^\n]* while evaluating '.*?': ([^\n]*)": (
+        "{0} can't be read: {1} (text with a parenthesis needs quotes)"
+    ),
+    r"maximum recursion depth": (
+        "a value is nested too deeply, or the defaults of a YAML file lead back to itself: a file "
+        "can't extend the packaged one in whose place it stands"
+    ),
+    r"File name too long": "the name of an option or of a key is too long",
     r"Error parsing override '(.*?)'\n": (
         "{0} can't be read: write key=value, and quote special characters"
     ),
@@ -73,6 +114,8 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     """Find an argument that removes a key, or that gives a group something other than a name."""
     for argument in argv:
         name, given, value = argument.partition("=")
+        if digits := re.search(r"\d{309,}", value):  # no float is so large, nor any file so named
+            return f"{name} is not allowed: a number of {len(digits[0])} digits"
         if name.startswith("~") and name[1:] not in PRESETS:
             if name[1:] not in known_keys():
                 return unknown_key(name[1:])
@@ -94,7 +137,13 @@ def _explain_name(text: str, argv: Sequence[str], full_key: re.Match[str] | None
             option, extra = EXTRAS[path]
             return f"{option} needs more packages: {installing(extra)}"
         if match[1] == "load":
-            return None
+            asking = re.search("In '([^']+)'", text)
+            file = f"{asking[1] if asking else 'config'}.yaml"
+            if kind := re.fullmatch("hydra/schema/([^/]+)/(.+)", path):
+                own = user_config_directory() or "a directory of your own (--config-dir)"
+                needs = f'a class of {kind[1]} with NAME = "{kind[2]}"'
+                return f"{file} needs {needs}: no Python file directly in {own} defines it"
+            return f"{file} needs {path}.yaml, which is not there"
         group, _, option = path.rpartition("/")
         for argument in argv:  # an option with a / in it
             if argument.lstrip("+").replace("=", "/", 1) == path:
@@ -124,11 +173,15 @@ def unknown_key(key: str) -> str:
     for now, before in MOVED.items():
         if key == before:
             return f"{key} is now {now}"
+    if key in known and "." not in key:
+        return f"{key} can't be set in this configuration, which is not the packaged config.yaml"
     if key in known:
         group = key.partition(".")[0]
         return f"{key} is no key of the {group} chosen: another option of {group} has it"
     last = key.rpartition(".")[2]
-    last = OTHER_NAMES.get(last, last)
+    for meant, names in OTHER_NAMES.items():
+        if last.lower().replace("-", "_") in names.split():
+            return f"{key} is no key of the configuration: {meant}"
     # The right name in the wrong group says more than a name that looks like it.
     close = [name for name in known if name.rpartition(".")[2] == last]
     if not close:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import functools
 import importlib
+import io
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -14,14 +18,16 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.data.augmentation import Augmentation
 from resnet_cifar.data.datasets import Dataset
-from resnet_cifar.errors import ConfigError, describe, require
-from resnet_cifar.identity import execution, items
+from resnet_cifar.errors import ConfigError, Interrupted, describe, require
+from resnet_cifar.files import read_regular
+from resnet_cifar.identity import execution, flatten, items, number, run_directory
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Scheduler
-from resnet_cifar.paths import user_config_directory
+from resnet_cifar.paths import refuse_url, user_config_directory
 from resnet_cifar.probe.options import Probe
+from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.logger import Logger
 
 if TYPE_CHECKING:
@@ -29,6 +35,14 @@ if TYPE_CHECKING:
 
 VALIDATION_COST = 1 / 3  # of a training image's arithmetic: no backward pass
 SEEDS = ("seed", "data.split_seed")  # numbers that count nothing: any 64 bits will do
+
+CROP_AND_FLIP = ("augmentation.crop_padding", "augmentation.flip_probability")
+# Beside these values that one alone: with any other, two cells would have the same bits.
+WITHOUT_EFFECT: tuple[tuple[dict[str, Any], str, Any], ...] = (
+    ({"optimizer": "sgd", "optimizer.momentum": 0}, "optimizer.dampening", 0),
+    ({"regularization.weight_decay": 0}, "regularization.decay_norm_and_bias", True),
+    ({"augmentation": "crop_flip", **dict.fromkeys(CROP_AND_FLIP, 0)}, "augmentation", "none"),
+)
 
 
 @dataclasses.dataclass
@@ -71,6 +85,41 @@ class Config:
         require(warmup < epochs, key, warmup, allowed)
         size, batch = self.data.training_images, self.trainer.batch_size
         require(batch <= size, "trainer.batch_size", batch, f"at most the {size} training images")
+
+    def check_new(self) -> None:
+        """Check what a run must meet to be trained; one that is begun goes on whatever its values.
+
+        Raises:
+            ConfigError: a path is a URL, or a value has no effect.
+        """
+        flat = flatten(self)
+        for key in ("output_root", "data.root"):
+            refuse_url(flat.get(key, ""), key)
+        if os.path.lexists(run_directory(self) / RUN):
+            return
+        for beside, key, only in WITHOUT_EFFECT:
+            idle = beside.items() <= flat.items() and flat.get(key, only) != only
+            where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
+            rule = f"it has no effect beside {where}; write {key}={number(only)}"
+            require(not idle, key, number(flat.get(key)), rule)
+        kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
+        warmup = self.scheduler.warmup_epochs
+        rule = f"0, or two of an epoch's {steps} updates or more; less has no effect"
+        require(not warmup or warmup * steps >= 1.5, "scheduler.warmup_epochs", warmup, rule)
+        if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
+            return
+        if kind in ("step", "milestones"):
+            key = "scheduler.step_size" if kind == "step" else "scheduler.milestones"
+            latest = flat[key] if kind == "step" else flat[key][-1]
+            rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
+            require(latest < epochs, key, flat[key], rule)
+        lr, last = self.optimizer.lr, epochs * steps - 1
+        rate = self.scheduler.build(lr, epochs, steps)  # looked at 10,000 times, and at the last
+        changes = any(rate(step) != lr for step in (*range(0, last, 1 + last // 10_000), last))
+        own = {key: value for key, value in vars(self.scheduler).items() if key != "warmup_epochs"}
+        said = ", ".join(f"scheduler.{key}={value}" for key, value in own.items())
+        rule = f"with {said} its rate is constant; change that, or write scheduler=constant"
+        require(changes, "scheduler", kind, rule)
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
@@ -120,13 +169,34 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
     options: list[type[Any]] = []
     if directory not in sys.path:  # for good: a sweep's jobs unpickle these classes
         sys.path.append(directory)
-    for path in sorted(Path(directory).glob("*.py")):
+    for path in sorted(Path(directory).glob("[!.]*.py")):
         try:
-            module = importlib.import_module(path.stem)
-        except Exception as error:
+            if path.is_dir() or not _defines_options(read_regular(path.resolve())):
+                continue
+            printed = io.StringIO()  # kept out of a command's answer, which may be JSON
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                module = importlib.import_module(path.stem)
+        except (KeyboardInterrupt, Interrupted):
+            raise
+        except BaseException as error:  # also SystemExit, which would end the command as done
             raise ConfigError(f"{path} can't be imported: {describe(error)}") from error
-        if path.resolve() != Path(module.__file__ or directory).resolve():
+        print(printed.getvalue(), end="", file=sys.stderr)
+        if path.resolve() != Path(getattr(module, "__file__", None) or directory).resolve():
             raise ConfigError(f"{path} can't be imported: another module has its name")
         classes = [each for each in vars(module).values() if isinstance(each, type)]
         options += [c for c in classes if c.__module__ == path.stem and "NAME" in vars(c)]
     return tuple(options)
+
+
+def _defines_options(source: bytes) -> bool:
+    """True if Python source has a derived class with a NAME; of a script or setup.py that is false.
+
+    Raises:
+        SyntaxError, ValueError: it has the word and can't be parsed.
+    """
+    return b"NAME" in source and any(
+        isinstance(line, ast.Assign | ast.AnnAssign) and re.match("NAME(:.*)? =", ast.unparse(line))
+        for each in ast.walk(ast.parse(source))
+        if isinstance(each, ast.ClassDef) and each.bases
+        for line in each.body
+    )

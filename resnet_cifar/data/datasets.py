@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resnet_cifar.data.synthetic import CLASSES, draw
 from resnet_cifar.errors import UserError, describe, require
 from resnet_cifar.identity import execution
+from resnet_cifar.paths import installing
 
 
 class Normalisation(NamedTuple):
@@ -114,19 +115,34 @@ class Cifar(Dataset):
         pixels, labels = self._read(train=False)
         return Images(pixels, labels, np.arange(len(labels)))
 
-    def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        from torchvision import datasets
+    def _source(self) -> Any:
+        try:
+            from torchvision import datasets
+        except Exception as error:  # RuntimeError, too: built for another torch
+            remedy = f"install it and torch from one source: {installing()}"
+            message = f"torchvision, which reads {self.TITLE}, can't be imported"
+            raise UserError(f"{message} ({describe(error)}): {remedy}") from error
+        return getattr(datasets, self.TORCHVISION)
 
+    @property
+    def folder(self) -> Path:
+        """The directory of the original files; data.root is the one above it."""
+        root, source = Path(self.root).absolute(), self._source()
+        folder = root / str(source.base_folder)
+        taken_for_root = root.name in (folder.name, source.filename) and not folder.is_dir()
+        return root.with_name(folder.name) if taken_for_root else folder
+
+    def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         from resnet_cifar.files import Lock
 
-        source = getattr(datasets, self.TORCHVISION)
-        folder = Path(self.root) / source.base_folder
+        source, folder = self._source(), self.folder
+        root = folder.parent
         remedy = (
-            f"put the extracted files into {folder}/ or {source.filename} into {self.root}/, "
+            f"put the extracted files into {folder}/ or {source.filename} into {root}/, "
             "set data.root, or train on synthetic images with data=synthetic"
         )
         try:
-            dataset = source(self.root, train=train, download=False)
+            dataset = source(root, train=train, download=False)
         except RuntimeError:  # torchvision: "not found or corrupted"
             files = sorted(path.name for path in folder.glob("*"))
             damage = f"{folder} is damaged or incomplete (found {', '.join(files)})"
@@ -136,8 +152,8 @@ class Cifar(Dataset):
                 raise UserError(f"{problem}: {remedy}") from None
             try:
                 # One process downloads; the others of a sweep find the files when they get in.
-                with Lock(Path(self.root) / ".lock"):
-                    dataset = source(self.root, train=train, download=True)
+                with Lock(root / ".lock"):
+                    dataset = source(root, train=train, download=True)
             except (OSError, RuntimeError, EOFError) as error:
                 raise UserError(
                     f"{problem}, and downloading {source.url} failed ({describe(error)}): {remedy}"

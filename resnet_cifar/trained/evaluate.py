@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
     ask_for_weights(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
-    parser.add_argument("--data-root", help="where CIFAR-10 lies, if no longer where it was")
+    text = "where CIFAR-10 lies, if not where it was, as seen from here; nothing is downloaded"
+    parser.add_argument("--data-root", type=Path, help=text)
     return run_command(parser, _evaluate, arguments)
 
 
@@ -68,7 +69,7 @@ def evaluate(
     split: str,
     weights: str = "last",
     device: str = "auto",
-    data_root: str | None = None,
+    data_root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate one run and record it; where the run can't be written, validation is not recorded.
 
@@ -90,10 +91,14 @@ def evaluate(
     from resnet_cifar.trained.model import open_run, restore_model
 
     record, config = open_run(directory)
-    if data_root is not None:
-        if not isinstance(config.data, Cifar):
-            raise UserError(f"--data-root={data_root}: data={config.data.NAME} has no files")
-        config.data = dataclasses.replace(config.data, root=data_root)
+    if isinstance(data := config.data, Cifar):
+        root = data.root if data_root is None else str(data_root)
+        config.data = data = dataclasses.replace(data, root=root, download=False)
+        if not data.folder.is_dir():
+            where = "--data-root=<directory> says where it is; nothing is downloaded"
+            raise UserError(f"there is no {data.TITLE} in {data.folder}: {where}")
+    elif data_root is not None:
+        raise UserError(f"--data-root={data_root}: data={data.NAME} has no files")
     trainer = dataclasses.replace(config.trainer, device=device)
     compute = resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
     with _lock(directory, split) as recorded:
