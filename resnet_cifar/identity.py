@@ -95,8 +95,17 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Return every field of `config` under its dotted key."""
-    return dict(items(config, everything=True))
+    """Return every field of `config` under its dotted key, as JSON holds it."""
+    return {key: plain(value) for key, value in items(config, everything=True)}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as it comes back from JSON: tuples are lists, keys of mappings are text."""
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    return value
 
 
 def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -105,7 +114,7 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     A value that only follows from a group's option, where that varies, says nothing more: left out.
     """
     keys = dict.fromkeys(key for each in flat for key in each)
-    values = {key: [each.get(key) for each in flat] for key in keys}
+    values = {key: [repr(each.get(key)) for each in flat] for key in keys}
     chosen = [key for key in keys if len(set(values[key])) > 1]
     for key in chosen.copy():
         group = key.partition(".")[0]
@@ -118,8 +127,14 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def number(value: Any) -> str:
-    """Write a value as it stands in a label: 0.01, 5e-04 as 0.0005, 300, true."""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    """Write a value as people do: 0.01, 5e-04 as 0.0005, 300, true, null, [150,225], {a:1}."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(number, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{number(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else "null" if value is None else str(value).lower()
 
 
 def label(cell: dict[str, Any]) -> str:

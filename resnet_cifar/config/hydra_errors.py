@@ -35,6 +35,10 @@ MESSAGES = {
     ),
     r"Value '(.*?)'(?: of type '\w+')? could not be converted to Float": NOT_ALLOWED + "a number",
     r"Value '(.*?)' is not a valid bool": NOT_ALLOWED + "true or false",
+    r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
+        "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
+        "tuple, dict, or one of them | None"
+    ),
     r"is not Optional": "{key}=null is not allowed: it needs a value",
     r"merging override ([^\n]+).*Cannot [ca]": "{0} is not allowed: a value of another type",
     r"In '([^']+)': .*(?:is not a subclass of|Cannot merge \w+ with)": (
