@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from resnet_cifar.config.keys import PRESETS, known_keys
+from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
 from resnet_cifar.identity import MOVED
 from resnet_cifar.paths import command_name, installing
@@ -77,6 +77,8 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     """Find an argument that removes a key, or that gives a group something other than a name."""
     for argument in argv:
         name, given, value = argument.partition("=")
+        if key_kind(name[1:].rpartition(".")[0]) == MAPPING:
+            continue
         if name.startswith("~") and name[1:] not in PRESETS:
             if name[1:] not in known_keys():
                 return unknown_key(name[1:])
