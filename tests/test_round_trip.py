@@ -26,7 +26,7 @@ from PIL import Image
 from test_run import interrupt_at
 
 from resnet_cifar.__main__ import main
-from resnet_cifar.config.compose import CONF, compose, compose_untyped, quoted
+from resnet_cifar.config.compose import CONF, compose, compose_untyped
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.config.saved import OF_ONE_CALL, check_readable, load, reproduce_command
 from resnet_cifar.config.schema import Config, groups
@@ -350,17 +350,62 @@ def test_own_values_are_typed_kept_and_written_as_a_command(own: Path) -> None:
     check_values(parts, [part for part in parts if part[1].__name__ == "Typed"], most=5)
 
 
-def test_every_option_is_trained_and_read(program: Program, called: Called) -> None:
+def test_every_option_is_trained_and_read(
+    program: Program, called: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One other value for every field: train, skip, interrupt, resume, and every reader."""
     parts = find_parts()
-    check_trained(program, called, parts, cover(parts, parts, trained=True, most=1))
+    check_all(program, called, parts, list(parts), monkeypatch)
 
 
-def test_own_options_are_trained_and_read(program: Program, called: Called, own: Path) -> None:
+def test_own_options_are_trained_and_read(
+    program: Program, called: Called, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = find_parts(own)
     mine = [part for part in parts if part[1].__name__ == "Typed"]
-    configs = cover(parts, mine, trained=True, most=1)
+    check_all(program, called, parts, mine, monkeypatch)
+    sweep = ["optimizer=typed", "optimizer.texts=[1e3,b],[true]", "optimizer.text=1_000"]
+    outcome = program("-m", *TINY, *sweep, "output_root=swept", "trainer.progress=plain")
+    assert outcome.code == 0, outcome.err
+    assert {"texts=[1e3,b]", "texts=[true]"} <= set(outcome.out.split())
+    assert {row["optimizer.text"] for row in json.loads(called("runs", "swept", "--json"))} == {
+        "1_000"
+    }
+
+
+def check_all(
+    program: Program,
+    called: Called,
+    parts: Parts,
+    chosen: list[Part],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "find_speed", lambda *of: (1e6, ""))
+    configs = cover(parts, chosen, trained=True, most=1)
+    for config in configs:
+        check_searched(program, config, parts)
     check_trained(program, called, parts, configs)
+
+
+def check_searched(program: Program, config: Config, parts: Parts) -> None:
+    """Search over every field at once, between its usual value and the configuration's."""
+    usual = compose(TINY)
+    for part in [part for part in parts if part[0]]:
+        if type(option(config, part[0])) is part[1]:
+            usual = choose(usual, part, parts) or usual
+    words, both = [command(each, parts) for each in (usual, config)], []
+    values = [dict(w.split("=", 1) for w in each if not w.startswith("~")) for each in words]
+    for key, first in values[0].items():
+        other = values[1][key]
+        both.append(f"{key}={first}" + f",{other}" * (other != first))
+        if other != first and key not in execution_keys():
+            at, _, name = key.rpartition(".")
+            value = plain(getattr(option(config, at), name))
+            assert f"={number(value)}" in " ".join(varying([usual, config])[1]), key
+            assert known_identity_keys()[key].takes(value)
+    outcome = program("--plan", "hydra/sweeper=optuna", *both)
+    assert outcome.code == 0, outcome.err
+    assert "the first of a search" in outcome.out
 
 
 def check_trained(program: Program, called: Called, parts: Parts, configs: list[Config]) -> None:
