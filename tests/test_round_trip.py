@@ -27,7 +27,7 @@ from test_run import interrupt_at
 
 from resnet_cifar.__main__ import main
 from resnet_cifar.config.compose import CONF, compose, compose_untyped
-from resnet_cifar.config.keys import execution_keys, known_identity_keys
+from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.config.saved import OF_ONE_CALL, check_readable, load, reproduce_command
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError
@@ -398,7 +398,7 @@ def check_searched(program: Program, config: Config, parts: Parts) -> None:
     for key, first in values[0].items():
         other = values[1][key]
         both.append(f"{key}={first}" + f",{other}" * (other != first))
-        if other != first and key not in execution_keys():
+        if other != first and key in known_identity_keys():
             at, _, name = key.rpartition(".")
             value = plain(getattr(option(config, at), name))
             assert f"={number(value)}" in " ".join(varying([usual, config])[1]), key
