@@ -95,17 +95,12 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Return every field of `config` under its dotted key, as JSON holds it."""
-    return {key: plain(value) for key, value in items(config, everything=True)}
+    """Return every field of `config` under its dotted key.
 
-
-def plain(value: Any) -> Any:
-    """Return a value as it comes back from JSON: tuples are lists, keys of mappings are text."""
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    return value
+    Values are as JSON gives them back: tuples are lists, keys of mappings are text.
+    """
+    flat: dict[str, Any] = json.loads(json.dumps(dict(items(config, everything=True))))
+    return flat
 
 
 def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from resnet_cifar.config.compose import compose, quoted, with_quotes
+from resnet_cifar.config.keys import ANY, MAPPING, TEXT, TEXTS
 from resnet_cifar.config.saved import load, reproduce_command, to_yaml
 from resnet_cifar.errors import ConfigError
 
@@ -75,6 +78,54 @@ def is_computed(text: str) -> bool:
 @example("null")
 def test_quoted_text_is_read_as_it_is(text: str) -> None:
     assert read(f"output_root={quoted(text)}") == text
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | PATHS
+NAMES = st.from_regex(r"[A-Za-z_.(\[{:=, \\-][A-Za-z0-9_.()\[\]{}:=, \\-]*", fullmatch=True)
+WORDS = ("true", "false", "null", "inf", "nan")
+
+
+@settings(drawn, max_examples=400)
+@given(
+    st.recursive(
+        SCALARS.filter(lambda value: value not in (float("inf"), -float("inf"))),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(NAMES.filter(lambda n: n.lower() not in WORDS), inner, max_size=3)
+        ),
+    )
+)
+def test_a_quoted_value_of_any_type_is_read_as_it_is(value: Any) -> None:
+    argument = f"key={quoted(value)}"
+    parsed = OverridesParser.create().parse_override(argument).value()
+    found = OmegaConf.to_container(OmegaConf.create({"key": parsed}), resolve=True)
+    assert isinstance(found, dict)
+    assert repr(found["key"]) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "quoted"),
+    [
+        ("[1e3, a b,null]", TEXTS, '["1e3", "a b",null]'),
+        ("[a],[1_000,on]", TEXTS, '[a],["1_000",on]'),
+        ("['a,b',1e3]", TEXTS, "['a,b',\"1e3\"]"),
+        ("[]", TEXTS, "[]"),
+        ("null", TEXTS, "null"),
+        ("choice([a],[b])", TEXTS, "choice([a],[b])"),
+        ("[old]", TEXT, '"[old]"'),
+        ("runs (copy)", TEXT, '"runs (copy)"'),
+        ("runs(1)", TEXT, '"runs(1)"'),
+        ("a,'1e3',1e3,it's", TEXT, 'a,\'1e3\',"1e3","it\'s"'),
+        ("1e3", "a number", "1e3"),
+        ("1e3", ANY, "1e3"),
+        ("{a:1}", MAPPING, "{a:1}"),
+    ],
+)
+def test_text_is_quoted_by_the_type_of_its_key(
+    monkeypatch: pytest.MonkeyPatch, typed: str, kind: str, quoted: str
+) -> None:
+    monkeypatch.setattr(sys.modules[compose.__module__], "key_kind", lambda key: kind)
+    assert with_quotes(f"a.key={typed}").lstrip("+") == f"a.key={quoted}"
 
 
 @settings(drawn, max_examples=400)

@@ -31,7 +31,7 @@ from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.config.saved import OF_ONE_CALL, check_readable, load, reproduce_command
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError
-from resnet_cifar.identity import flatten, number, plain, run_directory
+from resnet_cifar.identity import flatten, number, run_directory
 from resnet_cifar.paths import USER_CONFIG
 from resnet_cifar.record.schema import check_readable as check_record
 from resnet_cifar.record.schema import read_record
@@ -399,8 +399,7 @@ def check_searched(program: Program, config: Config, parts: Parts) -> None:
         other = values[1][key]
         both.append(f"{key}={first}" + f",{other}" * (other != first))
         if other != first and key in known_identity_keys():
-            at, _, name = key.rpartition(".")
-            value = plain(getattr(option(config, at), name))
+            value = flatten(config)[key]
             assert f"={number(value)}" in " ".join(varying([usual, config])[1]), key
             assert known_identity_keys()[key].takes(value)
     outcome = program("--plan", "hydra/sweeper=optuna", *both)
@@ -462,7 +461,7 @@ def check_readers(called: Called, configs: list[Config]) -> None:
             shown = number(value) if isinstance(value, (list, dict)) else value
             assert row[key] == shown or key == "output_root"
             if value not in (None, "") and "," not in str(value).replace(", ", ""):
-                found = [r for r in runs if listing.meets(r.row, key, typed(plain(value)))]
+                found = [r for r in runs if listing.meets(r.row, key, typed(value))]
                 assert str(run_directory(config)) in map(str, (r.path for r in found)), key
             assert value is None or isinstance(value, float) or number(value) in listed
     for key in keys:

@@ -15,6 +15,7 @@ from resnet_cifar.record import schema
 from resnet_cifar.record.layout import METRICS, PROBE
 from resnet_cifar.record.schema import Metrics, RecordError, shorten
 
+TEXTS = ("layer", "kind")  # of a PROBE; the rest are numbers
 KEYS = {METRICS: ("epoch",), PROBE: ("epoch", "layer")}  # what tells the lines apart
 
 
@@ -37,19 +38,15 @@ def parse_lines(content: bytes, path: Path) -> list[Metrics]:
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             value = schema.parse_json(line)
-            _check_line(value, keys, f"line {number}")
+            texts = {k: v for k, v in value.items() if k in TEXTS}
+            schema.expect(all(type(text) is str for text in texts.values()), "layer is not text")
+            schema.expect("layer" not in keys or len(texts) == 2, "it has no layer or kind")
+            numbers = {k: v for k, v in value.items() if k not in TEXTS}
+            schema.check_metrics(numbers, f"line {number}")
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}: line {number} is damaged: {shorten(error)}") from error
         lines[tuple(value[k] for k in keys)] = value
     return list(lines.values())
-
-
-def _check_line(value: Metrics, keys: tuple[str, ...], where: str) -> None:
-    """Raise ValueError unless a line holds numbers that can be, and a probe's its layer."""
-    texts = {k: v for k, v in value.items() if k in ("layer", "kind")}
-    schema.expect(all(type(text) is str for text in texts.values()), "layer is not text")
-    schema.expect("layer" not in keys or len(texts) == 2, "it has no layer or kind")
-    schema.check_metrics({k: v for k, v in value.items() if k not in texts}, where)
 
 
 class LinesFile:
@@ -86,7 +83,8 @@ class LinesFile:
         lines = tuple(schema.finite(line) for line in lines)
         for line in lines:
             try:
-                _check_line(line, KEYS[self.path.name], f"epoch {line['epoch']}")
+                numbers = {k: v for k, v in line.items() if k not in TEXTS}
+                schema.check_metrics(numbers, f"epoch {line['epoch']}")
             except ValueError as error:
                 raise UserError(f"{self.path} can't hold this: {shorten(error)}") from error
         content = _encode(lines)

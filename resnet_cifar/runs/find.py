@@ -219,11 +219,8 @@ def flat_row(record: RunRecord) -> Row:
     final, best, sessions = record.final or {}, record.best or {}, record.sessions
     outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")
     row: Row = {key: getattr(record, key) for key in outcome}
-    row |= {
-        key: number(value) if isinstance(value, (list, dict)) else value
-        for key, value in record.config.items()
-        if key != "seed"
-    }
+    lists = {k: number(v) for k, v in record.config.items() if isinstance(v, (list, dict))}
+    row |= {key: value for key, value in (record.config | lists).items() if key != "seed"}
     row |= {key: value for key, value in final.items() if key != "epoch"}
     row["last/lr"] = final.get("lr")
     row |= {f"best/{key}": value for key, value in best.items()}
