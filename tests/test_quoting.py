@@ -106,7 +106,7 @@ def test_a_quoted_value_of_any_type_is_read_as_it_is(value: Any) -> None:
 @pytest.mark.parametrize(
     ("typed", "kind", "quoted"),
     [
-        ("[1e3, a b,null]", TEXTS, '["1e3", "a b",null]'),
+        ("[1e3, a b,null]", TEXTS, '["1e3","a b",null]'),
         ("[a],[1_000,on]", TEXTS, '[a],["1_000",on]'),
         ("['a,b',1e3]", TEXTS, "['a,b',\"1e3\"]"),
         ("[]", TEXTS, "[]"),
