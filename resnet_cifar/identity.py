@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,20 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def number(value: Any) -> str:
     """Write a value as people do: 0.01, 5e-04 as 0.0005, 300, true, null, [150,225], {a:1}."""
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(number, value))}]"
+        return f"[{','.join(map(_entry, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{number(inner)}' for key, inner in value.items())}}}"
+        return f"{{{','.join(f'{_entry(key)}:{_entry(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else "null" if value is None else str(value).lower()
+
+
+def _entry(value: Any) -> str:
+    """Write a value in a list: with every digit and its commas in quotes, lists are compared."""
+    if isinstance(value, str) and re.search("[][{},:\"']|^$", value):
+        return json.dumps(value, ensure_ascii=False)
+    text = number(value)
+    return repr(value) if isinstance(value, float) and float(text) != value else text
 
 
 def label(cell: dict[str, Any]) -> str:

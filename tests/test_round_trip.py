@@ -294,10 +294,6 @@ def command(config: Config, parts: Parts) -> list[str]:
     return words
 
 
-def of_no_call(config: Config) -> Config:
-    return dataclasses.replace(config, rerun=False, when_busy="wait")
-
-
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of one's own options: one with a field of every type."""
@@ -338,16 +334,30 @@ def test_every_value_is_typed_kept_and_written_as_a_command() -> None:
 def check_values(parts: Parts, chosen: Iterable[Part], most: int) -> None:
     for config in cover(parts, chosen, most=most):
         assert compose(command(config, parts)) == config
-        check_readable(config)
-        check_record(run_directory(config), begin_record(config))
-        words = shlex.split(reproduce_command(config))[2:]
-        assert compose(words) == of_no_call(config)
-        assert run_directory(compose(words)) == run_directory(config)
+        check_written(config)
+
+
+def check_written(config: Config) -> None:
+    """It comes back from config.yaml, run.json and the command that is printed."""
+    check_readable(config)
+    check_record(run_directory(config), begin_record(config))
+    again = compose(shlex.split(reproduce_command(config))[2:])
+    assert again == dataclasses.replace(config, rerun=False, when_busy="wait")
+    assert run_directory(again) == run_directory(config)
 
 
 def test_own_values_are_typed_kept_and_written_as_a_command(own: Path) -> None:
     parts = find_parts(own)
-    check_values(parts, [part for part in parts if part[1].__name__ == "Typed"], most=5)
+    check_values(parts, [part for part in parts if part[1].__name__ == "Typed"], most=3)
+    for name, value in {  # for which a person needs quotes, or a key of its own
+        "texts": ["${x}", "\\", 'a"b', "it's", "a,b", "", "null", "???!", "\n"],
+        "table": {"1": 1e-300, "a": -0.0, "p q:r": 1e22},
+        "deep": {},
+        "nested": [],
+        "either": "7",
+        "anything": {"a": ["1e3", {"k": "null"}]},
+    }.items():
+        check_written(put(compose(["optimizer=typed"]), "optimizer", name, value))
 
 
 def test_every_option_is_trained_and_read(
@@ -371,6 +381,32 @@ def test_own_options_are_trained_and_read(
     assert {row["optimizer.text"] for row in json.loads(called("runs", "swept", "--json"))} == {
         "1_000"
     }
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("group", ["", *groups()])
+def test_every_value_is_trained_swept_and_searched(
+    program: Program, called: Called, own: Path, group: str
+) -> None:
+    """All values of all fields, one after the other; processes and trials that train."""
+    parts = find_parts(own)
+    mine = [part for part in parts if part[0] == group]
+    check_trained(program, called, parts, cover(parts, mine, trained=True))
+    for part in mine:
+        if f"{group}={part[1].NAME if group else ''}" in UNTRAINED:
+            continue
+        config = choose(compose(TINY), part, parts)
+        assert config is not None
+        for name in [name for name in fields(part) if name not in OF_A_CALL]:
+            usual = getattr(option(config, group), name)
+            other = other_values(config, part, name, trained=True)[0]
+            key = f"{group}.{name}".lstrip(".")
+            swept = f"{key}={typed(usual)},{typed(other)}"
+            words = [word for word in command(config, parts) if not word.startswith(f"{key}=")]
+            for more in (["-m"], ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]):
+                root = f"output_root={name}-{len(more)}"
+                outcome = program(*more, *words, swept, root, "trainer.progress=plain")
+                assert outcome.code == 0, (swept, outcome.err)
 
 
 def check_all(
