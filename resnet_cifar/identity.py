@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,12 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Return every field of `config` under its dotted key."""
-    return dict(items(config, everything=True))
+    """Return every field of `config` under its dotted key.
+
+    Values are as JSON gives them back: tuples are lists, keys of mappings are text.
+    """
+    flat: dict[str, Any] = json.loads(json.dumps(dict(items(config, everything=True))))
+    return flat
 
 
 def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -105,7 +110,12 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     A value that only follows from a group's option, where that varies, says nothing more: left out.
     """
     keys = dict.fromkeys(key for each in flat for key in each)
-    values = {key: [each.get(key) for each in flat] for key in keys}
+    values = {
+        key: [
+            repr(v) if isinstance(v := each.get(key), (list, tuple, dict)) else v for each in flat
+        ]
+        for key in keys
+    }
     chosen = [key for key in keys if len(set(values[key])) > 1]
     for key in chosen.copy():
         group = key.partition(".")[0]
@@ -118,8 +128,22 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def number(value: Any) -> str:
-    """Write a value as it stands in a label: 0.01, 5e-04 as 0.0005, 300, true."""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    """Write a value as people do: 0.01, 5e-04 as 0.0005, 300, true, null, [150,225], {a:1}."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_entry, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_entry(key)}:{_entry(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else "null" if value is None else str(value).lower()
+
+
+def _entry(value: Any) -> str:
+    """Write a value in a list: with every digit and its commas in quotes, lists are compared."""
+    if isinstance(value, str) and re.search("[][{},:\"']|^$", value):
+        return json.dumps(value, ensure_ascii=False)
+    text = number(value)
+    return repr(value) if isinstance(value, float) and float(text) != value else text
 
 
 def label(cell: dict[str, Any]) -> str:

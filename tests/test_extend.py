@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,10 @@ from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.optim.regularization import Regularization
 from resnet_cifar.optim.scheduler import Schedule, Scheduler
-from resnet_cifar.record import logger
+from resnet_cifar.record import logger, provenance
+from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.logger import Logger
+from resnet_cifar.record.schema import read_record
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 
@@ -234,3 +237,115 @@ def test_a_launcher_s_settings_are_a_yaml_file(program: Program, tmp_path: Path)
     outcome = program(f"--config-dir={tmp_path / 'conf'}", "-m", *TINY, "hydra/launcher=night")
     assert outcome.code == 2
     assert "hydra.launcher.minutes=-1" in outcome.err
+
+
+ODD = """
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from resnet_cifar.identity import execution
+from resnet_cifar.optim.optimizer import SGD
+
+Color = Enum("Color", "RED BLUE")
+
+
+@dataclass
+class Block:
+    width: int
+
+
+@dataclass
+class Odd(SGD):
+    NAME: ClassVar[str] = "odd"
+    x: {hint}
+
+    def __post_init__(self) -> None:
+        self.x = {made}
+"""
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "made", "said"),
+    [
+        ("Path", "a/b", "self.x", "optimizer.x=PosixPath('a/b')"),
+        ("Path = execution()", "a/b", "self.x", "optimizer.x=PosixPath('a/b')"),
+        ("list[Path]", "[a]", "self.x", "optimizer.x=[PosixPath('a')]"),
+        ("Color", "RED", "self.x", "optimizer.x=<Color.RED: 1>"),
+        ("dict[Color, int]", "{RED: 1}", "self.x", "optimizer.x={<Color.RED: 1>: 1}"),
+        ("bytes", "!!binary YQ==", "self.x", "optimizer.x=b'a'"),
+        ("Block", "{width: 1}", "self.x", "optimizer.x=Block(width=1)"),
+        ("list[float]", "[.nan]", "self.x", "optimizer.x=[nan]"),
+        ("dict[str, Any]", "{a: [.inf]}", "self.x", "optimizer.x={'a': [inf]}"),
+        ("dict", "{a: 1, 2: 1}", "self.x", "optimizer.x={'a': 1, 2: 1}"),
+        ("int", "1", "{1, 2}", "optimizer.x={1, 2}"),
+        ("Literal['a']", "a", "self.x", "Odd.x is of the type Literal[a], which no option can"),
+        ("set[int]", "[1]", "self.x", "Odd.x is of the type set[int], which no option can have"),
+        ("date", "2026-01-01", "self.x", "Odd.x is of the type date, which no option can have"),
+        ("float", "0.5", "2 * self.x", "optimizer.x=1.0 is not allowed: config.yaml would give it"),
+    ],
+)
+def test_a_value_that_would_not_come_back_is_refused_before_anything_is_written(
+    program: Program, tmp_path: Path, hint: str, value: str, made: str, said: str
+) -> None:
+    folder = tmp_path / "own"
+    (folder / "optimizer").mkdir(parents=True)
+    (folder / f"odd{zlib.crc32(hint.encode() + made.encode())}.py").write_text(
+        ODD.format(hint=hint, made=made)
+    )
+    (folder / "optimizer" / "odd.yaml").write_text(
+        "defaults:\n  - /hydra/schema/optimizer/odd@_here_\n"
+        f"lr: 0.1\nmomentum: 0.0\ndampening: 0.0\nnesterov: false\nx: {value}\n"
+    )
+    outcome = program(f"--config-dir={folder}", *TINY, "optimizer=odd")
+    assert outcome.code == 2, outcome.err
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_record_that_its_reader_refuses_is_refused_before_anything_is_written(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "multiply_accumulates", lambda *of: 0.5)
+    monkeypatch.setattr(model_options.ResNet18, "multiply_accumulates", lambda *of: 0.5)
+    outcome = program(*TINY)
+    assert outcome.code == 2
+    assert "run.json could not be read back: multiply_accumulates=0.5 is not" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [97.3, True, "high", [0.5], {}])
+def test_a_metric_that_no_reader_takes_ends_the_first_epoch(
+    program: Program, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(OptimizerStep, "metrics", lambda self: {"accuracy/top3": value})
+    outcome = program(*TINY)
+    assert outcome.code == 1
+    assert f"metrics.jsonl can't hold this: epoch 1: accuracy/top3={value!r} is not" in outcome.err
+    (directory,) = Path("outputs").glob("*/seed=0")
+    record = read_record(directory)
+    assert record is not None
+    assert (record.status, record.epochs_done) == ("failed", 0)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)])
+def test_a_metric_may_be_numpys_or_torchs_number(
+    program: Program, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(OptimizerStep, "metrics", lambda self: {"accuracy/top3": value})
+    assert program(*TINY).code == 0
+    (directory,) = Path("outputs").glob("*/seed=0")
+    assert read_metrics(directory / "metrics.jsonl")[-1]["accuracy/top3"] == 0.5
+
+
+@pytest.mark.parametrize("lacking", [lambda package: None, {}.__getitem__])
+def test_a_package_may_lack_its_version(
+    program: Program, monkeypatch: pytest.MonkeyPatch, lacking: Callable[[str], Any]
+) -> None:
+    monkeypatch.setattr(provenance, "version", lacking)
+    assert program(*TINY).code == 0
+    (directory,) = Path("outputs").glob("*/seed=0")
+    assert read_record(directory) is not None

@@ -19,6 +19,7 @@ from resnet_cifar.identity import (
     cell_name,
     execution,
     items,
+    number,
     run_directory,
 )
 from resnet_cifar.model.options import DETACH
@@ -175,3 +176,33 @@ def test_a_name_is_a_short_folder(values: dict[str, Any]) -> None:
     assert len(name) <= LABEL_LENGTH + len("-1a2b3c4d")
     assert re.fullmatch(r"[A-Za-z0-9_.+-]+-[0-9a-f]{8}", name)
     assert cell_name(changed(values)) == name
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+LISTS = [st.lists(each, max_size=3) for each in (st.integers(), FLOATS, st.text(max_size=3))]
+NESTED = [*LISTS, *(st.lists(each, max_size=3) for each in LISTS)]
+
+
+@settings(max_examples=300)
+@given(st.one_of(*(st.tuples(each, each) for each in NESTED)))
+def test_two_lists_are_never_written_alike(both: tuple[list[Any], list[Any]]) -> None:
+    """Tables group by what is written."""
+    one, other = both
+    assert (number(one) == number(other)) == (repr(one) == repr(other))
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ([150, 225], "[150,225]"),
+        ((0.9, 0.9999999), "[0.9,0.9999999]"),
+        ([[1], []], "[[1],[]]"),
+        (["a", "b,c", ""], '[a,"b,c",""]'),
+        ({"a": 1e-05, 2: None}, "{a:1e-05,2:null}"),
+        ([True, None, 1.0], "[true,null,1]"),
+        ("ReLU", "ReLU"),
+        (0.00050, "0.0005"),
+    ],
+)
+def test_values_are_written_as_people_write_them(value: Any, written: str) -> None:
+    assert number(value) == written

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from resnet_cifar.config.compose import FREE_TEXT, compose, quoted, with_quotes
+from resnet_cifar.config.compose import compose, quoted, with_quotes
+from resnet_cifar.config.keys import ANY, MAPPING, TEXT, TEXTS
 from resnet_cifar.config.saved import load, reproduce_command, to_yaml
 from resnet_cifar.errors import ConfigError
 
@@ -66,8 +69,8 @@ def read(argument: str) -> str:
 
 
 def is_computed(text: str) -> bool:
-    """True if Hydra has something to do with it: quoted already, null, a list, a grid."""
-    return text == "null" or text[0] in "'\"[{" or any(sign in text for sign in (",", "(", "${"))
+    """True if Hydra has something to do with it: quoted already, null, a function, a grid."""
+    return text == "null" or text[0] in "'\"" or any(sign in text for sign in (",", "${"))
 
 
 @settings(drawn, max_examples=400)
@@ -77,13 +80,61 @@ def test_quoted_text_is_read_as_it_is(text: str) -> None:
     assert read(f"output_root={quoted(text)}") == text
 
 
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | PATHS
+NAMES = st.from_regex(r"[A-Za-z_.(\[{:=, \\-][A-Za-z0-9_.()\[\]{}:=, \\-]*", fullmatch=True)
+WORDS = ("true", "false", "null", "inf", "nan")
+
+
+@settings(drawn, max_examples=400)
+@given(
+    st.recursive(
+        SCALARS.filter(lambda value: value not in (float("inf"), -float("inf"))),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(NAMES.filter(lambda n: n.lower() not in WORDS), inner, max_size=3)
+        ),
+    )
+)
+def test_a_quoted_value_of_any_type_is_read_as_it_is(value: Any) -> None:
+    argument = f"key={quoted(value)}"
+    parsed = OverridesParser.create().parse_override(argument).value()
+    found = OmegaConf.to_container(OmegaConf.create({"key": parsed}), resolve=True)
+    assert isinstance(found, dict)
+    assert repr(found["key"]) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "quoted"),
+    [
+        ("[1e3, a b,null]", TEXTS, '["1e3","a b",null]'),
+        ("[a],[1_000,on]", TEXTS, '[a],["1_000",on]'),
+        ("['a,b',1e3]", TEXTS, "['a,b',\"1e3\"]"),
+        ("[]", TEXTS, "[]"),
+        ("null", TEXTS, "null"),
+        ("choice([a],[b])", TEXTS, "choice([a],[b])"),
+        ("[old]", TEXT, '"[old]"'),
+        ("runs (copy)", TEXT, '"runs (copy)"'),
+        ("runs(1)", TEXT, '"runs(1)"'),
+        ("a,'1e3',1e3,it's", TEXT, 'a,\'1e3\',"1e3","it\'s"'),
+        ("1e3", "a number", "1e3"),
+        ("1e3", ANY, "1e3"),
+        ("{a:1}", MAPPING, "{a:1}"),
+    ],
+)
+def test_text_is_quoted_by_the_type_of_its_key(
+    monkeypatch: pytest.MonkeyPatch, typed: str, kind: str, quoted: str
+) -> None:
+    monkeypatch.setattr(sys.modules[compose.__module__], "key_kind", lambda key: kind)
+    assert with_quotes(f"a.key={typed}").lstrip("+") == f"a.key={quoted}"
+
+
 @settings(drawn, max_examples=400)
 @given(PATHS.filter(lambda text: not is_computed(text)))
 def test_a_typed_path_is_that_path(text: str) -> None:
     assert read(with_quotes(f"output_root={text}")) == text
 
 
-@pytest.mark.parametrize("typed", ["'a b'", "[a,b]", "null", "", "${oc.env:HOME}", "glob(*)", "a,"])
+@pytest.mark.parametrize("typed", ["'a b'", "null", "", "${oc.env:HOME}", "glob(*)", "a,"])
 def test_what_is_hydras_is_left_to_hydra(typed: str) -> None:
     assert with_quotes(f"output_root={typed}") == f"output_root={typed}"
 
@@ -104,7 +155,7 @@ def test_any_path_comes_back_from_file_and_command(
 ) -> None:
     """`~` is the home directory; `runs command` prints the command that trains the run again."""
     options = ["data=cifar10", "logger=mlflow"]
-    keys = FREE_TEXT[:4]
+    keys = ("output_root", "data.root", "logger.uri", "logger.experiment")
     typed = [
         f"{key}={quoted(text) if is_computed(text) else text}"
         for key, text in zip(keys, texts, strict=True)

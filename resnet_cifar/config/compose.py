@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 import re
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
+from resnet_cifar.config.keys import MAPPING, TEXT, TEXTS, key_kind
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.paths import resource_directory, user_config_directory
 
 CONF = resource_directory("conf")
-# Keys that hold a person's own words. Of any other, Hydra may read 1e3 as the number that it is.
-FREE_TEXT = (
-    *("output_root", "data.root", "logger.uri"),
-    *("logger.experiment", "logger.project", "logger.entity"),
-)
+_QUOTED = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""
 # Numbers (1_000 and inf are some), booleans and null: Hydra makes other text of them, or none.
 _NO_TEXT = re.compile(r"[+-]?(\.?\d[\d_.]*(e[+-]?[\d_]+)?|inf|nan)|true|false|null", re.IGNORECASE)
 
@@ -158,28 +157,43 @@ def refusal(error: Exception, argv: Sequence[str]) -> ConfigError | None:
 
 
 def with_quotes(override: str) -> str:
-    """Quote a value as people type it, `output_root=~/my runs`, where Hydra would misread it.
+    """Quote text as people type it, `output_root=~/my runs`, where Hydra would misread it.
 
-    Left alone are values that are quoted already, those that Hydra computes, and null, which is
-    the absence of a value.
+    That is the value of a key that holds text, or the texts of a list. Left alone are those that
+    are quoted already or that Hydra computes, and null, which is the absence of a value.
     """
-    key, _, value = override.partition("=")
-    computed = value[:1] in ("'", '"', "[", "{") or re.search(r"\(|\$\{", value)
-    if key.lstrip("+") not in FREE_TEXT or computed or value in ("", "null"):
+    from hydra.core.override_parser.overrides_parser import create_functions
+
+    key, equals, value = override.partition("=")
+    kind = key_kind(key.lstrip("+"))
+    if kind == MAPPING and value.startswith("{") and not key.startswith("+"):
+        return f"++{override}"  # or it could have no entry that the file doesn't have
+    if kind not in (TEXT, TEXTS) or not equals:
         return override
-    several = re.split(r"\s*,\s*", value)  # to sweep over
-    if "" in several:
+    functions = "|".join(create_functions().functions)
+    if re.match(rf"({functions})\s*\(.*\)\Z|.*\${{", value, re.DOTALL):
         return override
-    return f"{key}={','.join(map(quoted, several))}"
+    ends = "," if kind == TEXT else r",[\]"  # several values are to be swept over
+    until = rf"(?=\s*[{ends}]|\Z)"
+    element = rf"((?<=[{ends}])\s*|\A)({_QUOTED}{until}|null{until}|([^{ends}]+?){until})"
+    return f"{key}={re.sub(element, lambda m: quoted(m[3]) if m[3] else m[2], value)}"
 
 
-def quoted(text: str) -> str:
-    """Return `text` as it stands on Hydra's command line: quoted and escaped where need be."""
-    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", text) and not _NO_TEXT.fullmatch(text):
-        return text
+def quoted(value: Any) -> str:
+    """Return a value as it stands on Hydra's command line, text quoted where need be."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(quoted, value))}]"
+    if isinstance(value, dict):
+        escape = partial(re.sub, r"([\\()\[\]{}:=, \t])", r"\\\1")
+        pairs = (f"{escape(str(key))}:{quoted(each)}" for key, each in value.items())
+        return f"{{{','.join(pairs)}}}"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", value) and not _NO_TEXT.fullmatch(value):
+        return value
     # Double quotes, because a shell wants single ones around the argument. Backslashes count only
     # before one of them.
-    text = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + (m[2] and '\\"'), literally(text))
+    text = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + (m[2] and '\\"'), literally(value))
     return f'"{text}"'
 
 

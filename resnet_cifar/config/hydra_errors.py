@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from resnet_cifar.config.keys import PRESETS, known_keys
+from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
 from resnet_cifar.identity import MOVED
 from resnet_cifar.paths import command_name, installing, user_config_directory
@@ -65,6 +65,10 @@ MESSAGES = {
     ),
     r"Value '(.*?)'(?: of type '\w+')? could not be converted to Float": NOT_ALLOWED + "a number",
     r"Value '(.*?)' is not a valid bool": NOT_ALLOWED + "true or false",
+    r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
+        "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
+        "tuple, dict, or one of them | None"
+    ),
     r"is not Optional": "{key}=null is not allowed: it needs a value",
     r"merging override ([^\n]+).*Cannot [ca]": "{0} is not allowed: a value of another type",
     r"In '([^']+)': .*(?:is not a subclass of|Cannot merge \w+ with)": (
@@ -116,6 +120,8 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
         name, given, value = argument.partition("=")
         if digits := re.search(r"\d{309,}", value):  # no float is so large, nor any file so named
             return f"{name} is not allowed: a number of {len(digits[0])} digits"
+        if key_kind(name[1:].rpartition(".")[0]) == MAPPING:
+            continue
         if name.startswith("~") and name[1:] not in PRESETS:
             if name[1:] not in known_keys():
                 return unknown_key(name[1:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from yaml import YAMLError
 from resnet_cifar.config.compose import compose, from_dictconfig, literally, quoted
 from resnet_cifar.config.hydra_errors import one_line
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.errors import ConfigError
+from resnet_cifar.errors import ConfigError, require
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import flatten
+from resnet_cifar.identity import flatten, items
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.record.integrity import read_summed
+from resnet_cifar.record.layout import CONFIG
 from resnet_cifar.record.schema import RunRecord, record_or_reason
 
 OF_ONE_CALL = ("rerun", "when_busy")  # they say what to do about a run, not which run it is
@@ -40,6 +43,8 @@ def to_yaml(config: Config) -> str:
 def _all_literally(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _all_literally(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(_all_literally, value))
     return literally(value) if isinstance(value, str) else value
 
 
@@ -57,7 +62,24 @@ def load(path: Path) -> Config:
     record = record_or_reason(path.parent)
     content = read_summed(path.parent, path.name, None if isinstance(record, str) else record)
     try:
-        text = read_regular(path).decode() if content is None else content.decode()
+        text = read_regular(path) if content is None else content  # a pipe would hang
+        return _parse(text.decode(), default)
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else one_line(error)
+        raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
+
+
+def check_readable(config: Config) -> None:
+    """Raise ConfigError, naming key and value, unless config.yaml gives `config` back."""
+    again = flatten(_parse(to_yaml(config)))
+    for key, value in flatten(config).items():
+        read = again.get(key)
+        require(read == value, key, value, f"config.yaml would give it back as {read}")
+
+
+def _parse(text: str, default: Config | None = None) -> Config:
+    """Read YAML; keys of execution that it lacks are those of `default`."""
+    try:
         _check_depth(text)
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
@@ -69,17 +91,14 @@ def load(path: Path) -> Config:
             if kind is None:
                 where = f"{USER_CONFIG} says where options of your own are"
                 raise ConfigError(f"{group}.name={name} is unknown here; {where}")
-            whole = _absent(kind, getattr(default, group)) | values
+            whole = _absent(kind, getattr(default, group, None)) | values
             plain[group] = OmegaConf.merge(OmegaConf.structured(kind), whole)
         plain = _absent(Config, default) | plain
         composed = OmegaConf.merge(OmegaConf.structured(Config), plain)
         assert isinstance(composed, DictConfig)
         return from_dictconfig(composed)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        reason = one_line(error)
-        raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
+    except (KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error)) from error
 
 
 def _check_depth(text: str) -> None:
@@ -119,13 +138,33 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
 
 def reproduce_command(config: Config) -> str:
-    """Print the command that trains `config`: only what differs from conf/."""
+    """Print the command that trains `config`: only what differs from conf/.
+
+    Raises ConfigError where there is none: Hydra's grammar has names that no mapping can have.
+    """
     default = compose()
     kinds = {group: getattr(config, group).NAME for group in groups()}
     overrides = [f"{g}={kind}" for g, kind in kinds.items() if kind != getattr(default, g).NAME]
-    usual = flatten(compose(overrides))
-    for key, value in flatten(config).items():
-        if value != usual[key] and key not in OF_ONE_CALL:
-            compact = json.dumps(value, separators=(",", ":"))
-            overrides.append(f"{key}={quoted(value) if isinstance(value, str) else compact}")
-    return " ".join([command_name("train"), *map(shlex.quote, overrides)])
+    usual = dict(items(compose(overrides), everything=True))
+    wanted = {key: each for key, each in items(config, everything=True) if key not in OF_ONE_CALL}
+    for key, value in wanted.items():
+        overrides += _override(key, value, usual[key])
+    with contextlib.suppress(ConfigError):
+        if wanted.items() <= dict(items(compose(overrides), everything=True)).items():
+            return " ".join([command_name("train"), *map(shlex.quote, overrides)])
+    raise ConfigError(f"no command line holds {' '.join(overrides)}: the run's {CONFIG} does")
+
+
+def _override(key: str, value: Any, usual: Any, add: str = "") -> Iterator[str]:
+    """Write what makes `value` of `usual`: Hydra merges mappings, so these entry by entry."""
+    if isinstance(value, dict) and isinstance(usual, dict):
+        yield from (f"~{key}.{name}" for name in usual if name not in value)
+        for name, inner in value.items():
+            if isinstance(name, str) and re.fullmatch(
+                r"[A-Za-z_][\w-]*|0|[1-9]\d*", name, re.ASCII
+            ):
+                yield from _override(f"{key}.{name}", inner, usual.get(name, ...), "++")
+            elif inner != usual.get(name, ...):
+                yield f"++{key}={quoted({name: inner})}"
+    elif repr(value) != repr(usual):  # -0.0 is another value
+        yield f"{add}{key}={quoted(value)}"

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import importlib
 import io
+import json
 import math
 import os
 import re
@@ -73,9 +74,11 @@ class Config:
             elif isinstance(value, int):  # too large for its use
                 most = 2**63 - 1 if key in SEEDS else 2**31 - 1
                 require(abs(value) <= most, key, value, f"at most {most}")
-            elif isinstance(value, str):  # a file name's undecodable byte fits into no record
-                writable = value.encode(errors="replace").decode() == value
-                require(writable, key, ascii(value), "text that UTF-8 can hold")
+            try:  # a path, say, or a file name's undecodable byte fits into no record
+                json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+            except (TypeError, ValueError):
+                allowed = "finite numbers, text that UTF-8 can hold, true, false, null, and lists "
+                require(False, key, ascii(value), allowed + "and mappings of these")
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
         require(self.when_busy in ("wait", "skip"), "when_busy", self.when_busy, "wait or skip")

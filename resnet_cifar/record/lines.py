@@ -15,6 +15,7 @@ from resnet_cifar.record import schema
 from resnet_cifar.record.layout import METRICS, PROBE
 from resnet_cifar.record.schema import Metrics, RecordError
 
+TEXTS = ("layer", "kind")  # of a PROBE; the rest are numbers
 KEYS = {METRICS: ("epoch",), PROBE: ("epoch", "layer")}  # what tells the lines apart
 
 
@@ -37,10 +38,10 @@ def parse_lines(content: bytes, path: Path) -> list[Metrics]:
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             value = schema.parse_json(line)
-            texts = {k: v for k, v in value.items() if k in ("layer", "kind")}
+            texts = {k: v for k, v in value.items() if k in TEXTS}
             schema.expect(all(type(text) is str for text in texts.values()), "layer is not text")
             schema.expect("layer" not in keys or len(texts) == 2, "it has no layer or kind")
-            numbers = {k: v for k, v in value.items() if k not in texts}
+            numbers = {k: v for k, v in value.items() if k not in TEXTS}
             schema.check_metrics(numbers, f"line {number}")
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}: line {number} is damaged: {shorten(str(error))}") from error
@@ -77,9 +78,15 @@ class LinesFile:
 
         Raises:
             OSError: the disk is full.
-            UserError: the file was changed since the last `append`.
+            UserError: the file was changed since the last `append`, or would not be read back.
         """
         lines = tuple(schema.finite(line) for line in lines)
+        for line in lines:
+            try:
+                numbers = {k: v for k, v in line.items() if k not in TEXTS}
+                schema.check_metrics(numbers, f"epoch {line['epoch']}")
+            except ValueError as error:
+                raise UserError(f"{self.path} can't hold this: {shorten(str(error))}") from error
         content = _encode(lines)
         if self._file is None:
             self.trim()

@@ -39,11 +39,10 @@ def session(compute: Compute) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Look up Python's and the packages' versions, without importing them."""
     numbers = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            numbers[package] = version(package)
-    if checkout() is None:  # where a commit says more
-        numbers["resnet-cifar"] = version("resnet-cifar")
+    # Of the project only where there is no commit, which says more.
+    for package in (*PACKAGES, *(() if checkout() else ("resnet-cifar",))):
+        with contextlib.suppress(PackageNotFoundError, KeyError):  # metadata may lack a version
+            numbers[package] = version(package) or "unknown"
     return numbers
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from resnet_cifar.errors import UserError, describe, shorten
+from resnet_cifar.errors import ConfigError, UserError, describe, shorten
 from resnet_cifar.files import is_held, read_regular, write_json
 from resnet_cifar.record.layout import LOCK, RUN
 from resnet_cifar.text import explain_mismatch
@@ -24,8 +24,6 @@ OBJECTIVE = "accuracy/val"
 START_AGAIN = "rerun=true sets the run aside and starts again"
 VERSION = 2  # of the record; 1 had neither a version nor checksums
 
-Scalar = str | int | float | bool | None
-Value = Scalar | list[Scalar]  # of a configuration's key
 Metrics = dict[str, Any]  # an epoch's flat numbers: "epoch" whole, None where one was not finite
 
 
@@ -91,7 +89,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     cell: str
     seed: int
     epochs: int  # its budget
-    config: dict[str, Value]  # flattened
+    config: dict[str, Any]  # flattened
     device: str
     error: str | None = None
     parameters: int | None = None
@@ -175,10 +173,22 @@ def record_or_reason(directory: Path) -> RunRecord | str:
 
 def write_record(directory: Path, record: RunRecord) -> None:
     """Write run.json, whole at every instant, with a checksum of itself."""
+    write_json(directory / RUN, _encode(record))
+
+
+def check_readable(directory: Path, record: RunRecord) -> None:
+    """Raise ConfigError, naming key and value, unless the reader takes what would be written."""
+    try:
+        _parse(json.dumps(_encode(record)).encode(), directory.resolve())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{directory / RUN} could not be read back: {shorten(str(error))}") from error
+
+
+def _encode(record: RunRecord) -> dict[str, Any]:
     plain = msgspec.to_builtins(record, enc_hook=float)  # NumPy's numbers
     for entry in plain["evaluations"]:
         entry |= entry.pop("scores")
-    write_json(directory / RUN, seal(plain))
+    return seal(plain)
 
 
 def seal(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,10 +220,11 @@ def objective(record: RunRecord | None) -> float:
 
 
 def finite(metrics: Mapping[str, Any]) -> Metrics:
-    """Return `metrics` with null for what is not a finite number: JSON has no NaN."""
+    """Return `metrics` in Python's numbers, null for what is not finite: JSON has no NaN."""
+    plain = {key: v.item() if hasattr(v, "item") else v for key, v in metrics.items()}
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in metrics.items()
+        for key, value in plain.items()
     }
 
 

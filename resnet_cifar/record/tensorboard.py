@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
-from resnet_cifar.identity import USUAL
+from resnet_cifar.identity import USUAL, number
 from resnet_cifar.record.schema import FINAL
 from resnet_cifar.record.tracker import Tracker
 
@@ -66,7 +66,7 @@ class Board(Tracker):
             restart = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
             self._writer._get_file_writer().add_event(restart)  # type: ignore[no-untyped-call]
         shown = {
-            key: value if isinstance(value, (bool, int, float)) else str(value)
+            key: value if isinstance(value, (bool, int, float)) else number(value)
             for key, value in columns(hparams).items()
         }
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())

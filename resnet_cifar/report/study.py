@@ -21,6 +21,7 @@ import yaml
 from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular
+from resnet_cifar.identity import number
 from resnet_cifar.paths import resource_directory
 from resnet_cifar.record.schema import OBJECTIVE
 from resnet_cifar.runs.statistics import Spread, pooled
@@ -226,6 +227,7 @@ def _read_selector(
         known = _known_keys()[key]
         for i, one in enumerate(values, 1):
             _check(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
+        values = [number(x) if isinstance(x, (list, dict)) else x for x in values]  # as in tables
         fixed = (where or {}).get(key, values)
         _check(all(one in fixed for one in values), at, value, f"where has {key} in {fixed} only")
         selector[key] = values

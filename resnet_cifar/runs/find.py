@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import RecordError, RunRecord, read_record
@@ -256,13 +257,15 @@ def read_run(directory: Path) -> RunRecord | None:
 def flat_row(record: RunRecord) -> Row:
     """A record under flat keys: outcome, configuration, metrics, cost; None for what is not known.
 
+    Lists and mappings are as people write them, [150,225]: text, which tables can group and sort.
     Keys of the configuration are its dotted ones (`optimizer.lr`), the last epoch's metrics have
     their names (`accuracy/val`), the best epoch's `best/` before them; `last/lr` is `lr`.
     """
     final, best, sessions = record.final or {}, record.best or {}, record.sessions
     outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")
     row: Row = {key: getattr(record, key) for key in outcome}
-    row |= {key: value for key, value in record.config.items() if key != "seed"}
+    lists = {k: number(v) for k, v in record.config.items() if isinstance(v, (list, dict))}
+    row |= {key: value for key, value in (record.config | lists).items() if key != "seed"}
     row |= {key: value for key, value in final.items() if key != "epoch"}
     row["last/lr"] = final.get("lr")
     row |= {f"best/{key}": value for key, value in best.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from resnet_cifar.errors import UserError
@@ -42,8 +43,13 @@ def match_key(name: str, runs: Sequence[Run]) -> str:
 
 
 def meets(row: Row, key: str, values: str) -> bool:
-    """True if a row has the key and one of the `values`: `a,b`; text may have * and ?."""
-    return key in row and any(_equals(row[key], wanted) for wanted in values.split(","))
+    """True if a row has the key and one of the `values`: `a,b`; text may have * and ?.
+
+    A list has commas of its own: [150,225],[1].
+    """
+    parts = values.split(",")
+    spans = combinations(range(len(parts) + 1), 2)
+    return key in row and any(_equals(row[key], ",".join(parts[a:b])) for a, b in spans)
 
 
 def _equals(value: Any, wanted: str) -> bool:
@@ -56,7 +62,7 @@ def _equals(value: Any, wanted: str) -> bool:
             return float(wanted) == value
         except ValueError:
             return False
-    return fnmatch.fnmatchcase(str(value), wanted)
+    return value == wanted.replace(", ", ",") or fnmatch.fnmatchcase(str(value), wanted)
 
 
 def sort_runs(runs: Sequence[Run], key: str, reverse: bool) -> list[Run]:

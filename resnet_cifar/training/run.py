@@ -18,7 +18,7 @@ import torch
 from resnet_cifar.compute import device
 from resnet_cifar.compute.cpu import cpu_name
 from resnet_cifar.compute.epoch_sums import EpochSums
-from resnet_cifar.config.saved import to_yaml
+from resnet_cifar.config.saved import check_readable, to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
 from resnet_cifar.data.datasets import Split
@@ -75,6 +75,9 @@ def run(config: Config) -> float:
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
+        # So does what its readers would refuse.
+        check_readable(config)
+        schema.check_readable(directory, begin_record(config))
         split = config.data.load()
         try:
             with Interrupt() as interrupt:
@@ -280,6 +283,20 @@ def assemble(
     )
 
 
+def begin_record(config: Config) -> schema.RunRecord:
+    """Make the record of a run before its device and its network are known."""
+    return schema.RunRecord(
+        status="running",
+        cell=cell_name(config),
+        seed=config.seed,
+        epochs=config.trainer.epochs,
+        config=flatten(config),
+        device=config.trainer.device,
+        multiply_accumulates=config.multiply_accumulates(),
+        sessions=[schema.Session(now(), "", "", versions=provenance.versions())],
+    )
+
+
 def open_record(
     config: Config,
     directory: Path,
@@ -291,17 +308,9 @@ def open_record(
     interrupt: Interrupt,
 ) -> Recorder:
     """Open the run's record at the epochs that `state` has behind it."""
-    record = schema.RunRecord(
-        status="running",
-        cell=cell_name(config),
-        seed=config.seed,
-        epochs=config.trainer.epochs,
-        config=flatten(config),
-        device=compute.name,
-        parameters=sum(p.numel() for p in state.model.parameters()),
-        multiply_accumulates=config.multiply_accumulates(),
-        epochs_done=state.epoch,
-    )
+    record = begin_record(config)
+    record.device, record.epochs_done, record.sessions = compute.name, state.epoch, []
+    record.parameters = sum(p.numel() for p in state.model.parameters())
     session = schema.Session(
         start=now(),
         epoch=state.epoch,
