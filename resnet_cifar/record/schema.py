@@ -181,7 +181,8 @@ def check_readable(directory: Path, record: RunRecord) -> None:
     try:
         _parse(json.dumps(_encode(record)).encode(), directory.resolve())
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{directory / RUN} could not be read back: {shorten(str(error))}") from error
+        reason = shorten(str(error))
+        raise ConfigError(f"{directory / RUN} could not be read back: {reason}") from error
 
 
 def _encode(record: RunRecord) -> dict[str, Any]:
