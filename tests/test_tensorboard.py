@@ -192,3 +192,9 @@ def test_the_hparams_tab_has_its_columns_and_true_statuses(tensorboard: Get) -> 
     ]  # fmt: skip
     values = {value["name"]["tag"] for value in groups[0]["metricValues"]}
     assert {"accuracy/val", "loss/val"} <= values
+
+
+def test_lists_stand_in_hparams_as_people_write_them(tmp_path: Path) -> None:
+    Board(tmp_path, 0, {"scheduler.milestones": [150, 225]}).close()
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"[150,225]" in file.read_bytes()
