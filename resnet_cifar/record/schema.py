@@ -289,7 +289,7 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    expect(len(digits) <= 20, f"{digits[:20]}… is too large a number")  # for a float, in the end
+    expect(len(digits) <= 300, f"{digits[:20]}… is too large a number")  # for a float, in the end
     return int(digits)
 
 

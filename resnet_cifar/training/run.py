@@ -64,7 +64,7 @@ def run(config: Config) -> float:
             if config.logger.lacks(record):
                 config.logger.check()
                 with Interrupt() as interrupt:
-                    hand_in(directory, root, config.logger, display.say, interrupt.came)
+                    hand_in(directory, config.logger, display.say, interrupt.came)
                     interrupt.check()
             return schema.objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
@@ -93,7 +93,7 @@ def run(config: Config) -> float:
                 with lock:
                     return train(config, directory, split, display, interrupt)
         except LockHeld as busy:
-            display.say(f"{directory}: {busy.holder} {BUSY}, skipped")
+            display.say(f"{directory}: {busy} {BUSY}, skipped")
             return schema.objective(schema.read_record(directory))
         except OSError as error:
             raise UserError(
@@ -113,9 +113,11 @@ def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
         for cell in root.glob("*ep*")
         if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
     }
-    records = {run: schema.record_or_reason(run) for run in lengths}
-    finished = [run for run, its in records.items() if not isinstance(its, str) and its.finished]
-    return max(finished, key=lengths.__getitem__, default=None)
+    for run in sorted(lengths, key=lengths.__getitem__, reverse=True):
+        record = schema.record_or_reason(run)
+        if not isinstance(record, str) and record.finished:
+            return run
+    return None
 
 
 def set_aside(directory: Path, lock: Lock) -> Path:
@@ -293,7 +295,6 @@ def begin_record(config: Config) -> schema.RunRecord:
         config=flatten(config),
         device=config.trainer.device,
         multiply_accumulates=config.multiply_accumulates(),
-        sessions=[schema.Session(now(), "", "", versions=provenance.versions())],
     )
 
 
@@ -309,7 +310,7 @@ def open_record(
 ) -> Recorder:
     """Open the run's record at the epochs that `state` has behind it."""
     record = begin_record(config)
-    record.device, record.epochs_done, record.sessions = compute.name, state.epoch, []
+    record.device, record.epochs_done = compute.name, state.epoch
     record.parameters = sum(p.numel() for p in state.model.parameters())
     session = schema.Session(
         start=now(),
@@ -319,6 +320,5 @@ def open_record(
         **provenance.session(compute),
     )
     hparams = {**dict(items(config)), "seed": config.seed}
-    root, logger = Path(config.output_root), config.logger
-    of_run = (directory, root, record, before, session, hparams, logger, digests)
+    of_run = (directory, record, before, session, hparams, config.logger, digests)
     return Recorder(*of_run, display.say, interrupt.came)
