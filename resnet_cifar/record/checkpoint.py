@@ -193,7 +193,8 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     if name == BEST:
         recorded = record.best["epoch"] if record.best else None
     if epoch != recorded:
-        raise RecordError(f"{path} is of epoch {epoch}, not of epoch {recorded}")
+        end = ", in which it diverged" if record.status == "diverged" and name == LAST else ""
+        raise RecordError(f"{path} is of epoch {epoch}, not of epoch {recorded}{end}")
     if weights == "ema":
         if "ema" not in state:
             raise RecordError(f"{directory} has no averaged weights: regularization.ema_decay=0")

@@ -104,9 +104,9 @@ class Recorder:
             self._update()
 
         board, later = partial(Board, directory, shown, hparams), lines[shown:]
-        say, interrupted = self._say, self._interrupted
+        say, interrupted, new = self._say, self._interrupted, Tracked("tensorboard", "")
         return [
-            FailSafeTracker("TensorBoard", board, later, say, interrupted=interrupted),
+            FailSafeTracker("TensorBoard", board, later, say, new, interrupted=interrupted),
             open_tracker(directory, record, logger, lines, say, mark, interrupted),
         ]
 
@@ -276,7 +276,6 @@ def hand_in(
             metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
             lines = [with_curves(line, probed) for line in metrics]
             others = [given for given in record.handed_in if given.tracker != logger.NAME]
-            before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
 
             def mark(tracked: Tracked) -> None:
                 record.handed_in = [*others, tracked]
@@ -287,9 +286,7 @@ def hand_in(
             tracker.tell(lambda opened: opened.close())
             if (after := record.tracked.get(logger.NAME)) is not None and after.ended:
                 mark(after)
-                missed = f"epochs {before.epoch + 1} to {after.epoch}"
-                given = missed if after.epoch > before.epoch else "the outcome"
-                say(f"logger={logger.NAME}: handed in {given}, which it had missed")
+                say(f"logger={logger.NAME}: handed in what it had missed of {after.epoch} epochs")
     except (LockHeld, OSError, UserError) as error:
         say(f"nothing is handed in to logger={logger.NAME}: {describe(error)}")
 

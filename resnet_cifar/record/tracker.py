@@ -74,7 +74,7 @@ class FailSafeTracker:
         open: Callable[[], Tracker | None],
         lines: list[Metrics],
         say: Callable[[str], None],
-        before: Tracked = Tracked("", ""),
+        before: Tracked,
         mark: Callable[[Tracked], None] | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
