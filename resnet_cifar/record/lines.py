@@ -76,12 +76,12 @@ class LinesFile:
             OSError: the disk is full.
             UserError: the file was changed since the last `append`, or would not be read back.
         """
-        lines = tuple(schema.finite(line) for line in lines)
-        for line in lines:
-            try:
+        lines = tuple(map(schema.finite, lines))
+        try:
+            for line in lines:
                 _check(line, self.path, f"epoch {line['epoch']}")
-            except ValueError as error:
-                raise UserError(f"{self.path} can't hold this: {shorten(str(error))}") from error
+        except ValueError as error:
+            raise UserError(f"{self.path} can't hold this: {shorten(str(error))}") from error
         content = _encode(lines)
         if self._file is None:
             self.trim()

@@ -157,10 +157,8 @@ class Recorder:
     ) -> None:
         """Write the last epoch's predictions.npz, and draw for trackers what is wrong in them.
 
-        Args:
-            logits: [n, classes] by view; "val" and "val_augmented" are kept.
-            index: int64 [n], the positions in the data set; labels: int64 [n].
-            pixels: uint8 [n, height, width, 3].
+        Takes logits [n, classes] by view, labels int64 [n], their positions in the data set as
+        `index` int64 [n], and pixels uint8 [n, height, width, 3].
         """
         truth, clean = labels.cpu().numpy(), logits["val"].cpu().numpy()
         kept = ("val", "val_augmented")
@@ -185,10 +183,8 @@ class Recorder:
     def end(self, status: str, error: str | None = None) -> None:
         """Close the session with the run's status and the files with it.
 
-        What decorates comes first: a run that says it has ended has everything.
-
-        Raises:
-            UserError: the lock or a file of the run was changed by somebody else.
+        What decorates comes first: a run that says it has ended has everything. Raises UserError
+        where the lock or a file of the run was changed by somebody else.
         """
         record, files = self.record, (self._metrics, self._probe)
         try:
