@@ -149,8 +149,7 @@ def read_record(directory: Path) -> RunRecord | None:
         RecordError: it is damaged, another run's, or not one of this program's.
     """
     path = directory / RUN
-    content = read_content(path)
-    if content is None:
+    if (content := read_content(path)) is None:
         return None
     try:
         record = _parse(content, directory.resolve())
