@@ -109,25 +109,23 @@ def load(path: Path, parameters: int | None = None, content: bytes | None = None
 class ExpectedRun:
     """The run that a checkpoint has to belong to."""
 
-    cell: str
-    seed: int
-    epochs: int
+    record: RunRecord
     steps: int  # in an epoch
-    parameters: int | None = None
     compare: Callable[[dict[str, Any]], None] = lambda _: None  # `State.check`
 
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
         cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
+        own, epochs = (self.record.cell, self.record.seed), self.record.epochs
         epoch, best = state.get("epoch", -1), state.get("best")
         at = best.get("epoch") if isinstance(best, dict) else None
-        whole = type(epoch) is int and 0 <= epoch <= self.epochs
-        last = whole and epoch == self.epochs
+        whole = type(epoch) is int and 0 <= epoch <= epochs
+        last = whole and epoch == epochs
         averaged = state.get("ema_updates")
         updates = epoch * self.steps + step if whole and type(step) is int else None
         reached = whole and type(at) is int and 1 <= at <= epoch
         problems = {
-            f"of another run, {cell}/seed={seed}": (cell, seed) != (self.cell, self.seed),
+            f"of another run, {cell}/seed={seed}": (cell, seed) != own,
             f"at epoch {epoch}": not whole,
             f"at step {step}": type(step) is not int or not 0 <= step <= self.steps,
             f"at step {step} after the last epoch": last and step,
@@ -143,7 +141,7 @@ class ExpectedRun:
                 problems[f"not as this run writes it ({error})"] = True
         if problem := next((text for text, applies in problems.items() if applies), ""):
             raise UserError(
-                f"checkpoint {path} is {problem}: not one that a run of {self.epochs} epochs of "
+                f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of "
                 f"{self.steps} steps can go on from"
             )
 
@@ -160,7 +158,7 @@ def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | Non
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(directory / name, owner.parameters)
+            state = load(directory / name, owner.record.parameters)
             owner.check(state, directory / name)
             return state, notes
         except FileNotFoundError:

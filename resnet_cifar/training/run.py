@@ -8,7 +8,6 @@ import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -248,12 +247,11 @@ def assemble(
     # State: all that training changes, as the newest checkpoint left it.
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
     probe = GradientFlow(config.probe, empty_rotations(model))
-    labels = {"cell": cell_name(config), "seed": config.seed}
+    record = begin_record(config)
+    record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
+    labels = {"cell": record.cell, "seed": record.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    parameters = sum(p.numel() for p in model.parameters())
-    expected = checkpoint.ExpectedRun(
-        cell_name(config), config.seed, trainer.epochs, steps, parameters, state.check
-    )
+    expected = checkpoint.ExpectedRun(record, steps, state.check)
     saved, notes = checkpoint.load_last(directory, expected)
     for line in notes:
         display.say(line)
@@ -261,8 +259,10 @@ def assemble(
         state.restore(saved)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
-    digests = saved and saved.get("digests")  # of its lines when the checkpoint was written
-    recorder = open_record(config, directory, compute, state, before, digests, display, interrupt)
+    record.epochs_done = state.epoch
+    hparams = {**dict(items(config)), "seed": config.seed}
+    of_run = (directory, record, before, begin_session(compute, state), hparams, config.logger)
+    recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
 
     # Loop: `Engine.fit`.
     return Engine(
@@ -278,7 +278,6 @@ def assemble(
         classes=config.data.CLASSES,
         probe=probe,
         compute=compute,
-        directory=directory,
         recorder=recorder,
         display=display,
         interrupt=interrupt,
@@ -298,27 +297,12 @@ def begin_record(config: Config) -> schema.RunRecord:
     )
 
 
-def open_record(
-    config: Config,
-    directory: Path,
-    compute: device.Compute,
-    state: State,
-    before: schema.RunRecord | None,
-    digests: Mapping[str, str] | None,
-    display: Display,
-    interrupt: Interrupt,
-) -> Recorder:
-    """Open the run's record at the epochs that `state` has behind it."""
-    record = begin_record(config)
-    record.device, record.epochs_done = compute.name, state.epoch
-    record.parameters = sum(p.numel() for p in state.model.parameters())
-    session = schema.Session(
+def begin_session(compute: device.Compute, state: State) -> schema.Session:
+    """Describe this process's work on a run, from where `state` is."""
+    return schema.Session(
         start=now(),
         epoch=state.epoch,
         step=state.step,
         matmul_flops_per_second=round(device.matmul_rate(compute)),
         **provenance.session(compute),
     )
-    hparams = {**dict(items(config)), "seed": config.seed}
-    of_run = (directory, record, before, session, hparams, config.logger, digests)
-    return Recorder(*of_run, display.say, interrupt.came)
