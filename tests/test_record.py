@@ -265,6 +265,22 @@ def test_a_damaged_line_is_named(run: Path, line: str) -> None:
         read_metrics(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("probe.jsonl", '{"epoch": 2}'),
+        ("probe.jsonl", '{"epoch": 2, "layer": "stem"}'),
+        ("probe.jsonl", '{"epoch": 2, "layer": "stem", "kind": 1}'),
+        ("probe.jsonl", '{"epoch": 2, "layer": ["stem"], "kind": "conv"}'),
+        ("metrics.jsonl", '{"epoch": 2, "layer": "stem", "kind": "conv"}'),
+    ],
+)
+def test_layers_are_text_and_a_probe_s_alone(tmp_path: Path, name: str, line: str) -> None:
+    (tmp_path / name).write_text(f"{line}\n")
+    with pytest.raises(RecordError, match=f"{name}: line 1 is damaged"):
+        read_metrics(tmp_path / name)
+
+
 @given(lines=st.integers(0, 6).flatmap(lambda n: st.tuples(*(metrics(e + 1) for e in range(n)))),
        share=st.floats(0, 1))  # fmt: skip
 def test_a_torn_last_line_is_left_out(lines: tuple[dict[str, Any], ...], share: float) -> None:
