@@ -15,6 +15,7 @@ import platform
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -36,13 +37,13 @@ def open_regular(path: Path, flags: int) -> int:
     try:
         file: int = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) or path.is_dir():
-            raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file") from error
-        raise
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR) and not path.is_dir():
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
         os.close(file)
-        raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file")
-    return file
+    raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file")
 
 
 def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
@@ -89,8 +90,8 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         return file.read()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to disk, rename over it.
+def write_atomically(path: Path, content: bytes | str, spare: Path | None = None) -> None:
+    """Write beside `path`, flush to disk, rename over it; what was there becomes the `spare`.
 
     Raises:
         OSError: names `path`; nothing was changed and nothing is left behind.
@@ -104,6 +105,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        if spare is not None and path.exists():
+            replace(path, spare)  # killed in between: the spare is there
         replace(beside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -126,15 +129,14 @@ def check_writable(path: Path) -> None:
         OSError: `write_atomically` would raise it.
     """
     before, after = _beside(path, "\0").name.split("\0")
-    for name in os.listdir(path.parent):
+    for name in os.listdir(path.parent) if os.name != "nt" else ():
         process = name.removeprefix(before).removesuffix(after)
-        if name == before + process + after and process.isdecimal() and os.name != "nt":
+        if name == before + process + after and process.isdecimal():
             try:
-                os.kill(int(process), 0)
+                with contextlib.suppress(PermissionError):  # somebody else's, who lives
+                    os.kill(int(process), 0)
             except (ProcessLookupError, OverflowError):
                 path.with_name(name).unlink(missing_ok=True)
-            except PermissionError:  # somebody else's, who lives
-                pass
     beside = _beside(path, os.getpid())
     os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
     beside.unlink()
@@ -162,11 +164,7 @@ def is_at(file: int, path: Path) -> bool:
 
 
 class LockHeld(Exception):
-    """Another process holds the lock. `holder` says which, as far as it could be read."""
-
-    def __init__(self, holder: str) -> None:
-        super().__init__(holder)
-        self.holder = holder
+    """Another process holds the lock: the text says which, as far as it could be read."""
 
 
 def _take(file: int, shared: bool = False) -> bool:
@@ -193,13 +191,12 @@ def _take(file: int, shared: bool = False) -> bool:
         raise
 
 
+@dataclass
 class Lock:
     """An exclusive flock(2) on `path`, made with its directory where absent.
 
-    Between machines it holds where the file system passes locks on: on Linux flock over NFS becomes
-    a byte-range lock at the server, which frees it at once when a process dies and after its lease
-    (90 seconds for NFSv4) when a machine does; Lustre needs `-o flock`. Mounted with `nolock` or
-    `local_lock` it holds within each machine only, and another machine's run looks interrupted.
+    Between machines it holds where the file system passes locks on (docs/sweeps.md); elsewhere
+    another machine's run looks interrupted.
 
     Args:
         wait: block until the lock is free; otherwise entering raises LockHeld.
@@ -210,15 +207,11 @@ class Lock:
         OSError: on entering: a link, a pipe or a directory lies at `path`, or it can't be written.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        wait: bool = True,
-        on_wait: Callable[[str], None] | None = None,
-        poll: Callable[[], None] | None = None,
-    ) -> None:
-        self.path, self.wait, self.on_wait, self.poll = path, wait, on_wait, poll
-        self._file = -1
+    path: Path
+    wait: bool = True
+    on_wait: Callable[[str], None] | None = None
+    poll: Callable[[], None] | None = None
+    _file: int = -1
 
     def __enter__(self) -> Self:
         told = False
@@ -284,24 +277,6 @@ def is_held(path: Path) -> bool:
         return False
     finally:
         os.close(file)
-
-
-class LockGuard:
-    """Notices that a lock this process holds was removed: another may be writing, too."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._was = os.lstat(path) if path.exists() else None  # a benchmark locks nothing
-
-    def check(self) -> None:
-        """Raise UserError if the file at the path is no longer the one that was locked."""
-        with contextlib.suppress(FileNotFoundError):
-            if self._was is None or os.path.samestat(self._was, os.lstat(self.path)):
-                return
-        raise UserError(
-            f"{self.path} was removed or replaced during training: another process may be at this "
-            "run, so this one stops; the same command goes on from its last checkpoint"
-        )
 
 
 def refuse_link(directory: Path) -> None:

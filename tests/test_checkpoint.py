@@ -30,11 +30,7 @@ Place = tuple[Any, ...]  # the keys on the way to a part
 
 WHOLE = [*TINY, "probe=full", "regularization.ema_decay=0.9", "regularization.clip_norm=1"]
 KINDS = {
-    "sgd": [
-        *WHOLE,
-        "regularization.weight_decay=0.01",
-        "regularization.decay_norm_and_bias=false",
-    ],
+    "sgd": [*WHOLE, "regularization.weight_decay=0.01", "regularization.decay_norm_and_bias=false"],
     "adamw": [*WHOLE, "optimizer=adamw"],
     "fp16": [*WHOLE, "trainer.precision=fp16"],
 }

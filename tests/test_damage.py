@@ -31,7 +31,7 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import leftovers
 from resnet_cifar.record.lines import read_metrics
-from resnet_cifar.record.schema import read_record, seal, write_record
+from resnet_cifar.record.schema import RunRecord, read_record, seal, write_record
 from resnet_cifar.runs.command import main
 from resnet_cifar.runs.table import load_metrics, load_predictions, load_probe, load_runs
 from resnet_cifar.trained import evaluate
@@ -467,7 +467,8 @@ def interrupted(prepared: Path, program: Program) -> Path:
     ],
 )
 def test_a_checkpoint_that_cannot_be_gone_on_from(change: dict[str, Any], said: str) -> None:
-    owner = checkpoint.ExpectedRun("lr0.1-12345678", 0, epochs=2, steps=4)
+    record = RunRecord("running", "lr0.1-12345678", 0, epochs=2, config={}, device="")
+    owner = checkpoint.ExpectedRun(record, steps=4)
     right = {"cell": "lr0.1-12345678", "seed": 0, "epoch": 1, "step": 4, "best": {"epoch": 1}}
     owner.check({**right, "optimizer": {}}, Path("last.pt"))
     owner.check({**right, "epoch": 2, "step": 0}, Path("last.pt"))  # finished: weights alone

@@ -23,7 +23,7 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.files import Lock, LockHeld, is_held, write_atomically
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.lines import LinesFile, read_metrics
-from resnet_cifar.record.schema import finite
+from resnet_cifar.record.schema import RunRecord, finite
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -86,11 +86,12 @@ def state(value: float) -> dict:
     return {"model": {"w": torch.full((1000,), float(value))}, "epoch": int(value)}
 
 
-OWNER = checkpoint.ExpectedRun("lr0.1-12345678", 0, epochs=2, steps=4)
+RECORD = RunRecord("running", "lr0.1-12345678", 0, epochs=2, config={}, device="")
+OWNER = checkpoint.ExpectedRun(RECORD, steps=4)
 
 
 def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -> None:
-    whole = {"cell": OWNER.cell, "seed": OWNER.seed, "best": {"epoch": 1}, "optimizer": {}}
+    whole = {"cell": RECORD.cell, "seed": RECORD.seed, "best": {"epoch": 1}, "optimizer": {}}
     checkpoint.save_last(tmp_path, whole | state(1))
     checkpoint.save_last(tmp_path, whole | state(2))
     (tmp_path / "last.pt").rename(tmp_path / "last.previous.pt")  # the moment in between

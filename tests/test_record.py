@@ -182,7 +182,8 @@ def test_a_foreign_file(run: Path, text: str) -> None:
         ({"final": [1]}, "final=[1] is not allowed: a mapping"),
         ({"final": {"epoch": 3, "accuracy/val": "high"}}, "accuracy/val='high' is not a number"),
         ({"final": {"epoch": 3, "accuracy/val": 1.5}}, "accuracy/val=1.5 is not between 0 and 1"),
-        ({"final": {"epoch": 3, "accuracy/val": 10**40}}, "final: accuracy/val=1000"),
+        ({"final": {"epoch": 3, "accuracy/val": 10**200}}, "final: accuracy/val=1000"),
+        ({"final": {"epoch": 3, "lr": 10**400}}, "10000000000000000000… is too large a number"),
         ({"best": {"epoch": None}}, "best: epoch=None"),
         ({"sessions": {}}, "sessions={} is not allowed: a list"),
         ({"sessions": [{"start": ""}]}, "sessions.0.device=None is not allowed: device is missing"),
@@ -195,7 +196,7 @@ def test_a_foreign_file(run: Path, text: str) -> None:
         ),
         ({"files": {"last.pt": {"sha256": "", "bytes": "7"}}}, "files.last.pt.bytes='7' is not"),
         ({"a - at `$.sessions[9]": 1}, "a - at `$.sessions[9]"),  # a key like msgspec's paths
-        ({"epochs": 10**40}, "epochs_done=3 of 1000"),
+        ({"epochs": 10**200}, "epochs_done=3 of 1000"),
         ({"surprise": 1}, "surprise=1 is not allowed: the keys here are"),
         ({"version": 99}, "version=99 is of a later program"),
         ({"version": "two"}, "version='two'"),
@@ -262,6 +263,22 @@ def test_a_damaged_line_is_named(run: Path, line: str) -> None:
     path.write_text("\n".join([lines[0], line, lines[2], ""]))
     with pytest.raises(RecordError, match=r"metrics.jsonl: line 2 is damaged"):
         read_metrics(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("probe.jsonl", '{"epoch": 2}'),
+        ("probe.jsonl", '{"epoch": 2, "layer": "stem"}'),
+        ("probe.jsonl", '{"epoch": 2, "layer": "stem", "kind": 1}'),
+        ("probe.jsonl", '{"epoch": 2, "layer": ["stem"], "kind": "conv"}'),
+        ("metrics.jsonl", '{"epoch": 2, "layer": "stem", "kind": "conv"}'),
+    ],
+)
+def test_layers_are_text_and_a_probe_s_alone(tmp_path: Path, name: str, line: str) -> None:
+    (tmp_path / name).write_text(f"{line}\n")
+    with pytest.raises(RecordError, match=f"{name}: line 1 is damaged"):
+        read_metrics(tmp_path / name)
 
 
 @given(lines=st.integers(0, 6).flatmap(lambda n: st.tuples(*(metrics(e + 1) for e in range(n)))),

@@ -16,6 +16,7 @@ from resnet_cifar import compose, load_model, load_predictions, train
 from resnet_cifar.errors import UserError
 from resnet_cifar.record import checkpoint
 from resnet_cifar.trained.model import TrainedModel
+from resnet_cifar.training import engine
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,17 @@ def test_what_is_no_network_is_refused(copy: Path) -> None:
     assert "last.pt was changed: its checksum in run.json does not fit" in refused()
     (copy / "last.pt").unlink()
     assert "has no last.pt" in refused()
+
+
+def test_of_a_diverged_run_it_is_said_which_epoch_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "losses_are_finite", lambda metrics: metrics["epoch"] < 2)
+    diverged = train(compose([*TINY, "trainer.progress=quiet", f"output_root={tmp_path}"]))
+    said = r"last\.pt is of epoch 1, not of epoch 2, in which it diverged"
+    with pytest.raises(UserError, match=said):
+        load_model(diverged)
+    assert load_model(diverged, "best").epoch == 1
 
 
 def test_a_network_that_is_not_finite_is_refused(

@@ -135,12 +135,10 @@ def faster(seconds: Mapping[str, float]) -> str:
 def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
-    Measured once a process. Empty where the CPU has no instructions for bfloat16: nothing is to be
-    decided there.
+    Measured once a process. Empty where the CPU has no instructions for bfloat16.
 
     In one thread and by its own CPU time: others on the machine then hardly matter. Threads that
-    wait for one another, on two cores that others use too, gave ratios of 0.02 where 1.4 is right.
-    The ratio of the two precisions is the same for every thread. `layout` is that of a run of one
+    wait for one another gave ratios of 0.02 where 1.4 is right. `layout` is that of a run of one
     thread, so that runs agree whatever their threads.
     """
     if not has_bf16():
@@ -252,9 +250,8 @@ def keep_freed_memory() -> None:
     """Have the C library reuse freed memory in place of handing it back to the system.
 
     An activation of 33 MB is otherwise mapped, zeroed page by page and unmapped again at every
-    step. Keeping it makes a CPU step 12 to 16 % faster (two cores, 66 to 77 images/s at width 64,
-    802 to 897 at width 16) and costs up to 14 % more memory at the peak. glibc only: elsewhere
-    nothing happens. Lasts as long as the process.
+    step: 12 to 16 % of a CPU step, for up to 14 % more memory at the peak (docs/speed.md). glibc
+    only. Lasts as long as the process.
     """
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: on Windows

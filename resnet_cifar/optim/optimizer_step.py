@@ -164,11 +164,10 @@ class OptimizerStep:
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
         if "optimizer" in saved:
-            pairs = zip(
-                self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True
-            )
-            whole = [{**ours, **theirs} for ours, theirs in pairs]  # torch may have got an option
-            self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": whole})
+            state, groups = saved["optimizer"], self.optimizer.param_groups
+            pairs = zip(groups, state["param_groups"], strict=True)
+            whole = [ours | theirs for ours, theirs in pairs]  # torch may have got an option
+            self.optimizer.load_state_dict({**state, "param_groups": whole})
         if self.clip_norm and "gradient_norms" in saved:
             self._norms.copy_(saved["gradient_norms"])
         if self.average is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.files import read_regular, replace, write_atomically
+from resnet_cifar.files import read_regular, write_atomically
 from resnet_cifar.record.integrity import check_archive, read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
 from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord, expect
@@ -22,19 +22,18 @@ FORM = "form"  # the key that has the checksum of the parts beside it
 MOST_PARTS = 100_000  # ResNet-18 with AdamW and averaged weights has 500
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (plain containers and tensors) to `path`. Raises as `write_atomically`."""
+def save(path: Path, state: dict[str, Any], spare: Path | None = None) -> None:
+    """Write `state` (plain containers and tensors) as, and raise as, `write_atomically`."""
     # torch.save to a file turns a full disk into a RuntimeError; memory first, then one write.
     buffer = io.BytesIO()
     torch.save({**state, FORM: _form(state)}, buffer)
-    write_atomically(path, buffer.getbuffer().tobytes())
+    write_atomically(path, buffer.getbuffer().tobytes(), spare)
 
 
 def kinds(state: Any) -> dict[str, str]:
     """Name every part of a checkpoint with its kind: its type, and a tensor's dtype and shape.
 
-    Raises:
-        ValueError: a tensor is not plain numbers in memory, or there are too many parts.
+    Raises ValueError: a tensor is not plain numbers in memory, or there are too many parts.
     """
     found = list(itertools.islice(_parts(state, ""), MOST_PARTS))
     # Parts that are shared, and shared again, double with every level.
@@ -76,27 +75,20 @@ def compare(found: Any, expected: Any, lacking: tuple[str, ...] = ()) -> None:
 
 def save_last(directory: Path, state: dict[str, Any]) -> None:
     """Write `state` as the last checkpoint and keep the one before it as the spare."""
-    beside = directory / f".{LAST}.new"
-    try:
-        save(beside, state)
-        if (directory / LAST).exists():
-            replace(directory / LAST, directory / PREVIOUS)
-        replace(beside, directory / LAST)  # killed in between: the spare is there
-    finally:
-        beside.unlink(missing_ok=True)
+    save(directory / LAST, state, directory / PREVIOUS)
 
 
-def load(path: Path, parameters: int | None = None) -> dict[str, Any]:
+def load(path: Path, parameters: int | None = None, content: bytes | None = None) -> dict[str, Any]:
     """Read a checkpoint of a network of so many `parameters`, its tensors on the host.
 
-    Raises:
+    `content` is that of the file, where it was read before. Raises:
         FileNotFoundError: there is none.
         UserError: it is damaged (the archive's checksums are verified first).
     """
     try:
         # Of a parameter 4 bytes each for itself, its average, a momentum …: 64 numbers are enough.
         most = 256 * parameters + (1 << 28) if parameters else None
-        content = read_regular(path, most)
+        content = read_regular(path, most) if content is None else content
         check_archive(content).close()
         state: dict[str, Any] = torch.load(
             io.BytesIO(content), map_location="cpu", weights_only=True
@@ -104,7 +96,7 @@ def load(path: Path, parameters: int | None = None) -> dict[str, Any]:
         weights = state.get("model") if isinstance(state, dict) else None
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise UserError(f"checkpoint {path} is not one of this program's")
-        if state.get(FORM, _form(state)) != _form(state):
+        if (form := _form(state)) != state.get(FORM, form):
             raise UserError(f"checkpoint {path} is damaged: parts are missing or of another kind")
         return state
     except (FileNotFoundError, UserError):
@@ -117,25 +109,23 @@ def load(path: Path, parameters: int | None = None) -> dict[str, Any]:
 class ExpectedRun:
     """The run that a checkpoint has to belong to."""
 
-    cell: str
-    seed: int
-    epochs: int
+    record: RunRecord
     steps: int  # in an epoch
-    parameters: int | None = None
     compare: Callable[[dict[str, Any]], None] = lambda _: None  # `State.check`
 
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
         cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
+        own, epochs = (self.record.cell, self.record.seed), self.record.epochs
         epoch, best = state.get("epoch", -1), state.get("best")
         at = best.get("epoch") if isinstance(best, dict) else None
-        whole = type(epoch) is int and 0 <= epoch <= self.epochs
-        last = whole and epoch == self.epochs
+        whole = type(epoch) is int and 0 <= epoch <= epochs
+        last = whole and epoch == epochs
         averaged = state.get("ema_updates")
         updates = epoch * self.steps + step if whole and type(step) is int else None
         reached = whole and type(at) is int and 1 <= at <= epoch
         problems = {
-            f"of another run, {cell}/seed={seed}": (cell, seed) != (self.cell, self.seed),
+            f"of another run, {cell}/seed={seed}": (cell, seed) != own,
             f"at epoch {epoch}": not whole,
             f"at step {step}": type(step) is not int or not 0 <= step <= self.steps,
             f"at step {step} after the last epoch": last and step,
@@ -149,9 +139,9 @@ class ExpectedRun:
                 self.compare(state)
             except ValueError as error:
                 problems[f"not as this run writes it ({error})"] = True
-        for problem in (text for text, applies in problems.items() if applies):
+        if problem := next((text for text, applies in problems.items() if applies), ""):
             raise UserError(
-                f"checkpoint {path} is {problem}: not one that a run of {self.epochs} epochs of "
+                f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of "
                 f"{self.steps} steps can go on from"
             )
 
@@ -168,7 +158,7 @@ def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | Non
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(directory / name, owner.parameters)
+            state = load(directory / name, owner.record.parameters)
             owner.check(state, directory / name)
             return state, notes
         except FileNotFoundError:
@@ -191,9 +181,9 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     """
     name = WEIGHTS[weights]
     path = directory / name
-    if read_summed(directory, name, record) is None:
+    if (content := read_summed(directory, name, record)) is None:
         raise RecordError(f"{directory} has no {name}: {record.status}")
-    state = load(path, record.parameters)
+    state = load(path, content=content)
     cell, seed, epoch = state.get("cell"), state.get("seed"), state.get("epoch")
     if (cell, seed) != (record.cell, record.seed):
         raise RecordError(f"{path} is of another run, {cell}/seed={seed}")
@@ -201,7 +191,8 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     if name == BEST:
         recorded = record.best["epoch"] if record.best else None
     if epoch != recorded:
-        raise RecordError(f"{path} is of epoch {epoch}, not of epoch {recorded}")
+        end = ", in which it diverged" if record.status == "diverged" and name == LAST else ""
+        raise RecordError(f"{path} is of epoch {epoch}, not of epoch {recorded}{end}")
     if weights == "ema":
         if "ema" not in state:
             raise RecordError(f"{directory} has no averaged weights: regularization.ema_decay=0")

@@ -118,9 +118,8 @@ def read_run_lines(directory: Path, name: str, record: RunRecord | None = None) 
     path, record = directory / name, record or schema.read_record(directory)
     lines = parse_lines(read_summed(directory, name, record) or b"", path)
     if record and name == METRICS:
-        epochs = {line["epoch"]: line for line in lines}
-        lost = sorted(set(range(1, record.epochs_done + 1)) - epochs.keys())
-        if lost:
+        wanted = set(range(1, record.epochs_done + 1))
+        if lost := sorted(wanted - {line["epoch"] for line in lines}):
             some = ", ".join(map(str, lost[:5])) + ("…" if lost[5:] else "")
             raise RecordError(f"{path} has no line of epoch {some} of {record.epochs_done}")
         if record.finished and record.final is not None and lines[-1:] != [record.final]:

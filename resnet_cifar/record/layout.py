@@ -16,7 +16,7 @@ _OURS = re.compile(
     r"run\.json|metrics\.jsonl|probe\.jsonl|predictions\.npz|config\.yaml|train\.log|\.lock"
     r"|(last|last\.previous|best)\.pt|evaluation-[\w-]+\.json|events\.out\.tfevents\..+"
 )
-# `write_atomically` writes .NAME.HOST.PROCESS.tmp beside a file.
+# `write_atomically` writes .NAME.HOST.PROCESS.tmp beside a file; .last.pt.new was written earlier.
 _LEFTOVER = re.compile(rf"\.({_OURS.pattern}|\.last\.pt\.new)\..+\.\d+\.tmp|\.last\.pt\.new")
 
 

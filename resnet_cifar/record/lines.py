@@ -38,11 +38,7 @@ def parse_lines(content: bytes, path: Path) -> list[Metrics]:
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             value = schema.parse_json(line)
-            texts = {k: v for k, v in value.items() if k in TEXTS}
-            schema.expect(all(type(text) is str for text in texts.values()), "layer is not text")
-            schema.expect("layer" not in keys or len(texts) == 2, "it has no layer or kind")
-            numbers = {k: v for k, v in value.items() if k not in TEXTS}
-            schema.check_metrics(numbers, f"line {number}")
+            _check(value, path, f"line {number}")
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}: line {number} is damaged: {shorten(str(error))}") from error
         lines[tuple(value[k] for k in keys)] = value
@@ -80,13 +76,12 @@ class LinesFile:
             OSError: the disk is full.
             UserError: the file was changed since the last `append`, or would not be read back.
         """
-        lines = tuple(schema.finite(line) for line in lines)
-        for line in lines:
-            try:
-                numbers = {k: v for k, v in line.items() if k not in TEXTS}
-                schema.check_metrics(numbers, f"epoch {line['epoch']}")
-            except ValueError as error:
-                raise UserError(f"{self.path} can't hold this: {shorten(str(error))}") from error
+        lines = tuple(map(schema.finite, lines))
+        try:
+            for line in lines:
+                _check(line, self.path, f"epoch {line['epoch']}")
+        except ValueError as error:
+            raise UserError(f"{self.path} can't hold this: {shorten(str(error))}") from error
         content = _encode(lines)
         if self._file is None:
             self.trim()
@@ -123,6 +118,14 @@ def refuse_changed(path: Path) -> NoReturn:
         f"{path} was changed or removed during training, so this run stops and leaves it as it "
         "is; put back as it was, the same command goes on from the last checkpoint"
     )
+
+
+def _check(line: Metrics, path: Path, where: str) -> None:
+    """Raise ValueError unless all of a line is numbers, but for a PROBE's texts."""
+    texts = TEXTS if path.name == PROBE else ()
+    named = all(type(line.get(text)) is str for text in texts)
+    schema.expect(named, f"{where} has no layer or kind")
+    schema.check_metrics({k: v for k, v in line.items() if k not in texts}, where)
 
 
 def _encode(lines: Iterable[Metrics]) -> bytes:

@@ -85,9 +85,8 @@ class WandB(Logger):
 
     def check(self) -> None:
         super().check()
-        mode = self.resolved_mode()
-        known = mode in ("online", "offline", "disabled")
-        require(known, "WANDB_MODE", mode, "online, offline or disabled")
+        mode, allowed = self.resolved_mode(), ("online", "offline", "disabled")
+        require(mode in allowed, "WANDB_MODE", mode, "one of " + ", ".join(allowed))
         if mode == "online":
             from resnet_cifar.record.wandb_tracker import require_key
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.files import Lock, LockGuard, LockHeld, write_atomically, write_json
+from resnet_cifar.files import Lock, LockHeld, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, schema
@@ -36,8 +38,7 @@ class Recorder:
     """Opens a session in the run's record; `epoch()` after each epoch, `end()` once.
 
     Args:
-        directory: the run directory, locked by this process.
-        root: output_root, where trackers keep what they share.
+        directory: the run directory, <output_root>/<cell>/seed=<n>, locked by this process.
         record: what run.json says of the run whatever happens: cell, seed, config, epochs, ….
             Earlier sessions and evaluations are added to it.
         before: what run.json said when the lock was taken.
@@ -52,7 +53,6 @@ class Recorder:
     def __init__(
         self,
         directory: Path,
-        root: Path,
         record: RunRecord,
         before: RunRecord | None,
         session: Session,
@@ -76,7 +76,7 @@ class Recorder:
             record.sessions, record.evaluations = before.sessions, before.evaluations
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
-        self._lock = LockGuard(directory / LOCK)
+        self._locked = os.lstat(lock) if (lock := directory / LOCK).exists() else None
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
         self._metrics, self._probe = (
@@ -91,13 +91,11 @@ class Recorder:
         self._update()  # first, or a kill leaves a record that has more epochs than lines
         self._metrics.append()  # there from the start, for whoever follows it
         self._probe.trim()
-        self._trackers = self._open_trackers(root, hparams, logger)
+        self._trackers = self._open_trackers(hparams, logger)
 
-    def _open_trackers(
-        self, root: Path, hparams: dict[str, Any], logger: Logger
-    ) -> list[FailSafeTracker]:
-        record = self.record
-        lines = [self._with_curves(line) for line in self._metrics.lines]
+    def _open_trackers(self, hparams: dict[str, Any], logger: Logger) -> list[FailSafeTracker]:
+        directory, record = self.directory, self.record
+        lines = [with_curves(line, self._probe.lines) for line in self._metrics.lines]
         # Taken up at its very end, a run shows the last epoch again, and its pictures once.
         shown = min(record.epochs_done, record.epochs - 1)
 
@@ -105,12 +103,23 @@ class Recorder:
             self.session.tracked = tracked
             self._update()
 
-        board, later = partial(Board, self.directory, shown, hparams), lines[shown:]
-        say, interrupted = self._say, self._interrupted
+        board, later = partial(Board, directory, shown, hparams), lines[shown:]
+        say, interrupted, new = self._say, self._interrupted, Tracked("tensorboard", "")
         return [
-            FailSafeTracker("TensorBoard", board, later, say, interrupted=interrupted),
-            open_tracker(record, root, logger, lines, say, mark, interrupted),
+            FailSafeTracker("TensorBoard", board, later, say, new, interrupted=interrupted),
+            open_tracker(directory, record, logger, lines, say, mark, interrupted),
         ]
+
+    def _check_lock(self) -> None:
+        """Raise UserError if the lock was removed: another process may be writing, too."""
+        lock = self.directory / LOCK
+        with contextlib.suppress(FileNotFoundError):
+            if self._locked is None or os.path.samestat(self._locked, os.lstat(lock)):
+                return  # a benchmark locks nothing
+        raise UserError(
+            f"{lock} was removed or replaced during training: another process may be at this run, "
+            "so this one stops; the same command goes on from its last checkpoint"
+        )
 
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
@@ -127,15 +136,15 @@ class Recorder:
 
     def epoch(self, metrics: Metrics) -> None:
         """Record one epoch's metrics, after its `probe` rows: the file first, then trackers."""
-        self._lock.check()
+        self._check_lock()
         self._metrics.append(metrics)
-        line = self._with_curves(metrics)
+        line = with_curves(metrics, self._probe.lines)
         for tracker in self._trackers:
             tracker.scalars(line)
 
     def probe(self, rows: list[dict[str, Any]]) -> None:
         """Record the probe's rows of an epoch, one a layer."""
-        self._lock.check()
+        self._check_lock()
         self._probe.append(*rows)
 
     def predictions(
@@ -148,17 +157,15 @@ class Recorder:
     ) -> None:
         """Write the last epoch's predictions.npz, and draw for trackers what is wrong in them.
 
-        Args:
-            logits: [n, classes] by view; "val" and "val_augmented" are kept.
-            index: int64 [n], the positions in the data set; labels: int64 [n].
-            pixels: uint8 [n, height, width, 3].
+        Takes logits [n, classes] by view, labels int64 [n], their positions in the data set as
+        `index` int64 [n], and pixels uint8 [n, height, width, 3].
         """
         truth, clean = labels.cpu().numpy(), logits["val"].cpu().numpy()
         kept = ("val", "val_augmented")
         half = {f"logits_{view}": logits[view].half().cpu().numpy() for view in kept}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
-        self._lock.check()
+        self._check_lock()
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
         self._show("confusion/val", lambda: pictures.confusion(clean, truth, classes))
         images = pixels.cpu().numpy()
@@ -176,10 +183,8 @@ class Recorder:
     def end(self, status: str, error: str | None = None) -> None:
         """Close the session with the run's status and the files with it.
 
-        What decorates comes first: a run that says it has ended has everything.
-
-        Raises:
-            UserError: the lock or a file of the run was changed by somebody else.
+        What decorates comes first: a run that says it has ended has everything. Raises UserError
+        where the lock or a file of the run was changed by somebody else.
         """
         record, files = self.record, (self._metrics, self._probe)
         try:
@@ -214,13 +219,9 @@ class Recorder:
         for tracker in self._trackers:
             tracker.tell(call)
 
-    def _with_curves(self, metrics: Metrics) -> Metrics:
-        """Return an epoch's metrics, with the curves of its probe rows where there are any."""
-        return with_curves(metrics, self._probe.lines)
-
     def _update(self) -> None:
         """Write run.json as the run stands now."""
-        self._lock.check()
+        self._check_lock()
         session = self.session
         session.end = now()
         session.seconds = round(time.perf_counter() - self._start, 3)
@@ -240,8 +241,8 @@ def with_curves(metrics: Metrics, probed: Sequence[dict[str, Any]]) -> Metrics:
 
 
 def open_tracker(
+    directory: Path,
     record: RunRecord,
-    root: Path,
     logger: Logger,
     lines: list[Metrics],
     say: Callable[[str], None],
@@ -251,17 +252,13 @@ def open_tracker(
     """Open the chosen tracker where earlier sessions have left it, and give it what it lacks."""
     before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
     name = f"{record.cell}/seed={record.seed}"
-    run = TrackedRun(name, record.cell, root, record.config, before.id)
-    begin = partial(logger.open, run)
+    root = directory.parents[1]  # where trackers keep what they share
+    begin = partial(logger.open, TrackedRun(name, record.cell, root, record.config, before.id))
     return FailSafeTracker(f"logger={logger.NAME}", begin, lines, say, before, mark, interrupted)
 
 
 def hand_in(
-    directory: Path,
-    root: Path,
-    logger: Logger,
-    say: Callable[[str], None],
-    interrupted: Callable[[], bool],
+    directory: Path, logger: Logger, say: Callable[[str], None], interrupted: Callable[[], bool]
 ) -> None:
     """Give the tracker the numbers and the outcome of a finished run that it lacks.
 
@@ -269,36 +266,25 @@ def hand_in(
     """
     try:
         with Lock(directory / LOCK, wait=False):
-            if (record := schema.finished(directory)) and logger.lacks(record):
-                _hand_in(directory, record, root, logger, say, interrupted)
+            record = schema.finished(directory)
+            if record is None or not logger.lacks(record):
+                return
+            metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
+            lines = [with_curves(line, probed) for line in metrics]
+            others = [given for given in record.handed_in if given.tracker != logger.NAME]
+
+            def mark(tracked: Tracked) -> None:
+                record.handed_in = [*others, tracked]
+                schema.write_record(directory, record)
+
+            tracker = open_tracker(directory, record, logger, lines, say, mark, interrupted)
+            tracker.end(record.status)
+            tracker.tell(lambda opened: opened.close())
+            if (after := record.tracked.get(logger.NAME)) is not None and after.ended:
+                mark(after)
+                say(f"logger={logger.NAME}: handed in what it had missed of {after.epoch} epochs")
     except (LockHeld, OSError, UserError) as error:
         say(f"nothing is handed in to logger={logger.NAME}: {describe(error)}")
-
-
-def _hand_in(
-    directory: Path,
-    record: RunRecord,
-    root: Path,
-    logger: Logger,
-    say: Callable[[str], None],
-    interrupted: Callable[[], bool],
-) -> None:
-    metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
-    lines = [with_curves(line, probed) for line in metrics]
-    before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
-
-    def mark(tracked: Tracked) -> None:
-        record.handed_in = [*(t for t in record.handed_in if t.tracker != logger.NAME), tracked]
-        schema.write_record(directory, record)
-
-    tracker = open_tracker(record, root, logger, lines, say, mark, interrupted)
-    tracker.end(record.status)
-    tracker.tell(lambda opened: opened.close())
-    if (after := record.tracked.get(logger.NAME)) is not None and after.ended:
-        mark(after)
-        missed = f"epochs {before.epoch + 1} to {after.epoch}"
-        given = missed if after.epoch > before.epoch else "the outcome"
-        say(f"logger={logger.NAME}: handed in {given}, which it had missed")
 
 
 def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:

@@ -149,8 +149,7 @@ def read_record(directory: Path) -> RunRecord | None:
         RecordError: it is damaged, another run's, or not one of this program's.
     """
     path = directory / RUN
-    content = read_content(path)
-    if content is None:
+    if (content := read_content(path)) is None:
         return None
     try:
         record = _parse(content, directory.resolve())
@@ -289,7 +288,7 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    expect(len(digits) <= 300, f"{digits[:20]}… is too large a number")  # for a float
+    expect(len(digits) <= 300, f"{digits[:20]}… is too large a number")  # for a float, in the end
     return int(digits)
 
 

@@ -61,12 +61,11 @@ class FailSafeTracker:
     kill in between costs the tracker an epoch, never shows it twice.
 
     Args:
-        open: makes the tracker; may fail, or return None where there is nothing to track.
+        open: makes the tracker; None where there is nothing to track.
         lines: the metrics of the epochs done: it is given those that it lacks.
-        before: what an earlier session gave it; None: nothing.
-        mark: writes what it has been given into run.json, from where the same command goes on;
-            None: that needs no memory.
-        interrupted: returns True if a signal has come, which leaves it GRACE seconds.
+        before: what an earlier session gave it.
+        mark: writes what it has been given into run.json; None: that needs no memory.
+        interrupted: True if a signal has come, which leaves it GRACE seconds.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class FailSafeTracker:
         open: Callable[[], Tracker | None],
         lines: list[Metrics],
         say: Callable[[str], None],
-        before: Tracked | None = None,
+        before: Tracked,
         mark: Callable[[Tracked], None] | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -83,12 +82,11 @@ class FailSafeTracker:
         self._later = "; the same command hands it in later" if mark else ""
         self._mark = mark or (lambda tracked: None)
         self._tracker: Tracker | None = self._try(open)
-        if self._tracker is not None:
-            before = before or Tracked("", "")
-            epoch = before.epoch if before.id == self._tracker.id else 0
-            if self._tracker.epoch is not None:  # some answer before they have sent anything
-                epoch = self._tracker.epoch
-            self._tracked = Tracked(before.tracker, self._tracker.id, epoch, ended=False)
+        if (tracker := self._tracker) is not None:
+            epoch = before.epoch if before.id == tracker.id else 0
+            if tracker.epoch is not None:  # some answer before they have sent anything
+                epoch = tracker.epoch
+            self._tracked = Tracked(before.tracker, tracker.id, epoch, ended=False)
             self._mark(self._tracked)
         for line in lines:
             self.scalars(line)

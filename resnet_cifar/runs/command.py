@@ -128,7 +128,7 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
                 done = f"{run.path} is now {housekeeping.archive(run.path, options.root)}"
             print(printable(done))
         except LockHeld as busy:
-            print(printable(f"{run.path}: {busy.holder} is at it, left alone"))
+            print(printable(f"{run.path}: {busy} is at it, left alone"))
         except (UserError, OSError) as error:  # the others are not to suffer
             failed = True
             complain(error)

@@ -139,7 +139,7 @@ def _lock(directory: Path, split: str) -> Iterator[bool]:
             stack.enter_context(Lock(directory / LOCK, wait=False))
             writable = True
         except LockHeld as busy:
-            raise UserError(f"{directory} is being trained by {busy.holder}: wait for it") from None
+            raise UserError(f"{directory} is being trained by {busy}: wait for it") from None
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise

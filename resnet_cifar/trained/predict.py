@@ -6,13 +6,12 @@ Several runs answer together: their probabilities are averaged.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, ask_for_weights, run_command
+from resnet_cifar.cli.edge import Parser, ask_for_weights, complain, run_command
 from resnet_cifar.errors import UserError
 from resnet_cifar.record.schema import result
 from resnet_cifar.runs.find import runs_at
@@ -76,7 +75,7 @@ def _predict(options: argparse.Namespace) -> None:
         except UserError as error:
             left_out[str(file)] = str(error)
     for problem in left_out.values():
-        print(printable(f"error: {problem}"), file=sys.stderr)
+        complain(problem)
     if not files:
         raise UserError(f"{', '.join(map(str, others)) or 'the command'} names no {NAMES} file")
     rows = _classify(models, photos)

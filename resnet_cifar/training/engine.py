@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn, optim
@@ -50,7 +49,6 @@ class Engine:
     classes: Sequence[str]  # their names
     probe: GradientFlow
     compute: Compute
-    directory: Path
     recorder: Recorder
     display: Display
     interrupt: Interrupt
@@ -79,7 +77,7 @@ class Engine:
         self.display.start(epochs, self.steps)
         # A kill between last.pt and best.pt leaves best.pt one epoch behind: it is written now.
         if state.best and state.best["epoch"] == state.epoch and not state.step:
-            checkpoint.save(self.directory / BEST, state.dump_weights())
+            checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
         logits: dict[str, Tensor] | None = None
         while state.epoch < epochs:
             start, epoch = time.perf_counter(), state.epoch + 1
@@ -203,7 +201,7 @@ class Engine:
         if improved or due:
             self.save()
         if improved:
-            checkpoint.save(self.directory / BEST, state.dump_weights())
+            checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
         self.recorder.progress(epoch, state.best)
         self.display.epoch(epoch_line(metrics, options.epochs))
 
@@ -216,14 +214,14 @@ class Engine:
         logits = logits or self.validate(state.epoch)
         self.recorder.predictions(logits, val.labels, val.positions, val.pixels(), self.classes)
         # Weights alone: nothing is left to resume, and the optimizer's state is as large again.
-        checkpoint.save(self.directory / LAST, state.dump_weights())
-        (self.directory / PREVIOUS).unlink(missing_ok=True)
+        checkpoint.save(self.recorder.directory / LAST, state.dump_weights())
+        (self.recorder.directory / PREVIOUS).unlink(missing_ok=True)
         self.recorder.progress(state.epoch, state.best)
 
     def save(self) -> None:
         """Write last.pt, keeping the one before."""
         state = {**self.state.dump(), "digests": self.recorder.digests()}
-        checkpoint.save_last(self.directory, state)
+        checkpoint.save_last(self.recorder.directory, state)
         self._saved_at = time.monotonic()
 
     def stop_if_interrupted(self) -> None:

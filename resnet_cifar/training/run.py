@@ -8,7 +8,6 @@ import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +63,7 @@ def run(config: Config) -> float:
             if config.logger.lacks(record):
                 config.logger.check()
                 with Interrupt() as interrupt:
-                    hand_in(directory, root, config.logger, display.say, interrupt.came)
+                    hand_in(directory, config.logger, display.say, interrupt.came)
                     interrupt.check()
             return schema.objective(record)
         if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
@@ -93,7 +92,7 @@ def run(config: Config) -> float:
                 with lock:
                     return train(config, directory, split, display, interrupt)
         except LockHeld as busy:
-            display.say(f"{directory}: {busy.holder} {BUSY}, skipped")
+            display.say(f"{directory}: {busy} {BUSY}, skipped")
             return schema.objective(schema.read_record(directory))
         except OSError as error:
             raise UserError(
@@ -113,9 +112,11 @@ def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
         for cell in root.glob("*ep*")
         if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
     }
-    records = {run: schema.record_or_reason(run) for run in lengths}
-    finished = [run for run, its in records.items() if not isinstance(its, str) and its.finished]
-    return max(finished, key=lengths.__getitem__, default=None)
+    for run in sorted(lengths, key=lengths.__getitem__, reverse=True):
+        record = schema.record_or_reason(run)
+        if not isinstance(record, str) and record.finished:
+            return run
+    return None
 
 
 def set_aside(directory: Path, lock: Lock) -> Path:
@@ -246,12 +247,11 @@ def assemble(
     # State: all that training changes, as the newest checkpoint left it.
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
     probe = GradientFlow(config.probe, empty_rotations(model))
-    labels = {"cell": cell_name(config), "seed": config.seed}
+    record = begin_record(config)
+    record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
+    labels = {"cell": record.cell, "seed": record.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    parameters = sum(p.numel() for p in model.parameters())
-    expected = checkpoint.ExpectedRun(
-        cell_name(config), config.seed, trainer.epochs, steps, parameters, state.check
-    )
+    expected = checkpoint.ExpectedRun(record, steps, state.check)
     saved, notes = checkpoint.load_last(directory, expected)
     for line in notes:
         display.say(line)
@@ -259,8 +259,10 @@ def assemble(
         state.restore(saved)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
-    digests = saved and saved.get("digests")  # of its lines when the checkpoint was written
-    recorder = open_record(config, directory, compute, state, before, digests, display, interrupt)
+    record.epochs_done = state.epoch
+    hparams = {**dict(items(config)), "seed": config.seed}
+    of_run = (directory, record, before, begin_session(compute, state), hparams, config.logger)
+    recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
 
     # Loop: `Engine.fit`.
     return Engine(
@@ -276,7 +278,6 @@ def assemble(
         classes=config.data.CLASSES,
         probe=probe,
         compute=compute,
-        directory=directory,
         recorder=recorder,
         display=display,
         interrupt=interrupt,
@@ -293,32 +294,15 @@ def begin_record(config: Config) -> schema.RunRecord:
         config=flatten(config),
         device=config.trainer.device,
         multiply_accumulates=config.multiply_accumulates(),
-        sessions=[schema.Session(now(), "", "", versions=provenance.versions())],
     )
 
 
-def open_record(
-    config: Config,
-    directory: Path,
-    compute: device.Compute,
-    state: State,
-    before: schema.RunRecord | None,
-    digests: Mapping[str, str] | None,
-    display: Display,
-    interrupt: Interrupt,
-) -> Recorder:
-    """Open the run's record at the epochs that `state` has behind it."""
-    record = begin_record(config)
-    record.device, record.epochs_done, record.sessions = compute.name, state.epoch, []
-    record.parameters = sum(p.numel() for p in state.model.parameters())
-    session = schema.Session(
+def begin_session(compute: device.Compute, state: State) -> schema.Session:
+    """Describe this process's work on a run, from where `state` is."""
+    return schema.Session(
         start=now(),
         epoch=state.epoch,
         step=state.step,
         matmul_flops_per_second=round(device.matmul_rate(compute)),
         **provenance.session(compute),
     )
-    hparams = {**dict(items(config)), "seed": config.seed}
-    root, logger = Path(config.output_root), config.logger
-    of_run = (directory, root, record, before, session, hparams, logger, digests)
-    return Recorder(*of_run, display.say, interrupt.came)

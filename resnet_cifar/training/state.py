@@ -53,11 +53,11 @@ class State:
     def check(self, saved: dict[str, Any]) -> None:
         """Raise ValueError unless `saved` has the form of what this run dumps. Copies nothing."""
         expected, best = self.dump_weights(), saved.get("best")
-        groups = self.optimizer_step.optimizer.state_dict()["param_groups"]
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             state = self.optimizer_step.expected_state()
-            named = [{"params": group["params"]} for group in groups]
-            expected = self.dump() | {"optimizer": {"state": state, "param_groups": named}}
+            own = self.optimizer_step.optimizer.state_dict()["param_groups"]
+            groups = [{"params": group["params"]} for group in own]
+            expected = self.dump() | {"optimizer": {"state": state, "param_groups": groups}}
             # No scaler where `auto` was another precision before, on another machine. The angles of
             # an epoch that has not begun are zero; early versions did not write them.
             for name in ("scaler",) if saved.get("step") else ("scaler", "rotations"):
@@ -70,11 +70,8 @@ class State:
         if "scaler" in expected:
             expect(0 < saved["scaler"]["scale"] < math.inf, "scaler.scale can't be")
         if "optimizer" in saved:
-            given = saved["optimizer"]["param_groups"]
-            same = len(given) == len(groups) and all(
-                one["params"] == other["params"] for one, other in zip(given, groups, strict=True)
-            )
-            expect(same, "optimizer.param_groups are of other weights")
+            given = [{"params": group["params"]} for group in saved["optimizer"]["param_groups"]]
+            expect(given == groups, "optimizer.param_groups are of other weights")
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
