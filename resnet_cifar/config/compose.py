@@ -48,10 +48,9 @@ def register() -> None:
     class OwnFirst(SearchPathPlugin):  # Hydra itself would look there last
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             if theirs := user_config_directory():
-                main, schema = theirs / "config.yaml", "/hydra/schema/config@_here_"
-                if main.is_file() and schema not in main.read_text("utf-8", errors="replace"):
-                    begins = "the packaged one, in whose place it would stand, begins otherwise"
-                    raise ConfigError(f"{main} can't be the configuration: {begins}; rename it")
+                main = theirs / "config.yaml"
+                if main.is_file() and b"/hydra/schema/config@_here_" not in main.read_bytes():
+                    raise ConfigError(f"{main} has not the defaults of conf/config.yaml: rename it")
                 search_path.prepend("own", f"file://{theirs}")
 
     kinds_of = groups()

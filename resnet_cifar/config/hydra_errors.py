@@ -21,37 +21,30 @@ EXTRAS = {
     "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
     "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
 }
-# What people type for a key, from papers and other programs, by what there is for it here.
+# By what there is here, a key or a sentence: names from papers and other programs. Those that look
+# like the key, or have its last part, are found without.
 OTHER_NAMES = {
-    "did you mean optimizer.lr?": "learning_rate base_lr init_lr",
-    "did you mean optimizer.beta1 or optimizer.beta2?": "betas",
-    "did you mean regularization.weight_decay?": "wd l2",
-    "did you mean regularization.clip_norm?": "grad_clip gradient_clip_val max_grad_norm",
-    "did you mean trainer.batch_size?": "bs batch batchsize",
-    "did you mean trainer.epochs?": "epochs max_epochs num_epochs n_epochs",
-    "did you mean scheduler.warmup_epochs?": "warmup warmup_steps",
-    "did you mean scheduler.eta_min?": "min_lr lr_min",
-    "did you mean data.root?": "data_dir data_path datadir dataset_path",
-    "did you mean output_root?": "output_dir out_dir outdir save_dir log_dir logdir ckpt_dir",
-    "did you mean hydra.launcher.jobs_per_device?": "n_jobs jobs",
-    "the group is called data": "dataset datamodule",
-    "the group is called optimizer": "optim optimiser opt",
-    "the group is called scheduler": "lr_scheduler sched schedule",
-    "the group is called model": "arch net network backbone depth",
-    "trainer.device says where a run computes: cpu, cuda, cuda:0": "gpu accelerator cuda no_cuda",
-    "trainer.precision is the arithmetic: auto, fp32, tf32, bf16 or fp16": (
-        "amp use_amp mixed_precision fp16 bf16 half dtype"
-    ),
-    "a run uses one device, trainer.device; a sweep (-m) uses all, or hydra.launcher.devices": (
-        "gpus devices num_gpus n_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
+    "optimizer.lr": "learning_rate base_lr init_lr",
+    "regularization.weight_decay": "wd l2",
+    "regularization.clip_norm": "grad_clip gradient_clip_val max_grad_norm",
+    "trainer.batch_size": "bs batch batchsize",
+    "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps total_steps",
+    "scheduler.warmup_epochs": "warmup warmup_steps",
+    "scheduler.eta_min": "min_lr lr_min",
+    "trainer.device": "gpu accelerator cuda no_cuda",
+    "trainer.precision": "amp use_amp mixed_precision fp16 bf16 half dtype",
+    "data": "dataset datamodule",
+    "data.root": "data_dir data_path datadir",
+    "model": "arch net network backbone depth",
+    "hydra.launcher.jobs_per_device": "n_jobs",
+    "output_root": "output_dir out_dir save_dir log_dir logdir ckpt_dir",
+    "a run uses one device, trainer.device; a sweep (-m) uses all": (
+        "gpus devices num_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
     ),
     "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
     "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
-    "the images lie on the device, no process loads them; trainer.threads are CPU threads": (
-        "num_workers workers pin_memory persistent_workers"
-    ),
-    "the same command goes on where it stopped": "resume ckpt ckpt_path checkpoint resume_from",
-    "a schedule covers all trainer.epochs": "t_max total_steps max_steps num_training_steps",
+    "the images lie on the device, no process loads them": "num_workers workers pin_memory",
+    "the same command goes on where it stopped": "resume ckpt_path checkpoint resume_from",
 }
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
@@ -187,6 +180,7 @@ def unknown_key(key: str) -> str:
     last = key.rpartition(".")[2]
     for meant, names in OTHER_NAMES.items():
         if last.lower().replace("-", "_") in names.split():
+            meant = meant if " " in meant else f"did you mean {meant}?"
             return f"{key} is no key of the configuration: {meant}"
     # The right name in the wrong group says more than a name that looks like it.
     close = [name for name in known if name.rpartition(".")[2] == last]

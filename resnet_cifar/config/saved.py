@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +138,7 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 def reproduce_command(config: Config) -> str:
     """Print the command that trains `config`: only what differs from conf/.
 
-    Raises ConfigError where there is none: Hydra's grammar has names that no mapping can have.
+    Raises ConfigError where there is none: Hydra's grammar lacks some names of a mapping.
     """
     default = compose()
     kinds = {group: getattr(config, group).NAME for group in groups()}
@@ -148,23 +146,11 @@ def reproduce_command(config: Config) -> str:
     usual = dict(items(compose(overrides), everything=True))
     wanted = {key: each for key, each in items(config, everything=True) if key not in OF_ONE_CALL}
     for key, value in wanted.items():
-        overrides += _override(key, value, usual[key])
+        if isinstance(before := usual[key], dict) and isinstance(value, dict):
+            overrides += [f"~{key}.{name}" for name in before if name not in value]
+        if repr(value) != repr(before):  # -0.0 is another value
+            overrides.append(f"{key}={quoted(value)}")
     with contextlib.suppress(ConfigError):
         if wanted.items() <= dict(items(compose(overrides), everything=True)).items():
             return " ".join([command_name("train"), *map(shlex.quote, overrides)])
     raise ConfigError(f"no command line holds {' '.join(overrides)}: the run's {CONFIG} does")
-
-
-def _override(key: str, value: Any, usual: Any, add: str = "") -> Iterator[str]:
-    """Write what makes `value` of `usual`: Hydra merges mappings, so these entry by entry."""
-    if isinstance(value, dict) and isinstance(usual, dict):
-        yield from (f"~{key}.{name}" for name in usual if name not in value)
-        for name, inner in value.items():
-            if isinstance(name, str) and re.fullmatch(
-                r"[A-Za-z_][\w-]*|0|[1-9]\d*", name, re.ASCII
-            ):
-                yield from _override(f"{key}.{name}", inner, usual.get(name, ...), "++")
-            elif inner != usual.get(name, ...):
-                yield f"++{key}={quoted({name: inner})}"
-    elif repr(value) != repr(usual):  # -0.0 is another value
-        yield f"{add}{key}={quoted(value)}"

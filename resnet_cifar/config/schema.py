@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -105,24 +104,19 @@ class Config:
             where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
             rule = f"it has no effect beside {where}; write {key}={number(only)}"
             require(not idle, key, number(flat.get(key)), rule)
-        kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
-        warmup = self.scheduler.warmup_epochs
-        rule = f"0, or two of an epoch's {steps} updates or more; less has no effect"
-        require(not warmup or warmup * steps >= 1.5, "scheduler.warmup_epochs", warmup, rule)
-        if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
-            return
-        if kind in ("step", "milestones"):
-            key = "scheduler.step_size" if kind == "step" else "scheduler.milestones"
-            latest = flat[key] if kind == "step" else flat[key][-1]
-            rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
-            require(latest < epochs, key, flat[key], rule)
-        lr, last = self.optimizer.lr, epochs * steps - 1
-        rate = self.scheduler.build(lr, epochs, steps)  # looked at 10,000 times, and at the last
-        changes = any(rate(step) != lr for step in (*range(0, last, 1 + last // 10_000), last))
-        own = {key: value for key, value in vars(self.scheduler).items() if key != "warmup_epochs"}
-        said = ", ".join(f"scheduler.{key}={value}" for key, value in own.items())
-        rule = f"with {said} its rate is constant; change that, or write scheduler=constant"
-        require(changes, "scheduler", kind, rule)
+        kind, epochs, lr = self.scheduler.NAME, self.trainer.epochs, self.optimizer.lr
+        milestones = flat.get("scheduler.milestones", [0])
+        rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
+        require(milestones[-1] < epochs, "scheduler.milestones", milestones, rule)
+        if kind != "constant" and (kind, epochs) != ("cosine", 1):  # a first look at a cell
+            rate = self.scheduler.shape(lr, epochs, self.steps_per_epoch)
+            last = epochs * self.steps_per_epoch - 1  # where most differ from a constant
+            changes = any(rate(step) != lr for step in range(last, -1, -1))
+            values = ", ".join(
+                f"scheduler.{k}={number(v)}" for k, v in vars(self.scheduler).items()
+            )
+            rule = f"with {values} its rate is constant over trainer.epochs={epochs}"
+            require(changes, "scheduler", kind, f"{rule}: change one, or write scheduler=constant")
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
@@ -166,6 +160,11 @@ def groups() -> dict[str, tuple[type[Any], ...]]:
     return options
 
 
+# What a file with options has, and a script or a setup.py beside it has not.
+DERIVED = re.compile(rb"^\s*class \w+.*\(", re.MULTILINE)
+NAMED = re.compile(rb"^\s+NAME\s*(:.*)?=", re.MULTILINE)
+
+
 @functools.cache
 def _options_in(directory: str) -> tuple[type[Any], ...]:
     """Import the classes with a NAME that the Python files of a directory define."""
@@ -174,7 +173,8 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
         sys.path.append(directory)
     for path in sorted(Path(directory).glob("[!.]*.py")):
         try:
-            if path.is_dir() or not _defines_options(read_regular(path.resolve())):
+            source = b"" if path.is_dir() else read_regular(path.resolve())
+            if not (DERIVED.search(source) and NAMED.search(source)):
                 continue
             printed = io.StringIO()  # kept out of a command's answer, which may be JSON
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -189,17 +189,3 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
         classes = [each for each in vars(module).values() if isinstance(each, type)]
         options += [c for c in classes if c.__module__ == path.stem and "NAME" in vars(c)]
     return tuple(options)
-
-
-def _defines_options(source: bytes) -> bool:
-    """True if Python source has a derived class with a NAME; of a script or setup.py that is false.
-
-    Raises:
-        SyntaxError, ValueError: it has the word and can't be parsed.
-    """
-    return b"NAME" in source and any(
-        isinstance(line, ast.Assign | ast.AnnAssign) and re.match("NAME(:.*)? =", ast.unparse(line))
-        for each in ast.walk(ast.parse(source))
-        if isinstance(each, ast.ClassDef) and each.bases
-        for line in each.body
-    )
