@@ -5,7 +5,6 @@ YAML under conf/ holds every value, the dataclasses types and rules; none of the
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -145,13 +144,6 @@ def refusal(error: Exception, argv: Sequence[str]) -> ConfigError | None:
     if ours and not isinstance(error, theirs):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
-    if "Ambiguous value" in str(error):
-        # Hydra misses the -m before it looks at the keys; a wrong key matters more.
-        with contextlib.suppress(Exception):
-            try:
-                compose([argument.split(",")[0] for argument in arguments])
-            except ConfigError as deeper:
-                return deeper
     return ConfigError(one_line(error, arguments))
 
 
@@ -196,6 +188,10 @@ def quoted(value: Any) -> str:
     return f'"{text}"'
 
 
-def literally(text: str) -> str:
-    """Return `text` with nothing in it that OmegaConf would interpolate."""
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+def literally(value: Any) -> Any:
+    """Return `value` with nothing in its texts that OmegaConf would interpolate."""
+    if isinstance(value, dict):
+        return {key: literally(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(literally, value))
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

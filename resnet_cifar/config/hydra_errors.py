@@ -28,7 +28,7 @@ OTHER_NAMES = {
     "regularization.weight_decay": "wd l2",
     "regularization.clip_norm": "grad_clip gradient_clip_val max_grad_norm",
     "trainer.batch_size": "bs batch batchsize",
-    "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps total_steps",
+    "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps t_max",
     "scheduler.warmup_epochs": "warmup warmup_steps",
     "scheduler.eta_min": "min_lr lr_min",
     "trainer.device": "gpu accelerator cuda no_cuda",

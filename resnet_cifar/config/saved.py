@@ -35,15 +35,7 @@ def to_yaml(config: Config) -> str:
         value = getattr(config, field.name)
         is_part = field.name in groups()
         plain[field.name] = {"name": value.NAME, **dataclasses.asdict(value)} if is_part else value
-    return OmegaConf.to_yaml(OmegaConf.create(_all_literally(plain)))
-
-
-def _all_literally(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _all_literally(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return list(map(_all_literally, value))
-    return literally(value) if isinstance(value, str) else value
+    return OmegaConf.to_yaml(OmegaConf.create(literally(plain)))
 
 
 def load(path: Path) -> Config:

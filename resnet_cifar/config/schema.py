@@ -68,9 +68,7 @@ class Config:
         """Check the rules that concern every part, or more than one."""
         self.output_root = os.path.expanduser(self.output_root)
         for key, value in items(self, everything=True):
-            if isinstance(value, float):
-                require(math.isfinite(value), key, value, "a finite number")
-            elif isinstance(value, int):  # too large for its use
+            if isinstance(value, int):  # too large for its use
                 most = 2**63 - 1 if key in SEEDS else 2**31 - 1
                 require(abs(value) <= most, key, value, f"at most {most}")
             try:  # a path, say, or a file name's undecodable byte fits into no record
@@ -100,23 +98,21 @@ class Config:
         if os.path.lexists(run_directory(self) / RUN):
             return
         for beside, key, only in WITHOUT_EFFECT:
-            idle = beside.items() <= flat.items() and flat.get(key, only) != only
-            where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
+            where = ", ".join(f"{name}={value}" for name, value in beside.items())
             rule = f"it has no effect beside {where}; write {key}={number(only)}"
-            require(not idle, key, number(flat.get(key)), rule)
-        kind, epochs, lr = self.scheduler.NAME, self.trainer.epochs, self.optimizer.lr
-        milestones = flat.get("scheduler.milestones", [0])
+            idle = beside.items() <= flat.items() and flat.get(key, only) != only
+            require(not idle, key, flat.get(key), rule)
+        kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
+        latest = max(flat.get("scheduler.milestones") or [0])
         rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
-        require(milestones[-1] < epochs, "scheduler.milestones", milestones, rule)
-        if kind != "constant" and (kind, epochs) != ("cosine", 1):  # a first look at a cell
-            rate = self.scheduler.shape(lr, epochs, self.steps_per_epoch)
-            last = epochs * self.steps_per_epoch - 1  # where most differ from a constant
-            changes = any(rate(step) != lr for step in range(last, -1, -1))
-            values = ", ".join(
-                f"scheduler.{k}={number(v)}" for k, v in vars(self.scheduler).items()
-            )
-            rule = f"with {values} its rate is constant over trainer.epochs={epochs}"
-            require(changes, "scheduler", kind, f"{rule}: change one, or write scheduler=constant")
+        require(latest < epochs, "scheduler.milestones", flat.get("scheduler.milestones"), rule)
+        if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
+            return
+        rate = self.scheduler.shape(self.optimizer.lr, epochs, steps)
+        # Most schedules differ from a constant at the end.
+        changes = any(rate(step) != self.optimizer.lr for step in reversed(range(epochs * steps)))
+        rule = f"the rate of {self.scheduler} is constant over trainer.epochs={epochs}"
+        require(changes, "scheduler", kind, f"{rule}: change it, or write scheduler=constant")
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
