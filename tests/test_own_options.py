@@ -40,6 +40,7 @@ BESIDE = {
     "constant.py": "NAME = 'mine'\nraise SystemExit\n",
     "settings.py": "class Settings:\n    NAME = 'mine'\nraise SystemExit\n",
     "contract.py": "class A(object):\n    NAME: str\nraise SystemExit\n",
+    "beside.py": "class Odd(Exception):\n    pass\n\n\nNAME = 'mine'\nraise SystemExit\n",
     "my-script.v2.py": "raise SystemExit\n",
     ".#lock.py": "raise SystemExit\n",
 }

@@ -120,9 +120,11 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
 
 def replaced() -> list[Path]:
     """List the YAML files of a person's own that stand in for one of conf/."""
-    theirs = user_config_directory() or CONF
+    theirs = user_config_directory()
+    if theirs is None or theirs.samefile(CONF):
+        return []
     own = (theirs / path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml")))
-    return [path for path in own if path.is_file() and not theirs.samefile(CONF)]
+    return [path for path in own if path.is_file()]
 
 
 def compose_yaml(overrides: Sequence[str]) -> str:

@@ -21,19 +21,15 @@ EXTRAS = {
     "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
     "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
 }
-# By what there is here, a key or a sentence: names from papers and other programs. Those that look
-# like the key, or have its last part, are found without.
+# By a key or a sentence: names that people know from elsewhere and that don't look like the key.
 OTHER_NAMES = {
     "optimizer.lr": "learning_rate base_lr init_lr",
     "regularization.weight_decay": "wd l2",
     "regularization.clip_norm": "grad_clip gradient_clip_val max_grad_norm",
     "trainer.batch_size": "bs batch batchsize",
     "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps t_max",
-    "scheduler.warmup_epochs": "warmup warmup_steps",
-    "scheduler.eta_min": "min_lr lr_min",
     "trainer.device": "gpu accelerator cuda no_cuda",
     "trainer.precision": "amp use_amp mixed_precision fp16 bf16 half dtype",
-    "data": "dataset datamodule",
     "data.root": "data_dir data_path datadir",
     "model": "arch net network backbone depth",
     "hydra.launcher.jobs_per_device": "n_jobs",
@@ -49,15 +45,15 @@ OTHER_NAMES = {
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
 NOT_ALLOWED = "{key}={0} is not allowed: "
+_VALUE = r"Value '(.*?)'(?: of type '\w+')? (?:could not be converted to|is not a valid) "
+_PARSING = r"Error parsing override '(.*?)'\n"
 MESSAGES = {
     r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'": (
         "{0} has several values: add -m to sweep over them"
     ),
-    r"Value '(.*?)'(?: of type '\w+')? could not be converted to (?:Integer|int)": (
-        NOT_ALLOWED + "a whole number"
-    ),
-    r"Value '(.*?)'(?: of type '\w+')? could not be converted to Float": NOT_ALLOWED + "a number",
-    r"Value '(.*?)' is not a valid bool": NOT_ALLOWED + "true or false",
+    _VALUE + "(?:Integer|int)": NOT_ALLOWED + "a whole number",
+    _VALUE + "Float": NOT_ALLOWED + "a number",
+    _VALUE + "bool": NOT_ALLOWED + "true or false",
     r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
         "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
         "tuple, dict, or one of them | None"
@@ -69,10 +65,10 @@ MESSAGES = {
     ),
     r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
     r"[Mm]issing mandatory value": "{key} has no value",
-    r"Error parsing override '(.*?)'\n[^\n]* while evaluating .*NoneType": (
+    _PARSING + r"[^\n]* while evaluating .*NoneType": (
         "{0} is not allowed: null is the absence of a value, and every key needs one"
     ),
-    r"Error parsing override '(.*?)'\n[^\n]* while evaluating '.*?': ([^\n]*)": (
+    _PARSING + r"[^\n]* while evaluating '.*?': ([^\n]*)": (
         "{0} can't be read: {1} (text with a parenthesis needs quotes)"
     ),
     r"maximum recursion depth": (
@@ -80,9 +76,7 @@ MESSAGES = {
         "can't extend the packaged one in whose place it stands"
     ),
     r"File name too long": "the name of an option or of a key is too long",
-    r"Error parsing override '(.*?)'\n": (
-        "{0} can't be read: write key=value, and quote special characters"
-    ),
+    _PARSING: "{0} can't be read: write key=value, and quote special characters",
     r"^Lexer\w+: ([^\n]*)": "{0} can't be read: write key=value, quotes in pairs",
     r"An item is already at '([^']+)'": "{0} exists already: write it without the +",
     r"Cannot find primary config '([^']+)'": "--config-name {0}: there is no such configuration",

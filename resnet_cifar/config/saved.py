@@ -16,7 +16,7 @@ from yaml import YAMLError
 from resnet_cifar.config.compose import compose, from_dictconfig, literally, quoted
 from resnet_cifar.config.hydra_errors import one_line
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.errors import ConfigError, require
+from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.files import read_regular
 from resnet_cifar.identity import flatten, items
 from resnet_cifar.paths import USER_CONFIG, command_name
@@ -52,24 +52,23 @@ def load(path: Path) -> Config:
     record = record_or_reason(path.parent)
     content = read_summed(path.parent, path.name, None if isinstance(record, str) else record)
     try:
-        text = read_regular(path) if content is None else content  # a pipe would hang
-        return _parse(text.decode(), default)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else one_line(error)
-        raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
+        return _parse(read_regular(path) if content is None else content, default)
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"{path} can't be read as a configuration: {describe(error)}") from error
 
 
 def check_readable(config: Config) -> None:
     """Raise ConfigError, naming key and value, unless config.yaml gives `config` back."""
-    again = flatten(_parse(to_yaml(config)))
+    again = flatten(_parse(to_yaml(config).encode()))
     for key, value in flatten(config).items():
         read = again.get(key)
         require(read == value, key, value, f"config.yaml would give it back as {read}")
 
 
-def _parse(text: str, default: Config | None = None) -> Config:
+def _parse(content: bytes, default: Config | None = None) -> Config:
     """Read YAML; keys of execution that it lacks are those of `default`."""
     try:
+        text = content.decode()
         _check_depth(text)
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
