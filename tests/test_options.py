@@ -102,7 +102,7 @@ def test_a_value_without_effect_is_refused(program: Program, options: str, said:
 
 @pytest.mark.parametrize("options", FELT)
 def test_a_value_with_an_effect_is_not(options: str) -> None:
-    compose([*TINY, *options.split()]).check_new()
+    compose([*TINY, *options.split()]).check_new(Path("new"))
 
 
 def bits(trained: Trained, options: str) -> list[str]:
@@ -116,7 +116,7 @@ def bits(trained: Trained, options: str) -> list[str]:
 def test_without_effect_means_the_same_bits(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, options: str, same: str
 ) -> None:
-    monkeypatch.setattr(Config, "check_new", lambda config: None)
+    monkeypatch.setattr(Config, "check_new", lambda *of: None)
     assert bits(trained, options) == bits(trained, same)
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_is_begun_goes_on_without_effect(
     """One that an earlier version began is resumed, skipped, planned, swept over and evaluated."""
     options = [*TINY, STEP]
     with monkeypatch.context() as before:
-        before.setattr(Config, "check_new", lambda config: None)
+        before.setattr(Config, "check_new", lambda *of: None)
         interrupt_at(before, 2, 1, signal.SIGTERM)
         assert program(*options).code == 143
     run = run_directory(compose(options))

@@ -299,7 +299,7 @@ def command(config: Config, parts: Parts) -> list[str]:
 @pytest.fixture(autouse=True)
 def _also_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow every combination of values: which have an effect is tested with the options."""
-    monkeypatch.setattr(Config, "check_new", lambda config: None)
+    monkeypatch.setattr(Config, "check_new", lambda *of: None)
 
 
 @pytest.fixture(scope="module")

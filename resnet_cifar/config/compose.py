@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
 from resnet_cifar.config.keys import MAPPING, TEXT, TEXTS, key_kind
-from resnet_cifar.config.schema import Config, groups
+from resnet_cifar.config.schema import PARTS, Config, groups
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.paths import resource_directory, user_config_directory
 
@@ -86,7 +86,7 @@ def from_dictconfig(composed: DictConfig) -> Config:
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
     # Hydra's +key=value adds keys even to a typed configuration.
-    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
+    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in PARTS)):
         for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
             raise ConfigError(unknown_key(prefix + name))
     return config

@@ -20,7 +20,7 @@ from resnet_cifar.data.augmentation import Augmentation
 from resnet_cifar.data.datasets import Dataset
 from resnet_cifar.errors import ConfigError, Interrupted, describe, require
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import execution, flatten, items, number, run_directory
+from resnet_cifar.identity import execution, items, number
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
@@ -71,11 +71,12 @@ class Config:
             if isinstance(value, int):  # too large for its use
                 most = 2**63 - 1 if key in SEEDS else 2**31 - 1
                 require(abs(value) <= most, key, value, f"at most {most}")
-            try:  # a path, say, or a file name's undecodable byte fits into no record
-                json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
-            except (TypeError, ValueError):
-                allowed = "finite numbers, text that UTF-8 can hold, true, false, null, and lists "
-                require(False, key, ascii(value), allowed + "and mappings of these")
+            elif not isinstance(value, float) or not math.isfinite(value):
+                try:  # a path, say, or a file name's undecodable byte fits into no record
+                    json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+                except (TypeError, ValueError):
+                    rule = "finite numbers, text that UTF-8 can hold, true, false, null, and lists "
+                    require(False, key, ascii(value), rule + "and mappings of these")
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
         require(self.when_busy in ("wait", "skip"), "when_busy", self.when_busy, "wait or skip")
@@ -86,16 +87,16 @@ class Config:
         size, batch = self.data.training_images, self.trainer.batch_size
         require(batch <= size, "trainer.batch_size", batch, f"at most the {size} training images")
 
-    def check_new(self) -> None:
-        """Check what a run must meet to be trained; one that is begun goes on whatever its values.
+    def check_new(self, directory: Path) -> None:
+        """Check what a run must meet to be trained; one begun in `directory` goes on as it is.
 
         Raises:
             ConfigError: a path is a URL, or a value has no effect.
         """
-        flat = flatten(self)
+        flat = dict(items(self, everything=True))
         for key in ("output_root", "data.root"):
             refuse_url(flat.get(key, ""), key)
-        if os.path.lexists(run_directory(self) / RUN):
+        if os.path.lexists(directory / RUN):
             return
         for beside, key, only in WITHOUT_EFFECT:
             where = ", ".join(f"{name}={value}" for name, value in beside.items())
