@@ -31,9 +31,7 @@ class Interrupted(BaseException):
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise ConfigError naming `key`, `value` and what is `allowed`, unless `condition` holds."""
     if not condition:
-        shown, most = str(value), 30 if isinstance(value, int) else 300
-        shown = shown if len(shown) <= most else f"{shown[: most - 10]}…{shown[-9:]}"
-        raise ConfigError(f"{key}={shown} is not allowed: {allowed}")
+        raise ConfigError(f"{key}={shorten(str(value), 200)} is not allowed: {allowed}")
 
 
 def describe(error: BaseException) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,7 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """
     keys = dict.fromkeys(key for each in flat for key in each)
     values = {
-        key: [
-            repr(v) if isinstance(v := each.get(key), (list, tuple, dict)) else v for each in flat
-        ]
+        key: [repr(v) if isinstance(v := each.get(key), (list, dict)) else v for each in flat]
         for key in keys
     }
     chosen = [key for key in keys if len(set(values[key])) > 1]
@@ -128,22 +125,12 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def number(value: Any) -> str:
-    """Write a value as people do: 0.01, 5e-04 as 0.0005, 300, true, null, [150,225], {a:1}."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_entry, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{_entry(key)}:{_entry(inner)}' for key, inner in value.items())}}}"
+    """Write a value as people do: 0.01, 5e-04 as 0.0005, true, null; a list as JSON, [150,225]."""
+    if isinstance(value, (list, tuple, dict)):  # with every digit: tables group by what is written
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else "null" if value is None else str(value).lower()
-
-
-def _entry(value: Any) -> str:
-    """Write a value in a list: with every digit and its commas in quotes, lists are compared."""
-    if isinstance(value, str) and re.search("[][{},:\"']|^$", value):
-        return json.dumps(value, ensure_ascii=False)
-    text = number(value)
-    return repr(value) if isinstance(value, float) and float(text) != value else text
 
 
 def label(cell: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ BESIDE = {
     "constant.py": "NAME = 'mine'\nraise SystemExit\n",
     "settings.py": "class Settings:\n    NAME = 'mine'\nraise SystemExit\n",
     "contract.py": "class A(object):\n    NAME: str\nraise SystemExit\n",
+    "beside.py": "class Odd(Exception):\n    pass\n\n\nNAME = 'mine'\nraise SystemExit\n",
     "my-script.v2.py": "raise SystemExit\n",
     ".#lock.py": "raise SystemExit\n",
 }
@@ -178,8 +179,8 @@ def test_one_s_own_file_that_can_t_stand_in(program: Program, mine: Path) -> Non
     """What people try: to extend the packaged file of the same name, to keep a config.yaml."""
     for name, text, said in (
         ("optimizer/sgd", "defaults: [sgd]\nlr: 0.5\n", "can't extend the packaged one in whose"),
-        ("config", "seed: 3\n", "config.yaml can't be the configuration: the packaged one, in wh"),
-        ("config", "- \xff\n", "config.yaml can't be the configuration: the packaged one, in wh"),
+        ("config", "seed: 3\n", "config.yaml has not the defaults of conf/config.yaml: rename it"),
+        ("config", "- \xff\n", "config.yaml has not the defaults of conf/config.yaml: rename it"),
     ):
         file = write(mine / f"{name}.yaml", text)
         outcome = program("seed=1")

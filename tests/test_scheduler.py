@@ -172,6 +172,8 @@ def test_every_update_of_a_run_has_its_rate(
         return [{"params": matrices}, {"params": vectors, "lr": RATES[1]}]
 
     def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if all(bool((p.grad == 1).all()) for p in optimizer.param_groups[0]["params"]):
+            return  # no update: it shows which form a checkpoint has to have
         trace.append([group["lr"] for group in optimizer.param_groups])
         if len(trace) == interrupted_after:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -142,10 +142,7 @@ def run_training_command(work: Callable[[], Any]) -> int:
 
 
 def end_without_trackers(code: int) -> None:
-    """Let the process end at most END seconds after its work, also where a tracker was given up.
-
-    What its library has left running would be waited for.
-    """
+    """Let the process end in END seconds where a tracker was given up, whatever still runs."""
     from resnet_cifar.record.tracker import GIVEN_UP
 
     def end() -> None:

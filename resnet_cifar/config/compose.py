@@ -5,7 +5,6 @@ YAML under conf/ holds every value, the dataclasses types and rules; none of the
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -22,7 +21,7 @@ from yaml import YAMLError
 
 from resnet_cifar.config.hydra_errors import one_line, unknown_key
 from resnet_cifar.config.keys import MAPPING, TEXT, TEXTS, key_kind
-from resnet_cifar.config.schema import Config, groups
+from resnet_cifar.config.schema import PARTS, Config, groups
 from resnet_cifar.errors import ConfigError
 from resnet_cifar.paths import resource_directory, user_config_directory
 
@@ -48,10 +47,9 @@ def register() -> None:
     class OwnFirst(SearchPathPlugin):  # Hydra itself would look there last
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             if theirs := user_config_directory():
-                main, schema = theirs / "config.yaml", "/hydra/schema/config@_here_"
-                if main.is_file() and schema not in main.read_text("utf-8", errors="replace"):
-                    begins = "the packaged one, in whose place it would stand, begins otherwise"
-                    raise ConfigError(f"{main} can't be the configuration: {begins}; rename it")
+                main = theirs / "config.yaml"
+                if main.is_file() and b"/hydra/schema/config@_here_" not in main.read_bytes():
+                    raise ConfigError(f"{main} has not the defaults of conf/config.yaml: rename it")
                 search_path.prepend("own", f"file://{theirs}")
 
     kinds_of = groups()
@@ -88,7 +86,7 @@ def from_dictconfig(composed: DictConfig) -> Config:
     if not isinstance(config, Config):
         raise ConfigError("the configuration does not start from conf/config.yaml")
     # Hydra's +key=value adds keys even to a typed configuration.
-    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in groups())):
+    for prefix, part in (("", config), *((f"{g}.", getattr(config, g)) for g in PARTS)):
         for name in vars(part).keys() - {field.name for field in dataclasses.fields(part)}:
             raise ConfigError(unknown_key(prefix + name))
     return config
@@ -122,9 +120,11 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
 
 def replaced() -> list[Path]:
     """List the YAML files of a person's own that stand in for one of conf/."""
-    theirs = user_config_directory() or CONF
+    theirs = user_config_directory()
+    if theirs is None or theirs.samefile(CONF):
+        return []
     own = (theirs / path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml")))
-    return [path for path in own if path.is_file() and not theirs.samefile(CONF)]
+    return [path for path in own if path.is_file()]
 
 
 def compose_yaml(overrides: Sequence[str]) -> str:
@@ -146,13 +146,6 @@ def refusal(error: Exception, argv: Sequence[str]) -> ConfigError | None:
     if ours and not isinstance(error, theirs):
         return None
     arguments = [argument for argument in argv if not argument.startswith("-")]
-    if "Ambiguous value" in str(error):
-        # Hydra misses the -m before it looks at the keys; a wrong key matters more.
-        with contextlib.suppress(Exception):
-            try:
-                compose([argument.split(",")[0] for argument in arguments])
-            except ConfigError as deeper:
-                return deeper
     return ConfigError(one_line(error, arguments))
 
 
@@ -197,6 +190,10 @@ def quoted(value: Any) -> str:
     return f'"{text}"'
 
 
-def literally(text: str) -> str:
-    """Return `text` with nothing in it that OmegaConf would interpolate."""
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+def literally(value: Any) -> Any:
+    """Return `value` with nothing in its texts that OmegaConf would interpolate."""
+    if isinstance(value, dict):
+        return {key: literally(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(literally, value))
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

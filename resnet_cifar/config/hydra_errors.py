@@ -21,50 +21,39 @@ EXTRAS = {
     "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
     "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
 }
-# What people type for a key, from papers and other programs, by what there is for it here.
+# By a key or a sentence: names that people know from elsewhere and that don't look like the key.
 OTHER_NAMES = {
-    "did you mean optimizer.lr?": "learning_rate base_lr init_lr",
-    "did you mean optimizer.beta1 or optimizer.beta2?": "betas",
-    "did you mean regularization.weight_decay?": "wd l2",
-    "did you mean regularization.clip_norm?": "grad_clip gradient_clip_val max_grad_norm",
-    "did you mean trainer.batch_size?": "bs batch batchsize",
-    "did you mean trainer.epochs?": "epochs max_epochs num_epochs n_epochs",
-    "did you mean scheduler.warmup_epochs?": "warmup warmup_steps",
-    "did you mean scheduler.eta_min?": "min_lr lr_min",
-    "did you mean data.root?": "data_dir data_path datadir dataset_path",
-    "did you mean output_root?": "output_dir out_dir outdir save_dir log_dir logdir ckpt_dir",
-    "did you mean hydra.launcher.jobs_per_device?": "n_jobs jobs",
-    "the group is called data": "dataset datamodule",
-    "the group is called optimizer": "optim optimiser opt",
-    "the group is called scheduler": "lr_scheduler sched schedule",
-    "the group is called model": "arch net network backbone depth",
-    "trainer.device says where a run computes: cpu, cuda, cuda:0": "gpu accelerator cuda no_cuda",
-    "trainer.precision is the arithmetic: auto, fp32, tf32, bf16 or fp16": (
-        "amp use_amp mixed_precision fp16 bf16 half dtype"
-    ),
-    "a run uses one device, trainer.device; a sweep (-m) uses all, or hydra.launcher.devices": (
-        "gpus devices num_gpus n_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
+    "optimizer.lr": "learning_rate base_lr init_lr",
+    "regularization.weight_decay": "wd l2",
+    "regularization.clip_norm": "grad_clip gradient_clip_val max_grad_norm",
+    "trainer.batch_size": "bs batch batchsize",
+    "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps t_max",
+    "trainer.device": "gpu accelerator cuda no_cuda",
+    "trainer.precision": "amp use_amp mixed_precision fp16 bf16 half dtype",
+    "data.root": "data_dir data_path datadir",
+    "model": "arch net network backbone depth",
+    "hydra.launcher.jobs_per_device": "n_jobs",
+    "output_root": "output_dir out_dir save_dir log_dir logdir ckpt_dir",
+    "a run uses one device, trainer.device; a sweep (-m) uses all": (
+        "gpus devices num_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
     ),
     "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
     "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
-    "the images lie on the device, no process loads them; trainer.threads are CPU threads": (
-        "num_workers workers pin_memory persistent_workers"
-    ),
-    "the same command goes on where it stopped": "resume ckpt ckpt_path checkpoint resume_from",
-    "a schedule covers all trainer.epochs": "t_max total_steps max_steps num_training_steps",
+    "the images lie on the device, no process loads them": "num_workers workers pin_memory",
+    "the same command goes on where it stopped": "resume ckpt_path checkpoint resume_from",
 }
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
 NOT_ALLOWED = "{key}={0} is not allowed: "
+_VALUE = r"Value '(.*?)'(?: of type '\w+')? (?:could not be converted to|is not a valid) "
+_PARSING = r"Error parsing override '(.*?)'\n"
 MESSAGES = {
     r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'": (
         "{0} has several values: add -m to sweep over them"
     ),
-    r"Value '(.*?)'(?: of type '\w+')? could not be converted to (?:Integer|int)": (
-        NOT_ALLOWED + "a whole number"
-    ),
-    r"Value '(.*?)'(?: of type '\w+')? could not be converted to Float": NOT_ALLOWED + "a number",
-    r"Value '(.*?)' is not a valid bool": NOT_ALLOWED + "true or false",
+    _VALUE + "(?:Integer|int)": NOT_ALLOWED + "a whole number",
+    _VALUE + "Float": NOT_ALLOWED + "a number",
+    _VALUE + "bool": NOT_ALLOWED + "true or false",
     r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
         "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
         "tuple, dict, or one of them | None"
@@ -76,10 +65,10 @@ MESSAGES = {
     ),
     r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
     r"[Mm]issing mandatory value": "{key} has no value",
-    r"Error parsing override '(.*?)'\n[^\n]* while evaluating .*NoneType": (
+    _PARSING + r"[^\n]* while evaluating .*NoneType": (
         "{0} is not allowed: null is the absence of a value, and every key needs one"
     ),
-    r"Error parsing override '(.*?)'\n[^\n]* while evaluating '.*?': ([^\n]*)": (
+    _PARSING + r"[^\n]* while evaluating '.*?': ([^\n]*)": (
         "{0} can't be read: {1} (text with a parenthesis needs quotes)"
     ),
     r"maximum recursion depth": (
@@ -87,9 +76,7 @@ MESSAGES = {
         "can't extend the packaged one in whose place it stands"
     ),
     r"File name too long": "the name of an option or of a key is too long",
-    r"Error parsing override '(.*?)'\n": (
-        "{0} can't be read: write key=value, and quote special characters"
-    ),
+    _PARSING: "{0} can't be read: write key=value, and quote special characters",
     r"^Lexer\w+: ([^\n]*)": "{0} can't be read: write key=value, quotes in pairs",
     r"An item is already at '([^']+)'": "{0} exists already: write it without the +",
     r"Cannot find primary config '([^']+)'": "--config-name {0}: there is no such configuration",
@@ -187,6 +174,7 @@ def unknown_key(key: str) -> str:
     last = key.rpartition(".")[2]
     for meant, names in OTHER_NAMES.items():
         if last.lower().replace("-", "_") in names.split():
+            meant = meant if " " in meant else f"did you mean {meant}?"
             return f"{key} is no key of the configuration: {meant}"
     # The right name in the wrong group says more than a name that looks like it.
     close = [name for name in known if name.rpartition(".")[2] == last]

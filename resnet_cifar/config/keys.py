@@ -31,11 +31,9 @@ class IdentityKey(NamedTuple):
         """True if `value` is of this kind."""
         if value is None or self.options:
             return self.optional if value is None else value in self.options
-        if isinstance(value, (bool, str, list, dict)):
-            fitting = _KINDS.get(type(value)) or describe_type(type(value))
-            return self.kind == ANY or self.kind.startswith(fitting)
-        numeric = self.kind.endswith("number") or self.kind == ANY
-        return numeric and isinstance(value, (int, float)) and math.isfinite(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self.kind in (_KINDS[int], _KINDS[float], ANY) and math.isfinite(value)
+        return self.kind == ANY or self.kind.startswith(describe_type(type(value)))
 
 
 def describe_type(hint: Any) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from yaml import YAMLError
 from resnet_cifar.config.compose import compose, from_dictconfig, literally, quoted
 from resnet_cifar.config.hydra_errors import one_line
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.errors import ConfigError, require
+from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.files import read_regular
 from resnet_cifar.identity import flatten, items
 from resnet_cifar.paths import USER_CONFIG, command_name
@@ -37,15 +35,7 @@ def to_yaml(config: Config) -> str:
         value = getattr(config, field.name)
         is_part = field.name in groups()
         plain[field.name] = {"name": value.NAME, **dataclasses.asdict(value)} if is_part else value
-    return OmegaConf.to_yaml(OmegaConf.create(_all_literally(plain)))
-
-
-def _all_literally(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _all_literally(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return list(map(_all_literally, value))
-    return literally(value) if isinstance(value, str) else value
+    return OmegaConf.to_yaml(OmegaConf.create(literally(plain)))
 
 
 def load(path: Path) -> Config:
@@ -62,24 +52,23 @@ def load(path: Path) -> Config:
     record = record_or_reason(path.parent)
     content = read_summed(path.parent, path.name, None if isinstance(record, str) else record)
     try:
-        text = read_regular(path) if content is None else content  # a pipe would hang
-        return _parse(text.decode(), default)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else one_line(error)
-        raise ConfigError(f"{path} can't be read as a configuration: {reason}") from error
+        return _parse(read_regular(path) if content is None else content, default)
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"{path} can't be read as a configuration: {describe(error)}") from error
 
 
 def check_readable(config: Config) -> None:
     """Raise ConfigError, naming key and value, unless config.yaml gives `config` back."""
-    again = flatten(_parse(to_yaml(config)))
+    again = flatten(_parse(to_yaml(config).encode()))
     for key, value in flatten(config).items():
         read = again.get(key)
         require(read == value, key, value, f"config.yaml would give it back as {read}")
 
 
-def _parse(text: str, default: Config | None = None) -> Config:
+def _parse(content: bytes, default: Config | None = None) -> Config:
     """Read YAML; keys of execution that it lacks are those of `default`."""
     try:
+        text = content.decode()
         _check_depth(text)
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(plain, dict):
@@ -140,7 +129,7 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 def reproduce_command(config: Config) -> str:
     """Print the command that trains `config`: only what differs from conf/.
 
-    Raises ConfigError where there is none: Hydra's grammar has names that no mapping can have.
+    Raises ConfigError where there is none: Hydra's grammar lacks some names of a mapping.
     """
     default = compose()
     kinds = {group: getattr(config, group).NAME for group in groups()}
@@ -148,23 +137,11 @@ def reproduce_command(config: Config) -> str:
     usual = dict(items(compose(overrides), everything=True))
     wanted = {key: each for key, each in items(config, everything=True) if key not in OF_ONE_CALL}
     for key, value in wanted.items():
-        overrides += _override(key, value, usual[key])
+        if isinstance(before := usual[key], dict) and isinstance(value, dict):
+            overrides += [f"~{key}.{name}" for name in before if name not in value]
+        if repr(value) != repr(before):  # -0.0 is another value
+            overrides.append(f"{key}={quoted(value)}")
     with contextlib.suppress(ConfigError):
         if wanted.items() <= dict(items(compose(overrides), everything=True)).items():
             return " ".join([command_name("train"), *map(shlex.quote, overrides)])
     raise ConfigError(f"no command line holds {' '.join(overrides)}: the run's {CONFIG} does")
-
-
-def _override(key: str, value: Any, usual: Any, add: str = "") -> Iterator[str]:
-    """Write what makes `value` of `usual`: Hydra merges mappings, so these entry by entry."""
-    if isinstance(value, dict) and isinstance(usual, dict):
-        yield from (f"~{key}.{name}" for name in usual if name not in value)
-        for name, inner in value.items():
-            if isinstance(name, str) and re.fullmatch(
-                r"[A-Za-z_][\w-]*|0|[1-9]\d*", name, re.ASCII
-            ):
-                yield from _override(f"{key}.{name}", inner, usual.get(name, ...), "++")
-            elif inner != usual.get(name, ...):
-                yield f"++{key}={quoted({name: inner})}"
-    elif repr(value) != repr(usual):  # -0.0 is another value
-        yield f"{add}{key}={quoted(value)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -21,11 +20,11 @@ from resnet_cifar.data.augmentation import Augmentation
 from resnet_cifar.data.datasets import Dataset
 from resnet_cifar.errors import ConfigError, Interrupted, describe, require
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import execution, flatten, items, number, run_directory
+from resnet_cifar.identity import execution, items, number
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
-from resnet_cifar.optim.scheduler import Scheduler
+from resnet_cifar.optim.scheduler import Milestones, Scheduler
 from resnet_cifar.paths import refuse_url, user_config_directory
 from resnet_cifar.probe.options import Probe
 from resnet_cifar.record.layout import RUN
@@ -69,16 +68,15 @@ class Config:
         """Check the rules that concern every part, or more than one."""
         self.output_root = os.path.expanduser(self.output_root)
         for key, value in items(self, everything=True):
-            if isinstance(value, float):
-                require(math.isfinite(value), key, value, "a finite number")
-            elif isinstance(value, int):  # too large for its use
+            if isinstance(value, int):  # too large for its use
                 most = 2**63 - 1 if key in SEEDS else 2**31 - 1
                 require(abs(value) <= most, key, value, f"at most {most}")
-            try:  # a path, say, or a file name's undecodable byte fits into no record
-                json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
-            except (TypeError, ValueError):
-                allowed = "finite numbers, text that UTF-8 can hold, true, false, null, and lists "
-                require(False, key, ascii(value), allowed + "and mappings of these")
+            elif not isinstance(value, float) or not math.isfinite(value):
+                try:  # a path, say, or a file name's undecodable byte fits into no record
+                    json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+                except (TypeError, ValueError):
+                    rule = "finite numbers, text that UTF-8 can hold, true, false, null, and lists "
+                    require(False, key, ascii(value), rule + "and mappings of these")
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
         require(self.when_busy in ("wait", "skip"), "when_busy", self.when_busy, "wait or skip")
@@ -89,40 +87,34 @@ class Config:
         size, batch = self.data.training_images, self.trainer.batch_size
         require(batch <= size, "trainer.batch_size", batch, f"at most the {size} training images")
 
-    def check_new(self) -> None:
-        """Check what a run must meet to be trained; one that is begun goes on whatever its values.
+    def check_new(self, directory: Path) -> None:
+        """Check what a run must meet to be trained; one begun in `directory` goes on as it is.
 
         Raises:
             ConfigError: a path is a URL, or a value has no effect.
         """
-        flat = flatten(self)
+        flat = dict(items(self, everything=True))
         for key in ("output_root", "data.root"):
             refuse_url(flat.get(key, ""), key)
-        if os.path.lexists(run_directory(self) / RUN):
+        if os.path.lexists(directory / RUN):
             return
         for beside, key, only in WITHOUT_EFFECT:
-            idle = beside.items() <= flat.items() and flat.get(key, only) != only
-            where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
+            where = ", ".join(f"{name}={value}" for name, value in beside.items())
             rule = f"it has no effect beside {where}; write {key}={number(only)}"
-            require(not idle, key, number(flat.get(key)), rule)
+            idle = beside.items() <= flat.items() and flat.get(key, only) != only
+            require(not idle, key, flat.get(key), rule)
         kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
-        warmup = self.scheduler.warmup_epochs
-        rule = f"0, or two of an epoch's {steps} updates or more; less has no effect"
-        require(not warmup or warmup * steps >= 1.5, "scheduler.warmup_epochs", warmup, rule)
+        if isinstance(self.scheduler, Milestones):
+            milestones = self.scheduler.milestones
+            rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
+            require(milestones[-1] < epochs, "scheduler.milestones", milestones, rule)
         if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
             return
-        if kind in ("step", "milestones"):
-            key = "scheduler.step_size" if kind == "step" else "scheduler.milestones"
-            latest = flat[key] if kind == "step" else flat[key][-1]
-            rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
-            require(latest < epochs, key, flat[key], rule)
-        lr, last = self.optimizer.lr, epochs * steps - 1
-        rate = self.scheduler.build(lr, epochs, steps)  # looked at 10,000 times, and at the last
-        changes = any(rate(step) != lr for step in (*range(0, last, 1 + last // 10_000), last))
-        own = {key: value for key, value in vars(self.scheduler).items() if key != "warmup_epochs"}
-        said = ", ".join(f"scheduler.{key}={value}" for key, value in own.items())
-        rule = f"with {said} its rate is constant; change that, or write scheduler=constant"
-        require(changes, "scheduler", kind, rule)
+        rate = self.scheduler.shape(self.optimizer.lr, epochs, steps)
+        # Most schedules differ from a constant at the end.
+        changes = any(rate(step) != self.optimizer.lr for step in reversed(range(epochs * steps)))
+        rule = f"the rate of {self.scheduler} is constant over trainer.epochs={epochs}"
+        require(changes, "scheduler", kind, f"{rule}: change it, or write scheduler=constant")
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
@@ -166,6 +158,11 @@ def groups() -> dict[str, tuple[type[Any], ...]]:
     return options
 
 
+# What a file with options has, and a script or a setup.py beside it has not.
+DERIVED = re.compile(rb"^\s*class \w+.*\(", re.MULTILINE)
+NAMED = re.compile(rb"^[ \t]+NAME\s*(:.*)?=", re.MULTILINE)
+
+
 @functools.cache
 def _options_in(directory: str) -> tuple[type[Any], ...]:
     """Import the classes with a NAME that the Python files of a directory define."""
@@ -174,7 +171,8 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
         sys.path.append(directory)
     for path in sorted(Path(directory).glob("[!.]*.py")):
         try:
-            if path.is_dir() or not _defines_options(read_regular(path.resolve())):
+            source = b"" if path.is_dir() else read_regular(path.resolve())
+            if not (DERIVED.search(source) and NAMED.search(source)):
                 continue
             printed = io.StringIO()  # kept out of a command's answer, which may be JSON
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -189,17 +187,3 @@ def _options_in(directory: str) -> tuple[type[Any], ...]:
         classes = [each for each in vars(module).values() if isinstance(each, type)]
         options += [c for c in classes if c.__module__ == path.stem and "NAME" in vars(c)]
     return tuple(options)
-
-
-def _defines_options(source: bytes) -> bool:
-    """True if Python source has a derived class with a NAME; of a script or setup.py that is false.
-
-    Raises:
-        SyntaxError, ValueError: it has the word and can't be parsed.
-    """
-    return b"NAME" in source and any(
-        isinstance(line, ast.Assign | ast.AnnAssign) and re.match("NAME(:.*)? =", ast.unparse(line))
-        for each in ast.walk(ast.parse(source))
-        if isinstance(each, ast.ClassDef) and each.bases
-        for line in each.body
-    )

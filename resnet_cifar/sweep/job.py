@@ -37,9 +37,9 @@ class RunJob(Job):
     def __init__(self, config: Any, overrides: Sequence[str]) -> None:
         super().__init__(config, overrides)
         self.run = from_dictconfig(config)
-        self.run.check_new()
-        self.run.logger.check()
         self.directory = run_directory(self.run)
+        self.run.check_new(self.directory)
+        self.run.logger.check()
 
     @property
     def key(self) -> str:

@@ -51,8 +51,8 @@ def run(config: Config) -> float:
         UserError: it can't be run here; nothing has been written.
         Interrupted: a signal came; the same command goes on.
     """
-    config.check_new()
     root, directory = Path(config.output_root), run_directory(config)
+    config.check_new(directory)
     epochs = config.trainer.epochs
     # A job that SLURM has requeued goes on: it is its first start that began anew.
     restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip(" 0").isdecimal()
