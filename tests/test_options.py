@@ -55,12 +55,8 @@ IDLE = [
     (f"{STEP} scheduler.step_size=2", "step_size=2, gamma=0.1) is constant over", ""),
     (f"{STEP} scheduler.step_size=1 scheduler.gamma=1", "gamma=1.0) is constant", ""),
     (f"{STEP} trainer.epochs=1", "is constant over trainer.epochs=1", "trainer.epochs=1"),
-    (f"{MILESTONES}", "scheduler.milestones=[150, 225] is not allowed: below trainer.epochs=2", ""),
-    (
-        f"{MILESTONES} scheduler.milestones=[1,2]",
-        "scheduler.milestones=[1, 2] is not",
-        f"{MILESTONES} scheduler.milestones=[1]",
-    ),
+    (MILESTONES, "milestones=[150, 225], factor=0.1) is constant over trainer.epochs=2", ""),
+    (f"{MILESTONES} scheduler.milestones=[2]", "milestones=[2], factor=0.1) is constant", ""),
     (f"{MILESTONES} scheduler.milestones=[1] scheduler.factor=1", "factor=1.0) is constant", ""),
     ("scheduler=cosine scheduler.eta_min=0.01", "scheduler=cosine is not", ""),
     (f"{CYCLE} scheduler.div_factor=1 scheduler.final_div_factor=1", "scheduler=one_cycle is", ""),
@@ -79,7 +75,7 @@ IDLE = [
 ]
 FELT = [
     *("scheduler=cosine trainer.epochs=1", "scheduler=constant", "optimizer.momentum=0"),
-    *(f"{STEP} scheduler.step_size=1", f"{MILESTONES} scheduler.milestones=[1]"),
+    *(f"{STEP} scheduler.step_size=1", f"{MILESTONES} scheduler.milestones=[1,225]"),
     *("scheduler=cosine scheduler.eta_min=0.02", "scheduler.warmup_epochs=0.4"),
     *(f"{CYCLE} scheduler.div_factor=1", f"{CYCLE} scheduler.final_div_factor=1"),
     *("optimizer.dampening=0.5", "augmentation.crop_padding=0", "augmentation.flip_probability=0"),

@@ -24,7 +24,7 @@ from resnet_cifar.identity import execution, items, number
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim.optimizer import Optimizer
 from resnet_cifar.optim.regularization import Regularization
-from resnet_cifar.optim.scheduler import Milestones, Scheduler
+from resnet_cifar.optim.scheduler import Scheduler
 from resnet_cifar.paths import refuse_url, user_config_directory
 from resnet_cifar.probe.options import Probe
 from resnet_cifar.record.layout import RUN
@@ -104,10 +104,6 @@ class Config:
             idle = beside.items() <= flat.items() and flat.get(key, only) != only
             require(not idle, key, flat.get(key), rule)
         kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
-        if isinstance(self.scheduler, Milestones):
-            milestones = self.scheduler.milestones
-            rule = f"below trainer.epochs={epochs}, for later has no effect; or scheduler=constant"
-            require(milestones[-1] < epochs, "scheduler.milestones", milestones, rule)
         if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
             return
         rate = self.scheduler.shape(self.optimizer.lr, epochs, steps)
