@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
+import functools
 import json
 import math
+import operator
 import os
 import re
 import sys
@@ -122,20 +125,13 @@ def _find_key(
     """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
     import msgspec
 
-    def only(node: Any, path: Sequence[str | int], key: str) -> Any:
-        """Copy `node` as far as needed, with nothing but `key` in the mapping at `path`."""
-        if not path:
-            return {key: node[key]}
-        pairs = node.items() if isinstance(node, dict) else enumerate(node)
-        copy = {k: only(v, path[1:], key) if k == path[0] else v for k, v in pairs}
-        return copy if isinstance(node, dict) else list(copy.values())
-
-    mapping = whole
-    for part in path:
-        mapping = mapping[part]
-    for key in mapping:
+    whole = copy.deepcopy(whole)
+    mapping = functools.reduce(operator.getitem, path, whole)
+    for key, value in dict(mapping).items():
+        mapping.clear()
+        mapping[key] = value
         try:
-            msgspec.convert(only(whole, path, key), kind)
+            msgspec.convert(whole, kind)
         except msgspec.ValidationError as again:
             if str(again) == str(error):
                 return str(key)
@@ -154,14 +150,14 @@ def wide_console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
-def on_terminal() -> bool:
-    """True if standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def terminal_width() -> float:
     """Characters of a line of the terminal; infinite where standard output is none."""
     return wide_console().width if on_terminal() else math.inf
+
+
+def on_terminal() -> bool:
+    """True if standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_table(

@@ -287,8 +287,8 @@ def _check_key(place: str, key: str, value: object, vary: Collection[str] = ()) 
 
 def _check_line(place: str, text: str) -> None:
     """Refuse what would not be one line of a page: nothing but spaces, or control characters."""
-    _check(text.strip(), place, text, "text")
-    _check(printable(text) == text, place, text, "text of one line, without control characters")
+    fits = text and printable(text) == text
+    _check(fits, place, text, "text of one line, without control characters")
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,8 +14,8 @@ from os.path import normpath
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, complain, run_command
-from resnet_cifar.errors import ConfigError, UserError
+from resnet_cifar.cli.edge import Parser, complain, fail_for, not_empty, run_command
+from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
@@ -71,10 +71,9 @@ def _note(condition: str, wanted: str, known: Sequence[str]) -> None:
     """Say that no run meets a condition, and what there is that is like it."""
     there = list(dict.fromkeys(known))
     begin = [name for name in there if name.startswith(wanted)]
-    close = begin or difflib.get_close_matches(wanted, there) or there
-    some = ", ".join(close[:3]) + (", …" if close[3:] else "")
-    pattern = f"; {wanted}* takes all that begin so" if begin else ""
-    print(printable(f"note: {condition}: no run is; there is {some}{pattern}"), file=sys.stderr)
+    some = shorten(", ".join(begin or difflib.get_close_matches(wanted, there) or there))
+    pattern = f"; {wanted}* takes all that begin so" * bool(begin)
+    complain(f"{condition}: no run is; there is {some}{pattern}", "note: ")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -90,8 +89,8 @@ def _list(options: argparse.Namespace) -> None:
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
     closed = [run.problem for run in runs if run.closed]
-    for problem in closed if options.json or options.csv else ():
-        complain(problem)
+    if options.json or options.csv:
+        fail_for(closed)
     if closed:
         raise SystemExit(1)
 
@@ -152,10 +151,7 @@ def _clean(options: argparse.Namespace) -> None:
         kept = [path for path in left if os.path.lexists(path)]
         print(f"deleted {len(left) - len(kept)}")
         problems += [f"{path} is still there: in use, or no right to delete it" for path in kept]
-    for problem in problems:
-        complain(problem)
-    if problems:
-        raise SystemExit(1)
+    fail_for(problems)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -198,6 +194,13 @@ ACTIONS = {
 }
 
 
+def _root(text: str) -> Path:
+    close = difflib.get_close_matches(text.lower(), ACTIONS, n=1)
+    if close and text.isalpha() and not os.path.lexists(text):
+        raise ConfigError(f"{text} is no action and no directory: did you mean {close[0]}?")
+    return paths.local_path(not_empty(text))
+
+
 def _condition(text: str) -> tuple[str, str]:
     name, _, values = text.partition("=")
     if not name.strip() or not all(map(str.strip, values.split(","))):
@@ -229,14 +232,6 @@ def main(arguments: list[str] | None = None) -> int:
         prog=paths.command_name("runs"),
         description="List, check and tidy up runs, or print the command that trains one.",
     )
-    word = arguments[1] if len(arguments) > 1 and arguments[1].isalpha() else ""
-    close = difflib.get_close_matches(word.lower(), ACTIONS, n=1)
-    if close and not os.path.lexists(word):
-
-        def refuse(_: object) -> None:
-            raise ConfigError(f"{word} is no action and no directory: did you mean {close[0]}?")
-
-        return run_command(parser, refuse, [])
     actions = parser.add_subparsers(dest="action", metavar=" | ".join(ACTIONS))
     actions.type = str  # an empty argument of an action is the action's own to refuse
     parsers = {}
@@ -244,7 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
         parsers[action] = sub = actions.add_parser(action, help=text, description=text)
         sub.set_defaults(work=work)
         if action not in ("diff", "command"):
-            sub.add_argument("root", nargs="?", type=Path, default=Path("outputs"))
+            kind = _root if action == "list" else Path
+            sub.add_argument("root", nargs="?", type=kind, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
             text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"
