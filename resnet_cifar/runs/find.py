@@ -107,10 +107,10 @@ class Run:
     def bytes(self) -> int:
         """The size of its files."""
         size = 0
-        with contextlib.suppress(OSError):
-            for file in self.path.iterdir():
+        with contextlib.suppress(OSError), os.scandir(self.path) as files:
+            for file in files:
                 with contextlib.suppress(FileNotFoundError):  # a run that writes renames its files
-                    size += file.lstat().st_size
+                    size += file.stat(follow_symlinks=False).st_size
         return size
 
     @cached_property
