@@ -7,6 +7,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,13 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
     for group, kinds in groups().items():
         for kind in kinds:
             if record.config.get(group, group) == kind.NAME:
-                absent = {f"{group}.{name}": value for name, value in _absent(kind).items()}
-                record.config |= absent | record.config  # the new ones last
+                record.config |= _added(group, kind) | record.config  # the new ones last
     return record
+
+
+@cache
+def _added(group: str, kind: type[Any]) -> dict[str, Any]:
+    return {f"{group}.{name}": value for name, value in _absent(kind).items()}
 
 
 def reproduce_command(config: Config) -> str:

@@ -175,12 +175,13 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     except OSError as error:
         return [Run(directory, describe(error), closed=True)]
     runs = []
-    for path in (directory / name for name in names):
+    for path in map(directory.joinpath, names):
         try:
-            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
-            if is_directory and is_run_directory(path):
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                continue
+            if is_run_directory(path):
                 runs.append(Run(path))
-            elif is_directory and deeper:
+            elif deeper:
                 runs += find_cell_runs(path)
         except OSError as error:
             gone = not path.is_symlink() or path.name.startswith(".")  # `.#x` is an editor's
@@ -253,8 +254,11 @@ def flat_row(record: RunRecord) -> Row:
     final, best, sessions = record.final or {}, record.best or {}, record.sessions
     outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")
     row: Row = {key: getattr(record, key) for key in outcome}
-    lists = {k: number(v) for k, v in record.config.items() if isinstance(v, (list, dict))}
-    row |= {key: value for key, value in (record.config | lists).items() if key != "seed"}
+    row |= {
+        key: number(value) if isinstance(value, (list, dict)) else value
+        for key, value in record.config.items()
+        if key != "seed"
+    }
     row |= {key: value for key, value in final.items() if key != "epoch"}
     row["last/lr"] = final.get("lr")
     row |= {f"best/{key}": value for key, value in best.items()}
