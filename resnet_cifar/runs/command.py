@@ -105,9 +105,12 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     values = [value for _, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
         raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
-    chosen = select(options)
+    found = select(options)
+    problems: list[BaseException | str] = [run.problem for run in found if run.closed]
+    chosen = [run for run in found if not run.closed]  # of those nobody knows what they meet
     if not chosen:
         print("no run meets that")
+        fail_for(problems)
         return
     listing.print_runs(chosen)
     size = listing.format_size(sum(run.bytes for run in chosen))
@@ -117,7 +120,6 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing done")
         return
-    failed = False
     for run in chosen:
         try:
             if options.action == "remove":
@@ -129,10 +131,8 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         except LockHeld as busy:
             print(printable(f"{run.path}: {busy.holder} is at it, left alone"))
         except (UserError, OSError) as error:  # the others are not to suffer
-            failed = True
-            complain(error)
-    if failed:
-        raise SystemExit(1)
+            problems.append(error)
+    fail_for(problems)
 
 
 def _clean(options: argparse.Namespace) -> None:
