@@ -59,7 +59,7 @@ def csv_field(value: Any, path: bool = False) -> Any:
 
     What can't be seen is written out as by `visible`, and a backslash as two (on Windows only
     beside it), so that `unicode_escape` gives it back. Before what a spreadsheet takes for a
-    formula, and before the mark itself, stands `'`; before a `path` `./`: it is the same file.
+    formula, and before the mark itself, stands `'`; before a `path` `./`: the same file.
     """
     if not isinstance(value, str):
         return value
@@ -86,10 +86,7 @@ def explain_mismatch(
 ) -> tuple[list[str | int], Any, str]:
     """Take msgspec's complaint about `value` apart: path to the fault, what is there, what may be.
 
-    msgspec says "Expected `int`, got `str` - at `$.sessions[0].threads`".
-
-    Args:
-        kind: the type that `value` could not be converted to.
+    Of a `value` that is no `kind` it says "Expected `int`, got `str` - at `$.sessions[0].threads`".
     """
     import msgspec
 
@@ -168,10 +165,8 @@ def print_table(
 ) -> None:
     """Print a table: on a terminal as wide as fits, elsewhere as plain lines, `-` for no value.
 
-    Args:
-        numbers: heads of the columns that are set right on a terminal.
-        folded: position of the column that takes several lines where the terminal is narrow, if it
-            holds words.
+    On a terminal `numbers`, by their heads, are set right, and the column at `folded`, if it holds
+    words, takes several lines where there is little room.
     """
     heads, *lines = [list(map(visible, line)) for line in (heads, *lines)]
     if not on_terminal():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +38,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"invalid _(\w+) value", r"invalid \1 value", message)  # a function's name
         raise ConfigError(f"{message}: see {self.prog} --help")
 
 
@@ -138,11 +136,7 @@ def _prepare_streams() -> None:
 
 
 def flush_output() -> None:
-    """Write out what was printed.
-
-    Raises:
-        OSError: it can't be; the process then ends without trying, and complaining, again.
-    """
+    """Write out what was printed. After an OSError the process ends without trying that again."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -24,12 +24,8 @@ def write_report(report: Report, folder: Path) -> None:
     """Write report.md, report.html, figures/*.svg, tables/*.csv (full precision).
 
     A list of these files and their checksums is kept in the folder. What an earlier report wrote
-    and this one does not goes; whatever else is there, or was changed since, stays.
-
-    Raises:
-        UserError: a file that no report wrote, or a changed one, lies where one belongs. Nothing is
-            written.
-        OSError: it can't be written.
+    and this one does not goes; whatever else is there, or was changed since, stays: UserError, with
+    nothing written, where it lies in the way.
     """
     files: dict[str, bytes] = {
         "report.md": report.markdown().encode(),
@@ -84,10 +80,7 @@ def _read_list(folder: Path) -> dict[str, str]:
 
 
 def _check_free(folder: Path, path: Path, known: str) -> None:
-    """Raise UserError where a file whose checksum is not `known` lies in the way of `path`.
-
-    No report wrote it, or a person has changed it since.
-    """
+    """Raise UserError where a file whose checksum is not `known` lies in the way of `path`."""
     for above in (folder, path.parent):
         link = above.is_symlink() and above != folder
         if os.path.lexists(above) and (link or not above.is_dir()):

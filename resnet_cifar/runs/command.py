@@ -216,11 +216,12 @@ def _keys(text: str) -> list[str]:
     return names
 
 
-def _days(text: str) -> float:
-    days = float(text)
-    if not 0 <= days < math.inf:
+def days(text: str) -> float:
+    """Read a number of days; argparse shows this function's name where it is no number."""
+    count = float(text)
+    if not 0 <= count < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number of days: 0 or more")
-    return days
+    return count
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -246,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
             text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"
             sub.add_argument("--cell", action="append", help=text)
             sub.add_argument("--seed", action="append")
-            sub.add_argument("--older-than", type=_days, metavar="DAYS")
+            sub.add_argument("--older-than", type=days, metavar="DAYS")
             text = "any key of a run: optimizer.lr=0.1, scheduler=cosine,step, 'device=*H100*'"
             more = sub.add_argument("--where", action="append", metavar="KEY=VALUE", help=text)
             more.type = _condition
