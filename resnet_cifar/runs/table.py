@@ -94,17 +94,25 @@ def _load_lines(runs: pd.DataFrame | str | Path, name: str) -> pd.DataFrame:
     """A row a line of the files called `name`, after the run's directory, cell and seed."""
     if not isinstance(runs, pd.DataFrame):
         runs = load_runs(runs)
-    first = ["directory", "cell", "seed"]
-    rows: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {"epoch": []}  # a third of the memory that dictionaries take
+    lengths = []
     skipped: dict[str, str] = {}
-    for run in records(runs[first]) if len(runs) else ():
-        path = Path(run["directory"]) / name
+    for directory in runs["directory"] if len(runs) else ():
+        lines = []
         try:
-            for line in read_run_lines(path.parent, name):
-                rows.append({**run, **{k: math.nan if v is None else v for k, v in line.items()}})
+            lines = read_run_lines(Path(directory), name)
         except UserError as error:
-            skipped[str(path)] = str(error)
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*first, "epoch"])
+            skipped[str(Path(directory) / name)] = str(error)
+        for line in lines:
+            for key in [key for key in line if key not in columns]:
+                columns[key] = [math.nan] * len(columns["epoch"])
+            for key, values in columns.items():
+                value = line.get(key)
+                values.append(math.nan if value is None else value)
+        lengths.append(len(lines))
+    table = pd.DataFrame(columns)
+    for position, key in enumerate(("directory", "cell", "seed")):
+        table.insert(position, key, np.repeat(runs[key].to_numpy(), lengths) if len(runs) else [])
     table.attrs["skipped"] = skipped
     return table
 
