@@ -25,8 +25,6 @@ from resnet_cifar.runs.diff import print_differences
 from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
 from resnet_cifar.text import print_csv, print_json, printable, visible
 
-DAY = 86400.0  # seconds
-
 
 def select(options: argparse.Namespace) -> list[Run]:
     """The runs that meet every condition given, and whatever can't be looked at: it may hold some.
@@ -40,7 +38,7 @@ def select(options: argparse.Namespace) -> list[Run]:
         run
         for run in runs
         if (not options.status or run.status in options.status)
-        and (options.older_than is None or run.age > options.older_than * DAY)
+        and (options.older_than is None or run.age > 86400 * options.older_than)
     ]
     # A cell is also known by its path, and a copy by its own: so they are listed.
     cells = {run: [run.cell, str(run.path.parent), str(run.path)] for run in runs}
