@@ -19,8 +19,8 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
     """Log-probabilities float64 [n, classes]."""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
-    result: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    return result
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return wide
 
 
 def confusion_matrix(logits: Floats, labels: Integers) -> NDArray[np.int64]:

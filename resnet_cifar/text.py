@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
+import functools
 import json
 import math
+import operator
 import os
 import re
 import sys
@@ -56,7 +59,7 @@ def csv_field(value: Any, path: bool = False) -> Any:
 
     What can't be seen is written out as by `visible`, and a backslash as two (on Windows only
     beside it), so that `unicode_escape` gives it back. Before what a spreadsheet takes for a
-    formula, and before the mark itself, stands `'`; before a `path` `./`: it is the same file.
+    formula, and before the mark itself, stands `'`; before a `path` `./`: the same file.
     """
     if not isinstance(value, str):
         return value
@@ -83,10 +86,7 @@ def explain_mismatch(
 ) -> tuple[list[str | int], Any, str]:
     """Take msgspec's complaint about `value` apart: path to the fault, what is there, what may be.
 
-    msgspec says "Expected `int`, got `str` - at `$.sessions[0].threads`".
-
-    Args:
-        kind: the type that `value` could not be converted to.
+    Of a `value` that is no `kind` it says "Expected `int`, got `str` - at `$.sessions[0].threads`".
     """
     import msgspec
 
@@ -122,20 +122,13 @@ def _find_key(
     """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
     import msgspec
 
-    def only(node: Any, path: Sequence[str | int], key: str) -> Any:
-        """Copy `node` as far as needed, with nothing but `key` in the mapping at `path`."""
-        if not path:
-            return {key: node[key]}
-        pairs = node.items() if isinstance(node, dict) else enumerate(node)
-        copy = {k: only(v, path[1:], key) if k == path[0] else v for k, v in pairs}
-        return copy if isinstance(node, dict) else list(copy.values())
-
-    mapping = whole
-    for part in path:
-        mapping = mapping[part]
-    for key in mapping:
+    whole = copy.deepcopy(whole)
+    mapping = functools.reduce(operator.getitem, path, whole)
+    for key, value in dict(mapping).items():
+        mapping.clear()
+        mapping[key] = value
         try:
-            msgspec.convert(only(whole, path, key), kind)
+            msgspec.convert(whole, kind)
         except msgspec.ValidationError as again:
             if str(again) == str(error):
                 return str(key)
@@ -154,14 +147,14 @@ def wide_console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
-def on_terminal() -> bool:
-    """True if standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def terminal_width() -> float:
     """Characters of a line of the terminal; infinite where standard output is none."""
     return wide_console().width if on_terminal() else math.inf
+
+
+def on_terminal() -> bool:
+    """True if standard output is a terminal. There may be none at all (`>&-`, pythonw)."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_table(
@@ -172,10 +165,8 @@ def print_table(
 ) -> None:
     """Print a table: on a terminal as wide as fits, elsewhere as plain lines, `-` for no value.
 
-    Args:
-        numbers: heads of the columns that are set right on a terminal.
-        folded: position of the column that takes several lines where the terminal is narrow, if it
-            holds words.
+    On a terminal `numbers`, by their heads, are set right, and the column at `folded`, if it holds
+    words, takes several lines where there is little room.
     """
     heads, *lines = [list(map(visible, line)) for line in (heads, *lines)]
     if not on_terminal():

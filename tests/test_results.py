@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from made_up import change_record, make_run
@@ -143,6 +145,23 @@ def test_torn_repeated_and_null_lines(runs: Path) -> None:
     assert list(mine.index) == [1, 2, 3]
     assert mine.loc[2, "accuracy/val"] == 0.45
     assert np.isnan(mine.loc[2, "loss/val"])
+
+
+def test_many_epochs_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study of 5,000 runs at 300 epochs is 1.5 million lines: no dictionary of each is kept."""
+
+    def read(directory: Path, name: str) -> list[dict[str, float]]:
+        return [{"epoch": 1, **{f"m/{i}": i + epoch / 3 for i in range(15)}} for epoch in range(50)]
+
+    monkeypatch.setattr("resnet_cifar.runs.table.read_run_lines", read)
+    several = {"directory": [f"/x/{i}" for i in range(200)], "cell": "c", "seed": range(200)}
+    load_metrics(pd.DataFrame(several).iloc[:1])
+    tracemalloc.start()
+    table = load_metrics(pd.DataFrame(several))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert table.shape == (10_000, 19)
+    assert peak < 80 * table.size  # bytes: a float, its place in a list, its place in the table
 
 
 def test_predictions(runs: Path, tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ HYDRA = {f"resnet_cifar/{name}.py" for name in ("cli/train", "config/compose", "
 LONGEST_FUNCTION = 80
 LONGEST_FILE = 450
 FLAT_FILES = 10
-LINES = {"resnet_cifar": 12_300, "hydra_plugins": 2_300, "benchmarks": 1_400, "experiments": 400}
-LINES_OF_CODE = {"resnet_cifar": 8_450}  # docstrings, comments and blank lines are none
+LINES = {"resnet_cifar": 13_200, "hydra_plugins": 2_300, "benchmarks": 1_400, "experiments": 400}
+LINES_OF_CODE = {"resnet_cifar": 9_050}  # docstrings, comments and blank lines are none
 SPOKEN = re.compile(r"(What|Whether|How|Where)\b")  # a docstring begins with a verb or a noun
 
 

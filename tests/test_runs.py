@@ -412,6 +412,25 @@ def test_what_is_closed_is_named_and_counted(
         assert str(closed) in table
 
 
+@pytest.mark.parametrize("action", ["archive", "remove"])
+def test_what_was_closed_for_a_moment_stays(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    """Nobody knew whether it meets the condition: that it can be looked at later is no answer."""
+    last = find_runs(tree)[-1].path
+
+    def find_closed(root: Path) -> list[find.Run]:
+        shut = find.Run(last, f"{last}: Input/output error", closed=True)
+        return [*find_runs(root)[:-1], shut]
+
+    monkeypatch.setattr("resnet_cifar.runs.command.find_runs", find_closed)
+    assert main([action, "outputs", "--cell", find_runs(tree)[0].cell, "--yes"]) == 1
+    assert f"error: {last}: Input/output error" in capsys.readouterr().err
+    assert last.exists()
+    assert main([action, "outputs", "--cell", last.parent.name, "--yes"]) == 1
+    assert last.exists()
+
+
 @pytest.mark.parametrize("kind", ["loop", "nothing"])
 def test_a_link_that_leads_nowhere_is_named(
     tree: Path, kind: str, capsys: pytest.CaptureFixture[str]

@@ -29,11 +29,8 @@ def make_jobs(
 ) -> list[Job]:
     """Make a job for each list of overrides; jobs that are the same work are the same object.
 
-    Args:
-        composer: the sweep's, where its jobs come one by one.
-
-    Raises:
-        Exception: a configuration can't be composed or is not allowed.
+    `composer` is the sweep's, where its jobs come one by one. Raises what a configuration raises
+    that can't be composed or is not allowed.
     """
     setup_globals()
     composer = composer or Composer(config, context.config_loader)
@@ -74,11 +71,7 @@ class Composer:
         )
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Compose a job's configuration, as `load_sweep_config` of Hydra's loader does.
-
-        Raises:
-            HydraException: it can't be composed.
-        """
+        """Compose a job's configuration, and raise, as `load_sweep_config` of Hydra's loader."""
         with contextlib.suppress(Exception):  # Hydra says it in its own words
             if composed := self._quickly(overrides):
                 return composed

@@ -83,8 +83,7 @@ class JobProcess:
         """Return the exit code (-n for signal n; or UNKNOWN), or None while it runs."""
         code = self._child.poll()
         if code is None:
-            if self.stops == 1 and time.monotonic() > self._told + PATIENCE:
-                self.stops = 2
+            self.stops += self.stops == 1 and time.monotonic() > self._told + PATIENCE
             self._signal()
             return None
         self._close_stdin()
@@ -122,8 +121,7 @@ class JobProcess:
         if code == UNKNOWN:
             return "ended by a signal; by which, the fork server knew, which is gone"
         if code < 0:
-            name = signal.Signals(-code).name
-            return f"ended by signal {-code} ({name})"
+            return f"ended by signal {-code} ({signal.Signals(-code).name})"
         errors = [line for line in self.tail if line.startswith("error: ")]
-        last = errors[-1].removeprefix("error: ") if errors else "".join(list(self.tail)[-1:])
+        last = "".join([*self.tail, *errors][-1:]).removeprefix("error: ")
         return one_line(last) or f"exit code {code}, without a word"

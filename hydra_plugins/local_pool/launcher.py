@@ -32,11 +32,7 @@ VIEWS = ("auto", "live", "plain", "quiet")
 
 @dataclass
 class LocalPoolConf:
-    """The options, one line each; their values and what they mean are one line each of YAML.
-
-    Raises:
-        ConfigCompositionException: a value is not allowed.
-    """
+    """The options, one line each; their values and what they mean are one line each of YAML."""
 
     devices: Any  # "auto", or a list of visible-device numbers
     jobs_per_device: Any  # "auto", or how many
@@ -113,9 +109,7 @@ class LocalPool(Launcher):
     def search(self, source: JobSource) -> None:
         """Run the jobs that `source` proposes, every slot busy as long as there are any.
 
-        Raises:
-            SystemExit: a signal came, the time is up, or only the plan was asked for.
-            SweepFailed: jobs failed.
+        Raises SweepFailed; SystemExit at a signal, when the time is up, and after the plan.
         """
         if self.options.plan:
             print("These are the first of a search, which chooses the next by what they reach.")

@@ -16,11 +16,7 @@ Point = Mapping[str, Any]
 
 
 def distribution(override: Override) -> Axis:
-    """Read the sweep over one key as a distribution of Optuna's.
-
-    Raises:
-        ConfigCompositionException: it can't be searched.
-    """
+    """Read the sweep over one key as a distribution of Optuna's. Refuses what has none."""
 
     def require(condition: bool, allowed: str) -> None:
         if not condition:

@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydra_plugins.local_pool import Job, JobSource, Outcome
+from hydra_plugins.local_pool._job import one_line
 from hydra_plugins.search import _space
 from hydra_plugins.search._space import Point, Space
 
@@ -58,16 +59,13 @@ class Grid(GridSampler):
 
 
 class SearchStudy:
-    """A study of one question.
+    """A study of one question. Refuses options that are not Optuna's, or don't go with the space.
 
     Args:
         storage: from `open_storage`.
         options: the sweeper's, a SearchConf.
         question: whatever else the command sets, in words. With space and options it makes the
             study's name.
-
-    Raises:
-        ConfigCompositionException: the options are not Optuna's, or don't go with the space.
     """
 
     @silent_optuna()
@@ -222,7 +220,7 @@ def _refuse(what: str) -> Iterator[None]:
     except ConfigCompositionException:
         raise
     except Exception as error:
-        cause = " ".join(str(error.__cause__ or error).split())
+        cause = one_line(str(error.__cause__ or error))
         raise ConfigCompositionException(f"hydra.sweeper.{what}: {cause}") from None
 
 
@@ -254,8 +252,7 @@ class _Held(JournalFileOpenLock):
 def open_storage(path: Path | None) -> Iterator[BaseStorage]:
     """Open the file of studies and hold it; None: nothing is kept.
 
-    Raises:
-        ConfigCompositionException: another search has it, or it is not one of Optuna's.
+    Raises ConfigCompositionException where another search has it, or it is not one of Optuna's.
     """
     if path is None:
         yield InMemoryStorage()

@@ -27,11 +27,7 @@ OLDEST = 4  # of Optuna: its journals' names
 
 @dataclass
 class SearchConf:
-    """The options, one line each; their values and what they mean are one line each of YAML.
-
-    Raises:
-        ConfigCompositionException: a value is not allowed.
-    """
+    """The options, one line each; their values and what they mean are one line each of YAML."""
 
     params: dict[str, Any]  # key by key what would stand on the command line, which comes after it
     direction: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +38,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=VERSION)
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"invalid _(\w+) value", r"invalid \1 value", message)  # a function's name
         raise ConfigError(f"{message}: see {self.prog} --help")
 
 
@@ -96,15 +94,15 @@ def run_to_exit_code(
         return 0
     except Interrupted as interrupted:
         if interrupted.__cause__:  # of a failure that came with the signal
-            _complain(f"interrupted: {describe(interrupted.__cause__)}")
+            complain(interrupted.__cause__, "interrupted: ")
         return interrupted.exit_code
     except SystemExit as ended:  # of a launcher, of argparse
         if ended.code is None or isinstance(ended.code, int):
             return ended.code or 0
-        _complain(f"error: {shorten(str(ended.code))}")  # as Python would: text is a failure
+        complain(shorten(str(ended.code)))  # as Python would: text is a failure
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted", "")
         return 130
     except BrokenPipeError:
         return 128 + 13  # what SIGPIPE would have ended it with
@@ -113,7 +111,7 @@ def run_to_exit_code(
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise error from None
         error = explain(error)
-        _complain(f"error: {describe(error)}")
+        complain(error)
         return getattr(error, "exit_code", 1)
     finally:
         with contextlib.suppress(OSError):
@@ -138,11 +136,7 @@ def _prepare_streams() -> None:
 
 
 def flush_output() -> None:
-    """Write out what was printed.
-
-    Raises:
-        OSError: it can't be; the process then ends without trying, and complaining, again.
-    """
+    """Write out what was printed. After an OSError the process ends without trying that again."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -152,11 +146,16 @@ def flush_output() -> None:
         raise
 
 
-def complain(error: BaseException | str) -> None:
+def complain(error: BaseException | str, kind: str = "error: ") -> None:
     """Print an error, or a line about one, on standard error."""
-    _complain(f"error: {error if isinstance(error, str) else describe(error)}")
-
-
-def _complain(text: str) -> None:
+    text = error if isinstance(error, str) else describe(error)
     with contextlib.suppress(OSError):  # there may be nobody to complain to
-        print(printable(text), file=sys.stderr, flush=True)
+        print(printable(f"{kind}{text}"), file=sys.stderr, flush=True)
+
+
+def fail_for(problems: Sequence[BaseException | str]) -> None:
+    """Print what a command could not do or look at; the process ends with 1 if there is any."""
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise SystemExit(1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from yaml import YAMLError
 
 from resnet_cifar.config.compose import compose, from_dictconfig, literally, quoted
 from resnet_cifar.config.hydra_errors import one_line
-from resnet_cifar.config.schema import Config, groups
+from resnet_cifar.config.schema import PARTS, Config, groups
 from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.files import read_regular
 from resnet_cifar.identity import flatten, items
@@ -118,12 +120,20 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
     Whatever compares configurations calls it: the reader of records knows no options.
     """
-    for group, kinds in groups().items():
-        for kind in kinds:
-            if record.config.get(group, group) == kind.NAME:
-                absent = {f"{group}.{name}": value for name, value in _absent(kind).items()}
-                record.config |= absent | record.config  # the new ones last
+    chosen = tuple(f"{group}={record.config.get(group, group)}" for group in PARTS)
+    record.config |= _added(chosen, os.environ.get(USER_CONFIG)) | record.config  # new ones last
     return record
+
+
+@cache  # a list of runs asks thousands of times
+def _added(chosen: tuple[str, ...], own_options: str | None) -> dict[str, Any]:
+    return {
+        f"{group}.{name}": value
+        for group, kinds in groups().items()
+        for kind in kinds
+        if f"{group}={kind.NAME}" in chosen
+        for name, value in _absent(kind).items()
+    }
 
 
 def reproduce_command(config: Config) -> str:

@@ -1,14 +1,14 @@
 """From run directories to answers: `python -m resnet_cifar report outputs`.
 
-    study → groups → tables → claims, figures → sections → contents → page, terminal, folder
+    study → groups → tables → claims, figures → question, flow → contents → page, terminal, folder
 
 study       questions, claims and published values, read from experiments/*.yaml
 groups      the runs that are compared: one question in one setting
 tables      a group's tables, each made once
 claims      the verdict on each claim
 figures     the tables as pictures, and their style
-sections    answer (first screen), question, flow (probe)
-contents    the sections in their order, and bookkeeping; numbers, the wording of numbers
+question    the section of a question; flow, of the probe; numbers, the wording of numbers
+contents    the first screen, the sections in their order, and bookkeeping
 document    a report as Markdown with named tables and pictures: the one source
 page        the HTML page made of it, by the templates
 terminal    the same, printed; folder, the files

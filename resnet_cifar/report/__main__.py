@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, complain, run_command
+from resnet_cifar.cli.edge import Parser, fail_for, run_command
 from resnet_cifar.errors import UserError
 
 
@@ -61,10 +61,7 @@ def _report(options: argparse.Namespace) -> None:
     if not options.quiet:
         terminal.print_report(report, console)
     console.print(f"\n{printable(str(options.to / 'report.html'))}: the same with figures")
-    for problem in closed:  # what it says is not of all runs that there are
-        complain(problem)
-    if closed:
-        raise SystemExit(1)
+    fail_for(closed)  # what it says is not of all runs that there are
 
 
 if __name__ == "__main__":

@@ -49,8 +49,7 @@ def build_report(
 ) -> Report:
     """Build the report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`.
 
-    Args:
-        origin: when and by which code, for the line below the title.
+    The `origin`, when and by which code, stands in the line below the title.
     """
     probe = pd.DataFrame() if probe is None else probe
     skipped: dict[str, str] = {}

@@ -24,12 +24,8 @@ def write_report(report: Report, folder: Path) -> None:
     """Write report.md, report.html, figures/*.svg, tables/*.csv (full precision).
 
     A list of these files and their checksums is kept in the folder. What an earlier report wrote
-    and this one does not goes; whatever else is there, or was changed since, stays.
-
-    Raises:
-        UserError: a file that no report wrote, or a changed one, lies where one belongs. Nothing is
-            written.
-        OSError: it can't be written.
+    and this one does not goes; whatever else is there, or was changed since, stays: UserError, with
+    nothing written, where it lies in the way.
     """
     files: dict[str, bytes] = {
         "report.md": report.markdown().encode(),
@@ -45,11 +41,11 @@ def write_report(report: Report, folder: Path) -> None:
             files[f"figures/{part.name}.svg"] = part.svg.encode()
     sums = {name: _sum(content) for name, content in files.items()}
     known = _read_list(folder)
+    both = {name: f"{known.get(name, '')} {sums[name]}".strip() for name in files}
     for name in files:
-        _check_free(folder, folder / name, [*known.get(name, ()), sums[name]])
+        _check_free(folder, folder / name, both[name])
     folder.mkdir(parents=True, exist_ok=True)
     # Before the files: a report that is killed knows its own all the same.
-    both = {name: [*known.get(name, ()), sums[name]] for name in files}
     write_json(folder / LIST, {"files": known | both})
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -66,10 +62,10 @@ def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_list(folder: Path) -> dict[str, list[str]]:
+def _read_list(folder: Path) -> dict[str, str]:
     """The files that earlier reports wrote there, with the SHA-256 that each may have.
 
-    It may have several where a report was killed between its list and its files.
+    There are several, with a space between, where a report was killed before its files were whole.
     """
     path = folder / LIST
     if not os.path.lexists(path):
@@ -77,17 +73,14 @@ def _read_list(folder: Path) -> dict[str, list[str]]:
     try:
         listed = json.loads(read_regular(path))["files"]
         if all(map(_NAME.fullmatch, listed)):
-            return {name: [sums] if type(sums) is str else [*sums] for name, sums in listed.items()}
+            return {name: "" + sums for name, sums in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{path} is not the list of a report's files: choose another folder with --to")
 
 
-def _check_free(folder: Path, path: Path, known: list[str]) -> None:
-    """Raise UserError where a file whose checksum is not `known` lies in the way of `path`.
-
-    No report wrote it, or a person has changed it since.
-    """
+def _check_free(folder: Path, path: Path, known: str) -> None:
+    """Raise UserError where a file whose checksum is not `known` lies in the way of `path`."""
     for above in (folder, path.parent):
         link = above.is_symlink() and above != folder
         if os.path.lexists(above) and (link or not above.is_dir()):

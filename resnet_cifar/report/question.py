@@ -19,11 +19,9 @@ Stored = dict[str, dict[int, Predictions]]  # by cell and seed
 
 
 def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Part]:
-    """The section of a question: tables, and figures where there is room for them.
+    """The section of a question: tables, and figures if it is to `draw` them.
 
-    Args:
-        skipped: predictions that can't be read are added to it.
-        draw: with figures, not tables alone.
+    Predictions that can't be read are added to those `skipped`.
     """
     group = answer.group
     title = heading(f"{group.question.question} – {group.setting}", 3)

@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 
 from resnet_cifar.config.keys import known_identity_keys
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar.errors import UserError, describe, shorten
 from resnet_cifar.files import read_regular
 from resnet_cifar.identity import number
 from resnet_cifar.paths import resource_directory
@@ -248,9 +248,7 @@ def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
 
 
 def _refusal(place: str, value: object, allowed: str) -> UserError:
-    shown = printable(repr(value))
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return UserError(f"{place}={shown} is not allowed: {allowed}")
+    return UserError(f"{place}={shorten(repr(value), 60)} is not allowed: {allowed}")
 
 
 def _check(condition: object, place: str, value: object, allowed: str) -> None:
@@ -287,8 +285,8 @@ def _check_key(place: str, key: str, value: object, vary: Collection[str] = ()) 
 
 def _check_line(place: str, text: str) -> None:
     """Refuse what would not be one line of a page: nothing but spaces, or control characters."""
-    _check(text.strip(), place, text, "text")
-    _check(printable(text) == text, place, text, "text of one line, without control characters")
+    fits = text and printable(text) == text
+    _check(fits, place, text, "text of one line, without control characters")
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,8 +14,8 @@ from os.path import normpath
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, complain, run_command
-from resnet_cifar.errors import ConfigError, UserError
+from resnet_cifar.cli.edge import Parser, complain, fail_for, not_empty, run_command
+from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
@@ -24,8 +24,6 @@ from resnet_cifar.runs import housekeeping, listing
 from resnet_cifar.runs.diff import print_differences
 from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
 from resnet_cifar.text import print_csv, print_json, printable, visible
-
-DAY = 86400.0  # seconds
 
 
 def select(options: argparse.Namespace) -> list[Run]:
@@ -40,7 +38,7 @@ def select(options: argparse.Namespace) -> list[Run]:
         run
         for run in runs
         if (not options.status or run.status in options.status)
-        and (options.older_than is None or run.age > options.older_than * DAY)
+        and (options.older_than is None or run.age > 86400 * options.older_than)
     ]
     # A cell is also known by its path, and a copy by its own: so they are listed.
     cells = {run: [run.cell, str(run.path.parent), str(run.path)] for run in runs}
@@ -71,10 +69,9 @@ def _note(condition: str, wanted: str, known: Sequence[str]) -> None:
     """Say that no run meets a condition, and what there is that is like it."""
     there = list(dict.fromkeys(known))
     begin = [name for name in there if name.startswith(wanted)]
-    close = begin or difflib.get_close_matches(wanted, there) or there
-    some = ", ".join(close[:3]) + (", …" if close[3:] else "")
-    pattern = f"; {wanted}* takes all that begin so" if begin else ""
-    print(printable(f"note: {condition}: no run is; there is {some}{pattern}"), file=sys.stderr)
+    some = shorten(", ".join(begin or difflib.get_close_matches(wanted, there) or there))
+    pattern = f"; {wanted}* takes all that begin so" * bool(begin)
+    complain(f"{condition}: no run is; there is {some}{pattern}", "note: ")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -90,8 +87,8 @@ def _list(options: argparse.Namespace) -> None:
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
     closed = [run.problem for run in runs if run.closed]
-    for problem in closed if options.json or options.csv else ():
-        complain(problem)
+    if options.json or options.csv:
+        fail_for(closed)
     if closed:
         raise SystemExit(1)
 
@@ -106,9 +103,12 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     values = [value for _, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
         raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
-    chosen = select(options)
+    found = select(options)
+    problems: list[BaseException | str] = [run.problem for run in found if run.closed]
+    chosen = [run for run in found if not run.closed]  # of those nobody knows what they meet
     if not chosen:
         print("no run meets that")
+        fail_for(problems)
         return
     listing.print_runs(chosen)
     size = listing.format_size(sum(run.bytes for run in chosen))
@@ -118,7 +118,6 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing done")
         return
-    failed = False
     for run in chosen:
         try:
             if options.action == "remove":
@@ -130,10 +129,8 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         except LockHeld as busy:
             print(printable(f"{run.path}: {busy} is at it, left alone"))
         except (UserError, OSError) as error:  # the others are not to suffer
-            failed = True
-            complain(error)
-    if failed:
-        raise SystemExit(1)
+            problems.append(error)
+    fail_for(problems)
 
 
 def _clean(options: argparse.Namespace) -> None:
@@ -152,10 +149,7 @@ def _clean(options: argparse.Namespace) -> None:
         kept = [path for path in left if os.path.lexists(path)]
         print(f"deleted {len(left) - len(kept)}")
         problems += [f"{path} is still there: in use, or no right to delete it" for path in kept]
-    for problem in problems:
-        complain(problem)
-    if problems:
-        raise SystemExit(1)
+    fail_for(problems)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -198,6 +192,13 @@ ACTIONS = {
 }
 
 
+def _root(text: str) -> Path:
+    close = difflib.get_close_matches(text.lower(), ACTIONS, n=1)
+    if close and text.isalpha() and not os.path.lexists(text):
+        raise ConfigError(f"{text} is no action and no directory: did you mean {close[0]}?")
+    return paths.local_path(not_empty(text))
+
+
 def _condition(text: str) -> tuple[str, str]:
     name, _, values = text.partition("=")
     if not name.strip() or not all(map(str.strip, values.split(","))):
@@ -213,11 +214,12 @@ def _keys(text: str) -> list[str]:
     return names
 
 
-def _days(text: str) -> float:
-    days = float(text)
-    if not 0 <= days < math.inf:
+def days(text: str) -> float:
+    """Read a number of days; argparse shows this function's name where it is no number."""
+    count = float(text)
+    if not 0 <= count < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number of days: 0 or more")
-    return days
+    return count
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -229,14 +231,6 @@ def main(arguments: list[str] | None = None) -> int:
         prog=paths.command_name("runs"),
         description="List, check and tidy up runs, or print the command that trains one.",
     )
-    word = arguments[1] if len(arguments) > 1 and arguments[1].isalpha() else ""
-    close = difflib.get_close_matches(word.lower(), ACTIONS, n=1)
-    if close and not os.path.lexists(word):
-
-        def refuse(_: object) -> None:
-            raise ConfigError(f"{word} is no action and no directory: did you mean {close[0]}?")
-
-        return run_command(parser, refuse, [])
     actions = parser.add_subparsers(dest="action", metavar=" | ".join(ACTIONS))
     actions.type = str  # an empty argument of an action is the action's own to refuse
     parsers = {}
@@ -244,13 +238,14 @@ def main(arguments: list[str] | None = None) -> int:
         parsers[action] = sub = actions.add_parser(action, help=text, description=text)
         sub.set_defaults(work=work)
         if action not in ("diff", "command"):
-            sub.add_argument("root", nargs="?", type=Path, default=Path("outputs"))
+            kind = _root if action == "list" else Path
+            sub.add_argument("root", nargs="?", type=kind, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
             text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"
             sub.add_argument("--cell", action="append", help=text)
             sub.add_argument("--seed", action="append")
-            sub.add_argument("--older-than", type=_days, metavar="DAYS")
+            sub.add_argument("--older-than", type=days, metavar="DAYS")
             text = "any key of a run: optimizer.lr=0.1, scheduler=cosine,step, 'device=*H100*'"
             more = sub.add_argument("--where", action="append", metavar="KEY=VALUE", help=text)
             more.type = _condition

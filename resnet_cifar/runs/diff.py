@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_cifar.cli.edge import fail_for
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number
 from resnet_cifar.record.schema import RunRecord
-from resnet_cifar.runs.find import count_runs, find_cell_runs, flat_row, read_run
+from resnet_cifar.runs.find import flat_row, read_run, runs_at
 from resnet_cifar.text import duration, print_table, printable
 
 LEFT_OUT = ("output_root", "rerun", "when_busy", "seed")  # of one call; the seed of a run
@@ -35,20 +36,15 @@ class Side(NamedTuple):
 
 
 def read_side(path: Path) -> Side:
-    """The run at `path`, or the runs of the cell.
-
-    Raises:
-        UserError: neither a run nor a cell that has one; or a run whose record can't be read.
-    """
+    """The run at `path`, or the runs of the cell. Raises UserError where there is neither."""
     if record := read_run(path):
         return Side(path, {record.seed: record}, False, [])
-    runs = find_cell_runs(path) if path.is_dir() else []
-    unread = [run.problem for run in runs if run.record is None and not run.is_set_aside]
-    known = [run.record for run in count_runs(runs)[0] if run.record]
+    runs, unread = runs_at(path)
+    known = [record for run in runs if (record := read_run(run))]
     if len({record.cell for record in known}) != 1:
-        why = f": {unread[0]}" if unread else ""
+        why = "".join(f": {reason}" for reason in list(unread.values())[:1])
         raise UserError(f"{path} is neither a run, <cell>/seed=<n>, nor a cell with runs{why}")
-    return Side(path, {record.seed: record for record in known}, True, unread)
+    return Side(path, {record.seed: record for record in known}, True, list(unread.values()))
 
 
 def print_differences(first: Path, second: Path) -> None:
@@ -76,11 +72,8 @@ def print_differences(first: Path, second: Path) -> None:
             "\nMeans over the seeds that completed, with 95 % t-intervals; B - A over the seeds "
             "that both have, pair by pair."
         )
-    unread = [reason for side in sides for reason in side.unread]
-    for reason in unread:
-        print(printable(reason))
-    if unread:  # what it says is not of all runs that there are
-        raise SystemExit(1)
+    # What it says is not of all runs that there are.
+    fail_for([reason for side in sides for reason in side.unread])
 
 
 def _compare(sides: Sequence[Sequence[dict[str, Any]]]) -> list[list[str]]:

@@ -26,9 +26,10 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import RUN
-from resnet_cifar.record.schema import RecordError, RunRecord, read_record
+from resnet_cifar.record.schema import FINAL, RecordError, RunRecord, read_record
+from resnet_cifar.record.schema import STATUSES as RECORDED
 
-STATUSES = ("completed", "diverged", "running", "interrupted", "failed", "unreadable")
+STATUSES = (*RECORDED, "unreadable")
 Row = dict[str, Any]
 # A run's row begins and ends with these.
 FIRST = ("directory", "cell", "seed", "status", "damaged", "error", "epochs_done", "epochs")
@@ -49,18 +50,19 @@ class Run:
     problem: str = ""  # why there is no record, in one line, once that was asked for
     closed: bool = False  # it can't be looked at: nobody knows which runs, if any, are there
     left_out: str | None = None  # why it is not counted, once `count_runs` has looked
-    hidden: bool = False  # it lies in a directory whose name begins with a dot
 
     @cached_property
     def record(self) -> RunRecord | None:
         """run.json; None where it can't be read: `problem` says why."""
-        record = None
+        if self.problem:
+            return None
         try:
-            record = None if self.problem else read_run(self.path)
-            self.problem = self.problem or ("" if record else f"{self.path} has no {RUN}")
+            record = read_run(self.path)
+            self.problem = "" if record else f"{self.path} has no {RUN}"
+            return record
         except RecordError as error:
             self.problem = str(error)
-        return record
+            return None
 
     @property
     def status(self) -> str:
@@ -87,7 +89,8 @@ class Run:
         a directory whose name begins with a dot.
         """
         dated = r"seed=\d+\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d"
-        return self.hidden or re.fullmatch(dated, self.path.name) is not None
+        hidden = self.cell.startswith(".") and self.cell != ".."
+        return hidden or re.fullmatch(dated, self.path.name) is not None
 
     @property
     def is_copy(self) -> bool:
@@ -104,10 +107,10 @@ class Run:
     def bytes(self) -> int:
         """The size of its files."""
         size = 0
-        with contextlib.suppress(OSError):
-            for file in self.path.iterdir():
+        with contextlib.suppress(OSError), os.scandir(self.path) as files:
+            for file in files:
                 with contextlib.suppress(FileNotFoundError):  # a run that writes renames its files
-                    size += file.lstat().st_size
+                    size += file.stat(follow_symlinks=False).st_size
         return size
 
     @cached_property
@@ -148,15 +151,12 @@ def find_runs(root: Path) -> list[Run]:
     """Every run at or below `root`, in the order of the directories' names.
 
     Nothing of a run is read before it is asked for. A directory that can't be looked at is listed
-    as a run without a record, `closed`: whoever goes through the runs names it.
-
-    Raises:
-        UserError: there is no such directory.
+    as a run without a record, `closed`. Raises UserError where `root` is none.
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
     try:
-        is_run = _has_record(root) or root.name.startswith("seed=")
+        is_run = is_run_directory(root, asked=True)
     except OSError as error:
         return [Run(root, describe(error), closed=True)]
     return [Run(root)] if is_run else find_cell_runs(root, deeper=True)
@@ -168,7 +168,6 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     Directories that are named like a run come first: a copy beside its original is the second. With
     `deeper` those in the other directories there are among them.
     """
-    hidden = directory.name.startswith(".") and directory.name != ".."
     try:
         names = sorted(os.listdir(directory), key=lambda name: (not name.startswith("seed="), name))
     except FileNotFoundError:  # archived or removed meanwhile
@@ -176,12 +175,13 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
     except OSError as error:
         return [Run(directory, describe(error), closed=True)]
     runs = []
-    for path in (directory / name for name in names):
+    for path in map(directory.joinpath, names):
         try:
-            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
-            if is_directory and is_run_directory(path):
-                runs.append(Run(path, hidden=hidden))
-            elif is_directory and deeper:
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                continue
+            if is_run_directory(path):
+                runs.append(Run(path))
+            elif deeper:
                 runs += find_cell_runs(path)
         except OSError as error:
             gone = not path.is_symlink() or path.name.startswith(".")  # `.#x` is an editor's
@@ -194,29 +194,25 @@ def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
 def runs_at(path: Path) -> tuple[list[Path], dict[str, str]]:
     """The runs that a path stands for: a run itself, or those that count of a cell.
 
-    Returns:
-        Their directories; and by directory why one has no record. Both are empty where there are
-        no runs.
+    Returns their directories; and by directory why one has no record.
     """
     if os.path.isfile(path / RUN):
         return [path], {}
     runs = [run for run in (find_cell_runs(path) if path.is_dir() else []) if not run.is_set_aside]
-    counted = [run.path for run in count_runs(runs)[0]]
+    counted = [run.path for run in count_runs(runs)]
     return counted, {str(run.path): run.problem for run in runs if run.record is None}
 
 
-def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
+def count_runs(runs: Iterable[Run]) -> list[Run]:
     """Choose the runs that tables and comparisons count: each once, finished, in its place.
 
-    Returns:
-        Those runs; and by directory, why each of the others is left out.
+    The others know then why they are `left_out`.
     """
     counted: dict[tuple[str, int], Run] = {}
     given: dict[str, Run] = {}
     for run in runs:  # roots may overlap
         given.setdefault(os.path.abspath(run.path), run)
-    ranked = sorted(given.values(), key=lambda run: run.is_copy)
-    for run in sorted(ranked, key=lambda run: not (run.record and run.record.finished)):
+    for run in sorted(given.values(), key=lambda run: (run.status not in FINAL, run.is_copy)):
         if run.is_set_aside:
             run.left_out = "set aside"
         elif run.record is None:
@@ -224,30 +220,24 @@ def count_runs(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
         elif (same := counted.setdefault((run.record.cell, run.record.seed), run)) is not run:
             differs = same.record is None or same.record.final != run.record.final
             run.left_out = f"the same run as {same.path}" + ", with another result" * differs
-    left_out = {str(run.path): run.left_out for run in given.values() if run.left_out}
-    return list(counted.values()), left_out
+    return list(counted.values())
 
 
-def is_run_directory(path: Path) -> bool:
-    """True if a directory is a run's, or is named like one. Raises OSError where it is closed."""
-    return not path.name.startswith(".") and (_has_record(path) or path.name.startswith("seed="))
+def is_run_directory(path: Path, asked: bool = False) -> bool:
+    """True if a directory is a run's, or is named like one. Raises OSError where it is closed.
 
-
-def _has_record(directory: Path) -> bool:
-    """True if anything lies at run.json. Raises OSError where that can't be looked at."""
-    try:
-        os.lstat(directory / RUN)
-        return True
-    except FileNotFoundError:
+    One whose name begins with a dot is none, unless it was `asked` for.
+    """
+    if path.name.startswith(".") and not asked:
         return False
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path / RUN)
+        return True
+    return path.name.startswith("seed=")
 
 
 def read_run(directory: Path) -> RunRecord | None:
-    """run.json, with what keys that later versions added stood for; None where there is none.
-
-    Raises:
-        RecordError: it is damaged, another run's, or not one of this program's.
-    """
+    """run.json, with what keys that later versions added stood for. As `read_record` otherwise."""
     from resnet_cifar.config.saved import fill_in_absent  # and Hydra, which a page of help spares
 
     record = read_record(directory)
@@ -264,8 +254,11 @@ def flat_row(record: RunRecord) -> Row:
     final, best, sessions = record.final or {}, record.best or {}, record.sessions
     outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")
     row: Row = {key: getattr(record, key) for key in outcome}
-    lists = {k: number(v) for k, v in record.config.items() if isinstance(v, (list, dict))}
-    row |= {key: value for key, value in (record.config | lists).items() if key != "seed"}
+    row |= {
+        key: number(value) if isinstance(value, (list, dict)) else value
+        for key, value in record.config.items()
+        if key != "seed"
+    }
     row |= {key: value for key, value in final.items() if key != "epoch"}
     row["last/lr"] = final.get("lr")
     row |= {f"best/{key}": value for key, value in best.items()}

@@ -34,9 +34,8 @@ def archive_root(root: Path) -> Path:
 def remove(directory: Path, root: Path) -> None:
     """Delete a run directory, out of sight first: half a run is never taken for one.
 
-    Raises:
-        LockHeld: a process holds its lock.
-        UserError: it is not a run of this program inside `root`, or holds other people's files.
+    Raises LockHeld; UserError where it is no run of this program inside `root`, or holds other
+    people's files.
     """
     gone = directory.with_name(f"{REMOVED}{directory.name}")
     with _take(directory, root) as lock:
@@ -51,10 +50,8 @@ def remove(directory: Path, root: Path) -> None:
 def archive(directory: Path, root: Path) -> Path:
     """Move a run directory to `<root>.archive/<cell>/seed=<n>`; moving it back restores it.
 
-    Raises:
-        LockHeld: a process holds its lock.
-        UserError: it is not a run in a cell of `root`, another one of that name is in the archive,
-            or the archive is on another file system.
+    Raises LockHeld; UserError where it is no run in a cell of `root`, another one of that name is
+    in the archive, or the archive is on another file system.
     """
     if directory.parent.parent != root:
         raise UserError(f"{directory} is in no cell of {root}: give the directory of the cells")

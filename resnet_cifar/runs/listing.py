@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -135,8 +136,8 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     print_table(heads, list(zip(*texts, strict=True)), numbers)
     if left_out:
         print(f"not at this width: {', '.join(left_out)}; --columns picks, a pipe has them all")
-    counts = [(status, sum(run.status == status for run in runs)) for status in STATUSES]
-    parts = ", ".join(f"{count} {status}" for status, count in counts if count)
+    counts = Counter(run.status for run in runs)
+    parts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     total = format_size(sum(run.bytes for run in runs))
     print(f"{len(runs)} runs, {total}" + (f": {parts}" if parts else ""))
     for run in runs:

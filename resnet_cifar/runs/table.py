@@ -52,7 +52,8 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     if not all(map(str, roots)):
         raise UserError("'' is not a directory: give the one that holds the runs")
     found = [run for root in roots for run in find_runs(Path(root))]
-    counted, skipped = count_runs(found)
+    counted = count_runs(found)
+    skipped = {str(run.path): run.left_out for run in found if run.left_out}
     rows = [
         {"directory": str(run.path), **flat_row(run.record), "error": run.record.error or ""}
         for run in counted
@@ -71,25 +72,19 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
 def load_metrics(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
     """The metrics of every epoch of `runs` (as from `load_runs`, or a directory of runs).
 
-    Returns:
-        One row a run and epoch, in order: directory, cell, seed, epoch, step and every metric under
-        its name; NaN where an epoch has no such metric (the augmented view is not measured every
-        epoch) or it was not finite. `.attrs["skipped"]` maps files that can't be read to the
-        reason; their runs have no rows.
-
-    Raises:
-        UserError: the directory does not exist.
+    One row a run and epoch, in order: directory, cell, seed, epoch, step and every metric under its
+    name; NaN where an epoch has no such metric (the augmented view is not measured every epoch) or
+    it was not finite. `.attrs["skipped"]` maps files that can't be read to the reason; their runs
+    have no rows. Raises UserError where the directory does not exist.
     """
     return _load_lines(runs, METRICS)
 
 
 def load_probe(runs: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """The probe's measurements in `runs` (as from `load_runs`, or a directory of runs).
+    """The probe's measurements in `runs`, as `load_metrics`; empty without a probe.
 
-    Returns:
-        One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and
-        the numbers `gradient_flow` defines, NaN where they don't apply. Empty without a probe.
-        `.attrs["skipped"]` as of `load_metrics`.
+    One row a run, probed epoch and layer: directory, cell, seed, epoch, step, layer, kind and the
+    numbers `gradient_flow` defines, NaN where they don't apply.
     """
     return _load_lines(runs, PROBE)
 
@@ -99,7 +94,7 @@ def _load_lines(runs: pd.DataFrame | str | Path, name: str) -> pd.DataFrame:
     """A row a line of the files called `name`, after the run's directory, cell and seed."""
     if not isinstance(runs, pd.DataFrame):
         runs = load_runs(runs)
-    columns: dict[str, list[Any]] = {"epoch": []}
+    columns: dict[str, list[Any]] = {"epoch": []}  # a third of the memory that dictionaries take
     lengths = []
     skipped: dict[str, str] = {}
     for directory in runs["directory"] if len(runs) else ():
@@ -133,8 +128,7 @@ class Predictions(NamedTuple):
 def load_predictions(directory: str | Path) -> Predictions | None:
     """The predictions of a completed run for each validation image; None where it left none.
 
-    Raises:
-        UserError: the file is damaged, or not the one that the run wrote.
+    Raises UserError where the file is damaged, or not the one that the run wrote.
     """
     path = Path(directory) / PREDICTIONS
     record = read_record(path.parent)
@@ -158,10 +152,7 @@ def load_predictions(directory: str | Path) -> Predictions | None:
 
 
 def _array(archive: zipfile.ZipFile, name: str, kind: str) -> np.ndarray:
-    """An array of numbers of one `kind` (numpy's letter), as np.savez writes it.
-
-    np.load would make room for whatever the header claims.
-    """
+    """An array of one `kind` (numpy's letter). np.load would make room for what a header claims."""
     with archive.open(f"{name}.npy") as stored:
         expect(np.lib.format.read_magic(stored) == (1, 0), f"{name} is of another format")
         shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stored)

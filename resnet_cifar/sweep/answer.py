@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Sequence
 from statistics import fmean
@@ -38,12 +39,21 @@ SHOWN = 10  # cells of the ranking; `runs` lists all
 
 @dataclasses.dataclass
 class RankedCell:
-    """A cell of a sweep and its seeds' accuracies."""
+    """A cell of a sweep and its runs."""
 
     label: str
-    configs: list[Config]
-    accuracies: dict[int, float]  # by seed: the last epoch's on validation, per cent
-    diverged: int  # seeds
+    runs: list[Run]
+
+    @functools.cached_property
+    def accuracies(self) -> dict[int, float]:
+        """By seed: the last epoch's on validation, per cent."""
+        records = [run.record for run in self.runs if run.record]
+        return {r.seed: 100 * objective(r) for r in records if r.status == "completed"}
+
+    @property
+    def diverged(self) -> int:
+        """The number of seeds that have."""
+        return sum(run.status == "diverged" for run in self.runs)
 
     @property
     def mean(self) -> float:
@@ -68,17 +78,11 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     for config in configs:
         by_cell.setdefault(str(run_directory(config).parent), []).append(config)
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
-    ranked = []
-    for label, cell in zip(labels, by_cell.values(), strict=True):
-        runs = {config.seed: Run(run_directory(config)) for config in cell}
-        diverged = sum(run.status == "diverged" for run in runs.values())
-        accuracies = {
-            seed: 100 * objective(run.record)
-            for seed, run in runs.items()
-            if run.status == "completed"
-        }
-        if accuracies or diverged:
-            ranked.append(RankedCell(" ".join(label) or "this cell", cell, accuracies, diverged))
+    cells = [
+        RankedCell(" ".join(label) or "this cell", [Run(run_directory(config)) for config in cell])
+        for label, cell in zip(labels, by_cell.values(), strict=True)
+    ]
+    ranked = [cell for cell in cells if cell.accuracies or cell.diverged]
     return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
 
 
@@ -130,11 +134,11 @@ def print_answer(configs: Sequence[Config]) -> None:
     root = configs[0].output_root
     console.print("\nLook further")
     look = [(command_name("runs"), root), (command_name("report"), root)]
-    trained = [config for config in best.configs if config.seed in best.accuracies]
-    look += [(command_name("evaluate"), str(run_directory(config))) for config in trained[:1]]
+    trained = [str(run.path) for run in best.runs if run.status == "completed"]
+    look += [(command_name("evaluate"), path) for path in trained[:1]]
     for command, directory in (*look, ("tensorboard --logdir", root)):
         console.print(f"  {command} {visible(shlex.quote(directory))}")
-    logger, records = configs[0].logger, [Run(run_directory(config)).record for config in configs]
+    logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
     if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
         missed = f"logger={logger.NAME} lacks {lacking} runs: the same command hands them in"
         console.print(f"{missed}; after a search, each run's own (runs command)")

@@ -20,7 +20,7 @@ from resnet_cifar.files import is_held
 from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.record.layout import LOCK, METRICS
 from resnet_cifar.record.lines import read_metrics
-from resnet_cifar.record.schema import OBJECTIVE, RecordError, objective, result
+from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, objective, result
 from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.answer import print_answer, varying
 from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
@@ -64,9 +64,7 @@ class RunJob(Job):
         return base64.b64encode(pickle.dumps(config)).decode() + "\n"
 
     def outcome(self) -> Outcome | None:
-        if self.run.rerun and self.exit_code is None:
-            return None
-        record = Run(self.directory).record  # if it is damaged, the job that meets it says so
+        record = self._record()
         if record is None or not record.finished:
             return None
         if self.exit_code is None and self.run.logger.lacks(record):  # its process hands that in
@@ -106,9 +104,13 @@ class RunJob(Job):
         return START_UP + self.run.images(self._epochs_left()) / statistics.median(speeds)
 
     def _epochs_left(self) -> int:
-        anew = self.run.rerun and self.exit_code is None
-        record = None if anew else Run(self.directory).record
+        record = self._record()
         return max(0, self.run.trainer.epochs - (record.epochs_done if record else 0))
+
+    def _record(self) -> RunRecord | None:
+        """The record it goes on from. If it is damaged, the job that meets it says so."""
+        anew = self.run.rerun and self.exit_code is None
+        return None if anew else Run(self.directory).record
 
     def log(self) -> str | None:
         path = self.directory / "train.log"

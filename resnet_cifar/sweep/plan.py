@@ -151,7 +151,7 @@ def find_speed(config: Config, threads: int) -> tuple[float, str]:
 
 
 def measure(config: Config, threads: int) -> float:
-    """Images/s of training steps on random images, uncompiled; takes a second or two steps.
+    """Images/s of training steps on random images, uncompiled, in a second or two steps.
 
     On a CPU in the precision of the runs recorded here, or else in float32.
     """
