@@ -479,7 +479,7 @@ def check_trained(program: Program, called: Called, parts: Parts, configs: list[
         assert called("runs", "command", directory).strip() == reproduce_command(config)
         called("evaluate", directory, "--test")
         called("predict", directory, image)
-        called("export", directory, f"{directory.parent.name}.safetensors")
+        called("export", directory, f"{directory.parent.name}_{directory.name}.safetensors")
     check_readers(called, configs)
 
 
