@@ -335,13 +335,13 @@ def test_a_signal_ends_jobs_that_do_not_listen(
     job = Script(tmp_path / "job", "stubborn", script=STUBBORN)
     pool = make_pool([job], [""])
     sender = send_signals((tmp_path / "job.ready").exists, signal.SIGTERM)
-    again = threading.Timer(15, os.kill, (os.getpid(), signal.SIGTERM))  # or it would hang
+    again = threading.Timer(60, os.kill, (os.getpid(), signal.SIGTERM))  # or it would hang
     again.start()
     began = time.monotonic()
     pool.run()
     again.cancel()
     sender.join()
-    assert time.monotonic() - began < 14
+    assert time.monotonic() - began < 50
     assert pool.interrupted == signal.SIGTERM
     assert (tmp_path / "job.asked").exists()
     with pytest.raises(ProcessLookupError):
