@@ -23,7 +23,7 @@ from resnet_cifar.text import printable
 Row = dict[str, Any]
 Column = str | Callable[[Row], str]  # a key of the row, whose value is shown as it is, or its text
 
-MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
+MARKS = {"holds": "✓", "does not hold": "✗", "differs": "≠", "undecided": "?"}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from resnet_cifar import scores
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
-from resnet_cifar.runs.statistics import paired_differences
 from resnet_cifar.runs.table import Predictions, records
 from resnet_cifar.text import no_backend
 
@@ -169,28 +168,30 @@ def _draw_published(axis: Axes, group: Group, table: pd.DataFrame) -> None:
     for y, row in enumerate(records(table)):
         augmented = 100 * group.values(row["cell"], AUGMENTED).to_numpy()
         axis.plot(augmented, np.full(len(augmented), y - 0.22), "o", ms=3, color=COLORS[1])
-        low, high = 100 * row["replications/low"], 100 * row["replications/high"]
+        low, high = 100 * row["repetitions/low"], 100 * row["repetitions/high"]
         axis.plot([low, high], [y - 0.22] * 2, color=FAINT, lw=5, alpha=0.45)
         axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
     axis.plot([], [], "o", color=COLORS[0], label="ours, clean")
     axis.plot([], [], "o", color=COLORS[1], label="ours, augmented view")
     axis.plot([], [], "D", color=INK, label="published (augmented)")
-    axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="replications")
+    axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="repetitions")
     axis.legend()
 
 
 def draw_differences(tables: Tables) -> Figure:
-    """Every cell minus the best, paired by seed: a dot a seed, from three the mean's interval."""
-    group = tables.group
+    """Cells that differ in one key, the difference of each two with its interval."""
     table = tables.differences.iloc[: 2 * MOST_ROWS].iloc[::-1]
-    against = table["against"].iloc[0]
-    best = next(cell for cell, label in group.labels.items() if label == against)
-    ours = group.values(best, VAL)
-    pairs = [paired_differences(group.values(cell, VAL), ours) for cell in table["cell"]]
+    mean, low, high = (100 * table[column] for column in ("difference", "low", "high"))
+    rows = range(len(table))
     with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
-        _draw_dots(axis, table, pairs, ("difference", "low", "high"), 0.6)
+        axis.hlines(rows, low, high, color=COLORS[0], lw=1.6)
+        axis.plot(mean, rows, "o", ms=4, color=COLORS[0])
+        labels = [f"{row['name']}  (n = {row['n']})" for row in records(table)]
+        axis.set_yticks(rows, [textwrap.shorten(text, 70, placeholder=" …") for text in labels])
+        axis.set_ylim(-0.6, len(table) - 0.4)
+        axis.grid(axis="y", visible=False)
         axis.axvline(0, color=FAINT, lw=1)
-        axis.set_xlabel(f"points of validation accuracy against {against}")
+        axis.set_xlabel("points of validation accuracy")
     return figure
 
 

@@ -1,17 +1,19 @@
 """Groups of runs that are compared: questions and settings, and labels that tell cells apart.
 
-A *setting* is everything of the configuration that a question does not vary: data, width, epochs, …
-Runs are compared within one setting only. Only completed runs enter a mean.
+Runs are compared within one setting only: data, model, epochs and the precision that was used.
+Whatever else varies there is what was asked, by a question of experiments/questions.yaml or without
+one. Only completed runs enter a mean.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import COORDINATES, USUAL, number
-from resnet_cifar.report.study import Question, Selector, matches
+from resnet_cifar.identity import COORDINATES, USUAL, number, varying_keys
+from resnet_cifar.report.study import VAL, Question, Selector, matches
+from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
@@ -32,9 +35,50 @@ TITLES = {
     "model.width": "width",
     "trainer.epochs": "epochs",
 }
-OTHER = Question("Runs no question asks about", {}, COORDINATES, name="other")
-BEST = Question("Which is best?", {}, COORDINATES, name="best")
+SETTING = ("data", "model", "trainer.epochs", "precision")  # a group's fields belong to it
+OTHER = Question("Other runs", {}, (), name="other")
+BEST = Question("Which is best?", {}, (), name="best")
+# Accuracy of a network that has learnt nothing, for runs that diverged; its loss is −ln of it.
+CHANCE = 0.1  # CIFAR-10 and the synthetic data have ten classes
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
+
+
+class Spreads:
+    """The variance between seeds that the cells of each setting share, metric by metric."""
+
+    def __init__(self, runs: pd.DataFrame) -> None:
+        keys = [key for key in [*identity_keys(runs), "precision"] if _of_setting(key)]
+        setting = runs.groupby(keys, dropna=False, sort=False).ngroup()
+        self._of_run = dict(zip(runs["directory"], setting, strict=True))
+        without = runs.groupby(keys[:-1], dropna=False, sort=False)["precision"]
+        self._precisions = dict(zip(runs["directory"], without.transform("nunique"), strict=True))
+        self._cells: dict[Hashable, list[pd.DataFrame]] = {}
+        self._apart: set[tuple[Hashable, Hashable]] = set()
+        for (of, cell), part in runs.groupby([setting, "cell"]):
+            # A cell that collapses, or diverges at some seeds, has a spread of its own.
+            collapses = part.iloc[0].get("norm.detach") in ("mean", "both")
+            if collapses or (part["status"] == "diverged").any():
+                self._apart.add((of, cell))
+            else:
+                done = part[part["status"] == "completed"]
+                self._cells.setdefault(of, []).append(done)
+        self._pools: dict[tuple[Hashable, str, bool], statistics.Pool] = {}
+
+    def has_several_precisions(self, run: dict[str, Any]) -> bool:
+        """True if the setting of a run is there in another precision, too."""
+        return bool(self._precisions[run["directory"]] > 1)
+
+    def pool(self, run: dict[str, Any], metric: str, logs: bool = False) -> statistics.Pool:
+        """The pool of the setting of a cell, of which `run` is one; empty for a cell apart."""
+        of = self._of_run[run["directory"]]
+        if (of, run["cell"]) in self._apart:
+            return statistics.EMPTY
+        key = (of, metric, logs)
+        if key not in self._pools:
+            values = [last_values(part, metric) for part in self._cells.get(of, ())]
+            samples = [each.map(math.log) if logs else each for each in values]
+            self._pools[key] = statistics.pool(map(list, samples))
+        return self._pools[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +90,7 @@ class Group:
     runs: pd.DataFrame  # completed
     left_out: pd.DataFrame  # every other run of the group
     vary: tuple[str, ...]  # columns that tell its cells apart, the question's first
+    spreads: Spreads
 
     @property
     def name(self) -> str:
@@ -57,7 +102,7 @@ class Group:
 
     @property
     def asked(self) -> bool:
-        """True if a question asks about these runs, and one of them is completed."""
+        """True if these runs answer a question of the file or of a sweep, and one is completed."""
         return self.question not in (OTHER, BEST) and len(self.runs) > 0
 
     @cached_property
@@ -75,8 +120,13 @@ class Group:
     @cached_property
     def labels(self) -> dict[str, str]:
         """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
+        plain = USUAL if self.question is BEST else {}  # of many keys most have their usual value
         return {
-            cell: ", ".join(describe_value(key, row.get(key)) for key in self.vary)
+            cell: ", ".join(
+                describe_value(key, row.get(key))
+                for key in self.vary
+                if key in COORDINATES or key not in plain or row.get(key) != plain[key]
+            )
             or printable(cell)
             for cell, row in self.configurations.items()
         }
@@ -89,9 +139,33 @@ class Group:
         """The last epoch's metric of a cell's completed runs, by seed; without what is missing."""
         return last_values(self._runs_by_cell.get(cell, pd.DataFrame()), metric)
 
+    def pool(self, cell: str, metric: str = VAL, logs: bool = False) -> statistics.Pool:
+        """The variance that moderates a cell's own, of a metric or of its logarithm."""
+        return self.spreads.pool(self.configurations[cell], metric, logs)
+
+    def compare(self, first: str, second: str, metric: str = VAL) -> statistics.Difference | None:
+        """The two-sample comparison of two cells; None where one has no completed run."""
+        samples = [self.values(cell, metric) for cell in (first, second)]
+        if not all(map(len, samples)):
+            return None
+        pools = [self.pool(cell, metric) for cell in (first, second)]
+        return statistics.compare(list(zip((1, -1), map(list, samples), pools, strict=True)))
+
+    def diverged(self, cell: str) -> int:
+        """The number of a cell's seeds that diverged."""
+        mine = self.left_out["cell"] == cell
+        return int((mine & (self.left_out["status"] == "diverged")).sum())
+
     def find(self, selector: Selector) -> list[str]:
         """The cells `selector` means."""
         return list(self.everything[matches(self.everything, selector)]["cell"].unique())
+
+    def select(self, rows: pd.Series[bool]) -> Group:
+        """The group of the runs of `everything` for which `rows` is true."""
+        chosen = rows.index[rows]
+        runs = self.runs[self.runs.index.isin(chosen)]
+        left_out = self.left_out[self.left_out.index.isin(chosen)]
+        return dataclasses.replace(self, runs=runs, left_out=left_out)
 
 
 def last_values(runs: pd.DataFrame, metric: str) -> pd.Series[float]:
@@ -104,26 +178,58 @@ def last_values(runs: pd.DataFrame, metric: str) -> pd.Series[float]:
 def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
     """Every (question, setting) with at least two cells, fullest settings first.
 
-    Runs that no question asks about are grouped by the study's coordinates.
+    What no question of the file asks about is asked by itself: which keys were varied.
     """
     if runs.empty:
         return []
+    spreads = Spreads(runs)
     groups: list[Group] = []
     asked: set[str] = set()
     for question in questions:
-        for group in _split_by_setting(runs[matches(runs, question.where)], question):
+        for group in _split(runs[matches(runs, question.where)], question, spreads):
             rows = group.everything
             if all(key in rows and rows[key].nunique() > 1 for key in question.vary):
                 groups.append(group)
                 asked |= set(rows["directory"])
-    rest = runs[~runs["directory"].isin(asked)]
-    groups += [group for group in _split_by_setting(rest, OTHER) if len(group.runs)]
+    for whole in _split(runs, BEST, spreads):
+        groups += _ask(whole, asked)
     return _number_repeated(groups)
 
 
+def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
+    """Group the runs of a setting that are not `asked` about by the one or two keys they vary.
+
+    Two keys, where the cells fill more of a grid than its two axes; the rest are left together.
+    """
+    rows = whole.everything
+    seen = set(asked)
+    groups: list[Group] = []
+    for count in (2, 1):
+        for keys in itertools.combinations(whole.vary, count):
+            words = (
+                f"What {'do' if count > 1 else 'does'} {' and '.join(map(name_key, keys))} change?"
+            )
+            name = "-".join(["by", *keys])
+            question = Question(words, {}, keys, name=name, automatic=True)
+            for group in _split(rows, question, whole.spreads):
+                levels = [group.everything[key].nunique() for key in keys]
+                cells = set(group.everything["cell"])
+                grid = min(levels) > 1 and (count == 1 or len(cells) > sum(levels) - 1)
+                known = any(cells <= set(other.everything["cell"]) for other in groups)
+                if grid and not known and not set(group.everything["directory"]) <= seen:
+                    groups.append(group)
+    seen = seen.union(*(group.everything["directory"] for group in groups))
+    rest = rows[~rows["directory"].isin(seen)]
+    return groups + [group for group in _split(rest, OTHER, whole.spreads) if len(group.runs)]
+
+
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
-    """The runs by everything but the study's coordinates: cells in a group can be ranked."""
-    return _number_repeated(_split_by_setting(runs, BEST)) if len(runs) else []
+    """The runs by setting alone: all its cells can be ranked."""
+    return _number_repeated(_split(runs, BEST, Spreads(runs))) if len(runs) else []
+
+
+def _of_setting(key: str) -> bool:
+    return key in SETTING or key.partition(".")[0] in ("data", "model")
 
 
 def _number_repeated(groups: list[Group]) -> list[Group]:
@@ -138,9 +244,9 @@ def _number_repeated(groups: list[Group]) -> list[Group]:
     return result
 
 
-def _split_by_setting(runs: pd.DataFrame, question: Question) -> list[Group]:
+def _split(runs: pd.DataFrame, question: Question, spreads: Spreads) -> list[Group]:
     """The groups of a question's runs, those with most parameters and epochs first."""
-    keys = identity_keys(runs)
+    keys = [*identity_keys(runs), "precision"]
     plain = runs[keys].astype(object).where(runs[keys].notna(), _MISSING)
     # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
     # kind has, as every model its width, does not come with the kind.
@@ -148,7 +254,8 @@ def _split_by_setting(runs: pd.DataFrame, question: Question) -> list[Group]:
     fixed = [
         key
         for key in keys
-        if key not in question.vary
+        if (_of_setting(key) or question.vary)
+        and key not in question.vary
         and key not in question.where
         and not (key.startswith(free) and runs[key].isna().any())
     ]
@@ -157,12 +264,17 @@ def _split_by_setting(runs: pd.DataFrame, question: Question) -> list[Group]:
         mine = plain.loc[part.index]
         given = [key for key in question.vary if key in keys]
         vary = [key for key in given if mine[key].nunique() > 1]
-        # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
-        within = mine.groupby(given, sort=False) if given else mine
-        vary += [k for k in keys if k not in given and np.max(within[k].nunique()) > 1]
-        setting = describe_setting(dict(zip(fixed, values, strict=True)), question.vary)
+        if given:  # `scheduler.eta_min` is there for cosine alone: it follows from the schedule
+            within = mine.groupby(given, sort=False)
+            vary += [k for k in keys if k not in given and np.max(within[k].nunique()) > 1]
+        else:
+            vary = list(varying_keys(records(mine[keys])))
+            vary.sort(key=lambda key: COORDINATES.index(key) if key in COORDINATES else 9)
+        known = dict(zip(fixed, values, strict=True))
+        several = spreads.has_several_precisions(records(part[:1])[0])
+        setting = describe_setting(known, (*question.vary, *([] if several else ["precision"])))
         done = part["status"] == "completed"
-        groups.append(Group(question, setting, part[done], part[~done], tuple(vary)))
+        groups.append(Group(question, setting, part[done], part[~done], tuple(vary), spreads))
     largest = ("parameters", "epochs")
     groups.sort(key=lambda g: [float(g.everything[x].max()) for x in largest], reverse=True)
     return groups

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from resnet_cifar.identity import number
 from resnet_cifar.report.document import Column, Row
 from resnet_cifar.report.groups import is_missing
+from resnet_cifar.report.study import Claim
 from resnet_cifar.runs import statistics
 
 
@@ -33,16 +35,23 @@ def signed(mean: float, low: float, high: float, scale: float = 100, digits: int
     return plus_minus(mean, low, high, scale, digits, "+").replace("-", "−")
 
 
-def format_difference(
-    mean: float, low: float, high: float, metric: str, relative: bool, predictor: bool
-) -> str:
-    """The difference of a claim: points of accuracy, nats, per cent, or R²."""
-    if predictor:
+def format_difference(claim: Claim, mean: float, low: float, high: float) -> str:
+    """A claim's difference and interval: points of accuracy, nats, per cent, or R²."""
+    if claim.predictor:
         return signed(mean, low, high, 1, 3)
-    if relative:
-        return signed(mean, low, high, 100, 1) + (" %" if math.isfinite(mean) else "")
-    points = metric.startswith("accuracy/")
+    if claim.relative:  # of logarithms: its interval is not symmetric
+        share, *ends = (f"{100 * math.expm1(x):+.1f}".replace("-", "−") for x in (mean, low, high))
+        return f"{share} %" if math.isnan(low) else f"{share} % ({ends[0]} to {ends[1]})"
+    points = claim.metric.startswith("accuracy/")
     return signed(mean, low, high) if points else signed(mean, low, high, 1, 4)
+
+
+def list_differences(claim: Claim, values: Sequence[float]) -> str:
+    """Up to two differences as they are, of more the mean with its 95 % t-interval."""
+    if len(values) < 3:
+        return ", ".join(format_difference(claim, x, math.nan, math.nan) for x in values)
+    e = statistics.estimate(values)
+    return format_difference(claim, e.mean, e.low, e.high)
 
 
 # Columns by the key of a row ---------------------------------------------------------------------
@@ -64,9 +73,17 @@ def value_column(key: str) -> Column:
 
 
 def mean_column(metric: str, scale: float = 100, digits: int = 2) -> Column:
-    """A column `95.06 ± 0.12` of a `cell_table`; the mean alone with one run."""
-    low, high = f"{metric}/low", f"{metric}/high"
-    return lambda row: plus_minus(row[metric], row[low], row[high], scale, digits)
+    """A column `95.06 ± 0.12` of a `cell_table`; two runs' values; the value of a single one."""
+
+    def show(row: Row) -> str:
+        mean, half = row[metric], row[f"{metric}/sd"] / math.sqrt(2)
+        if row["n"] == 2 and not math.isnan(half):  # an interval of two is nearly always impossible
+            return ", ".join(
+                decimals(scale * value, digits) for value in (mean - half, mean + half)
+            )
+        return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits)
+
+    return show
 
 
 def range_column(key: str) -> Column:
@@ -75,9 +92,14 @@ def range_column(key: str) -> Column:
     def show(row: Row) -> str:
         low, high = percent(row[f"{key}/low"]), percent(row[f"{key}/high"])
         count = f" ({row[f'{key}/n']})" if f"{key}/n" in row else ""
-        return low and f"{low} to {high}{count}"
+        return low and (low if low == high else f"{low} to {high}") + count
 
     return show
+
+
+def diverged_column(row: Row) -> str:
+    """A column `2 of 5`: seeds that diverged."""
+    return f"{row['diverged']} of {row['n'] + row['diverged']}"
 
 
 def difference_column(row: Row) -> str:

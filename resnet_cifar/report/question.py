@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
 from resnet_cifar import scores
 from resnet_cifar.errors import UserError
 from resnet_cifar.report import figures, numbers
-from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
+from resnet_cifar.report.document import Column, Part, Picture, Row, Table, escape, heading
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
-from resnet_cifar.report.tables import Tables, find_settled_epoch
-from resnet_cifar.runs.statistics import mcnemar
+from resnet_cifar.report.tables import Corrected, Tables, find_settled_epoch, precision
+from resnet_cifar.runs.statistics import CONFIDENCE, mcnemar
 from resnet_cifar.runs.table import Predictions, load_predictions, records
 
 Stored = dict[str, dict[int, Predictions]]  # by cell and seed
 
 
-def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Part]:
+def question_part(
+    answer: Tables,
+    skipped: dict[str, str],
+    corrected: Corrected,
+    draw: bool = True,
+) -> list[Part]:
     """The section of a question: tables, and figures if it is to `draw` them.
 
-    Predictions that can't be read are added to those `skipped`.
+    `corrected` has the p of each comparison as from `tables.correct_differences`. Predictions that
+    can't be read are added to those `skipped`.
     """
     group = answer.group
     title = heading(f"{group.question.question} – {group.setting}", 3)
-    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, draw)]
+    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, corrected, draw)]
     if not draw:
         return parts
     caption = (
         "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
         "training (faint: running mean in training mode on augmented images) and the augmented "
-        "validation view (crosses)."
+        "validation view (crosses). Bands are cut off at 0 and 100 %."
     )
     if len(group.labels) > figures.MOST_LINES:
         caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
@@ -54,7 +62,7 @@ def cells_table(answer: Tables) -> Table:
     if known:
         columns |= {
             "published %": numbers.percent_column("published"),
-            "replications %": numbers.range_column("replications"),
+            "repetitions %": numbers.range_column("repetitions"),
             "predicted %": numbers.range_column("prediction"),
         }
     columns |= {
@@ -66,30 +74,47 @@ def cells_table(answer: Tables) -> Table:
     }
     if known:
         columns["verdict"] = "verdict"
-    return Table(f"cells-{group.name}", frame, columns, words=words)
+    if frame["diverged"].any():
+        columns["diverged"] = numbers.diverged_column
+    caption = ""
+    if "augmentation" in group.vary:
+        caption = (
+            "The augmented view is each cell's own: with cutout it has cutout, with mixup it has "
+            "crop and flip alone, no mixed images."
+        )
+    return Table(f"cells-{group.name}", frame, columns, caption, words=words)
 
 
-def _differences_part(answer: Tables, draw: bool) -> list[Part]:
+def _differences_part(answer: Tables, corrected: Corrected, draw: bool) -> list[Part]:
     name, frame = f"differences-{answer.group.name}", answer.differences
     if frame.empty:
         return []
+    keys = [(row["first"], row["second"], precision(answer)) for row in records(frame)]
+    frame = frame.assign(**{"p/holm": [corrected[key] for key in keys]})
     columns: dict[str, Column] = {
-        "cell": "label",
-        "against": "against",
+        "cells": "name",
         "points": numbers.difference_column,
         "n": "n",
+        "more than chance?": describe_difference,
     }
-    if frame["seeds"].notna().any():
-        columns["seeds needed"] = numbers.count_column("seeds")
-    caption = "Validation accuracy against the best cell, paired by seed."
-    table = Table(name, frame, columns, caption, detail=True)
-    if not draw or (len(frame) == 1 and frame["n"].max() == 1):
-        return [table]  # a single dot tells nothing
     caption = (
-        "Differences to the best cell, paired by seed; a dot is a pair, a bar a 95 % interval, "
-        "from three pairs on."
+        "Validation accuracy of each two cells that differ in one key, two-sample. Corrected for "
+        "the number of such comparisons in this report (Holm)."
     )
+    table = Table(name, frame, columns, caption, detail=True, words=("more than chance?",))
+    if not draw or frame["low"].isna().all():
+        return [table]  # dots without an interval tell nothing
+    caption = "Cells that differ in one key; bars are 95 % intervals of the differences."
     return [table, Picture(name, figures.draw_differences(answer), caption)]
+
+
+def describe_difference(row: Row) -> str:
+    """The verdict on one of the differences, in a word or two."""
+    if row["lost"]:
+        return f"undecided: {row['lost']} seeds diverged"
+    if math.isnan(row["p"]):
+        return "one run" if row["n"] == 1 else "undecided"
+    return "yes" if row["p/holm"] < 1 - CONFIDENCE else "undecided"
 
 
 def _early_part(answer: Tables) -> list[Part]:

@@ -7,9 +7,11 @@ the place in it, the value and what is allowed there: a misspelt key never makes
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import sys
 from collections.abc import Collection, Iterator
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -24,30 +26,53 @@ from resnet_cifar.files import read_regular
 from resnet_cifar.identity import number
 from resnet_cifar.paths import resource_directory
 from resnet_cifar.record.schema import OBJECTIVE
-from resnet_cifar.runs.statistics import Spread, pooled
+from resnet_cifar.runs.statistics import pooled_variance
 from resnet_cifar.text import explain_mismatch, printable
 
 EXPERIMENTS = resource_directory("experiments")
 VAL, AUGMENTED = OBJECTIVE, "accuracy/val_augmented"
+IMAGES = 10_000  # of the published validation and test sets
 Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read
+Contrast = tuple[tuple[int, Selector], ...]  # cells, each with the sign it is added with
+PUBLISHED = "published"
 
 _METRIC = re.compile(r"(accuracy|loss)/[a-z][a-z_]*")
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _NotEmpty = msgspec.Meta(min_length=1)
 _TwoOrMore = msgspec.Meta(min_length=2)
+_Pair = tuple[Selector, Selector]
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finding that runs can contradict. See experiments/questions.yaml."""
 
     claim: str
+    declared: str = ""  # when, or "published": only runs that started later count
+    where: Selector = {}  # the runs it is about, where that is not every setting of the question
     metric: str = VAL
     against: str | None = None  # the metric of a pair's second cell, where it is another one
-    pairs: Annotated[tuple[tuple[Selector, Selector], ...], _NotEmpty] = ()
+    pairs: Annotated[tuple[_Pair, ...], _NotEmpty] = ()
+    interaction: Annotated[tuple[_Pair, ...], msgspec.Meta(min_length=2, max_length=2)] = ()
+    seeds: Annotated[tuple[int, ...], _TwoOrMore] = ()  # planned: no verdict before they are there
     margin: float = 0.0
     within: float | None = None
     relative: bool = False
     predictor: Annotated[tuple[str, ...], _TwoOrMore] = ()
+    note: str = ""  # such as an earlier claim that it replaces, and why
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """Its comparisons, each a sum of cells with signs: A − B, or (A − B) − (C − D)."""
+        if self.interaction:
+            (a, b), (c, d) = self.interaction
+            return [((1, a), (-1, b), (-1, c), (1, d))]
+        return [((1, a), (-1, b)) for a, b in self.pairs]
+
+    @property
+    def since(self) -> datetime | None:
+        """When it was declared; None where it was published, or bears no date."""
+        dated = self.declared not in ("", PUBLISHED)
+        return datetime.fromisoformat(self.declared) if dated else None
 
     @property
     def sign(self) -> int:
@@ -69,6 +94,15 @@ class Question(_QuestionNode, frozen=True, kw_only=True):
 
     name: str
     claims: tuple[Claim, ...] = ()
+    automatic: bool = False  # True if it stands in no file: keys were varied, so it is asked
+
+
+class Repetition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A public repetition of a published cell."""
+
+    by: str  # one of the file's sources
+    measured: dict[str, float]
+    left_out: str = ""  # why it is not counted
 
 
 class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,20 +110,31 @@ class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     selector: Selector
     published: dict[str, float]
-    replications: dict[str, Annotated[list[float], _TwoOrMore]]
+    repetitions: tuple[Repetition, ...] = ()
+
+    def values(self, metric: str, published: bool = False) -> dict[str, float]:
+        """What the counted repetitions measured, by source; the `published` value on request."""
+        first = (
+            {PUBLISHED: self.published[metric]} if published and metric in self.published else {}
+        )
+        counted = [each for each in self.repetitions if not each.left_out]
+        return first | {e.by: e.measured[metric] for e in counted if metric in e.measured}
 
 
 class Published(_PublishedNode, frozen=True, kw_only=True):
     """A cell of the file, its selector completed by the setting."""
 
     name: str
-    spread: Spread  # of the replications' accuracy/val_augmented, pooled where that is declared
+    pooled: bool  # True if its repetitions share their standard deviation with others'
+    sd: float  # of the repetitions' accuracy/val_augmented, pooled where that is declared
+    freedom: int  # its degrees of freedom
 
 
 class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """published.yaml, its cells not yet read."""
 
     setting: Selector
+    sources: Annotated[dict[str, str], _NotEmpty]
     cells: Annotated[dict[str, Any], _NotEmpty]
     pooled_sd: Annotated[tuple[str, ...], _TwoOrMore] = ()
 
@@ -127,15 +172,24 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
     setting = _read_selector(f"{path}: setting", file.setting)
     named = _list_named(f"{path}: cells", file.cells)
     cells = {name: _read_cell(place, node) for place, name, node in named}
+    for name, cell in cells.items():
+        for repetition in cell.repetitions:
+            at = f"{path}: cells: {name}: repetitions: by"
+            _check(repetition.by in file.sources, at, repetition.by, f"one of {[*file.sources]}")
     shared = file.pooled_sd
     once = set(shared) <= set(cells) and len(set(shared)) == len(shared)
     _check(once, f"{path}: pooled_sd", shared, f"cells, each once: {', '.join(cells)}")
     published = []
     for name, cell in cells.items():
-        alike = [cells[each].replications for each in (shared if name in shared else (name,))]
-        spread = pooled([replications[AUGMENTED] for replications in alike])
-        whole = (cell.selector | setting, cell.published, cell.replications)
-        published.append(Published(*whole, name=name, spread=spread))
+        alike = shared if name in shared else (name,)
+        measured = [list(cells[each].values(AUGMENTED).values()) for each in alike]
+        variance, freedom = pooled_variance(measured)
+        # Ten thousand images alone leave a spread: three results that are closer were lucky.
+        share = cell.published[AUGMENTED]
+        sd = max(math.sqrt(variance), math.sqrt(share * (1 - share) / IMAGES))
+        whole = (cell.selector | setting, cell.published, cell.repetitions)
+        known = Published(*whole, name=name, pooled=name in shared, sd=sd, freedom=freedom)
+        published.append(known)
     return published
 
 
@@ -161,9 +215,10 @@ def _read_question(place: str, name: str, node: object) -> Question:
 def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]) -> Claim:
     claim = _convert(node, Claim, place)
     _check_line(f"{place}: claim", claim.claim)
-    _check(
-        bool(claim.pairs) != bool(claim.predictor), place, node, "give either pairs or predictor"
-    )
+    kinds = [bool(claim.pairs), bool(claim.interaction), bool(claim.predictor)]
+    _check(sum(kinds) == 1, place, node, "give one of pairs, interaction and predictor")
+    _check_date(f"{place}: declared", claim.declared)
+    _check(len(set(claim.seeds)) == len(claim.seeds), f"{place}: seeds", claim.seeds, "each once")
     quantity = claim.metric.partition("/")[0]
     share = claim.relative or claim.predictor or quantity == "accuracy"
     most, limit = (1, "a fraction less than 1") if share else (10, "less than 10 nats")
@@ -183,29 +238,37 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
         (len(set(claim.predictor)) == len(claim.predictor), "predictor", "each key once"),
     ):
         _check(fits, f"{place}: {key}", getattr(claim, key), allowed)
-    pairs: list[tuple[Selector, Selector]] = []
-    for i, sides in enumerate(claim.pairs, 1):
-        at = f"{place}: pairs[{i}]"
-        first, second = (_read_selector(at, side, where, vary) for side in sides)
-        differs = first != second or against != claim.metric
-        new = differs and (first, second) not in pairs
-        _check(new, at, list(sides), "two different cells, each pair once")
-        pairs.append((first, second))
-    return msgspec.structs.replace(claim, pairs=tuple(pairs))
+    read: dict[str, Any] = {}
+    if claim.where:
+        read["where"] = _read_selector(f"{place}: where", claim.where)
+    for part in ("pairs", "interaction"):
+        pairs: list[_Pair] = []
+        for i, sides in enumerate(getattr(claim, part), 1):
+            at = f"{place}: {part}[{i}]"
+            first, second = (_read_selector(at, side, where, vary) for side in sides)
+            differs = first != second or against != claim.metric
+            new = differs and (first, second) not in pairs
+            _check(new, at, list(sides), "two different cells, each pair once")
+            pairs.append((first, second))
+        read[part] = tuple(pairs)
+    return msgspec.structs.replace(claim, **read)
 
 
 def _read_cell(place: str, node: object) -> _PublishedNode:
     cell = _convert(node, _PublishedNode, place)
-    single = {metric: [value] for metric, value in cell.published.items()}
-    for part, measured in (("published", single), ("replications", cell.replications)):
-        _check(AUGMENTED in measured, f"{place}: {part}", measured, f"a mapping with {AUGMENTED}")
-        for metric, values in measured.items():
+    parts = {f"repetitions[{i}]: measured": r.measured for i, r in enumerate(cell.repetitions, 1)}
+    for part, measured in ({"published": cell.published} | parts).items():
+        given = AUGMENTED in measured or ("accuracy/test" in measured and part != "published")
+        _check(given, f"{place}: {part}", measured, f"a mapping with {AUGMENTED}")
+        for metric, value in measured.items():
             at = f"{place}: {part}: {metric}"
-            _check(_METRIC.fullmatch(metric), at, values, "a metric is accuracy/… or loss/…")
+            _check(_METRIC.fullmatch(metric), at, value, "a metric is accuracy/… or loss/…")
             fraction = metric.startswith("accuracy/")
             most = 1 if fraction else sys.float_info.max
             allowed = "a fraction from 0 to 1" if fraction else "nats, 0 or more"
-            _check(all(0 <= value <= most for value in values), at, values, allowed)
+            _check(0 <= value <= most, at, value, allowed)
+    names = [repetition.by for repetition in cell.repetitions]
+    _check(len(set(names)) == len(names), f"{place}: repetitions", names, "each source once")
     selector = _read_selector(f"{place}: selector", cell.selector)
     return msgspec.structs.replace(cell, selector=selector)
 
@@ -289,6 +352,15 @@ def _check_line(place: str, text: str) -> None:
     _check(fits, place, text, "text of one line, without control characters")
 
 
+def _check_date(place: str, text: str) -> None:
+    allowed = f"{PUBLISHED}, or a date and time such as 2026-11-24T12:28Z"
+    try:
+        fits = text in ("", PUBLISHED) or datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        fits = False
+    _check(fits, place, text, allowed)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML whose keys are text and stand once, and whose values are written where they are used.
 
@@ -313,7 +385,12 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_timestamp(self, node: Any) -> Any:
+        """Keep a date as it is written: one that is none is refused like any other value."""
+        return self.construct_scalar(node)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
 # To YAML 1.1 a number like 5e-4 is text: its decimal point is missing.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import COORDINATES
-from resnet_cifar.report.groups import Group, last_values
+from resnet_cifar.identity import COORDINATES, varying_keys
+from resnet_cifar.report.groups import (
+    Group,
+    describe_value,
+    is_missing,
+    last_values,
+    name_key,
+)
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, find_published, matches
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.table import identity_keys
+from resnet_cifar.runs.table import identity_keys, records
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
 
 FEWEST_FOR_A_BAND = 3  # runs
+Corrected = dict[tuple[str, str, str], float]  # p of a comparison: its cells, their precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +44,16 @@ class Tables:
         """One row a cell of the group, in order.
 
         Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m
-        of `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; published,
-        replications/low, replications/high (their range), prediction/low, prediction/high (where
-        the mean of n runs should lie with 95 %), all in the augmented view, and verdict, where the
-        cell is one of the published study at its full setting.
+        of `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; diverged,
+        the number of seeds that did; published, repetitions/low, repetitions/high (their range),
+        prediction/low, prediction/high (where the mean of n runs should lie with 95 %), all in the
+        augmented view, and verdict, where the cell is one of the published study.
         """
         group, rows = self.group, []
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
+            row["diverged"] = group.diverged(cell)
             for metric in METRICS:
                 row |= _summarize(metric, group.values(cell, metric))
             known = find_published(run, self.published)
@@ -54,42 +63,59 @@ class Tables:
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """Every cell's `accuracy/val` against the best cell's, paired by seed.
+        """Every two cells that differ in one key, in `accuracy/val`: the later minus the earlier.
 
-        Columns: cell, label, against (the best cell's label), n (pairs), difference (cell − best),
-        low, high, sd, seeds (how many pairs would resolve a difference of this size and spread,
-        power 0.8), p (two-sided, NaN with one pair), and p/holm, corrected for the number of rows.
+        Columns: first, second (cells; first − second), name (`lr 0.1 − 0.01`), n, difference, low,
+        high (NaN where it can't be judged), p, and lost, the seeds of both that diverged.
         """
-        group = self.group
-        values = {cell: group.values(cell, VAL) for cell in group.labels}
-        best = max(values, key=lambda cell: values[cell].mean() if len(values[cell]) else -1)
-        rows = []
-        for cell, label in group.labels.items():
-            pairs = statistics.paired_differences(values[cell], values[best])
-            if cell == best or not len(pairs):
-                continue
-            e = statistics.estimate(pairs)
-            seeds = statistics.seeds_to_resolve(e.mean, e.sd)
-            p = min(statistics.p_value(e, 0, above) for above in (True, False))
-            against = group.labels[best]
-            rows.append((cell, label, against, e.n, e.mean, e.low, e.high, e.sd, seeds, p))
-        columns = ["cell", "label", "against", "n", "difference", "low", "high", "sd", "seeds", "p"]
-        table = pd.DataFrame(rows, columns=columns)
-        return table.assign(**{"p/holm": statistics.holm(list(table["p"]))})
+        group, rows = self.group, []
+        for second, first in itertools.combinations(group.labels, 2):
+            name = self._name_difference(first, second)
+            e = group.compare(first, second) if name else None
+            if e is not None:
+                lost = group.diverged(first) + group.diverged(second)
+                p = math.nan if lost else e.p()  # survivors would stand for all
+                rows.append((first, second, name, e.n, e.mean, e.low, e.high, p, lost))
+        names = ["first", "second", "name", "n", "difference", "low", "high", "p", "lost"]
+        return pd.DataFrame(rows, columns=names)
+
+    def _name_difference(self, first: str, second: str) -> str:
+        """`weight decay 0.01 − 0`; nothing where two cells differ in more than one key."""
+        a, b = (
+            {key: None if is_missing(value := row[key]) else value for key in self.group.vary}
+            for row in (self.group.configurations[first], self.group.configurations[second])
+        )
+        keys = list(varying_keys([a, b]))
+        if len(keys) != 1:
+            return ""
+        text = [describe_value(keys[0], side[keys[0]]) for side in (a, b)]
+        name = f"{text[0]} − {text[1].removeprefix(f'{name_key(keys[0])} ')}"
+        rest = [key for key in self.group.vary if key != keys[0] and not is_missing(a[key])]
+        rest = [key for key in rest if a[key] == b[key]]
+        return ", ".join([name, *(describe_value(key, a[key]) for key in rest)])
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
-        """The cells of a group by their mean `accuracy/val`, best first; those without a run last.
+        """The cells of a group by their mean `accuracy/val`, best first.
 
-        Columns: those of `cells`; rank; difference, low, high, pairs, p and p/holm against the
-        best, as in `differences`, NaN for the best itself and where no seed is in both.
+        Cells with a diverged seed come after the others, and those without a run last. Columns:
+        those of `cells`; rank; difference, low, high against the best (NaN for the best itself),
+        and p, corrected for the best's having been picked among all (Tukey's range).
         """
-        order = self.cells.sort_values(VAL, ascending=False, na_position="last", kind="stable")
+        order = self.cells.assign(apart=self.cells["diverged"] > 0)
+        order = order.sort_values(
+            ["apart", VAL], ascending=[True, False], na_position="last", kind="stable"
+        )
         order = order.reset_index(drop=True)
         order["rank"] = order.index + 1
-        against = self.differences.rename(columns={"n": "pairs"}).set_index("cell")
-        columns = ["difference", "low", "high", "pairs", "p", "p/holm"]
-        return order.join(against[columns], on="cell")
+        ran = int((order["n"] > 0).sum())
+        rows = []
+        for cell in order["cell"]:
+            e = self.group.compare(cell, order["cell"][0]) if cell != order["cell"][0] else None
+            row = (math.nan,) * 4 if e is None else (e.mean, e.low, e.high, e.p_of_best(ran))
+            rows.append(row)
+        against = pd.DataFrame(rows, columns=["difference", "low", "high", "p"], dtype=float)
+        return pd.concat([order, against], axis=1)
 
     def curve(self, metric: str = VAL) -> pd.DataFrame:
         """Mean, low and high over a cell's completed seeds at every epoch they all have.
@@ -160,6 +186,24 @@ def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] 
     return Tables(group, curves[curves["directory"].isin(group.runs["directory"])], published)
 
 
+def correct_differences(answers: Sequence[Tables]) -> Corrected:
+    """The p of every comparison in `answers`, corrected for their number (Holm).
+
+    By the two cells and the setting. Two questions may ask for one comparison: it counts once.
+    """
+    found = {
+        (row["first"], row["second"], precision(each)): row["p"]
+        for each in answers
+        for row in records(each.differences)
+    }
+    return dict(zip(found, statistics.holm(list(found.values())), strict=True))
+
+
+def precision(tables: Tables) -> str:
+    """The arithmetic of a group's runs: a cell has runs of one in a group, not in all."""
+    return str(tables.group.everything["precision"].iloc[0])
+
+
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
     e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 4)
     return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
@@ -170,15 +214,17 @@ def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> 
     theirs = low = high = least = most = math.nan
     verdict = ""
     if known is not None:
-        theirs, others = known.published[AUGMENTED], known.replications[AUGMENTED]
+        theirs, others = known.published[AUGMENTED], list(known.values(AUGMENTED).values())
         least, most, verdict = min(others), max(others), "not run"
         if len(ours):
-            low, high = statistics.prediction_interval(others, len(ours), known.spread)
+            verdict = "one repetition: see the claims"
+        if len(ours) and known.freedom:
+            low, high = statistics.prediction_interval(others, len(ours), known.sd, known.freedom)
             verdict = judge_reproduction(float(ours.mean()), low, high)
     return {
         "published": theirs,
-        "replications/low": least,
-        "replications/high": most,
+        "repetitions/low": least,
+        "repetitions/high": most,
         "prediction/low": low,
         "prediction/high": high,
         "verdict": verdict,
@@ -186,9 +232,9 @@ def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> 
 
 
 def judge_reproduction(mean: float, low: float, high: float) -> str:
-    """Place a mean accuracy against the prediction interval from the replications."""
+    """Place a mean accuracy against the prediction interval from the repetitions."""
     if low <= mean <= high:
-        return "as predicted"
+        return "inside"
     side, distance = ("above", mean - high) if mean > high else ("below", low - mean)
     return f"{100 * distance:.2f} points {side}"
 
@@ -202,7 +248,7 @@ def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFr
         ours = last_values(mine, AUGMENTED)
         row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
         row |= _compare_with_published(known, ours)
-        row["replications/n"] = len(known.replications[AUGMENTED])
+        row["repetitions/n"] = len(known.values(AUGMENTED))
         row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
         row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
         row["published/test"] = known.published.get("accuracy/test", math.nan)

@@ -1,8 +1,14 @@
-"""The few statistics a study of seeds needs. Numbers come from scipy."""
+"""The few statistics a study of seeds needs. Numbers come from scipy.
+
+Two cells are compared by a two-sample t-test. With two or three seeds a cell's own variance says
+next to nothing, so it is moderated: drawn towards the variance that the cells of its setting share,
+the more, the more alike they are (Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
+"""
 
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 POWER = 0.8
-MOST_SEEDS = 10_000
+MOST_SEEDS = 1000
 
 
 class Estimate(NamedTuple):
@@ -69,31 +75,6 @@ def paired_differences(first: pd.Series[float], second: pd.Series[float]) -> pd.
     return first.loc[both] - second.loc[both]
 
 
-def seeds_to_resolve(difference: float, sd: float, power: float = POWER) -> int | None:
-    """Pairs needed for the paired t-test to find a true `difference` with probability `power`.
-
-    That is the smallest n ≥ 2 whose two-sided test has that power (noncentral t), given the paired
-    differences' standard deviation; None where even `MOST_SEEDS` don't do, or all is equal.
-    """
-    if difference == 0 or not math.isfinite(difference):
-        return None
-    if sd == 0:
-        return 2
-
-    def enough(n: int) -> bool:
-        critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-        effect = abs(difference) / sd * math.sqrt(n)
-        # The other tail, a difference found with the wrong sign, is no success.
-        return bool(stats.nct.sf(critical, n - 1, effect) >= power)
-
-    high = 2
-    while not enough(high):  # power grows with n
-        if high == MOST_SEEDS:
-            return None
-        high = min(2 * high, MOST_SEEDS)
-    return bisect.bisect_left(range(MOST_SEEDS), True, high // 2 + 1, high, key=enough)
-
-
 class McNemar(NamedTuple):
     """Two nets on the same images."""
 
@@ -118,44 +99,168 @@ def r_squared(y: NDArray[np.float64], x: NDArray[np.float64], degree: int = 2) -
     return 1 - float(((y - fitted) ** 2).sum()) / total
 
 
-class Spread(NamedTuple):
-    """A sample standard deviation and its degrees of freedom."""
+class Pool(NamedTuple):
+    """The variance that cells share, and how far it is known."""
 
-    sd: float
-    freedom: int
+    variance: float  # s0²
+    prior: float  # d0: its weight, in degrees of freedom; inf where the cells' spreads are alike
+    freedom: int  # degrees of freedom it was estimated from
+
+    def moderate(self, values: Sequence[float]) -> tuple[float, float]:
+        """The variance of a cell's runs, drawn towards the pool's, and its degrees of freedom."""
+        own, freedom = variance(values), len(values) - 1
+        if self.freedom == 0:
+            return own, freedom
+        if math.isinf(self.prior):
+            return self.variance, self.freedom
+        whole = self.prior + freedom
+        drawn = (self.prior * self.variance + (freedom * own if freedom else 0)) / whole
+        return drawn, min(whole, self.freedom)
 
 
-def pooled(samples: Sequence[Sequence[float]]) -> Spread:
-    """The standard deviation within samples of two values or more that are taken to share it."""
-    squares = sum(float(((np.asarray(x) - np.mean(x)) ** 2).sum()) for x in samples)
-    freedom = sum(len(x) - 1 for x in samples)
-    return Spread(math.sqrt(squares / freedom), freedom)
+EMPTY = Pool(math.nan, 0, 0)
+ENOUGH = 8  # degrees of freedom of a pool by which two runs a cell can be judged
 
 
-def prediction_interval(values: Sequence[float], n: int, spread: Spread) -> tuple[float, float]:
+def variance(values: Sequence[float]) -> float:
+    """The sample variance of `values`; NaN of a single one."""
+    return float(np.var(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def pooled_variance(cells: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """The variance within cells taken to share it, and its degrees of freedom; (NaN, 0) of none."""
+    samples = [values for values in cells if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in samples)
+    total = sum(variance(values) * (len(values) - 1) for values in samples)
+    return total / freedom if freedom else math.nan, freedom
+
+
+def pool(cells: Iterable[Sequence[float]]) -> Pool:
+    """Estimate the variance within cells that resemble each other, and how alike theirs are.
+
+    Smyth's moments of the log variances. Where these scatter no more than equal variances would,
+    the prior is infinite and the variance the pooled one.
+    """
+    samples = [values for values in cells if len(values) > 1]
+    shared, total = pooled_variance(samples)
+    own = np.array([variance(values) for values in samples])
+    scattered = own > 0  # equal results have no logarithm
+    if scattered.sum() < 2:
+        return Pool(shared, math.inf, total) if total else EMPTY
+    half = np.array([len(values) - 1 for values in samples])[scattered] / 2
+    logs = np.log(own[scattered]) - special.digamma(half) + np.log(half)
+    excess = float(np.var(logs, ddof=1) - special.polygamma(1, half).mean())
+    # The trigamma function falls from 5e5 to 1e-3 in between.
+    if excess <= 1e-3:
+        return Pool(shared, math.inf, total)
+    prior = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-3, 1e3)
+    location = math.exp(logs.mean() + special.digamma(prior) - math.log(prior))
+    return Pool(location, 2 * prior, total)
+
+
+class Difference(NamedTuple):
+    """A difference of means with its standard error."""
+
+    n: int  # runs of the cell that has fewest; pairs where it is paired
+    mean: float
+    error: float  # NaN where nothing is known of it
+    freedom: float
+    judged: bool  # True if there is enough to judge it by
+
+    @property
+    def low(self) -> float:
+        return self.mean - self._half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self._half
+
+    @property
+    def _half(self) -> float:
+        """Half the width of the 95 % interval; NaN where it can't be judged."""
+        if not self.judged:
+            return math.nan
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.error
+
+    def p(self, null: float = 0.0, above: bool | None = None) -> float:
+        """Two-sided p of the t-test against `null`; NaN where it can't be judged.
+
+        With `above`, 1 where the difference does not lie above it; with its opposite, not below.
+        """
+        distance = self.mean - null
+        if not self.judged:
+            return math.nan
+        if above is not None and (distance <= 0 if above else distance >= 0):
+            return 1.0
+        if self.error == 0:
+            return float(distance == 0)
+        return float(2 * stats.t.sf(abs(distance) / self.error, self.freedom))
+
+    def p_of_best(self, cells: int) -> float:
+        """p against 0 where the better of the two was picked as the best of `cells` (Tukey)."""
+        if not self.judged or self.error == 0:
+            return self.p()
+        range_ = math.sqrt(2) * abs(self.mean) / self.error
+        return float(stats.studentized_range.sf(range_, cells, self.freedom))
+
+
+def compare(terms: Sequence[tuple[int, Sequence[float], Pool]]) -> Difference:
+    """Add the means of several cells, each with a sign: the two-sample comparison for +1 and −1.
+
+    Every term has its sign, its runs' values and the pool that moderates them. The degrees of
+    freedom are those of the variance that is known least. Two runs can be judged only by a pool of
+    `ENOUGH` degrees of freedom, one can't.
+    """
+    n = min(len(values) for _, values, _ in terms)
+    mean = float(sum(sign * np.mean(values) for sign, values, _ in terms))
+    spreads = [pool.moderate(values) for _, values, pool in terms]
+    error = math.sqrt(sum(v / len(x) for (v, _), (_, x, _) in zip(spreads, terms, strict=True)))
+    freedom = min(freedom for _, freedom in spreads)
+    known = min(pool.freedom for _, _, pool in terms) >= ENOUGH
+    return Difference(n, mean, error, freedom, n > 2 or (n == 2 and known))
+
+
+def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Difference:
+    """first − second by index: two measurements of the same runs; judged from three runs on."""
+    values = paired_differences(first, second)
+    n, own = len(values), variance(list(values))
+    return Difference(n, float(values.mean()), math.sqrt(own / n), n - 1, n > 2)
+
+
+def seeds_needed(distance: float, pool: Pool, cells: int = 2) -> tuple[int, int] | None:
+    """Runs a cell needed to find a true `distance` of means with a probability of 0.8.
+
+    The range is for the ends of the 80 % interval of the pool's standard deviation. None where the
+    pool says too little, or `MOST_SEEDS` would not do.
+    """
+    if pool.freedom < ENOUGH or not math.isfinite(distance) or distance == 0:
+        return None
+    ends = [pool.freedom / float(stats.chi2.ppf(q, pool.freedom)) for q in (0.9, 0.1)]
+    critical = stats.t.ppf((1 + CONFIDENCE) / 2, pool.freedom)
+
+    def enough(n: int, spread: float) -> bool:
+        effect = abs(distance) / math.sqrt(spread * cells / n) if spread else math.inf
+        return bool(stats.nct.sf(critical, pool.freedom, min(effect, 30.0)) >= POWER)
+
+    seeds = range(2, MOST_SEEDS)
+    low, high = (
+        2 + bisect.bisect_left(seeds, True, key=functools.partial(enough, spread=pool.variance * x))
+        for x in ends
+    )
+    return (low, high) if high < MOST_SEEDS else None
+
+
+def prediction_interval(
+    values: Sequence[float], n: int, sd: float, freedom: int
+) -> tuple[float, float]:
     """The interval in which the mean of n further values of the population of `values` will lie.
 
-    mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `spread`.
+    mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `sd`.
     """
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, spread.freedom))
-    half = t * spread.sd * math.sqrt(1 / n + 1 / len(values))
+    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    half = t * sd * math.sqrt(1 / n + 1 / len(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
-
-
-def p_value(e: Estimate, null: float, above: bool) -> float:
-    """Two-sided p of the t-test of the mean against `null`; 1 where it lies on the other side.
-
-    Below 1 − CONFIDENCE exactly where the t-interval lies above (or below) `null`; NaN with n = 1.
-    """
-    distance = e.mean - null if above else null - e.mean
-    if e.n < 2:
-        return math.nan
-    if distance <= 0:
-        return 1.0
-    if e.sd == 0:
-        return 0.0
-    return float(2 * stats.t.sf(distance / (e.sd / math.sqrt(e.n)), e.n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -56,19 +56,23 @@ class RankedCell:
         return sum(run.status == "diverged" for run in self.runs)
 
     @property
+    def values(self) -> list[float]:
+        return list(self.accuracies.values())
+
+    @property
     def mean(self) -> float:
-        return fmean(self.accuracies.values()) if self.accuracies else -1.0
+        return fmean(self.values) if self.accuracies else -1.0
 
     @property
     def result(self) -> str:
-        """The mean with the half width of its 95 % t-interval, where there are seeds."""
+        """The mean with the half width of its 95 % t-interval, or up to two values."""
         if not self.accuracies:
             return "diverged"
-        if len(self.accuracies) == 1:  # without the second that scipy takes
-            return f"{self.mean:.2f}"
+        if len(self.accuracies) < 3:  # and without the second that scipy takes
+            return ", ".join(f"{value:.2f}" for value in self.values)
         from resnet_cifar.runs.statistics import estimate, plus_minus
 
-        interval = estimate(self.accuracies.values())
+        interval = estimate(self.values)
         return plus_minus(interval.mean, interval.half_width)
 
 
@@ -86,26 +90,32 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
 
 
-def verdict(best: RankedCell, other: RankedCell) -> str:
-    """Say in words how far `best` is ahead, paired by seed, and if the seeds can tell."""
+def verdict(ranked: Sequence[RankedCell]) -> str:
+    """Say in words how far the best cell is ahead of the next, and if the seeds can tell.
+
+    As the report does: two-sample, with the variance that the sweep's cells share; the best was
+    picked among all of them.
+    """
+    best, other = ranked[:2]
     if not other.accuracies:
         return f"{other.label} diverged."
     ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
-    seeds = sorted(best.accuracies.keys() & other.accuracies.keys())
-    if not seeds:
-        return f"{ahead}; they share no seed, so chance can't be told apart."
-    if len(seeds) == 1:
-        return f"{ahead}, with one seed: whether more than chance can't be said (try seed=0,1,2)."
-    from resnet_cifar.runs.statistics import estimate, plus_minus, seeds_to_resolve
+    if min(len(best.accuracies), len(other.accuracies)) == 1:
+        return f"{ahead}, with one run: whether more than chance can't be said (try seed=0,1,2)."
+    from resnet_cifar.runs.statistics import compare, plus_minus, pool, seeds_needed
 
-    lead = estimate(best.accuracies[seed] - other.accuracies[seed] for seed in seeds)
-    ahead = f"{plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
-    ahead += f" (paired over {lead.n} seeds, 95 % t-interval)"
-    if lead.low > 0:
-        return f"{ahead}: more than chance between seeds."
-    needed = seeds_to_resolve(lead.mean, lead.sd) if lead.mean > 0 else None
-    more = f"; {needed} seeds would tell, if it is as large as it looks" if needed else ""
-    return f"{ahead}: undecided{more}."
+    # A cell that collapses or diverges has a spread of its own. See report/groups.py.
+    alike = pool(cell.values for cell in ranked if not cell.diverged)
+    lead = compare([(1, best.values, alike), (-1, other.values, alike)])
+    ahead = f"{plus_minus(lead.mean, (lead.high - lead.low) / 2)} points ahead of {other.label}"
+    among = f"the best of {len(ranked)} (Tukey)"
+    if other.diverged or best.diverged:
+        return f"{ahead}: undecided, as seeds diverged."
+    if lead.p_of_best(len(ranked)) < 0.05:
+        return f"{ahead}: more than chance between seeds, as {among}."
+    needed = seeds_needed(lead.mean, alike) if lead.n > 2 else None
+    more = f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large" if needed else ""
+    return f"{ahead}: undecided, as {among}{more}."
 
 
 def print_answer(configs: Sequence[Config]) -> None:
@@ -129,7 +139,7 @@ def print_answer(configs: Sequence[Config]) -> None:
         console.print(f"     and {len(ranked) - SHOWN} more")
     best = ranked[0]
     if len(ranked) > 1 and best.accuracies:
-        words = f"Best: {best.label}, {best.result} %; {verdict(best, ranked[1])}"
+        words = f"Best: {best.label}, {best.result} %; {verdict(ranked)}"
         console.print(fill(printable(words), min(console.width, 100)))
     root = configs[0].output_root
     console.print("\nLook further")
