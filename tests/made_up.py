@@ -42,6 +42,8 @@ def make_run(
     status: str = "completed",
     commit: str = "0123456789abcdef",
     sessions: Sequence[Session] = (),
+    started: str = "2026-12-01T00:00:00+00:00",
+    precision: str = "fp32",
     logits: np.ndarray | None = None,
     labels: np.ndarray | None = None,
 ) -> Path:
@@ -52,7 +54,7 @@ def make_run(
             `averaged`, of averaged weights, is there if given.
         loss: of both views and of training.
         curve: clean accuracy by epoch; flat unless given, and before what is given.
-        sessions: one of an hour, unless given.
+        sessions: one of an hour, unless given, which started after every claim was declared.
         logits, labels: predictions of both views.
     """
     config = _composed(tuple(overrides))
@@ -81,8 +83,8 @@ def make_run(
         np.savez(directory / "predictions.npz", logits_val=half, logits_val_augmented=half,
                  labels=labels, index=np.arange(len(half)))  # fmt: skip
     session = Session(
-        "2026-01-01T00:00:00+00:00", "a CPU", "cpu", end="2026-01-01T01:00:00+00:00",
-        seconds=3600.0, precision="fp32", threads=1, versions={"torch": "2.14.1"},
+        started, "a CPU", "cpu", end="2026-12-01T01:00:00+00:00",
+        seconds=3600.0, precision=precision, threads=1, versions={"torch": "2.14.1"},
         git={"commit": commit, "uncommitted": None}, images_trained=40_000,
         images_per_second=100.0, share_of_matmul_rate=0.5,
     )  # fmt: skip

@@ -92,12 +92,12 @@ def test_the_ranking_has_means_intervals_and_divergence(answer) -> None:
     assert lines[2:5] == [
         "  1  lr=0.1   91.00 ± 2.48  n = 3",
         "  2  lr=0.01  81.00 ± 2.48  n = 3",
-        "  3  lr=0.5   99.00 ± 0.00  n = 2, 1 diverged",
+        "  3  lr=0.5   99.00, 99.00  n = 2, 1 diverged",
     ]
-    # Paired, the seeds' own spread goes.
+    # √(2/3) × the point with 4 degrees of freedom: the two that did not diverge share a variance.
     assert words(lines) == (
-        "Best: lr=0.1, 91.00 ± 2.48 %; 10.00 ± 0.00 points ahead of lr=0.01 (paired over 3 seeds, "
-        "95 % t-interval): more than chance between seeds."
+        "Best: lr=0.1, 91.00 ± 2.48 %; 10.00 ± 2.27 points ahead of lr=0.01: more than chance "
+        "between seeds, as the best of 3 (Tukey)."
     )
     assert "  python -m resnet_cifar runs outputs" in lines
     assert max(map(len, lines[:7])) <= 100
@@ -105,16 +105,31 @@ def test_the_ranking_has_means_intervals_and_divergence(answer) -> None:
 
 def test_what_the_seeds_do_not_settle_is_undecided(answer) -> None:
     lines = answer({0.01: [80.0, 85.0, 82.0], 0.1: [83.0, 83.0, 84.0]})
-    # Differences 3, −2, 2: mean 1, sd 2.65, half width 6.57.
-    assert "1.00 ± 6.57 points ahead of lr=0.01 (paired over 3 seeds" in words(lines)
-    assert ": undecided; 57 seeds would tell, if it is as large as it looks." in words(lines)
+    assert "1.00 ± 3.75 points ahead of lr=0.01: undecided, as the best of 2" in words(lines)
+    assert "seeds would tell" not in words(lines)  # 4 degrees of freedom say little of a spread
+    values = [80.0, 81.0, 82.0, 83.0, 84.0]
+    lines = answer({0.02: values, 0.2: [value + 1 for value in values]})
+    assert "undecided, as the best of 2 (Tukey); 31 to 118 seeds would tell" in words(lines)
+
+
+def test_the_best_of_many_needs_more_than_the_better_of_two(answer) -> None:
+    near, far = [80.0, 81.0, 82.0], [70.0, 71.0, 72.0]
+    best = [82.3, 83.3, 84.3]
+    many = {10.0**-k: far for k in range(3, 9)}
+    assert "more than chance" in words(answer({0.1: best, 0.01: near}))
+    assert "undecided, as the best of 8" in words(answer({0.2: best, 0.02: near, **many}))
+
+
+def test_a_lead_over_survivors_is_undecided(answer) -> None:
+    best, second = [90.0, 91.0, 92.0], [80.0, 81.0, None]
+    assert "undecided, as seeds diverged." in words(answer({0.1: best, 0.01: second}))
 
 
 def test_one_seed_says_nothing_of_chance(answer) -> None:
     lines = answer({0.01: [80.0], 0.1: [90.0]})
     assert lines[1] == "accuracy on validation, last epoch, %"
     assert lines[2] == "  1  lr=0.1   90.00"
-    assert "; 10.00 points ahead of lr=0.01, with one seed: " in words(lines)
+    assert "; 10.00 points ahead of lr=0.01, with one run: " in words(lines)
     assert "can't be said" in words(lines)
 
 
@@ -125,7 +140,7 @@ def test_where_everything_diverged_nothing_is_best(answer) -> None:
 
 
 def test_seeds_of_one_cell(answer) -> None:
-    assert answer({0.1: [90.0, 92.0]})[2] == "  1  this cell  91.00 ± 12.71  n = 2"
+    assert answer({0.1: [90.0, 92.0]})[2] == "  1  this cell  90.00, 92.00  n = 2"
 
 
 def test_a_sweep_without_results_says_nothing(answer) -> None:

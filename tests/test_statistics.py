@@ -48,74 +48,133 @@ def test_pairs_are_by_seed_and_equal_scipy_s_paired_test() -> None:
     assert (e.low, e.high) == close((interval.low, interval.high), abs=1e-12)
 
 
-@pytest.mark.parametrize("effect", [0.3, 1.0, 4.0, -0.5])
-def test_seeds_to_resolve_is_the_smallest_n_with_the_power(effect: float) -> None:
-    def power(n: int) -> float:
-        critical = stats.t.ppf(0.975, n - 1)
-        return float(stats.nct.sf(critical, n - 1, abs(effect) * math.sqrt(n)))
-
-    n = s.seeds_to_resolve(2 * effect, 2.0)
-    assert n is not None
-    assert power(n) >= 0.8
-    assert n == 2 or power(n - 1) < 0.8
+# Comparisons --------------------------------------------------------------------------------------
 
 
-def test_seeds_to_resolve_by_simulation() -> None:
-    n = s.seeds_to_resolve(1.0, 1.0)
-    assert n == 10  # Cohen 1988: about 10 pairs for d = 1
-    draws = np.random.default_rng(0).normal(1.0, 1.0, (20_000, n))
-    found = stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05
+def test_without_a_pool_two_cells_are_compared_as_welch_does_but_for_the_freedom() -> None:
+    a, b = [0.81, 0.83, 0.86, 0.82], [0.80, 0.79, 0.805]
+    e = s.compare([(1, a, s.EMPTY), (-1, b, s.EMPTY)])
+    welch = stats.ttest_ind(a, b, equal_var=False)
+    assert e.mean / e.error == close(welch.statistic)
+    assert (e.n, e.freedom, e.judged) == (3, 2, True)  # of the variance that is known least
+    assert e.p() == close(2 * stats.t.sf(abs(welch.statistic), 2))
+
+
+def test_equal_spreads_are_pooled_as_the_two_sample_test_does() -> None:
+    rng = np.random.default_rng(4)
+    centred = [x - x.mean() for x in rng.normal(size=(2, 5))]
+    a, b = (list(m + x / x.std(ddof=1)) for m, x in zip((0.2, 0.0), centred, strict=True))
+    pool = s.pool([a, b])
+    assert pool == (close(1.0), math.inf, 8)
+    e, test = s.compare([(1, a, pool), (-1, b, pool)]), stats.ttest_ind(a, b)
+    interval = test.confidence_interval(0.95)
+    assert (e.low, e.high) == close((interval.low, interval.high))
+    assert e.p() == close(test.pvalue)
+
+
+def test_the_prior_is_that_of_smyth_s_moments() -> None:
+    """Variances drawn as the model says are estimated right: s0² = 4, d0 = 6, d = 2."""
+    rng = np.random.default_rng(0)
+    sigma = np.sqrt(4 * 6 / rng.chisquare(6, 20_000))
+    pool = s.pool(sigma[:, None] * rng.normal(size=(20_000, 3)))
+    assert pool.prior == close(6, rel=0.1)
+    assert pool.variance == close(4, rel=0.05)
+    assert pool.freedom == 40_000
+    own = [0.0, 2.0, 4.0]  # variance 4, as the pool's
+    assert s.Pool(4.0, 6.0, 100).moderate(own) == (close(4.0), 8)
+    assert s.Pool(1.0, 6.0, 100).moderate(own) == (close((6 * 1 + 2 * 4) / 8), 8)
+    assert s.Pool(1.0, 6.0, 5).moderate(own)[1] == 5  # no more than was ever known
+    assert s.Pool(1.0, math.inf, 5).moderate(own) == (1.0, 5)
+    assert s.Pool(1.0, 6.0, 100).moderate([3.0]) == (1.0, 6)  # nothing of its own
+
+
+def test_a_pool_of_results_without_spread() -> None:
+    assert s.pool([]) == s.EMPTY == s.pool([[1.0], [2.0]])
+    flat = s.pool([[1.0, 1.0], [2.0, 2.0]])
+    assert flat == (0.0, math.inf, 2)
+    assert s.compare([(1, [1.0] * 3, flat), (-1, [1.0] * 3, flat)]).p() == 1
+    assert s.compare([(1, [2.0] * 3, flat), (-1, [1.0] * 3, flat)]).p() == 0
+    assert s.pool([[1.0, 1.0], [2.0, 2.4], [3.0, 3.1]]).freedom == 3
+
+
+@pytest.mark.parametrize(("n", "freedom", "judged"), [(1, 99, 0), (2, 7, 0), (2, 8, 1), (3, 0, 1)])
+def test_two_runs_are_judged_by_a_pool_alone(n: int, freedom: int, judged: bool) -> None:
+    pool = s.Pool(1.0, math.inf, freedom) if freedom else s.EMPTY
+    values = [0.0, 1.0, 2.0][:n]
+    e = s.compare([(1, values, pool), (-1, values, pool)])
+    assert e.judged == judged
+    assert math.isnan(e.p()) != judged
+    assert math.isnan(e.low) != judged
+
+
+def test_a_cell_apart_takes_two_runs_away_from_the_pool() -> None:
+    pool = s.Pool(1.0, math.inf, 20)
+    assert not s.compare([(1, [0.0, 1.0], pool), (-1, [5.0, 9.0], s.EMPTY)]).judged
+
+
+def test_an_interaction_adds_four_variances() -> None:
+    pool = s.Pool(4.0, math.inf, 20)
+    cells = [[1.0, 3.0], [0.0, 0.0], [5.0, 5.0], [2.0, 4.0]]
+    e = s.compare(list(zip((1, -1, -1, 1), cells, [pool] * 4, strict=True)))
+    assert (e.mean, e.error) == (0.0, close(math.sqrt(4 * 4 / 2)))
+
+
+@pytest.mark.parametrize("null", [0.0, 0.5, 2.0])
+def test_p_agrees_with_the_interval(null: float) -> None:
+    values = np.random.default_rng(3).normal(1, 0.5, 6)
+    series = pd.Series(values)
+    e = s.compare_paired(series, series * 0)
+    p = stats.ttest_1samp(values, null).pvalue
+    assert sorted((e.p(null, True), e.p(null, False))) == [close(p), 1.0]
+    assert e.p(null) == close(p)
+    assert (e.p(null, True) < 0.05) == (e.low > null)
+    assert (e.p(null, False) < 0.05) == (e.high < null)
+    assert not s.compare_paired(series[:2], series[:2] * 0).judged
+
+
+def test_the_best_of_three_is_judged_as_tukey_does() -> None:
+    rng = np.random.default_rng(2)
+    cells = [list(rng.normal(m, 1, 4)) for m in (0, 1, 2)]
+    pool = s.Pool(s.pooled_variance(cells)[0], math.inf, 9)
+    p = s.compare([(1, cells[2], pool), (-1, cells[0], pool)]).p_of_best(3)
+    assert p == close(stats.tukey_hsd(*cells).pvalue[2, 0], abs=1e-9)
+    assert math.isnan(s.compare([(1, cells[0][:1], pool), (-1, cells[1], pool)]).p_of_best(3))
+
+
+@pytest.mark.parametrize("cells", [2, 4])
+def test_seeds_needed_have_the_power_by_simulation(cells: int) -> None:
+    """With a variance that is known well both ends of the range are the textbook's."""
+    low, high = s.seeds_needed(1.0, s.Pool(1.0, math.inf, 10_000), cells) or (0, 0)
+    assert (low, high) == ((16, 16) if cells == 2 else (31, 32))
+    draws = np.random.default_rng(0).normal(size=(20_000, cells, low)).mean(axis=2)
+    signs = np.array([1, -1, -1, 1][:cells])
+    found = np.abs(draws @ signs + 1.0) / math.sqrt(cells / low) > stats.norm.ppf(0.975)
     assert found.mean() == close(0.8, abs=0.02)
 
 
+def test_a_range_of_seeds_is_that_of_the_spread() -> None:
+    loose, tight = (s.seeds_needed(1.0, s.Pool(1.0, math.inf, f)) for f in (8, 80))
+    assert loose
+    assert tight
+    assert loose[0] < tight[0] <= 17 <= tight[1] < loose[1]
+
+
 @pytest.mark.parametrize(
-    ("difference", "sd"),
+    ("distance", "pool"),
     [
-        (0.0, 1.0),
-        (0.0, 0.0),
-        (1.0, math.nan),
-        (1.0, math.inf),
-        (math.nan, 1.0),
-        (math.nan, 0.0),
-        (math.inf, 1.0),
-        (-math.inf, 0.0),
-        (1e-9, 1.0),
+        (0.0, s.Pool(1.0, math.inf, 20)),
+        (math.nan, s.Pool(1.0, math.inf, 20)),
+        (1e-6, s.Pool(1.0, math.inf, 20)),
+        (1.0, s.Pool(1.0, math.inf, 7)),
+        (1.0, s.EMPTY),
     ],
 )
-def test_what_no_number_of_seeds_resolves(difference: float, sd: float) -> None:
-    assert s.seeds_to_resolve(difference, sd) is None
+def test_what_no_number_of_seeds_resolves(distance: float, pool: s.Pool) -> None:
+    assert s.seeds_needed(distance, pool) is None
 
 
 def test_two_seeds_resolve_a_difference_without_spread() -> None:
-    assert s.seeds_to_resolve(-1e-9, 0.0) == 2
-
-
-def test_a_power_met_exactly_is_enough() -> None:
-    n = 7
-    critical = stats.t.ppf(0.975, n - 1)
-    power = float(stats.nct.sf(critical, n - 1, 1.3 * math.sqrt(n)))
-    assert s.seeds_to_resolve(1.3, 1.0, power=power) == n
-
-
-def test_the_search_begins_with_two_seeds_and_ends_with_the_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[int] = []
-    original = stats.t.ppf
-
-    def ppf(q: float, degrees: int) -> float:
-        asked.append(degrees + 1)
-        return float(original(q, degrees))
-
-    monkeypatch.setattr(s.stats.t, "ppf", ppf)
-    assert s.seeds_to_resolve(1000.0, 1.0) == 2
-    assert asked == [2]
-    asked.clear()
-    n = s.seeds_to_resolve(0.0285, 1.0)  # more than 8,192, the last power of two below the most
-    assert n is not None
-    assert 9000 < n < s.MOST_SEEDS == max(asked)
-    assert s.seeds_to_resolve(0.02, 1.0) is None
-    assert min(asked) == 2
+    assert s.seeds_needed(-1e-9, s.Pool(0.0, math.inf, 8)) == (2, 2)
 
 
 def test_mcnemar_is_the_binomial_test_on_what_they_disagree_about() -> None:
@@ -141,18 +200,18 @@ def test_a_prediction_interval_holds_the_mean_of_n_more_in_95_of_100() -> None:
     draws = rng.normal(0.9, 0.01, (20_000, 4 + 3))
     inside = 0
     for values in draws[:4000]:
-        low, high = s.prediction_interval(values[:4], 3, s.pooled([values[:4]]))
+        low, high = s.prediction_interval(values[:4], 3, values[:4].std(ddof=1), 3)
         inside += low <= values[4:].mean() <= high
     assert inside / 4000 == close(0.95, abs=0.012)
     # of one more value from n the textbook's t · s · √(1 + 1/n)
-    low, high = s.prediction_interval([1.0, 2.0, 3.0], 1, s.pooled([[1.0, 2.0, 3.0]]))
+    low, high = s.prediction_interval([1.0, 2.0, 3.0], 1, 1.0, 2)
     assert high - low == close(2 * stats.t.ppf(0.975, 2) * math.sqrt(4 / 3))
 
 
-def test_pooled_is_the_deviation_within_samples() -> None:
-    assert s.pooled([[1.0, 2.0, 3.0]]) == (1.0, 2)
-    spread = s.pooled([[1.0, 2.0, 3.0], [10.0, 14.0]])
-    assert spread == (close(math.sqrt((2 + 8) / 3)), 3)
+def test_pooled_is_the_variance_within_samples() -> None:
+    assert s.pooled_variance([[1.0, 2.0, 3.0]]) == (1.0, 2)
+    assert s.pooled_variance([[1.0, 2.0, 3.0], [10.0, 14.0], [7.0]]) == (close((2 + 8) / 3), 3)
+    assert s.pooled_variance([])[1] == 0
 
 
 def test_holm() -> None:
@@ -184,15 +243,3 @@ def test_a_mean_is_written_with_half_its_interval() -> None:
     assert s.plus_minus(0.5, math.nan, digits=4) == "0.5000"
     assert s.plus_minus(0.5, 1.0, digits=1, sign="+") == "+0.5 ± 1.0"
     assert s.plus_minus(-0.5, 1.0, digits=1, sign="+") == "-0.5 ± 1.0"
-
-
-@pytest.mark.parametrize("null", [0.0, 0.5, 2.0])
-def test_p_is_scipy_s_and_agrees_with_the_interval(null: float) -> None:
-    values = np.random.default_rng(3).normal(1, 0.5, 6)
-    e = s.estimate(values)
-    p = stats.ttest_1samp(values, null).pvalue
-    above, below = s.p_value(e, null, above=True), s.p_value(e, null, above=False)
-    assert sorted((above, below)) == [close(p), 1.0]
-    assert (above < 0.05) == (e.low > null)
-    assert (below < 0.05) == (e.high < null)
-    assert math.isnan(s.p_value(s.estimate([1.0]), null, above=True))

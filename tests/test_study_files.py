@@ -125,9 +125,23 @@ BROKEN = {
     question(claims="[a]"): "claims[1]='a' is not allowed: a mapping with claim",
     claim(claim=""): "claim is missing",
     claim(claim="3"): "text",
-    claim(margins="1"): "margins=1 is not allowed: the keys here are claim, metric",
-    claim(pairs=""): "give either pairs or predictor",
-    claim(predictor="[optimizer.lr, model.width]"): "give either pairs or predictor",
+    claim(margins="1"): "margins=1 is not allowed: the keys here are claim, declared, where",
+    claim(pairs=""): "give one of pairs, interaction and predictor",
+    claim(predictor="[optimizer.lr, model.width]"): "give one of pairs, interaction and predictor",
+    claim(declared="yesterday"): "declared='yesterday' is not allowed: published, or",
+    claim(declared="2026-11-24"): "published, or a date and time such as 2026-11-24T12:28Z",
+    claim(declared="2026-11-24T12:28:00"): "published, or a date and time",
+    claim(declared="3"): "declared=3 is not allowed: text",
+    claim(where="{norn: batchnorm}"): "claims[1]: where: norn='batchnorm' is not allowed",
+    claim(where="[norm]"): "a mapping",
+    claim(where="{model.width: wide}"): "where: model.width='wide' is not allowed: a whole number",
+    claim(seeds="[1]"): "seeds=[1] is not allowed: a list [ ] of 2 or more",
+    claim(seeds="[1, 1]"): "seeds=(1, 1) is not allowed: each once",
+    claim(seeds="[1, x]"): "seeds[2]='x' is not allowed: a whole number",
+    claim(note='"a\\e[31m"'): "control characters",
+    claim(pairs="", interaction=f"[{PAIR}]"): "a list [ ] of 2 or more",
+    claim(pairs="", interaction=f"[{PAIR}, {PAIR}]"): "interaction[2]",
+    claim(interaction=f"[{PAIR}, {PAIR}]"): "give one of pairs, interaction and predictor",
     claim(metric="acc"): "accuracy/… or loss/…",
     claim(metric="3"): "text",
     claim(metric="lr"): "accuracy/… or loss/…",
@@ -224,11 +238,22 @@ WHOLE = yaml.safe_load((ROOT / "experiments" / "published.yaml").read_text())
 CELL = WHOLE["cells"]["baseline"]
 
 
+AGAIN = {"by": "b", "measured": {"accuracy/val_augmented": 0.9}}
+
+
+def repeated(by: str, value: object) -> dict[str, object]:
+    """A file with one cell, repeated once."""
+    one = {"by": by, "measured": {"accuracy/val_augmented": value}}
+    return {"cells": WHOLE["cells"] | {"x": CELL | {"repetitions": [one]}}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"setting": None}, "setting=None is not allowed: a mapping"),
-        ({"settings": {}}, "the keys here are setting, cells"),
+        ({"settings": {}}, "the keys here are setting, sources, cells"),
+        ({"sources": {}}, "a mapping"),
+        ({"sources": {"a": 3}}, "text"),
         ({"setting": {"model.widht": 64}}, "did you mean model.width"),
         ({"cells": {}}, "a mapping"),
         ({"cells": {"a/b": CELL}}, "a name is up to 60"),
@@ -244,14 +269,14 @@ CELL = WHOLE["cells"]["baseline"]
         ),
         ({"cells": {"x": CELL | {"published": CELL["published"] | {"loss/val": "x"}}}}, "a number"),
         ({"cells": {"x": CELL | {"published": CELL["published"] | {"lr": 1}}}}, "a metric is"),
-        ({"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": 0.9}}}}, "a list"),
+        ({"cells": {"x": CELL | {"repetitions": {"by": "a"}}}}, "a list"),
+        ({"cells": {"x": CELL | {"repetitions": [{"by": "a"}]}}}, "measured is missing"),
+        (repeated("a", 95), "measured: accuracy/val_augmented=95.0 is not allowed: a fraction"),
+        (repeated("a", None), "a number"),
+        (repeated("nobody", 0.9), "by='nobody' is not allowed: one of ['document', 'second'"),
         (
-            {"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [None, 1]}}}},
-            "a number",
-        ),
-        (
-            {"cells": {"x": CELL | {"replications": {"accuracy/val_augmented": [1]}}}},
-            "a list [ ] of 2 or more",
+            {"cells": {"x": CELL | {"repetitions": [*CELL["repetitions"], AGAIN]}}},
+            "each source once",
         ),
         (
             {"pooled_sd": ["baseline"]},

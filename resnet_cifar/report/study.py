@@ -218,6 +218,8 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
     kinds = [bool(claim.pairs), bool(claim.interaction), bool(claim.predictor)]
     _check(sum(kinds) == 1, place, node, "give one of pairs, interaction and predictor")
     _check_date(f"{place}: declared", claim.declared)
+    if claim.note:
+        _check_line(f"{place}: note", claim.note)
     _check(len(set(claim.seeds)) == len(claim.seeds), f"{place}: seeds", claim.seeds, "each once")
     quantity = claim.metric.partition("/")[0]
     share = claim.relative or claim.predictor or quantity == "accuracy"

@@ -215,9 +215,8 @@ def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> 
     verdict = ""
     if known is not None:
         theirs, others = known.published[AUGMENTED], list(known.values(AUGMENTED).values())
-        least, most, verdict = min(others), max(others), "not run"
-        if len(ours):
-            verdict = "one repetition: see the claims"
+        least, most = min(others, default=math.nan), max(others, default=math.nan)
+        verdict = "too few repetitions" if len(ours) else "not run"
         if len(ours) and known.freedom:
             low, high = statistics.prediction_interval(others, len(ours), known.sd, known.freedom)
             verdict = judge_reproduction(float(ours.mean()), low, high)
