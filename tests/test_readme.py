@@ -165,7 +165,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", text):
         there = (page.parent / target if target else page).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.*)$", there, re.M)  # as GitHub makes their addresses:
-        assert anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+        assert anchor in [
+            re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings
+        ]
 
 
 def test_the_readme_is_a_page_and_names_every_room() -> None:
