@@ -18,7 +18,7 @@ from resnet_cifar.config.compose import compose
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md", *DOCS]
 # Appended to every training a page asks for: the same command, small.
 SMALL = (
     "data=synthetic data.train_size=64 data.val_size=32 data.test_size=32 model.width=2 "
@@ -162,6 +162,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", text):
+        there = (page.parent / target if target else page).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.*)$", there, re.M)  # as GitHub makes their addresses:
+        assert anchor in [
+            re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings
+        ]
 
 
 def test_the_readme_is_a_page_and_names_every_room() -> None:
