@@ -14,6 +14,8 @@ import yaml
 from conftest import ROOT
 from scipy import stats
 
+from resnet_cifar.report.groups import group_by_question
+from resnet_cifar.report.study import load_questions
 from resnet_cifar.results import load_metrics, load_runs
 
 RESULTS = ROOT / "experiments" / "results" / "runs"
@@ -70,9 +72,8 @@ def curves(wanted: Cell, key: str = VAL) -> pd.DataFrame:
 def public(name: str) -> tuple[float, list[float]]:
     """The published augmented accuracy in %, and its repetitions without the published run."""
     cell = PUBLISHED[name]
-    value, found = cell["published"][AUGMENTED], cell.get("repetitions", cell.get("replications"))
-    others = [each for each in found[AUGMENTED] if each != 0.2610]  # left at epoch 150
-    return 100 * value, [100 * each for each in others[others[0] == value :]]
+    found = [each["measured"] for each in cell["repetitions"] if "left_out" not in each]
+    return 100 * cell["published"][AUGMENTED], [100 * each[AUGMENTED] for each in found]
 
 
 def text(found: Any, digits: int = 2, joint: str = ", ") -> str:
@@ -90,6 +91,17 @@ def decimals(prose: str) -> list[str]:
 def paired(found: pd.Series) -> str:
     half = stats.t.ppf(0.975, len(found) - 1) * found.std() / len(found) ** 0.5
     return text((found.mean(), half), joint=" ± ")
+
+
+def lead(first: float, second: float) -> str:
+    """The report's own comparison of two learning rates at width 16."""
+    question = next(each for each in load_questions() if each.name == "learning_rate")
+    groups = group_by_question(records()[0], [question])
+    (found,) = [each for each in groups if each.question == question]
+    cells = {row["optimizer.lr"]: name for name, row in found.configurations.items()}
+    e = found.compare(cells[first], cells[second])
+    assert e
+    return text((100 * e.mean, 50 * (e.high - e.low)), joint=" ± ")
 
 
 def beside(wanted: Cell, key: str, value: Any) -> pd.Series:
@@ -185,7 +197,9 @@ def test_results_and_summary() -> None:
     expected = [text(values(full, AUGMENTED)), text(values(full))]
     expected += [text(min(public("lr_0.01")[1]) - values(full, AUGMENTED))]
     expected += [text(100 * curves(full).tail(6).diff().abs().max(), 1), "0.1", "0.01"]
-    expected += paired(beside(cell(0.1, "constant"), "lr", 0.01)).split(" ± ")
+    expected += lead(0.1, 0.01).split(" ± ")
+    assert f"by {lead(0.1, 0.01)} points" in BOOK
+    assert lead(0.01, 0.001) in " ".join(BOOK.split())
     expected += [decay[2], decay[5], decay[0], decay[3]]
     expected += [text(float(row[1])) for row in TABLES["6. Spearman correlation"][1:3]]
     expected += [max(row[2] for row in TABLES["6. apart"][1:]), *lower[0], *lower[1], "95.11"]

@@ -372,7 +372,7 @@ def _passes_table(rows: Sequence[tuple[Claim, str, dict[str, float]]]) -> Table:
 
 
 def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:
-    """The runs at the published setting beside the published values and their replications."""
+    """The runs at the published setting beside the published values and their repetitions."""
     table = tables.study_table(runs, published)
     if not table["n"].sum():
         return escape(

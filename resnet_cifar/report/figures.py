@@ -117,7 +117,7 @@ def draw_legend(on: Axes | Figure, styles: Styles, **options: Any) -> None:
 def draw_overview(rankings: Sequence[Tables]) -> Figure:
     """The cells of every setting, best first: a dot a run, from three runs the mean's interval.
 
-    At the full setting also the published value (diamond) and the replications' range (bar), which
+    At the full setting also the published value (diamond) and the repetitions' range (bar), which
     are in the augmented view, and ours in that view beside the clean one.
     """
     ranked = [tables.ranks.iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]

@@ -167,7 +167,7 @@ def load_questions(path: Path = EXPERIMENTS / "questions.yaml") -> list[Question
 
 
 def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Published]:
-    """Read the published values and their replications. Raises as `load_questions`."""
+    """Read the published values and their repetitions. Raises as `load_questions`."""
     file = _convert(_read(path), _PublishedFile, str(path))
     setting = _read_selector(f"{path}: setting", file.setting)
     named = _list_named(f"{path}: cells", file.cells)
