@@ -1,7 +1,9 @@
 """The probe: what it measures is right, and training never notices it."""
 
+import copy
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -37,7 +39,19 @@ from resnet_cifar.record.lines import LinesFile, read_metrics
 
 AUGMENTATION = CropFlip(4, 0.5)
 
-BATCH_STATISTICS = {"accuracy/val_batch_statistics", "loss/val_batch_statistics"}
+BATCH_STATISTICS = {
+    f"{score}/val_batch_{which}"
+    for score in ("accuracy", "loss")
+    for which in ("statistics", "mean", "variance")
+}
+
+
+# By what a view of validation normalises: the batch's own mean, its own variance.
+OWN = {
+    "_batch_statistics": (True, True),
+    "_batch_mean": (True, False),
+    "_batch_variance": (False, True),
+}
 
 
 # The identities, inside the network.
@@ -482,23 +496,89 @@ def test_other_networks_and_optimizers(trained: Trained, option: str) -> None:
     assert (line.keys() >= BATCH_STATISTICS) == (option == "optimizer=adamw")
 
 
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var"])
+@pytest.mark.parametrize("detach", ["none", "both"])
+def test_each_layer_normalises_by_one_statistic_of_its_batch(detach: str, buffer: str) -> None:
+    """By the formula in float64, batch after batch, with an eps that counts."""
+    net = network(detach, eps=0.1)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    changed = copy.deepcopy(net).eval()
+    flow.normalise_by_batch(changed, buffer)
+    norms = [m for m in changed.modules() if isinstance(m, nn.BatchNorm2d)]
+    seen: list[tuple[Tensor, Tensor]] = []
+    for norm in norms:
+        norm.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    x, _ = images()
+    with torch.no_grad():
+        changed(x)
+        changed(2 * x + 1)
+    originals = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(seen) == 2 * len(originals) == 40
+    for norm, (x, y) in zip(originals * 2, seen, strict=True):
+        values = x.transpose(0, 1).flatten(1)
+        mean = values.mean(1) if buffer == "running_mean" else norm.running_mean
+        var = values.var(1, correction=0) if buffer == "running_var" else norm.running_var
+        weight, bias, mean, var = (
+            v[:, None, None] for v in (norm.weight.detach(), norm.bias.detach(), mean, var)
+        )
+        torch.testing.assert_close(y, weight * (x - mean) / torch.sqrt(var + 0.1) + bias)
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    kept = {"running_mean": "running_var", "running_var": "running_mean"}[buffer]
+    for norm, original in zip(norms, originals, strict=True):
+        assert torch.equal(getattr(norm, kept), getattr(original, kept))
+
+
+def test_the_statistics_of_a_bfloat16_batch_are_float32() -> None:
+    """In bfloat16 the mean, near 301, would be a multiple of 2."""
+    source = torch.Generator().manual_seed(0)
+    x = (301 + 3 * torch.randn(16, 2, 8, 8, generator=source)).bfloat16()
+    norm = nn.BatchNorm2d(2).eval()
+    flow.normalise_by_batch(norm, "running_mean")
+    y = norm(x)
+    assert y.dtype == torch.bfloat16
+    assert norm.running_mean.dtype == torch.float32
+    mean = x.double().mean((0, 2, 3))
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-6, atol=0)
+
+
 def test_validation_with_batch_statistics_by_hand(trained: Trained) -> None:
     """Clean images in equal batches no larger than training's: 30 as 15 and 15, not 16 and 14."""
     more = ["probe=full", "probe.val_images=30"]
     run = trained(*more)
     config = compose([*TINY, *more])
-    model = config.model.build(config.norm.build, 10).train()
+    model = config.model.build(config.norm.build, 10)
     saved = torch.load(run / "last.pt", weights_only=True)["model"]
     model.load_state_dict(saved)
     part = config.data.load().val
     val = DeviceImages(part, THE_STUDYS, AUGMENTATION, torch.device("cpu"), torch.contiguous_format)
     view = val.view(CropFlip(4, 0.5).clean(32))
     batches = [val.batch(view, start, start + 15) for start in (0, 15)]
-    with torch.no_grad():
-        losses = [F.cross_entropy(model(x), y).item() for x, y in batches]
     last = lines(run)[-1]
-    assert last["loss/val_batch_statistics"] == pytest.approx(sum(losses) / 2, rel=1e-5)
-    assert last["loss/val_batch_statistics"] != pytest.approx(last["loss/val"], rel=1e-3)
+    found = {name: last[f"loss/val{name}"] for name in ("", *OWN)}
+    for name, (own_mean, own_var) in OWN.items():
+
+        def normalise(
+            norm: nn.BatchNorm2d, args: tuple[Tensor], _: Tensor, own: Any = (own_mean, own_var)
+        ) -> Tensor:
+            x = args[0]
+            var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            mean = mean if own[0] else norm.running_mean.double()
+            var = var if own[1] else norm.running_var.double()
+            return F.batch_norm(x, mean, var, norm.weight, norm.bias, eps=norm.eps)
+
+        exact = copy.deepcopy(model).double().eval()
+        for module in exact.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(normalise)
+        with torch.no_grad():
+            logits = torch.cat([exact(x.double()) for x, _ in batches])
+        labels = torch.cat([y for _, y in batches])
+        loss = F.cross_entropy(logits, labels).item()
+        assert found[name] == pytest.approx(loss, rel=1e-5)
+        correct = (logits.argmax(1) == labels).double().mean().item()
+        assert last[f"accuracy/val{name}"] == pytest.approx(correct)
+    # They tell the four apart.
+    assert min(abs(a - b) / b for a, b in itertools.combinations(found.values(), 2)) > 1e-4
 
 
 def test_the_record_of_a_diverged_run(trained: Trained) -> None:
@@ -547,7 +627,7 @@ def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
         f"probe/{name}/{which}" for name in views.CURVES for which in ("median", "worst")
     }
     assert len(curves) <= 24
-    for tag in [*curves, "loss/val_batch_statistics"]:
+    for tag in [*curves, *BATCH_STATISTICS]:
         assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3]
     rows = [row for row in read_run_lines(run, PROBE_FILE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value

@@ -603,6 +603,37 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
     assert "detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in text
 
 
+@pytest.mark.parametrize("measured", [[], ["statistics"], ["statistics", "mean", "variance"]])
+def test_losses_by_the_batch_s_own_statistics_where_recorded(
+    tmp_path: Path, measured: list[str]
+) -> None:
+    """Records from before a loss was measured have no column of it and no panel, others a blank."""
+    overrides = [*SHORT, "scheduler=cosine", f"{WD}=0.01"]
+    for detach in ("none", "mean"):
+        make_run(tmp_path, [*overrides, f"norm.detach={detach}", f"{WD}=0.0"], 0, 0.5)
+        run = make_run(tmp_path, [*overrides, f"norm.detach={detach}"], 0, 0.5)
+        add_probe(run)
+    losses = {f"loss/val_batch_{which}": 2.0 + i for i, which in enumerate(measured)}
+    curves = load_metrics(tmp_path)
+    curves["loss/val_batch_variance"] = math.nan  # there for other runs
+    for name, loss in losses.items():
+        curves.loc[curves["directory"] == str(run), name] = loss
+    parts = flow.flow_part(group(tmp_path, "detach"), curves, load_probe(tmp_path))
+    (table,) = (part for part in parts if isinstance(part, document.Table))
+    titles = ["train loss", "val loss", *(f"val loss, own {which}" for which in measured)]
+    assert [title for title in table.columns if "loss" in title] == [*titles, "largest val loss"]
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows()]
+    own = [[row[title] for title in titles[2:]] for row in rows]
+    assert own == [[""] * len(measured), [f"{loss:.3f}" for loss in losses.values()]]
+    (picture,) = (
+        part
+        for part in parts
+        if isinstance(part, document.Picture) and part.name.startswith("losses")
+    )
+    panels = [axis.get_title(loc="left") for axis in picture.figure.axes]
+    assert panels == [f"{title} (nats)" for title in titles]
+
+
 # The whole report --------------------------------------------------------------------------------
 
 

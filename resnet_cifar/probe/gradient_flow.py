@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.step import predict, score
+from resnet_cifar.compute.step import predict, score_views
 from resnet_cifar.data.augmentation import PROBE
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.optim.scheduler import Schedule
@@ -98,12 +98,46 @@ class GradientFlow:
         # Equal batches: the statistics of a small last one would be noisier than training's.
         size = math.ceil(images / math.ceil(images / run.options.batch_size))
         draws = run.val.augmentation.clean(len(run.val)).part(0, images)
-        model = copy.deepcopy(run.model)  # in training mode it moves its running statistics
-        logits = predict(
-            model, run.val, draws, run.compute, size, run.stop_if_interrupted, training=True
+        logits = {}
+        for view, buffer in BATCH_STATISTICS.items():
+            model = copy.deepcopy(run.model)  # its running statistics will not be the run's
+            if buffer is not None:
+                normalise_by_batch(model, buffer)
+            logits[view] = predict(
+                model, run.val, draws, run.compute, size, run.stop_if_interrupted, buffer is None
+            )
+        return score_views(logits, run.val.labels[:images])
+
+
+# Views of validation by what the network normalises by, and the running statistic that the batch's
+# own replaces; None: both, which is training mode.
+BATCH_STATISTICS = {
+    "val_batch_statistics": None,
+    "val_batch_mean": "running_mean",
+    "val_batch_variance": "running_var",
+}
+
+
+def normalise_by_batch(model: nn.Module, buffer: str) -> None:
+    """Let each BatchNorm of `model`, in evaluation mode, normalise by one statistic of its batch.
+
+    Args:
+        buffer: running_mean or running_var, overwritten by the batch's mean or biased variance
+            before each batch; the other one stays as it is.
+    """
+
+    def overwrite(norm: Any, args: tuple[Tensor]) -> None:
+        mean, variance = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
+        # As the layer does in training, in float32 also of bfloat16. It writes unbiased variances.
+        nn.functional.batch_norm(
+            args[0], mean, variance, norm.weight, norm.bias, training=True, momentum=1.0
         )
-        scores = score(logits, run.val.labels[:images])
-        return {f"{name}/val_batch_statistics": value for name, value in scores.items()}
+        variance *= 1 - len(mean) / args[0].numel()
+        setattr(norm, buffer, mean if buffer == "running_mean" else variance)
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(overwrite)
 
 
 def weighted_layers(model: nn.Module) -> dict[str, Weighted]:

@@ -30,9 +30,11 @@ IDENTITIES = {
 # An identity that holds leaves float32 rounding and eps, 1e-7 to 1e-4; one that is broken 1e-2.
 HOLDS_BELOW = 1e-3
 LOSSES = {
-    "loss/train": "training (nats)",
-    "loss/val": "validation (nats)",
-    "loss/val_batch_statistics": "validation, own statistics (nats)",
+    "loss/train": "train loss",
+    "loss/val": "val loss",
+    "loss/val_batch_statistics": "val loss, own statistics",
+    "loss/val_batch_mean": "val loss, own mean",
+    "loss/val_batch_variance": "val loss, own variance",
 }
 
 
@@ -55,6 +57,9 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     curves = curves[curves["directory"].isin(group.runs["directory"])]
     table = flow_table(group, probed, curves)
     titles = {quantity: title for quantity, _, title in PANELS}
+    measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
+    rows = math.ceil(len(measured) / 3)
+    drawn = _draw_panels(group, curves, measured, 1 + 2.4 * rows, nrows=rows, sharey=True)
     panels = (
         "Median over layers, a line a run. Dotted: below it an identity holds, up to rounding and "
         "eps."
@@ -68,7 +73,7 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
         escape(_describe_identities(table)),
         _show_table(name, table),
         Picture(f"flow-{name}", _draw_panels(group, probed, titles, 5.4, nrows=2), panels),
-        Picture(f"losses-{name}", _draw_panels(group, curves, LOSSES, 3.4, sharey=True), losses),
+        Picture(f"losses-{name}", drawn, losses),
         *rotations,
     ]
 
@@ -77,28 +82,26 @@ def _show_table(name: str, table: pd.DataFrame) -> Table:
     columns: dict[str, Column] = {
         "cell": "label",
         "n": "n",
-        "cos(∂L/∂x, 1)": _cosine_column("sum_cosine"),
-        "cos(∂L/∂x, x̂)": _cosine_column("xhat_cosine"),
-        "cos(w, ∂L/∂w)": _cosine_column("radial_rms"),
+        "cos(∂L/∂x, 1)": _number_column("sum_cosine", ".1e"),
+        "cos(∂L/∂x, x̂)": _number_column("xhat_cosine", ".1e"),
+        "cos(w, ∂L/∂w)": _number_column("radial_rms", ".1e"),
         "|μ|/σ": lambda row: f"{row['mean_over_std/first']:.2f} → {row['mean_over_std']:.2f}",
         "‖w‖": lambda row: f"{row['weight_norm/first']:.2f} → {row['weight_norm']:.2f}",
         "lag": lambda row: f"{row['running_mean_gap']:.2f}",
-        "train loss": lambda row: f"{row['loss/train']:.3f}",
-        "val loss": lambda row: f"{row['loss/val']:.3f}",
-        "its own statistics": lambda row: f"{row['loss/val_batch_statistics']:.3f}",
+        **{title: _number_column(name, ".3f") for name, title in LOSSES.items() if name in table},
         "largest val loss": lambda row: f"{row['loss/val/largest']:.2f}",
     }
     caption = (
         "Medians over layers at the last probed epoch (→: from the first probed one), means over "
         "seeds. Cosines are absolute, root mean square over channels or filters. Lag: |running "
-        "mean − μ|/σ. Its own statistics: the validation loss normalised by each validation batch "
-        "itself."
+        "mean − μ|/σ. Own: each validation batch normalised by its own mean and variance, or by "
+        "one of the two and the other running statistic."
     )
     return Table(f"flow-{name}", table, columns, caption)
 
 
-def _cosine_column(key: str) -> Column:
-    return lambda row: "" if math.isnan(row[key]) else f"{row[key]:.1e}"
+def _number_column(key: str, form: str) -> Column:
+    return lambda row: "" if math.isnan(row[key]) else format(row[key], form)
 
 
 def _describe_identities(table: pd.DataFrame) -> str:
@@ -133,9 +136,12 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
     """One row a probed cell: `medians`, means over its completed seeds.
 
     Columns: cell, label, n; of every quantity of `PANELS` its value at the last probed epoch, and
-    `<quantity>/first` at the first; `loss/…` of `LOSSES` at the last epoch and `loss/val/largest`.
+    `<quantity>/first` at the first; `loss/val/largest`; those of `LOSSES` that were
+    measured, at the last epoch.
     """
     rows = []
+    # Records from before a loss was measured lack it.
+    measured = curves.reindex(columns=[*LOSSES]).dropna(axis="columns", how="all").columns
     for cell, label in group.labels.items():
         part = probed[probed["cell"] == cell]
         if part.empty:
@@ -146,9 +152,8 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
         losses = curves[curves["directory"].isin(part["directory"].unique())]
-        losses = losses.reindex(columns=["directory", *LOSSES])
-        ends = losses.groupby("directory").last().mean()
-        row |= {name: ends[name] for name in LOSSES}
+        ends = losses.groupby("directory")[[*measured]].last().mean()
+        row |= {name: ends[name] for name in measured}
         row["loss/val/largest"] = losses["loss/val"].max()
         rows.append(row)
     return pd.DataFrame(rows)
@@ -160,7 +165,9 @@ def _draw_panels(
     """A panel a quantity by epoch: one line a run."""
     styles = figures.style_cells(group, lines["cell"])
     with figures.panels(9.2, height, ncols=3, sharex=True, **subplots) as (figure, axes):
-        for axis, (quantity, title) in zip(axes.flat, titles.items(), strict=True):
+        for axis in axes.flat[len(titles) :]:
+            axis.remove()
+        for axis, (quantity, title) in zip(axes.flat, titles.items(), strict=False):
             _draw_runs(axis, lines if quantity in lines else lines[:0], quantity, styles)
             axis.set_title(title)
             axis.tick_params(labelbottom=True)
