@@ -406,6 +406,84 @@ def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
     assert [row[:2] for row in table.rows()] == [["0.01", "0.8"], ["0.1", "0.9"], ["0.01", "0.9"]]
 
 
+# Questions that nobody wrote ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        ("regularization.label_smoothing=0.0", "regularization.label_smoothing=0.1", "0.1 − 0"),
+        ("trainer.batch_size=128", "trainer.batch_size=256", "batch size 256 − 128"),
+        ("optimizer.momentum=0.8", "optimizer.momentum=0.9", "momentum 0.9 − 0.8"),
+        ("regularization.clip_norm=0.0", "regularization.clip_norm=1.0", "clip norm 1 − 0"),
+        ("optimizer.nesterov=false", "optimizer.nesterov=true", "nesterov true − false"),
+        ("optimizer=sgd", "optimizer=adamw", "adamw − sgd"),
+        ("scheduler=cosine", "scheduler=step", "cosine − step"),
+        ("norm=groupnorm", "norm=batchnorm", "groupnorm − batchnorm"),
+        ("optimizer.lr=0.02", "optimizer.lr=0.04", "lr 0.04 − 0.02"),
+        ("regularization=weight_decay", "regularization.weight_decay=1e-4", "0.0005 − 0.0001"),
+    ],
+)
+@pytest.mark.parametrize(("ahead", "verdict"), [(0.1, "differs"), (0.001, "undecided")])
+def test_whatever_varies_is_compared(
+    tmp_path: Path, first: str, second: str, name: str, ahead: float, verdict: str
+) -> None:
+    base = ["data=synthetic", "model.width=32", "trainer.epochs=5", "scheduler=constant"]
+    for which, override in enumerate((first, second)):
+        cell = [x for x in base if x.partition("=")[0] != override.partition("=")[0]]
+        for seed in range(3):
+            make_run(tmp_path, [*cell, override], seed, 0.5 + which * ahead + seed / 100)
+    runs = load_runs(tmp_path)
+    groups = group_by_question(runs, [])
+    answers = [tables.tabulate(each, load_metrics(runs)) for each in groups]
+    part = contents.claims_part([], answers, tables.correct_differences(answers))[1]
+    (line,) = str(part).splitlines()
+    assert name in line
+    assert f"**{verdict}**" in line
+    assert "synthetic data, width 32, 5 epochs" in line
+    assert "(n = 3)" in line
+    assert groups[0].asked  # so it has figures
+
+
+def test_two_keys_that_fill_a_grid_are_one_question_and_a_star_is_several(tmp_path: Path) -> None:
+    grid = itertools.product(("0.02", "0.05"), ("64", "128"))
+    for lr, size in grid:
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}", f"trainer.batch_size={size}"], 0, 0.5)
+    make_run(tmp_path, [*SHORT, f"{LR}=0.02", "optimizer.momentum=0.8"], 0, 0.5)
+    make_run(tmp_path, [*SHORT, f"{LR}=0.3", "optimizer.momentum=0.3", f"{WD}=0.3"], 0, 0.5)
+    found = {g.question.name: g for g in group_by_question(load_runs(tmp_path), [])}
+    assert list(found) == ["by-optimizer.lr-trainer.batch_size", "by-optimizer.momentum", "other"]
+    assert found["by-optimizer.lr-trainer.batch_size"].question.question == (
+        "What do lr and batch size change?"
+    )
+    assert len(found["by-optimizer.momentum"].labels) == 2
+    assert len(found["other"].labels) == 1
+
+
+def test_what_a_question_of_the_file_asks_is_not_asked_again(rates: Path) -> None:
+    found = group_by_question(load_runs(rates), list(QUESTIONS.values()))
+    assert [g.question.name for g in found] == ["learning_rate"]
+    make_run(rates, [*SHORT, f"{LR}=0.1", "optimizer.momentum=0.8"], 0, 0.5)
+    found = group_by_question(load_runs(rates), list(QUESTIONS.values()))
+    assert [g.question.name for g in found] == ["learning_rate", "by-optimizer.momentum"]
+
+
+def test_comparisons_without_a_claim_are_corrected_among_themselves(tmp_path: Path) -> None:
+    for lr in (0.01, 0.02, 0.03, 0.04):
+        for seed in range(3):
+            value = 0.5 + lr + seed / 50
+            make_run(tmp_path, [*SHORT, f"{LR}={lr}"], seed, value)
+    answers = [
+        tables.tabulate(g, load_metrics(tmp_path))
+        for g in group_by_question(load_runs(tmp_path), [])
+    ]
+    corrected = tables.correct_differences(answers * 2)  # asked twice, a comparison counts once
+    assert len(corrected) == 6
+    table = answers[0].differences
+    assert list(corrected.values()) == statistics.holm(list(table["p"]))
+    assert min(corrected.values()) == pytest.approx(6 * table["p"].min())
+
+
 # Beside the published study ----------------------------------------------------------------------
 
 

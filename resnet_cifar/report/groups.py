@@ -202,6 +202,8 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
     Two keys, where the cells fill more of a grid than its two axes; the rest are left together.
     """
     rows = whole.everything
+    several = [key for key in identity_keys(rows) if rows[key].nunique(dropna=False) > 1]
+    following = [key for key in several if key not in whole.vary]
     seen = set(asked)
     groups: list[Group] = []
     for count in (2, 1):
@@ -211,7 +213,7 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
             )
             name = "-".join(["by", *keys])
             question = Question(words, {}, keys, name=name, automatic=True)
-            for group in _split(rows, question, whole.spreads):
+            for group in _split(rows, question, whole.spreads, following):
                 levels = [group.everything[key].nunique() for key in keys]
                 cells = set(group.everything["cell"])
                 grid = min(levels) > 1 and (count == 1 or len(cells) > sum(levels) - 1)
@@ -244,8 +246,13 @@ def _number_repeated(groups: list[Group]) -> list[Group]:
     return result
 
 
-def _split(runs: pd.DataFrame, question: Question, spreads: Spreads) -> list[Group]:
-    """The groups of a question's runs, those with most parameters and epochs first."""
+def _split(
+    runs: pd.DataFrame, question: Question, spreads: Spreads, following: Collection[str] = ()
+) -> list[Group]:
+    """The groups of a question's runs, those with most parameters and epochs first.
+
+    Keys `following` from others, as an optimizer's usual rate from the optimizer, separate nothing.
+    """
     keys = [*identity_keys(runs), "precision"]
     plain = runs[keys].astype(object).where(runs[keys].notna(), _MISSING)
     # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
@@ -257,6 +264,7 @@ def _split(runs: pd.DataFrame, question: Question, spreads: Spreads) -> list[Gro
         if (_of_setting(key) or question.vary)
         and key not in question.vary
         and key not in question.where
+        and key not in following
         and not (key.startswith(free) and runs[key].isna().any())
     ]
     groups: list[Group] = []
@@ -324,7 +332,18 @@ def name_key(key: str) -> str:
 
 def _order_value(value: object) -> tuple[int, float, str]:
     """Sort key: numbers by size, words in the study's order."""
-    order = ["none", "constant", "batchnorm", "mean", "var", "both", "step", "cosine"]
+    order = [
+        "none",
+        "constant",
+        "sgd",
+        "batchnorm",
+        "crop_flip",
+        "mean",
+        "var",
+        "both",
+        "step",
+        "cosine",
+    ]
     if isinstance(value, (int, float)) and not math.isnan(float(value)):
         return 0, float(value), ""
     return 1, float(order.index(str(value)) if str(value) in order else len(order)), str(value)
