@@ -1,6 +1,7 @@
 """The end of a sweep: its runs ranked, the best in words, and the short names on the way there."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,21 +59,26 @@ def words(lines: list[str]) -> str:
     return " ".join(lines[start : lines.index("", start)])
 
 
-Accuracies = dict[float, list[float | str | None]]
+Accuracies = dict[float | tuple[str, ...], list[float | str | None]]
 
 
 @pytest.fixture
 def answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> object:
-    """`answer({0.1: [90.0, None]})`: what is printed where lr 0.1 reached 90 % and diverged."""
+    """`answer({0.1: [90.0, None]})`: what is printed where lr 0.1 reached 90 % and diverged.
+
+    A cell is a rate, or a tuple of overrides.
+    """
     monkeypatch.chdir(tmp_path)
 
     def call(accuracies: Accuracies) -> list[str]:
+        shutil.rmtree("outputs", ignore_errors=True)
         configs = []
-        for lr, values in accuracies.items():
+        for cell, values in accuracies.items():
             for seed, value in enumerate(values):
-                overrides = [*TINY, f"optimizer.lr={lr}"]
+                own = cell if isinstance(cell, tuple) else (f"optimizer.lr={cell}",)
+                overrides = [*TINY, *own]
                 if value == "failed":
                     make_run(Path("outputs"), overrides, seed, status="failed", curve=[0.1])
                 elif value is None:
@@ -123,6 +129,15 @@ def test_the_best_of_many_needs_more_than_the_better_of_two(answer) -> None:
 def test_a_lead_over_survivors_is_undecided(answer) -> None:
     best, second = [90.0, 91.0, 92.0], [80.0, 81.0, None]
     assert "undecided, as seeds diverged." in words(answer({0.1: best, 0.01: second}))
+
+
+def test_a_cell_apart_is_judged_by_its_own_runs(answer) -> None:
+    """Neither cells that collapse nor those of another setting lend their variance."""
+    rows = {0.1: [90.0, 91.0, 92.0], 0.01: [80.0, 81.0, 82.0]}
+    for apart in ("norm=detached_batchnorm", "model.width=4", "trainer.epochs=3"):
+        assert "10.00 ± 2.27 points ahead" in words(answer(rows | {(apart,): [10.0, 50.0, 30.0]}))
+    wild = words(answer(rows | {0.2: [10.0, 50.0, 30.0]}))
+    assert "10.00 ± 2.27 points ahead" not in wild
 
 
 def test_one_seed_says_nothing_of_chance(answer) -> None:

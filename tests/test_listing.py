@@ -80,7 +80,7 @@ def test_a_narrow_terminal_keeps_what_varies(
 
 def test_ages_come_from_the_record(call: Call) -> None:
     (first, *_) = json.loads(call("list", "outputs", "--json"))
-    assert first["ended"] == "2026-01-01T01:00:00+00:00"
+    assert first["ended"] == "2026-12-01T01:00:00+00:00"
     now = datetime.now(UTC) - datetime.fromisoformat(first["ended"])
     assert first["age"] == pytest.approx(now.total_seconds(), abs=60)
 

@@ -35,6 +35,7 @@ from resnet_cifar.report import (
     question,
     tables,
     terminal,
+    verdicts,
 )
 from resnet_cifar.report.__main__ import main
 from resnet_cifar.report.groups import Group, group_by_question, group_by_setting
@@ -436,7 +437,7 @@ def test_whatever_varies_is_compared(
     runs = load_runs(tmp_path)
     groups = group_by_question(runs, [])
     answers = [tables.tabulate(each, load_metrics(runs)) for each in groups]
-    part = contents.claims_part([], answers, tables.correct_differences(answers))[1]
+    part = verdicts.claims_part([], answers, tables.correct_differences(answers))[1]
     (line,) = str(part).splitlines()
     assert name in line
     assert f"**{verdict}**" in line
@@ -796,9 +797,9 @@ def test_a_terminal_s_width_cuts_nothing(reported: Reported, width: int) -> None
     shown = [
         contents.ranking_table(rankings[0]),
         question.cells_table(tables.tabulate(groups[0], curves)),
-        contents.claims_table(judgements),
+        verdicts.claims_table(judgements),
     ]
-    report = document.Report("Title", "", contents.claims_part(judgements, [], {}), shown)
+    report = document.Report("Title", "", verdicts.claims_part(judgements, [], {}), shown)
     console = Console(file=io.StringIO(), width=width)
     terminal.print_report(report, console)
     printed = console.file.getvalue()
@@ -1136,7 +1137,7 @@ def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:
         file.write_text(text.replace("METRIC", metric))
         mine = load_questions(file)
         judgements = claims.judge_all(group_by_question(load_runs(rates), mine), PUBLISHED)
-        row = contents.claims_table(judgements).frame.iloc[0]
+        row = verdicts.claims_table(judgements).frame.iloc[0]
         verdicts[row["verdict"]] = row["why"]
     assert verdicts == {"holds": "", "undecided": "lr 0.01 − 0.1: no run has loss/never"}
 

@@ -5,7 +5,7 @@
 study       questions, claims and published values, read from experiments/*.yaml
 groups      the runs that are compared: one question in one setting
 tables      a group's tables, each made once
-claims      the verdict on each claim
+claims      the verdict on each claim; verdicts, the same in words and tables
 figures     the tables as pictures, and their style
 question    the section of a question; flow, of the probe; numbers, the wording of numbers
 contents    the first screen, the sections in their order, and bookkeeping

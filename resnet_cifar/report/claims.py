@@ -74,9 +74,9 @@ class Judgement:
         cells = 4 if claim.interaction else 2
         for comparison in self.comparisons:
             mean = comparison.difference.mean
-            distance = claim.sign * mean - claim.margin  # of the mean from the verdict's change
+            distance = mean - _null(claim)  # of the mean from the verdict's change
             if claim.within is not None:
-                distance = claim.within - abs(mean)
+                distance = abs(_null(claim)) - abs(mean)
             needed.append(statistics.seeds_needed(distance, comparison.pool, cells))
         known = [each for each in needed if each is not None]
         if not known or len(known) < len(needed) or self.n < 3:
@@ -175,6 +175,8 @@ def _compare_cells(
         if comparison is None:
             missing = [m for m in (claim.metric, against) if m not in group.runs]
             why = f"no run has {missing[0]}" if missing else "a cell has no completed run"
+            if len(set(cells)) == 1 and against == claim.metric:
+                why = "both are the same cell"
             remarks.append(f"{name}: {why}")
             continue
         known = [find_published(group.configurations[cell], published) for cell in cells]
@@ -189,32 +191,35 @@ def _compare(
     claim: Claim, group: Group, name: str, contrast: Contrast, cells: Sequence[str]
 ) -> Comparison | None:
     """Compare cells by a claim's metric; None where one of them has no value."""
-    metrics = [claim.metric if sign > 0 else claim.against or claim.metric for sign, _ in contrast]
-    samples = [group.values(cell, metric) for cell, metric in zip(cells, metrics, strict=True)]
-    if claim.relative:  # a share of a difference of losses is a difference of their logarithms
-        samples = [sample[sample > 0].map(math.log) for sample in samples]
-    if not all(map(len, samples)):
+    weights: dict[tuple[str, str], int] = {}  # a cell may stand on both sides of an interaction
+    for (sign, _), cell in zip(contrast, cells, strict=True):
+        key = cell, claim.metric if sign > 0 else claim.against or claim.metric
+        weights[key] = weights.get(key, 0) + sign
+    samples = {}
+    for key in (key for key, weight in weights.items() if weight):
+        values = group.values(*key)
+        # A share of a difference of losses is a difference of their logarithms.
+        samples[key] = values[values > 0].map(math.log) if claim.relative else values
+    if not samples or not all(map(len, samples.values())):
         return None
-    if claim.against and len(set(cells)) == 1:  # two measurements of the same runs
-        paired = statistics.compare_paired(*samples)
-        values = tuple(statistics.paired_differences(*samples))
-        return Comparison(name, paired, paired, statistics.EMPTY, values=values)
-    pools = [
-        group.pool(cell, metric, claim.relative)
-        for cell, metric in zip(cells, metrics, strict=True)
-    ]
-    signs = [sign for sign, _ in contrast]
+    if len({cell for cell, _ in samples}) == 1:  # two measurements of the same runs
+        first, second = samples.values()
+        values = statistics.paired_differences(first, second)
+        if values.empty:
+            return None
+        lost = [*values, *[0.0] * group.diverged(cells[0])]
+        paired, with_lost = map(statistics.compare_paired, (list(values), lost))
+        return Comparison(name, paired, with_lost, statistics.EMPTY, values=tuple(values))
     chance = CHANCE if claim.metric.startswith("accuracy/") else -math.log(CHANCE)
     chance = math.log(chance) if claim.relative else chance
-    lost = [
-        [*sample, *[chance] * group.diverged(c)] for sample, c in zip(samples, cells, strict=True)
-    ]
-    return Comparison(
-        name,
-        statistics.compare(list(zip(signs, map(list, samples), pools, strict=True))),
-        statistics.compare(list(zip(signs, lost, pools, strict=True))),
-        min(pools, key=lambda pool: pool.freedom),
-    )
+    terms, lost_terms = [], []
+    for (cell, metric), values in samples.items():
+        pool, weight = group.pool(cell, metric, claim.relative), weights[cell, metric]
+        terms.append((weight, list(values), pool))
+        lost_terms.append((weight, [*values, *[chance] * group.diverged(cell)], pool))
+    least = min((pool for _, _, pool in terms), key=lambda pool: pool.freedom)
+    whole, with_lost = statistics.compare(terms), statistics.compare(lost_terms)
+    return Comparison(name, whole, with_lost, least)
 
 
 def _decide(claim: Claim, seen: Sequence[Difference]) -> tuple[str, float]:
@@ -237,14 +242,17 @@ def _decide(claim: Claim, seen: Sequence[Difference]) -> tuple[str, float]:
 
 def _p_values(claim: Claim, e: Difference) -> tuple[float, float]:
     """The p of a difference's being as claimed, and of its being otherwise."""
+    null, up = _null(claim), claim.sign > 0
     if claim.within is None:
-        margin = math.log1p(claim.margin) if claim.relative else claim.margin
-        null, up = claim.sign * margin, claim.sign > 0
         return e.p(null, up), e.p(null, not up)
-    low, high = -claim.within, claim.within
-    if claim.relative:
-        low, high = math.log1p(low), math.log1p(high)
+    low, high = math.log1p(-claim.within) if claim.relative else -claim.within, null
     return max(e.p(low, True), e.p(high, False)), min(e.p(high, True), e.p(low, False))
+
+
+def _null(claim: Claim) -> float:
+    """The difference at which a verdict changes; the upper of two where it is `within`."""
+    null = claim.sign * claim.margin if claim.within is None else claim.within
+    return math.log1p(null) if claim.relative else null
 
 
 def _name_contrast(contrast: Contrast) -> str:
@@ -342,7 +350,7 @@ def _compare_predictor(
     seen = pd.Series([value for value in advantage if math.isfinite(value)], dtype=float)
     if seen.empty:  # NaN: all results equal
         return (), []
-    difference = statistics.compare_paired(seen, seen * 0)
+    difference = statistics.compare_paired(list(seen))
     product = "·".join(SHORT.get(key, name_key(key)) for key in keys)
     name = f"R² of {product} minus the best single one's"
     return (Comparison(name, difference, difference, statistics.EMPTY, values=tuple(seen)),), []

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy import stats
 
-from resnet_cifar.report import claims, document, flow, numbers, tables
-from resnet_cifar.report.claims import Comparison, Judgement
+from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
+from resnet_cifar.report.claims import Judgement
 from resnet_cifar.report.document import Column, Part, Picture, Report, Row, Table, escape, heading
 from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part
-from resnet_cifar.report.study import AUGMENTED, VAL, Claim, Published, Question
-from resnet_cifar.report.tables import Corrected, Tables
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
+from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
 from resnet_cifar.runs.table import any_text, records
 
@@ -37,8 +37,6 @@ READING = (
     "Looking after every added seed until something shows makes an error rate of 5 % one of 9 % at "
     "three seeds and 20 % at ten: decide how many before, in the claim's seeds.",
 )
-DIFFERS = "differs"
-SHOWN = 6  # comparisons that no claim asked for, of one question, on the first screen
 FIRST_ROWS = 10  # of the ranked table on the first screen
 MOST_DRAWN = 12  # questions and settings that get figures: at a thousand nobody would look
 _PLURAL = {
@@ -94,7 +92,7 @@ def build_report(
         *rankings_part(rankings),
     ]
     if judgements:
-        rest += [heading("Does the claim hold?"), claims_table(judgements)]
+        rest += [heading("Does the claim hold?"), verdicts.claims_table(judgements)]
     if len(drawn) < len(asked):
         sentence = (
             f"The {len(drawn)} questions and settings with most runs have figures, the other "
@@ -102,10 +100,10 @@ def build_report(
         )
         rest.append(escape(sentence))
     rest += [heading("Beside the published study"), _published_part(runs, published)]
-    rest.append(_passes_table(claims.judge_published(questions, published)))
+    rest.append(verdicts.passes_table(claims.judge_published(questions, published)))
     rest += [*full, *other, *_bookkeeping_part(runs, skipped)]
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
-    first_screen = claims_part(judgements, answers, corrected), best_part(rankings)
+    first_screen = verdicts.claims_part(judgements, answers, corrected), best_part(rankings)
     return Report(title, subtitle, *first_screen, rest)
 
 
@@ -134,56 +132,6 @@ def count_runs(runs: pd.DataFrame) -> str:
 
 
 # The first screen --------------------------------------------------------------------------------
-
-
-def claims_part(
-    judgements: Sequence[Judgement], answers: Sequence[Tables], corrected: Corrected
-) -> list[Part]:
-    """The claims, and what was varied without one, as sentences with verdict and grounds."""
-    lines = list(map(_describe_judgement, judgements))
-    for answer in answers:
-        if answer.group.question.automatic:
-            lines += _describe_differences(answer, corrected)
-    nothing = "Nothing is compared yet: a setting needs two cells with completed runs."
-    return [heading("What the runs say"), "\n".join(lines) or nothing]
-
-
-def _describe_differences(answer: Tables, corrected: Corrected) -> list[str]:
-    """A line for each comparison that no claim asked for, the clearest first; at most `SHOWN`."""
-    lines = []
-    for row in records(answer.differences.sort_values("p", kind="stable"))[:SHOWN]:
-        p = corrected[row["first"], row["second"], tables.precision(answer)]
-        verdict = DIFFERS if p < 1 - CONFIDENCE else claims.UNDECIDED
-        lost = f". {row['lost']} seeds diverged" if row["lost"] else ""
-        detail = f"{answer.group.setting}. {numbers.difference_column(row)} points (n = {row['n']})"
-        lines.append(document.verdict_line(verdict, row["name"], detail + lost))
-    return lines
-
-
-def _describe_judgement(judgement: Judgement) -> str:
-    """A line of Markdown: verdict, claim, setting, differences (n), remarks."""
-    claim = judgement.claim
-    unit = " points" if claim.metric.startswith("accuracy/") else " nats"
-    if claim.relative or claim.predictor:
-        unit = ""
-    grounds = [
-        f"{comparison.name}: {_show_comparison(claim, comparison)}{unit} "
-        f"(n = {comparison.difference.n})"
-        for comparison in judgement.comparisons
-    ]
-    parts = (judgement.group.setting, "; ".join(grounds), judgement.remark, claim.note)
-    detail = ". ".join(part for part in parts if part)
-    if judgement.verdict != judgement.alone:
-        detail += f". Alone: {judgement.alone}; corrected for the {judgement.among} claims tested"
-    return document.verdict_line(judgement.verdict, claim.claim, detail)
-
-
-def _show_comparison(claim: Claim, comparison: Comparison) -> str:
-    """A difference with its interval; of two pairs both values."""
-    if comparison.values:
-        return numbers.list_differences(claim, comparison.values)
-    e = comparison.difference
-    return numbers.format_difference(claim, e.mean, e.low, e.high)
 
 
 def best_part(rankings: Sequence[Tables]) -> list[Part]:
@@ -228,6 +176,8 @@ def describe_best(ranking: Tables) -> str:
         f" The best of {ran} was picked on the images it is measured on, so its accuracy is too "
         "high by chance: look at the test set once, by evaluate --test."
     )
+    if best["diverged"] or second["diverged"]:
+        return f"{start}: undecided, as seeds diverged.{biased}"
     if math.isnan(second["p"]):
         return f"{start}: too few runs to say whether that is more than chance.{biased}"
     if second["p"] < 1 - CONFIDENCE:
@@ -296,79 +246,6 @@ def _notes_part(
         count = one if len(cells) == 1 else f"{len(cells)} cells mix"
         notes.append(f"{count} runs of several {_PLURAL[key]}{which}.")
     return ["\n".join(map(document.note_line, notes))] if notes else []
-
-
-def claims_table(judgements: Sequence[Judgement]) -> Table:
-    """Every claim in every setting: verdict, n, the differences behind it, the published ones."""
-    rows = []
-    for judgement in judgements:
-        claim = judgement.claim
-        same = {
-            "claim": claim.claim,
-            "declared": claim.declared,
-            "setting": judgement.group.setting,
-            "verdict": judgement.verdict,
-            "alone": judgement.alone,
-            "p": judgement.p,
-            "p/holm": judgement.p_among,
-            "seeds needed": "{} to {}".format(*judgement.seeds) if judgement.seeds else "",
-            "why": "; ".join(filter(None, (judgement.remark, claim.note))),
-        }
-        for comparison in judgement.comparisons or (None,):
-            e = comparison.difference if comparison else None
-            measured = {
-                "comparison": comparison.name if comparison else "",
-                "shown": _show_comparison(claim, comparison) if comparison else "",
-                "n": e.n if e else 0,
-                "difference": e.mean if e else math.nan,
-                "low": e.low if e else math.nan,
-                "high": e.high if e else math.nan,
-                "published": numbers.list_differences(claim, comparison.published)
-                if comparison
-                else "",
-            }
-            rows.append(same | measured)
-    frame = pd.DataFrame(rows)
-    columns: dict[str, Column] = {
-        "claim": "claim",
-        "declared": "declared",
-        "setting": "setting",
-        "verdict": "verdict",
-        "comparison": "comparison",
-        "difference": "shown",
-        "n": "n",
-        "published": "published",
-        "seeds needed": "seeds needed",
-        "remark": "why",
-    }
-    columns = {title: key for title, key in columns.items() if frame[key].astype(bool).any()}
-    caption = (
-        "Differences in points of accuracy (losses in nats, or per cent where relative), first "
-        "minus second. Seeds needed: runs a cell that would resolve a difference of this size with "
-        "probability 0.8, for the ends of what is known of the spread."
-    )
-    return Table("claims", frame, columns, caption)
-
-
-def _passes_table(rows: Sequence[tuple[Claim, str, dict[str, float]]]) -> Table:
-    """The document's own claims within each published pass of the study."""
-    frame = pd.DataFrame(
-        {
-            "claim": claim.claim,
-            "comparison": name,
-            "shown": numbers.list_differences(claim, list(passes.values())),
-            "n": len(passes),
-            "passes": ", ".join(passes),
-        }
-        for claim, name, passes in rows
-    )
-    titles = {"claim": "claim", "comparison": "comparison", "difference": "shown", "n": "n"}
-    caption = (
-        "The same differences in the published passes, augmented view, paired within a pass, with "
-        "95 % t-intervals from three on. The first is the document's run; the sources of the "
-        "others are in published.yaml. None is a laboratory of its own."
-    )
-    return Table("passes", frame, {**titles, "passes": "passes"}, caption)
 
 
 def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:

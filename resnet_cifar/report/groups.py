@@ -35,7 +35,6 @@ TITLES = {
     "model.width": "width",
     "trainer.epochs": "epochs",
 }
-SETTING = ("data", "model", "trainer.epochs", "precision")  # a group's fields belong to it
 OTHER = Question("Other runs", {}, (), name="other")
 BEST = Question("Which is best?", {}, (), name="best")
 # Accuracy of a network that has learnt nothing, for runs that diverged; its loss is −ln of it.
@@ -47,7 +46,7 @@ class Spreads:
     """The variance between seeds that the cells of each setting share, metric by metric."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
-        keys = [key for key in [*identity_keys(runs), "precision"] if _of_setting(key)]
+        keys = [key for key in [*identity_keys(runs), "precision"] if statistics.is_of_setting(key)]
         setting = runs.groupby(keys, dropna=False, sort=False).ngroup()
         self._of_run = dict(zip(runs["directory"], setting, strict=True))
         without = runs.groupby(keys[:-1], dropna=False, sort=False)["precision"]
@@ -56,8 +55,8 @@ class Spreads:
         self._apart: set[tuple[Hashable, Hashable]] = set()
         for (of, cell), part in runs.groupby([setting, "cell"]):
             # A cell that collapses, or diverges at some seeds, has a spread of its own.
-            collapses = part.iloc[0].get("norm.detach") in ("mean", "both")
-            if collapses or (part["status"] == "diverged").any():
+            lost = (part["status"] == "diverged").any()
+            if lost or statistics.collapses(records(part[:1])[0]):
                 self._apart.add((of, cell))
             else:
                 done = part[part["status"] == "completed"]
@@ -76,7 +75,7 @@ class Spreads:
         key = (of, metric, logs)
         if key not in self._pools:
             values = [last_values(part, metric) for part in self._cells.get(of, ())]
-            samples = [each.map(math.log) if logs else each for each in values]
+            samples = [each[each > 0].map(math.log) if logs else each for each in values]
             self._pools[key] = statistics.pool(map(list, samples))
         return self._pools[key]
 
@@ -230,10 +229,6 @@ def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     return _number_repeated(_split(runs, BEST, Spreads(runs))) if len(runs) else []
 
 
-def _of_setting(key: str) -> bool:
-    return key in SETTING or key.partition(".")[0] in ("data", "model")
-
-
 def _number_repeated(groups: list[Group]) -> list[Group]:
     """The groups, numbered where two of a question are described in the same words."""
     names: Counter[str] = Counter()
@@ -261,7 +256,7 @@ def _split(
     fixed = [
         key
         for key in keys
-        if (_of_setting(key) or question.vary)
+        if (statistics.is_of_setting(key) or question.vary)
         and key not in question.vary
         and key not in question.where
         and key not in following

@@ -14,10 +14,8 @@ from resnet_cifar.report.document import Column, Part, Picture, Row, Table, esca
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import Corrected, Tables, find_settled_epoch, precision
-from resnet_cifar.runs.statistics import CONFIDENCE, mcnemar
+from resnet_cifar.runs.statistics import CONFIDENCE
 from resnet_cifar.runs.table import Predictions, load_predictions, records
-
-Stored = dict[str, dict[int, Predictions]]  # by cell and seed
 
 
 def question_part(
@@ -140,8 +138,8 @@ def _early_part(answer: Tables) -> list[Part]:
 
 
 def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
-    """Calibration and paired tests of the runs that left their predictions."""
-    stored: Stored = {cell: {} for cell in group.labels}
+    """Calibration of the runs that left their predictions."""
+    nets: dict[str, list[Predictions]] = {}
     for run in records(group.runs):
         try:
             predictions = load_predictions(run["directory"])
@@ -149,29 +147,12 @@ def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
             skipped[run["directory"]] = str(error)
             continue
         if predictions is not None:
-            stored[run["cell"]][run["seed"]] = predictions
-    nets = {cell: list(seeds.values()) for cell, seeds in stored.items() if seeds}
+            nets.setdefault(run["cell"], []).append(predictions)
     if not nets:
         return []
     caption = "Accuracy by confidence. Below the diagonal: surer than right."
     picture = Picture(f"calibration-{group.name}", figures.draw_calibration(group, nets), caption)
-    parts: list[Part] = [heading("Calibration", 4), _calibration_table(group, nets), picture]
-    tests = compare_nets(group, stored)
-    if len(tests):
-        columns: dict[str, Column] = {
-            "first": "first",
-            "second": "second",
-            "seed": "seed",
-            "only first right": "only_first",
-            "only second right": "only_second",
-            "McNemar's p": lambda row: f"{row['p']:.2g}" if row["p"] > 0 else "< 1e-300",
-        }
-        caption = (
-            "Image by image, one pair of nets a row (exact test). It tells these two nets apart, "
-            "not the configurations: another seed is another net."
-        )
-        parts.append(Table(f"images-{group.name}", tests, columns, caption, detail=True))
-    return parts
+    return [heading("Calibration", 4), _calibration_table(group, nets), picture]
 
 
 def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Table:
@@ -191,17 +172,3 @@ def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Tabl
     caption = "15 bins of equal width, clean validation images."
     frame = pd.DataFrame(rows, columns=names)
     return Table(f"calibration-{group.name}", frame, columns, caption, detail=True)
-
-
-def compare_nets(group: Group, stored: Stored) -> pd.DataFrame:
-    """McNemar's test for every claimed pair of cells and every seed both have."""
-    rows = []
-    claimed = (map(group.find, pair) for claim in group.question.claims for pair in claim.pairs)
-    for a, b in dict.fromkeys((a[0], b[0]) for a, b in claimed if len(a) == len(b) == 1):
-        names = {"first": group.labels[a], "second": group.labels[b]}
-        for seed in sorted(stored[a].keys() & stored[b].keys()):
-            x, y = stored[a][seed], stored[b][seed]
-            if np.array_equal(x.positions, y.positions):  # other splits share no images in order
-                right = [p.logits["val"].argmax(axis=1) == p.labels for p in (x, y)]
-                rows.append({**names, "seed": seed, **mcnemar(*right)._asdict()})
-    return pd.DataFrame(rows)

@@ -113,7 +113,7 @@ class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repetitions: tuple[Repetition, ...] = ()
 
     def values(self, metric: str, published: bool = False) -> dict[str, float]:
-        """What the counted repetitions measured, by source; the `published` value on request."""
+        """The counted repetitions' values, by source; the `published` one on request."""
         first = (
             {PUBLISHED: self.published[metric]} if published and metric in self.published else {}
         )

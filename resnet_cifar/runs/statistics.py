@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,21 +75,6 @@ def paired_differences(first: pd.Series[float], second: pd.Series[float]) -> pd.
     return first.loc[both] - second.loc[both]
 
 
-class McNemar(NamedTuple):
-    """Two nets on the same images."""
-
-    only_first: int  # images the first alone gets right
-    only_second: int
-    p: float  # exact, two-sided: were both equally good, a split at least as uneven as this
-
-
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
-    """McNemar's exact test (McNemar 1947) on bool [n]: the images that each net got right."""
-    b, c = int((first & ~second).sum()), int((~first & second).sum())
-    p = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
-    return McNemar(b, c, p)
-
-
 def r_squared(y: NDArray[np.float64], x: NDArray[np.float64], degree: int = 2) -> float:
     """Share of the variance of y [n] a polynomial in x [n] accounts for (least squares)."""
     total = float(((y - y.mean()) ** 2).sum())
@@ -118,13 +103,25 @@ class Pool(NamedTuple):
         return drawn, min(whole, self.freedom)
 
 
+def is_of_setting(key: str) -> bool:
+    """True for a key that cells must have in common to be compared, and to share a variance."""
+    return key in ("trainer.epochs", "precision") or key.partition(".")[0] in ("data", "model")
+
+
+def collapses(cell: Mapping[str, Any]) -> bool:
+    """True for a configuration known to fail at some seeds more than at others."""
+    return cell.get("norm.detach") in ("mean", "both")
+
+
 EMPTY = Pool(math.nan, 0, 0)
 ENOUGH = 8  # degrees of freedom of a pool by which two runs a cell can be judged
 
 
 def variance(values: Sequence[float]) -> float:
     """The sample variance of `values`; NaN of a single one."""
-    return float(np.var(values, ddof=1)) if len(values) > 1 else math.nan
+    if len(values) < 2:
+        return math.nan
+    return float(np.var(values, ddof=1)) if np.ptp(values) else 0.0  # not what rounding leaves
 
 
 def pooled_variance(cells: Iterable[Sequence[float]]) -> tuple[float, int]:
@@ -150,10 +147,10 @@ def pool(cells: Iterable[Sequence[float]]) -> Pool:
     half = np.array([len(values) - 1 for values in samples])[scattered] / 2
     logs = np.log(own[scattered]) - special.digamma(half) + np.log(half)
     excess = float(np.var(logs, ddof=1) - special.polygamma(1, half).mean())
-    # The trigamma function falls from 5e5 to 1e-3 in between.
     if excess <= 1e-3:
         return Pool(shared, math.inf, total)
-    prior = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-3, 1e3)
+    # The trigamma function falls from 1e6 to 1e-4 in between.
+    prior = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-3, 1e4)
     location = math.exp(logs.mean() + special.digamma(prior) - math.log(prior))
     return Pool(location, 2 * prior, total)
 
@@ -192,39 +189,37 @@ class Difference(NamedTuple):
             return math.nan
         if above is not None and (distance <= 0 if above else distance >= 0):
             return 1.0
-        if self.error == 0:
-            return float(distance == 0)
         return float(2 * stats.t.sf(abs(distance) / self.error, self.freedom))
 
     def p_of_best(self, cells: int) -> float:
         """p against 0 where the better of the two was picked as the best of `cells` (Tukey)."""
-        if not self.judged or self.error == 0:
-            return self.p()
+        if not self.judged:
+            return math.nan
         range_ = math.sqrt(2) * abs(self.mean) / self.error
         return float(stats.studentized_range.sf(range_, cells, self.freedom))
 
 
 def compare(terms: Sequence[tuple[int, Sequence[float], Pool]]) -> Difference:
-    """Add the means of several cells, each with a sign: the two-sample comparison for +1 and −1.
+    """Add the means of several cells, weighted: the two-sample comparison for +1 and −1.
 
-    Every term has its sign, its runs' values and the pool that moderates them. The degrees of
-    freedom are those of the variance that is known least. Two runs can be judged only by a pool of
-    `ENOUGH` degrees of freedom, one can't.
+    Every term has its weight, its runs' values and the pool that moderates them; a cell is one
+    term. The degrees of freedom are those of the variance that is known least. Two runs can be
+    judged only by a pool of `ENOUGH` degrees of freedom; one run can't, nor equal results.
     """
     n = min(len(values) for _, values, _ in terms)
-    mean = float(sum(sign * np.mean(values) for sign, values, _ in terms))
+    mean = float(sum(weight * np.mean(values) for weight, values, _ in terms))
     spreads = [pool.moderate(values) for _, values, pool in terms]
-    error = math.sqrt(sum(v / len(x) for (v, _), (_, x, _) in zip(spreads, terms, strict=True)))
+    squares = [w * w * v / len(x) for (v, _), (w, x, _) in zip(spreads, terms, strict=True)]
+    error = math.sqrt(sum(squares))
     freedom = min(freedom for _, freedom in spreads)
     known = min(pool.freedom for _, _, pool in terms) >= ENOUGH
-    return Difference(n, mean, error, freedom, n > 2 or (n == 2 and known))
+    return Difference(n, mean, error, freedom, error > 0 and (n > 2 or (n == 2 and known)))
 
 
-def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Difference:
-    """first − second by index: two measurements of the same runs; judged from three runs on."""
-    values = paired_differences(first, second)
-    n, own = len(values), variance(list(values))
-    return Difference(n, float(values.mean()), math.sqrt(own / n), n - 1, n > 2)
+def compare_paired(differences: Sequence[float]) -> Difference:
+    """The mean of paired `differences`, of the same runs; judged from three on."""
+    n, error = len(differences), math.sqrt(variance(differences) / len(differences))
+    return Difference(n, float(np.mean(differences)), error, n - 1, n > 2 and error > 0)
 
 
 def seeds_needed(distance: float, pool: Pool, cells: int = 2) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from statistics import fmean
 from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.identity import items, number, run_directory, varying_keys
@@ -15,6 +16,9 @@ from resnet_cifar.paths import command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
 from resnet_cifar.text import printable, visible, wide_console
+
+if TYPE_CHECKING:
+    from resnet_cifar.runs.statistics import Pool
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -42,6 +46,7 @@ class RankedCell:
     """A cell of a sweep and its runs."""
 
     label: str
+    config: dict[str, Any]
     runs: list[Run]
 
     @functools.cached_property
@@ -58,6 +63,22 @@ class RankedCell:
     @property
     def values(self) -> list[float]:
         return list(self.accuracies.values())
+
+    @property
+    def setting(self) -> list[object]:
+        """Whatever cells must have in common to share a variance, their runs' precision too."""
+        from resnet_cifar.runs.statistics import is_of_setting
+
+        precisions = {s.precision for run in self.runs if run.record for s in run.record.sessions}
+        return [precisions, *(item for item in self.config.items() if is_of_setting(item[0]))]
+
+    def pool(self, cells: Sequence[RankedCell]) -> Pool:
+        """The variance it shares with those of `cells` in its setting; none if it stands apart."""
+        from resnet_cifar.runs.statistics import EMPTY, collapses, pool
+
+        together = [each for each in cells if not each.diverged and not collapses(each.config)]
+        alike = [each.values for each in together if each.setting == self.setting]
+        return pool(alike) if self in together else EMPTY
 
     @property
     def mean(self) -> float:
@@ -83,7 +104,11 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
         by_cell.setdefault(str(run_directory(config).parent), []).append(config)
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
     cells = [
-        RankedCell(" ".join(label) or "this cell", [Run(run_directory(config)) for config in cell])
+        RankedCell(
+            " ".join(label) or "this cell",
+            dict(items(cell[0])),
+            [Run(run_directory(config)) for config in cell],
+        )
         for label, cell in zip(labels, by_cell.values(), strict=True)
     ]
     ranked = [cell for cell in cells if cell.accuracies or cell.diverged]
@@ -102,11 +127,10 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
     if min(len(best.accuracies), len(other.accuracies)) == 1:
         return f"{ahead}, with one run: whether more than chance can't be said (try seed=0,1,2)."
-    from resnet_cifar.runs.statistics import compare, plus_minus, pool, seeds_needed
+    from resnet_cifar.runs.statistics import compare, plus_minus, seeds_needed
 
-    # A cell that collapses or diverges has a spread of its own. See report/groups.py.
-    alike = pool(cell.values for cell in ranked if not cell.diverged)
-    lead = compare([(1, best.values, alike), (-1, other.values, alike)])
+    alike = best.pool(ranked)
+    lead = compare([(1, best.values, alike), (-1, other.values, other.pool(ranked))])
     ahead = f"{plus_minus(lead.mean, (lead.high - lead.low) / 2)} points ahead of {other.label}"
     among = f"the best of {len(ranked)} (Tukey)"
     if other.diverged or best.diverged:
