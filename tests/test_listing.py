@@ -31,7 +31,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for lr, base in (("0.1", 0.70), ("0.01", 0.60)):
         for seed in (0, 1):
             overrides = [*TINY, f"optimizer.lr={lr}"]
-            make_run(root, overrides, seed, base + 0.02 * seed * (1 if lr == "0.1" else 2))
+            value = base + 0.02 * seed * (1 if lr == "0.1" else 2)
+            make_run(root, overrides, seed, value, started="2026-01-01T00:00:00+00:00")
     make_run(root, [*TINY, "scheduler=cosine"], 0, 0.65, status="failed")
     return root
 
@@ -80,7 +81,7 @@ def test_a_narrow_terminal_keeps_what_varies(
 
 def test_ages_come_from_the_record(call: Call) -> None:
     (first, *_) = json.loads(call("list", "outputs", "--json"))
-    assert first["ended"] == "2026-12-01T01:00:00+00:00"
+    assert first["ended"] == "2026-01-01T01:00:00+00:00"
     now = datetime.now(UTC) - datetime.fromisoformat(first["ended"])
     assert first["age"] == pytest.approx(now.total_seconds(), abs=60)
 

@@ -100,7 +100,8 @@ def build_report(
         )
         rest.append(escape(sentence))
     rest += [heading("Beside the published study"), _published_part(runs, published)]
-    rest.append(verdicts.passes_table(claims.judge_published(questions, published)))
+    if passes := claims.judge_published(questions, published):
+        rest.append(verdicts.passes_table(passes))
     rest += [*full, *other, *_bookkeeping_part(runs, skipped)]
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
     first_screen = verdicts.claims_part(judgements, answers, corrected), best_part(rankings)
