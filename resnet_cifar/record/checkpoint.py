@@ -60,17 +60,15 @@ def _form(state: dict[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
 
 
-def compare(found: Any, expected: Any, lacking: tuple[str, ...] = ()) -> None:
-    """Raise ValueError, naming the part, unless `found` has all parts of `expected`, alike.
-
-    It may lack parts whose name begins as in `lacking`; of weights it has no others.
-    """
-    there, wanted = kinds(found), kinds(expected)
+def compare_weights(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise ValueError, naming the part, unless `found` has the weights in `expected`, alike."""
+    wanted = kinds(expected)
+    there = kinds({name: found[name] for name in expected if name in found})
     for name, kind in wanted.items():
-        is_there = there.get(name, kind if name.startswith(lacking) else "missing")
+        is_there = there.get(name, "missing")
         expect(is_there == kind, f"{name[1:]} is {is_there}, not {kind}")
     for name in there.keys() - wanted:
-        expect(not name.startswith((".model", ".ema")), f"{name[1:]} is none of this network's")
+        raise ValueError(f"{name[1:]} is none of this network's")
 
 
 def save_last(directory: Path, state: dict[str, Any]) -> None:
@@ -111,7 +109,6 @@ class ExpectedRun:
 
     record: RunRecord
     steps: int  # in an epoch
-    compare: Callable[[dict[str, Any]], None] = lambda _: None  # `State.check`
 
     def check(self, state: dict[str, Any], path: Path) -> None:
         """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
@@ -134,11 +131,6 @@ class ExpectedRun:
             f"with best={best}": best is not None and not reached,
             f"with {averaged} averaged updates": averaged not in (None, updates),
         }
-        if not any(problems.values()):
-            try:
-                self.compare(state)
-            except ValueError as error:
-                problems[f"not as this run writes it ({error})"] = True
         if problem := next((text for text, applies in problems.items() if applies), ""):
             raise UserError(
                 f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of "
@@ -146,8 +138,12 @@ class ExpectedRun:
             )
 
 
-def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | None, list[str]]:
-    """Load the newest checkpoint that can be read and belongs to `owner`.
+def load_last(
+    directory: Path,
+    owner: ExpectedRun,
+    restore: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Load and `restore` the newest checkpoint that can be read and belongs to `owner`.
 
     Returns:
         The state, None where the run has no checkpoint yet; and what to tell the user.
@@ -160,11 +156,15 @@ def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | Non
         try:
             state = load(directory / name, owner.record.parameters)
             owner.check(state, directory / name)
+            restore(state)  # the one before is restored over it, where that fails in the middle
             return state, notes
         except FileNotFoundError:
             continue
         except UserError as error:
             notes.append(str(error))
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            problem = f"is not as this run writes it ({describe(error)})"
+            notes.append(f"checkpoint {directory / name} {problem}")
     if notes:
         raise UserError(f"{'; '.join(notes)}; no other is left: {START_AGAIN}")
     return None, notes

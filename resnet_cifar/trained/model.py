@@ -92,12 +92,12 @@ def restore_model(
 ) -> TrainedModel:
     """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
-    from resnet_cifar.record.checkpoint import compare, load_weights
+    from resnet_cifar.record.checkpoint import compare_weights, load_weights
 
     saved = load_weights(directory, weights, record)
     network = config.build_model()
     try:
-        compare({"model": saved["model"]}, {"model": network.state_dict()})
+        compare_weights(saved, {"model": network.state_dict()})
     except ValueError as error:
         raise UserError(
             f"{directory / WEIGHTS[weights]} does not fit the network: {error}"

@@ -251,12 +251,10 @@ def assemble(
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
     labels = {"cell": record.cell, "seed": record.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    expected = checkpoint.ExpectedRun(record, steps, state.check)
-    saved, notes = checkpoint.load_last(directory, expected)
+    owner = checkpoint.ExpectedRun(record, steps)
+    saved, notes = checkpoint.load_last(directory, owner, state.restore)
     for line in notes:
         display.say(line)
-    if saved:
-        state.restore(saved)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
     record.epochs_done = state.epoch
