@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import traceback
 from collections import Counter
 from datetime import datetime
@@ -51,9 +50,8 @@ def run(config: Config) -> float:
         UserError: it can't be run here; nothing has been written.
         Interrupted: a signal came; the same command goes on.
     """
-    root, directory = Path(config.output_root), run_directory(config)
+    directory = run_directory(config)
     config.check_new(directory)
-    epochs = config.trainer.epochs
     # A job that SLURM has requeued goes on: it is its first start that began anew.
     restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip(" 0").isdecimal()
     rerun = config.rerun and not restarted
@@ -61,11 +59,6 @@ def run(config: Config) -> float:
         if not rerun and (record := schema.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
             return schema.objective(record)
-        if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
-            display.say(
-                f"{shorter} stays as it is: {epochs} epochs are a run of their own, from the "
-                "start, since a schedule depends on its length"
-            )
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
@@ -93,25 +86,6 @@ def run(config: Config) -> float:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
             ) from error
-
-
-def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
-    """Find the longest finished run that differs from a new one's label in fewer epochs alone.
-
-    `directory` is that of the run about to begin, which has `epochs`.
-    """
-    label, seed = directory.parent.name.rpartition("-")[0], directory.name
-    same = re.escape(label).replace(f"_{epochs}ep", r"_(\d+)ep") + "-[0-9a-f]{8}"
-    lengths = {
-        cell / seed: int(match[1])
-        for cell in root.glob("*ep*")
-        if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
-    }
-    for run in sorted(lengths, key=lengths.__getitem__, reverse=True):
-        record = schema.record_or_reason(run)
-        if not isinstance(record, str) and record.finished:
-            return run
-    return None
 
 
 def set_aside(directory: Path, lock: Lock) -> Path:
