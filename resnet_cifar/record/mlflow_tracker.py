@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_cifar.files import Lock
-from resnet_cifar.record.tracker import LIMIT, TrackedRun, Tracker
+from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 # Unless they are set: nobody's usage is reported, and a server that is away is soon given up.
 ENVIRONMENT = {
@@ -46,13 +46,7 @@ class MLflowTracker(Tracker):
         name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
         identity = "" if name else os.environ.get("MLFLOW_EXPERIMENT_ID", "")
         # Runs that start at once would all make the database's tables.
-        patience = time.monotonic() + LIMIT
-
-        def give_up_in_time() -> None:
-            if time.monotonic() > patience:  # or a run would be made that nobody waits for
-                raise TimeoutError(f"another process holds {run.root / '.mlflow.lock'}")
-
-        with Lock(run.root / ".mlflow.lock", poll=give_up_in_time):
+        with Lock(run.root / ".mlflow.lock"):
             self._client = MlflowClient(uri or None)
             if not identity:
                 known = self._client.get_experiment_by_name(name or EXPERIMENT)
