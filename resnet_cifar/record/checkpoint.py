@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,47 +102,31 @@ def load(path: Path, parameters: int | None = None, content: bytes | None = None
         raise UserError(f"checkpoint {path} is damaged: {describe(error)}") from error
 
 
-@dataclass(frozen=True)
-class ExpectedRun:
-    """The run that a checkpoint has to belong to."""
-
-    record: RunRecord
-    steps: int  # in an epoch
-
-    def check(self, state: dict[str, Any], path: Path) -> None:
-        """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
-        cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
-        own, epochs = (self.record.cell, self.record.seed), self.record.epochs
-        epoch, best = state.get("epoch", -1), state.get("best")
-        at = best.get("epoch") if isinstance(best, dict) else None
-        whole = type(epoch) is int and 0 <= epoch <= epochs
-        last = whole and epoch == epochs
-        averaged = state.get("ema_updates")
-        updates = epoch * self.steps + step if whole and type(step) is int else None
-        reached = whole and type(at) is int and 1 <= at <= epoch
-        problems = {
-            f"of another run, {cell}/seed={seed}": (cell, seed) != own,
-            f"at epoch {epoch}": not whole,
-            f"at step {step}": type(step) is not int or not 0 <= step <= self.steps,
-            f"at step {step} after the last epoch": last and step,
-            "without its optimizer": not last and "optimizer" not in state,
-            "without its best epoch": epoch and best is None,
-            f"with best={best}": best is not None and not reached,
-            f"with {averaged} averaged updates": averaged not in (None, updates),
-        }
-        if problem := next((text for text, applies in problems.items() if applies), ""):
-            raise UserError(
-                f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of "
-                f"{self.steps} steps can go on from"
-            )
+def check_owner(state: dict[str, Any], path: Path, record: RunRecord, steps: int) -> None:
+    """Raise UserError unless a run of so many `steps` an epoch can go on from `state`."""
+    cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
+    epoch, epochs = state.get("epoch"), record.epochs
+    problems = {
+        f"of another run, {cell}/seed={seed}": (cell, seed) != (record.cell, record.seed),
+        f"at epoch {epoch}": type(epoch) is not int or not 0 <= epoch <= epochs,
+        f"at step {step}": type(step) is not int or not 0 <= step <= steps,
+        f"at step {step} after the last epoch": epoch == epochs and step,
+        "without its optimizer": epoch != epochs and "optimizer" not in state,
+    }
+    if problem := next((text for text, applies in problems.items() if applies), ""):
+        raise UserError(
+            f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of {steps} "
+            "steps can go on from"
+        )
 
 
 def load_last(
     directory: Path,
-    owner: ExpectedRun,
+    record: RunRecord,
+    steps: int,
     restore: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Load and `restore` the newest checkpoint that can be read and belongs to `owner`.
+    """Load and `restore` the newest checkpoint that can be read and is one of this run.
 
     Returns:
         The state, None where the run has no checkpoint yet; and what to tell the user.
@@ -154,8 +137,8 @@ def load_last(
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(directory / name, owner.record.parameters)
-            owner.check(state, directory / name)
+            state = load(directory / name, record.parameters)
+            check_owner(state, directory / name, record, steps)
             restore(state)  # the one before is restored over it, where that fails in the middle
             return state, notes
         except FileNotFoundError:

@@ -220,8 +220,7 @@ def assemble(
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
     labels = {"cell": record.cell, "seed": record.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    owner = checkpoint.ExpectedRun(record, steps)
-    saved, notes = checkpoint.load_last(directory, owner, state.restore)
+    saved, notes = checkpoint.load_last(directory, record, steps, state.restore)
     for line in notes:
         display.say(line)
 
