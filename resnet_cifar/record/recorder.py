@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar.errors import describe
 from resnet_cifar.files import write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import pictures, schema
 from resnet_cifar.record.integrity import sums
-from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
+from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
 from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import Metrics, RecordError, RunRecord, Session, Tracked
@@ -76,7 +74,6 @@ class Recorder:
             record.sessions, record.evaluations = before.sessions, before.evaluations
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
-        self._locked = os.lstat(lock) if (lock := directory / LOCK).exists() else None
         self._start = time.perf_counter()
         self._trained_seconds = 0.0
         self._metrics, self._probe = (
@@ -115,17 +112,6 @@ class Recorder:
             FailSafeTracker(f"logger={logger.NAME}", begin, lines, say, interrupted, before, mark),
         ]
 
-    def _check_lock(self) -> None:
-        """Raise UserError if the lock was removed: another process may be writing, too."""
-        lock = self.directory / LOCK
-        with contextlib.suppress(FileNotFoundError):
-            if self._locked is None or os.path.samestat(self._locked, os.lstat(lock)):
-                return  # a benchmark locks nothing
-        raise UserError(
-            f"{lock} was removed or replaced during training: another process may be at this run, "
-            "so this one stops; the same command goes on from its last checkpoint"
-        )
-
     def trained(self, images: int, seconds: float) -> None:
         """Count training work of this session, for its throughput."""
         session, operations = self.session, self.record.multiply_accumulates
@@ -141,7 +127,6 @@ class Recorder:
 
     def epoch(self, metrics: Metrics) -> None:
         """Record one epoch's metrics, after its `probe` rows: the file first, then trackers."""
-        self._check_lock()
         self._metrics.append(metrics)
         line = with_curves(metrics, self._probe.lines)
         for tracker in self._trackers:
@@ -149,7 +134,6 @@ class Recorder:
 
     def probe(self, rows: list[dict[str, Any]]) -> None:
         """Record the probe's rows of an epoch, one a layer."""
-        self._check_lock()
         self._probe.append(*rows)
 
     def predictions(
@@ -170,7 +154,6 @@ class Recorder:
         half = {f"logits_{view}": logits[view].half().cpu().numpy() for view in kept}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
-        self._check_lock()
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
         self._show("confusion/val", lambda: pictures.confusion(clean, truth, classes))
         images = pixels.cpu().numpy()
@@ -226,7 +209,6 @@ class Recorder:
 
     def _update(self) -> None:
         """Write run.json as the run stands now."""
-        self._check_lock()
         session = self.session
         session.end = now()
         session.seconds = round(time.perf_counter() - self._start, 3)
