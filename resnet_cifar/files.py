@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from resnet_cifar.errors import UserError
 
@@ -61,13 +61,6 @@ def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
 def _kind(path: Path) -> str:
     kinds = {"l": "a link", "d": "a directory", "p": "a pipe"}
     return kinds.get(stat.filemode(os.lstat(path).st_mode)[0], "a special file")
-
-
-def append_regular(path: Path) -> TextIO:
-    """Open a regular file for appending text. Raises OSError as `open_regular`."""
-    return os.fdopen(
-        open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8"
-    )
 
 
 # Bytes that are read of a file, by its ending: far more than this program ever writes, and of any

@@ -369,19 +369,6 @@ def test_a_signal_ends_the_wait_for_a_tracker(
     assert silent.given == [1, 2, *([] if ended else ["completed"])]
 
 
-def test_a_tracker_that_knows_what_it_has_is_believed(
-    program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights & Biases takes an epoch before it has sent it; MLflow may have one unheard of."""
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 2, 1, signal.SIGTERM)
-        program(*TINY, *OFFLINE)
-    assert silent.given == [1, "interrupted"]
-    monkeypatch.setattr(silent, "epoch", 0)
-    assert program(*TINY, *OFFLINE).code == 0
-    assert silent.given == [1, "interrupted", 1, 2, "completed"]
-
-
 def test_another_tracker_keeps_what_is_known_of_the_first(
     program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,9 +451,7 @@ def test_wandb_s_environment_counts_where_an_option_is_not_set(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(
-        wandb, "init", lambda **given: asked.update(given) or SimpleNamespace(starting_step=4)
-    )
+    monkeypatch.setattr(wandb, "init", lambda **given: asked.update(given) or SimpleNamespace())
     chosen = compose(["logger=wandb", *options]).logger
     opened = chosen.open(TrackedRun("cell/seed=0", "cell", Path("outputs"), {}, "same"))
     if expected is None:
@@ -474,7 +459,7 @@ def test_wandb_s_environment_counts_where_an_option_is_not_set(
         return
     found = (asked["project"], asked["entity"], asked["mode"], str(asked["dir"]))
     assert found == expected
-    assert opened.epoch == (3 if expected[2] == "online" else None)
+    assert opened.id == "same"
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -525,9 +510,6 @@ def test_mlflow_s_environment_counts_where_an_option_is_not_set(
         def get_run(self, identity: str) -> Any:
             return SimpleNamespace(info=SimpleNamespace(run_id=identity))
 
-        def get_metric_history(self, identity: str, name: str) -> Any:
-            return [SimpleNamespace(step=1), SimpleNamespace(step=2)]
-
         def log_batch(self, *of: Any, **settings: Any) -> None: ...
 
         def update_run(self, *of: Any, **settings: Any) -> None: ...
@@ -541,10 +523,10 @@ def test_mlflow_s_environment_counts_where_an_option_is_not_set(
         vars(module).update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
     chosen = compose(["logger=mlflow", *options]).logger
-    assert chosen.open(TrackedRun("cell/seed=0", "cell", tmp_path, {}, "")).epoch == 0
+    assert chosen.open(TrackedRun("cell/seed=0", "cell", tmp_path, {}, "")).id == "new"
     assert asked["uri"].startswith(expected[0])
     assert asked["experiment"] == expected[1]
-    assert chosen.open(TrackedRun("cell/seed=0", "cell", tmp_path, {}, "same")).epoch == 2
+    assert chosen.open(TrackedRun("cell/seed=0", "cell", tmp_path, {}, "same")).id == "same"
 
 
 @pytest.mark.usefixtures("clean_environment")

@@ -25,7 +25,6 @@ class Tracker:
     """Takes a run's numbers to a place; this one does nothing with them. It may raise anything."""
 
     id: str = ""  # by which the same run is found there again; "" where its place says it
-    epoch: int | None = None  # the last one that is there, asked of the place itself, if it can say
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         """Take an epoch's numbers under their own names; None is one that was not finite."""
@@ -82,8 +81,6 @@ class FailSafeTracker:
         self._tracker: Tracker | None = self._try(open)
         if (tracker := self._tracker) is not None:
             epoch = before.epoch if before.id == tracker.id else 0
-            if tracker.epoch is not None:  # some answer before they have sent anything
-                epoch = tracker.epoch
             self._tracked = Tracked(before.tracker, tracker.id, epoch)
             self._mark(self._tracked)
         for line in lines:

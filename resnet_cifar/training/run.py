@@ -226,8 +226,11 @@ def assemble(
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
     record.epochs_done = state.epoch
+    session = schema.Session(start=now(), **provenance.session(compute))
+    session.epoch, session.step = state.epoch, state.step
+    session.matmul_flops_per_second = round(device.matmul_rate(compute))
     hparams = {**dict(items(config)), "seed": config.seed}
-    of_run = (directory, record, before, begin_session(compute, state), hparams, config.logger)
+    of_run = (directory, record, before, session, hparams, config.logger)
     recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
 
     # Loop: `Engine.fit`.
@@ -260,15 +263,4 @@ def begin_record(config: Config) -> schema.RunRecord:
         config=flatten(config),
         device=config.trainer.device,
         multiply_accumulates=config.multiply_accumulates(),
-    )
-
-
-def begin_session(compute: device.Compute, state: State) -> schema.Session:
-    """Describe this process's work on a run, from where `state` is."""
-    return schema.Session(
-        start=now(),
-        epoch=state.epoch,
-        step=state.step,
-        matmul_flops_per_second=round(device.matmul_rate(compute)),
-        **provenance.session(compute),
     )
