@@ -30,9 +30,8 @@ _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 def open_regular(path: Path, flags: int) -> int:
     """Open the regular file at `path` and return its descriptor.
 
-    Raises:
-        OSError: there is none (without os.O_CREAT), it can't be opened, or it is a link, a pipe, a
-            directory or a device.
+    Raises OSError: there is none (without os.O_CREAT), it can't be opened, or it is a link, a
+    pipe, a directory or a device.
     """
     try:
         file: int = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
@@ -72,8 +71,7 @@ MOST_OF_OTHERS = 1 << 28
 def read_regular(path: Path, most: int | None = None) -> bytes:
     """Read a regular file of at most `most` bytes (None: those of its kind).
 
-    Raises:
-        OSError: as `open_regular`, or it is larger.
+    Raises OSError: as `open_regular`, or it is larger.
     """
     if most is None:
         most = MOST.get(path.suffix, MOST_OF_OTHERS)
@@ -86,8 +84,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 def write_atomically(path: Path, content: bytes | str, spare: Path | None = None) -> None:
     """Write beside `path`, flush to disk, rename over it; what was there becomes the `spare`.
 
-    Raises:
-        OSError: names `path`; nothing was changed and nothing is left behind.
+    Raises OSError: names `path`; nothing was changed and nothing is left behind.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -118,8 +115,7 @@ def _beside(path: Path, process: int | str) -> Path:
 def check_writable(path: Path) -> None:
     """Write nothing to `path`, and remove what killed writers of it on this machine left beside it.
 
-    Raises:
-        OSError: `write_atomically` would raise it.
+    Raises OSError: `write_atomically` would raise it.
     """
     before, after = _beside(path, "\0").name.split("\0")
     for name in os.listdir(path.parent) if os.name != "nt" else ():
@@ -163,8 +159,7 @@ class LockHeld(Exception):
 def _take(file: int, shared: bool = False) -> bool:
     """Lock an open file for as long as it stays open; False where another process has it.
 
-    Raises:
-        OSError: its file system has no locks.
+    Raises OSError: its file system has no locks.
     """
     try:
         if fcntl is not None:

@@ -64,8 +64,7 @@ class Compute:
 def find(trainer: Trainer) -> torch.device:
     """The device that is asked for.
 
-    Raises:
-        ConfigError: it, or the precision asked for, is not here.
+    Raises ConfigError: it, or the precision asked for, is not here.
     """
     wanted = trainer.device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -131,8 +131,7 @@ def load_last(
     Returns:
         The state, None where the run has no checkpoint yet; and what to tell the user.
 
-    Raises:
-        UserError: there are checkpoints and none can be gone on from.
+    Raises UserError: there are checkpoints and none can be gone on from.
     """
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
@@ -159,8 +158,7 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     Returns:
         A dict with "model", a state dict, and "epoch".
 
-    Raises:
-        UserError: there are none, or they are damaged, changed or another run's.
+    Raises UserError: there are none, or they are damaged, changed or another run's.
     """
     name = WEIGHTS[weights]
     path = directory / name

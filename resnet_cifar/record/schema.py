@@ -136,11 +136,9 @@ def read_content(path: Path) -> bytes | None:
 def read_record(directory: Path) -> RunRecord | None:
     """Read run.json of a run directory; None where there is none.
 
-    A run that says "running" while no process holds its lock was killed: it is "interrupted". That
-    is asked of the file system, not of this machine's processes: the run may be on another host.
-
-    Raises:
-        RecordError: it is damaged, another run's, or not one of this program's.
+    A run that says "running" while no process holds its lock was killed: it is "interrupted".
+    That is asked of the file system, not of this machine's processes: the run may be on another
+    host. Raises RecordError: it is damaged, another run's, or not one of this program's.
     """
     path = directory / RUN
     if (content := read_content(path)) is None:

@@ -42,12 +42,10 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         share_of_matmul_rate; device, device_type, precision, threads, versions, code (commits and
         the hash of what was not committed): several values of one run are joined by " | ".
 
-    `.attrs["skipped"]` maps every other directory that `runs` lists to the reason: not readable as
-    a run, the same run as another, set aside. `.attrs["closed"]` has the reasons of those that
-    can't be looked at, so that nobody knows which runs are there.
-
-    Raises:
-        UserError: a root is not a directory.
+    `.attrs["skipped"]` maps every other directory that `runs` lists to the reason: not readable
+    as a run, the same run as another, set aside. `.attrs["closed"]` has the reasons of those
+    that can't be looked at, so that nobody knows which runs are there. Raises UserError: a root
+    is not a directory.
     """
     if not all(map(str, roots)):
         raise UserError("'' is not a directory: give the one that holds the runs")

@@ -49,8 +49,7 @@ def train(config: Config) -> Path:
 def open_run(directory: Path) -> tuple[RunRecord, Config]:
     """The record and the configuration of a run.
 
-    Raises:
-        UserError: there is none, or they are damaged or of different runs.
+    Raises UserError: there is none, or they are damaged or of different runs.
     """
     record = read_run(directory)
     if record is None:
@@ -71,9 +70,8 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
             of the last.
         device: auto, cpu, cuda or cuda:<n>.
 
-    Raises:
-        UserError: no such run or weights; they are damaged, changed or another run's; the network
-            has diverged.
+    Raises UserError: no such run or weights; they are damaged, changed or another run's; the
+    network has diverged.
     """
     from resnet_cifar.compute.device import resolve
 
@@ -144,8 +142,7 @@ class TrainedModel:
     def preprocess(self, images: NDArray[np.uint8]) -> Tensor:
         """RGB images uint8 [n, 32, 32, 3] as the network takes them: float32 [n, 3, 32, 32].
 
-        Raises:
-            UserError: they have another type or shape.
+        Raises UserError: they have another type or shape.
         """
         placed = self._place_pixels(images)
         view = placed.view(placed.augmentation.clean(len(images)))
@@ -154,8 +151,7 @@ class TrainedModel:
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits float32 [n, classes] of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time.
 
-        Raises:
-            UserError: the images have another type or shape, or a logit is not finite.
+        Raises UserError: the images have another type or shape, or a logit is not finite.
         """
         from resnet_cifar.compute.device import tf32
 
@@ -170,8 +166,7 @@ class TrainedModel:
     def predict(self, images: DeviceImages, draws: AugmentationDraw, batch_size: int) -> Tensor:
         """Logits float32 [n, classes], on the host, of a view of `images`.
 
-        Raises:
-            UserError: one is not finite.
+        Raises UserError: one is not finite.
         """
         from resnet_cifar.compute.step import predict
 
