@@ -96,8 +96,8 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
             stream.flush()
             os.fsync(stream.fileno())
         if spare is not None and path.exists():
-            replace(path, spare)  # killed in between: the spare is there
-        replace(beside, path)
+            _patiently(os.replace, path, spare)  # killed in between: the spare is there
+        _patiently(os.replace, beside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -129,11 +129,6 @@ def check_writable(path: Path) -> None:
     beside = _beside(path, os.getpid())
     os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
     beside.unlink()
-
-
-def replace(source: Path, target: Path) -> None:
-    """Rename a file over another. Raises OSError: nothing was changed."""
-    _patiently(os.replace, source, target)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -24,12 +24,7 @@ STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}  # the rest is a fai
 
 
 class MLflowTracker(Tracker):
-    """A run of an experiment; both are made where there are none.
-
-    Args:
-        uri: of the tracking server or database; "": MLFLOW_TRACKING_URI, or a database in the root.
-        experiment: its name; "": MLFLOW_EXPERIMENT_NAME or _ID, or EXPERIMENT.
-    """
+    """A run of an experiment, of conf/logger/mlflow.yaml; both are made where there are none."""
 
     def __init__(self, run: TrackedRun, uri: str, experiment: str) -> None:
         for name, value in ENVIRONMENT.items():

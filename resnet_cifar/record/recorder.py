@@ -184,8 +184,7 @@ class Recorder:
                     if file.lines and summed.get(file.path.name) != file.sum():
                         refuse_changed(file.path)
                 record.files |= summed
-            for tracker in self._trackers:
-                tracker.end(status)
+            self.tell(lambda tracker: tracker.end(status))
             record.status, record.error = status, error
             self._update()
         finally:

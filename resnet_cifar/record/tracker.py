@@ -102,10 +102,6 @@ class FailSafeTracker:
             self._tracked.epoch = before
             self._mark(self._tracked)
 
-    def end(self, status: str) -> None:
-        """Tell it the run's status at the end of the session."""
-        self.tell(lambda tracker: tracker.end(status))
-
     def tell(self, call: Callable[[Tracker], None]) -> bool:
         """Call a method of the tracker; False if that fails or an earlier call has failed."""
         if (tracker := self._tracker) is not None:

@@ -18,15 +18,10 @@ PROJECT = "resnet-cifar"
 
 
 class WandbTracker(Tracker):
-    """A run of a project.
+    """A run of a project; the arguments are those of conf/logger/wandb.yaml.
 
     Offline, each session writes a directory of its own under the same id: `wandb sync` makes one
     run of them.
-
-    Args:
-        project: "": WANDB_PROJECT, or PROJECT.
-        entity: a user or team; "": WANDB_ENTITY, or the one that is logged in.
-        mode: online or offline.
     """
 
     def __init__(self, run: TrackedRun, project: str, entity: str, mode: str) -> None:

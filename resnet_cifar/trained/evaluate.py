@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, ask_for_weights, complain, run_command
+from resnet_cifar.cli.edge import Parser, ask_for_weights, fail_for, run_command
 from resnet_cifar.errors import UserError
 from resnet_cifar.text import print_table, printable
 
@@ -40,25 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     from resnet_cifar.runs.find import runs_at
 
-    code, runs = 0, []
+    runs: list[Path] = []
+    problems: list[BaseException | str] = []
     for path in options.run:
-        seeds, problems = runs_at(path)
-        runs += seeds or ([] if problems else [path])
-        for problem in problems.values():
-            complain(problem)
-            code = 1
+        seeds, unread = runs_at(path)
+        runs += seeds or ([] if unread else [path])
+        problems += unread.values()
     for run in runs:
         try:
             for split in ("validation", "test") if options.test else ("validation",):
                 given = (options.weights, options.device, options.data_root)
                 _print_evaluation(evaluate(run, split, *given))
         except (UserError, OSError) as error:  # the others are evaluated all the same
-            if len(runs) == 1:
+            if len(runs) == 1 and not problems:
                 raise
-            complain(error)
-            code = code or getattr(error, "exit_code", 1)
-    if code:
-        raise SystemExit(code)
+            problems.append(error)
+    fail_for(problems)
 
 
 def evaluate(

@@ -31,14 +31,9 @@ BATCH = 250  # images at once
 
 
 def train(config: Config) -> Path:
-    """Train the run that `config` names, or what is left of it.
+    """Train the run that `config` names, or what is left of it; return its directory.
 
-    Returns:
-        Its directory, `<output_root>/<cell>/seed=<n>`.
-
-    Raises:
-        UserError: it can't be run here; nothing has been written.
-        Interrupted: a signal came; the same call goes on.
+    Raises UserError: it can't be run here; Interrupted: a signal came; the same call goes on.
     """
     from resnet_cifar.training.run import run
 
