@@ -78,7 +78,6 @@ MESSAGES = {
     _PARSING: "{0} can't be read: write key=value, and quote special characters",
     r"^Lexer\w+: ([^\n]*)": "{0} can't be read: write key=value, quotes in pairs",
     r"An item is already at '([^']+)'": "{0} exists already: write it without the +",
-    r"Cannot find primary config '([^']+)'": "--config-name {0}: there is no such configuration",
     r"Config group override must be a string": "a group takes the name of an option",
 }
 
@@ -114,8 +113,6 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
             return f"{argument} is not allowed: every key of the configuration is needed"
         if name.lstrip("+") not in (*groups(), *PRESETS):
             continue
-        if name.startswith("++"):
-            return f"{argument} is not allowed: write it without the ++"
         if given and re.fullmatch(r"null|[^a-zA-Z{]*|\[.*", value):
             return f"{argument} is not allowed: a group takes the name of an option"
     return None
