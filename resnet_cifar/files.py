@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from resnet_cifar.errors import UserError
 
@@ -30,9 +30,8 @@ _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 def open_regular(path: Path, flags: int) -> int:
     """Open the regular file at `path` and return its descriptor.
 
-    Raises:
-        OSError: there is none (without os.O_CREAT), it can't be opened, or it is a link, a pipe, a
-            directory or a device.
+    Raises OSError: there is none (without os.O_CREAT), it can't be opened, or it is a link, a
+    pipe, a directory or a device.
     """
     try:
         file: int = _patiently(os.open, path, flags | _NO_FOLLOW | _PRIVATE, 0o666)
@@ -63,13 +62,6 @@ def _kind(path: Path) -> str:
     return kinds.get(stat.filemode(os.lstat(path).st_mode)[0], "a special file")
 
 
-def append_regular(path: Path) -> TextIO:
-    """Open a regular file for appending text. Raises OSError as `open_regular`."""
-    return os.fdopen(
-        open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8"
-    )
-
-
 # Bytes that are read of a file, by its ending: far more than this program ever writes, and of any
 # other file far more than a picture or a page has. What is larger is nothing that belongs there.
 MOST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 27, ".pt": 1 << 34}
@@ -79,8 +71,7 @@ MOST_OF_OTHERS = 1 << 28
 def read_regular(path: Path, most: int | None = None) -> bytes:
     """Read a regular file of at most `most` bytes (None: those of its kind).
 
-    Raises:
-        OSError: as `open_regular`, or it is larger.
+    Raises OSError: as `open_regular`, or it is larger.
     """
     if most is None:
         most = MOST.get(path.suffix, MOST_OF_OTHERS)
@@ -93,8 +84,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 def write_atomically(path: Path, content: bytes | str, spare: Path | None = None) -> None:
     """Write beside `path`, flush to disk, rename over it; what was there becomes the `spare`.
 
-    Raises:
-        OSError: names `path`; nothing was changed and nothing is left behind.
+    Raises OSError: names `path`; nothing was changed and nothing is left behind.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -106,8 +96,8 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
             stream.flush()
             os.fsync(stream.fileno())
         if spare is not None and path.exists():
-            replace(path, spare)  # killed in between: the spare is there
-        replace(beside, path)
+            _patiently(os.replace, path, spare)  # killed in between: the spare is there
+        _patiently(os.replace, beside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -125,8 +115,7 @@ def _beside(path: Path, process: int | str) -> Path:
 def check_writable(path: Path) -> None:
     """Write nothing to `path`, and remove what killed writers of it on this machine left beside it.
 
-    Raises:
-        OSError: `write_atomically` would raise it.
+    Raises OSError: `write_atomically` would raise it.
     """
     before, after = _beside(path, "\0").name.split("\0")
     for name in os.listdir(path.parent) if os.name != "nt" else ():
@@ -140,11 +129,6 @@ def check_writable(path: Path) -> None:
     beside = _beside(path, os.getpid())
     os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
     beside.unlink()
-
-
-def replace(source: Path, target: Path) -> None:
-    """Rename a file over another. Raises OSError: nothing was changed."""
-    _patiently(os.replace, source, target)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -170,8 +154,7 @@ class LockHeld(Exception):
 def _take(file: int, shared: bool = False) -> bool:
     """Lock an open file for as long as it stays open; False where another process has it.
 
-    Raises:
-        OSError: its file system has no locks.
+    Raises OSError: its file system has no locks.
     """
     try:
         if fcntl is not None:

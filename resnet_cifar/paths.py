@@ -58,8 +58,7 @@ def local_path(text: str) -> Path:
 def user_config_directory() -> Path | None:
     """Return the directory of a person's own options, if they have named one.
 
-    Raises:
-        ConfigError: it is not there.
+    Raises ConfigError: it is not there.
     """
     named = os.environ.get(USER_CONFIG)
     if not named:

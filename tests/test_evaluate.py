@@ -158,23 +158,24 @@ def test_calibration_of_certain_and_right_is_zero() -> None:
     assert scores.expected_calibration_error(logits, np.roll(np.arange(10), 1)) == pytest.approx(1)
 
 
-def test_a_run_that_cannot_be_written_is_validated_all_the_same(
+def test_a_run_that_cannot_be_written_is_not_evaluated(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a read-only disk, say. The test set is not looked at: the look can't be counted."""
+    """On a read-only disk, say. No image is looked at: the look can't be counted."""
     before = {path.name: path.read_bytes() for path in RUN.iterdir()}
 
     def read_only(self: Lock) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self.path))
 
     monkeypatch.setattr(Lock, "__enter__", read_only)
-    assert evaluate.main([str(RUN)]) == 0
-    assert "not recorded: the run can't be written" in capsys.readouterr().out
-    monkeypatch.setattr(Synthetic, "load_test", lambda self: pytest.fail("the test set was read"))
-    assert evaluate.main([str(RUN), "--test"]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "every look at the test set is counted there" in said
+    for name in ("load", "load_test"):
+        monkeypatch.setattr(Synthetic, name, lambda self: pytest.fail("images were read"))
+    for options in ((), ("--test",)):
+        assert evaluate.main([str(RUN), *options]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: OSError: ")
+        assert said.count("\n") == 1
+        assert str(RUN / ".lock") in said
     assert {path.name: path.read_bytes() for path in RUN.iterdir()} == before
 
 

@@ -87,7 +87,6 @@ def state(value: float) -> dict:
 
 
 RECORD = RunRecord("running", "lr0.1-12345678", 0, epochs=2, config={}, device="")
-OWNER = checkpoint.ExpectedRun(RECORD, steps=4)
 
 
 def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_the_spare_is_used_when_killed_between_the_two_renames(tmp_path: Path) -
     checkpoint.save_last(tmp_path, whole | state(1))
     checkpoint.save_last(tmp_path, whole | state(2))
     (tmp_path / "last.pt").rename(tmp_path / "last.previous.pt")  # the moment in between
-    found, notes = checkpoint.load_last(tmp_path, OWNER)
+    found, notes = checkpoint.load_last(tmp_path, RECORD, 4)
     assert found is not None
     assert found["epoch"] == 2
     assert notes == []
@@ -161,7 +160,7 @@ def test_a_failed_save_leaves_the_last_checkpoint_and_nothing_else(
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
-    assert checkpoint.load_last(tmp_path, OWNER) == (None, [])
+    assert checkpoint.load_last(tmp_path, RECORD, 4) == (None, [])
 
 
 def hold(path: str, seconds: float) -> None:

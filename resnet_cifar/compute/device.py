@@ -25,7 +25,8 @@ AMPERE, VOLTA = (8, 0), (7, 0)  # first with units for bfloat16 and TF32; for fl
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_SPEEDUP = 1.15  # times as fast is worth the digits that bfloat16 has not
 MEASURED_SECONDS = 0.5  # of CPU time, about
-TURN_SECONDS = 0.025  # of passes in one precision, about; then the other's turn
+# Of passes in one precision, about; then the other's turn. Windows' clock goes on by 15.6 ms.
+TURN_SECONDS = 0.3 if os.name == "nt" else 0.025
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class Compute:
 def find(trainer: Trainer) -> torch.device:
     """The device that is asked for.
 
-    Raises:
-        ConfigError: it, or the precision asked for, is not here.
+    Raises ConfigError: it, or the precision asked for, is not here.
     """
     wanted = trainer.device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -154,8 +154,7 @@ def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, floa
             start = time.perf_counter()
             run_pass("fp32")
             one_pass = max(time.perf_counter() - start, 1e-4)
-            # By a clock of 15.6 ms steps (Windows): turns of 0.3 s, two seconds in all.
-            passes = math.ceil(max(TURN_SECONDS, 20 * clock_step()) / one_pass)
+            passes = math.ceil(TURN_SECONDS / one_pass)
             turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
             for _ in range(turns):
                 for precision in spent:
@@ -166,17 +165,6 @@ def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, floa
     finally:
         torch.set_num_threads(threads)
     return {precision: round(seconds / passes / turns, 6) for precision, seconds in spent.items()}
-
-
-def clock_step() -> float:
-    """Seconds by which the clock of CPU time goes on; 0.0 where it stands still."""
-    values = [time.thread_time()]
-    for _ in range(1_000_000):  # a tenth of a second, where it stands still
-        if (now := time.thread_time()) != values[-1]:
-            values.append(now)
-        if len(values) == 3:
-            return values[2] - values[1]
-    return 0.0
 
 
 def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], None]:

@@ -76,8 +76,7 @@ def register() -> None:
 def from_dictconfig(composed: DictConfig) -> Config:
     """Convert what Hydra composed to the typed configuration, and check its rules.
 
-    Raises:
-        ConfigError: a value is missing, of the wrong type, or not allowed.
+    Raises ConfigError: a value is missing, of the wrong type, or not allowed.
     """
     try:
         config = OmegaConf.to_object(composed)
@@ -95,10 +94,8 @@ def from_dictconfig(composed: DictConfig) -> Config:
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Compose the configuration that `resnet-cifar train <overrides>` would run (no sweep).
 
-    Options of your own come from the directory in $RESNET_CIFAR_CONFIG_DIR.
-
-    Raises:
-        ConfigError: it can't be composed or is not allowed.
+    Options of your own come from the directory in $RESNET_CIFAR_CONFIG_DIR. Raises ConfigError:
+    it can't be composed or is not allowed.
     """
     return from_dictconfig(compose_untyped(overrides))
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
-from resnet_cifar.identity import MOVED
 from resnet_cifar.paths import command_name, installing, user_config_directory
 
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
@@ -79,7 +78,6 @@ MESSAGES = {
     _PARSING: "{0} can't be read: write key=value, and quote special characters",
     r"^Lexer\w+: ([^\n]*)": "{0} can't be read: write key=value, quotes in pairs",
     r"An item is already at '([^']+)'": "{0} exists already: write it without the +",
-    r"Cannot find primary config '([^']+)'": "--config-name {0}: there is no such configuration",
     r"Config group override must be a string": "a group takes the name of an option",
 }
 
@@ -115,8 +113,6 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
             return f"{argument} is not allowed: every key of the configuration is needed"
         if name.lstrip("+") not in (*groups(), *PRESETS):
             continue
-        if name.startswith("++"):
-            return f"{argument} is not allowed: write it without the ++"
         if given and re.fullmatch(r"null|[^a-zA-Z{]*|\[.*", value):
             return f"{argument} is not allowed: a group takes the name of an option"
     return None
@@ -163,9 +159,6 @@ def _explain_name(text: str, argv: Sequence[str], full_key: re.Match[str] | None
 def unknown_key(key: str) -> str:
     """Say that `key` belongs to no configuration, and what it may have been meant to be."""
     known = known_keys()
-    for now, before in MOVED.items():
-        if key == before:
-            return f"{key} is now {now}"
     if key in known and "." not in key:
         return f"{key} can't be set in this configuration, which is not the packaged config.yaml"
     if key in known:

@@ -90,8 +90,7 @@ class Config:
     def check_new(self, directory: Path) -> None:
         """Check what a run must meet to be trained; one begun in `directory` goes on as it is.
 
-        Raises:
-            ConfigError: a path is a URL, or a value has no effect.
+        Raises ConfigError: a path is a URL, or a value has no effect.
         """
         flat = dict(items(self, everything=True))
         for key in ("output_root", "data.root"):
@@ -139,8 +138,7 @@ PARTS = {name: kind for name, kind in TYPES.items() if dataclasses.is_dataclass(
 def groups() -> dict[str, tuple[type[Any], ...]]:
     """List each group's options: those in OPTIONS of its type's module, and a person's own.
 
-    Raises:
-        ConfigError: these can't be imported, or have the name of another.
+    Raises ConfigError: these can't be imported, or have the name of another.
     """
     theirs = user_config_directory()
     more = _options_in(str(theirs)) if theirs else ()

@@ -35,8 +35,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     Args:
         detach: "mean", "var" or "both".
 
-    Raises:
-        ValueError: an unknown `detach`; in training, one value per channel (as BatchNorm2d).
+    Raises ValueError: an unknown `detach`; in training, one value per channel (as BatchNorm2d).
     """
 
     def __init__(

@@ -146,21 +146,6 @@ class OptimizerStep:
         """Return what is kept of a finished run: the averaged weights, as a state dict."""
         return {} if self.average is None else {"ema": self.average.network.state_dict()}
 
-    def expected_state(self) -> dict[str, Any]:
-        """Return the optimizer's state as an update leaves it: the form of what `restore` is given.
-
-        The update means nothing: the weights are put back, and `restore` replaces the state.
-        """
-        before = [parameter.detach().clone() for parameter in self._parameters]
-        for parameter in self._parameters:
-            parameter.grad = torch.ones_like(parameter)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            torch._foreach_copy_(self._parameters, before)
-        state: dict[str, Any] = self.optimizer.state_dict()["state"]
-        return state
-
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned."""
         if "optimizer" in saved:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +59,15 @@ def _form(state: dict[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
 
 
-def compare(found: Any, expected: Any, lacking: tuple[str, ...] = ()) -> None:
-    """Raise ValueError, naming the part, unless `found` has all parts of `expected`, alike.
-
-    It may lack parts whose name begins as in `lacking`; of weights it has no others.
-    """
-    there, wanted = kinds(found), kinds(expected)
+def compare_weights(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise ValueError, naming the part, unless `found` has the weights in `expected`, alike."""
+    wanted = kinds(expected)
+    there = kinds({name: found[name] for name in expected if name in found})
     for name, kind in wanted.items():
-        is_there = there.get(name, kind if name.startswith(lacking) else "missing")
+        is_there = there.get(name, "missing")
         expect(is_there == kind, f"{name[1:]} is {is_there}, not {kind}")
     for name in there.keys() - wanted:
-        expect(not name.startswith((".model", ".ema")), f"{name[1:]} is none of this network's")
+        raise ValueError(f"{name[1:]} is none of this network's")
 
 
 def save_last(directory: Path, state: dict[str, Any]) -> None:
@@ -105,66 +102,51 @@ def load(path: Path, parameters: int | None = None, content: bytes | None = None
         raise UserError(f"checkpoint {path} is damaged: {describe(error)}") from error
 
 
-@dataclass(frozen=True)
-class ExpectedRun:
-    """The run that a checkpoint has to belong to."""
-
-    record: RunRecord
-    steps: int  # in an epoch
-    compare: Callable[[dict[str, Any]], None] = lambda _: None  # `State.check`
-
-    def check(self, state: dict[str, Any], path: Path) -> None:
-        """Raise UserError if `state` is no checkpoint of this run that can be gone on from."""
-        cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
-        own, epochs = (self.record.cell, self.record.seed), self.record.epochs
-        epoch, best = state.get("epoch", -1), state.get("best")
-        at = best.get("epoch") if isinstance(best, dict) else None
-        whole = type(epoch) is int and 0 <= epoch <= epochs
-        last = whole and epoch == epochs
-        averaged = state.get("ema_updates")
-        updates = epoch * self.steps + step if whole and type(step) is int else None
-        reached = whole and type(at) is int and 1 <= at <= epoch
-        problems = {
-            f"of another run, {cell}/seed={seed}": (cell, seed) != own,
-            f"at epoch {epoch}": not whole,
-            f"at step {step}": type(step) is not int or not 0 <= step <= self.steps,
-            f"at step {step} after the last epoch": last and step,
-            "without its optimizer": not last and "optimizer" not in state,
-            "without its best epoch": epoch and best is None,
-            f"with best={best}": best is not None and not reached,
-            f"with {averaged} averaged updates": averaged not in (None, updates),
-        }
-        if not any(problems.values()):
-            try:
-                self.compare(state)
-            except ValueError as error:
-                problems[f"not as this run writes it ({error})"] = True
-        if problem := next((text for text, applies in problems.items() if applies), ""):
-            raise UserError(
-                f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of "
-                f"{self.steps} steps can go on from"
-            )
+def check_owner(state: dict[str, Any], path: Path, record: RunRecord, steps: int) -> None:
+    """Raise UserError unless a run of so many `steps` an epoch can go on from `state`."""
+    cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
+    epoch, epochs = state.get("epoch"), record.epochs
+    problems = {
+        f"of another run, {cell}/seed={seed}": (cell, seed) != (record.cell, record.seed),
+        f"at epoch {epoch}": type(epoch) is not int or not 0 <= epoch <= epochs,
+        f"at step {step}": type(step) is not int or not 0 <= step <= steps,
+        f"at step {step} after the last epoch": epoch == epochs and step,
+        "without its optimizer": epoch != epochs and "optimizer" not in state,
+    }
+    if problem := next((text for text, applies in problems.items() if applies), ""):
+        raise UserError(
+            f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of {steps} "
+            "steps can go on from"
+        )
 
 
-def load_last(directory: Path, owner: ExpectedRun) -> tuple[dict[str, Any] | None, list[str]]:
-    """Load the newest checkpoint that can be read and belongs to `owner`.
+def load_last(
+    directory: Path,
+    record: RunRecord,
+    steps: int,
+    restore: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Load and `restore` the newest checkpoint that can be read and is one of this run.
 
     Returns:
         The state, None where the run has no checkpoint yet; and what to tell the user.
 
-    Raises:
-        UserError: there are checkpoints and none can be gone on from.
+    Raises UserError: there are checkpoints and none can be gone on from.
     """
     notes: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(directory / name, owner.record.parameters)
-            owner.check(state, directory / name)
+            state = load(directory / name, record.parameters)
+            check_owner(state, directory / name, record, steps)
+            restore(state)  # the one before is restored over it, where that fails in the middle
             return state, notes
         except FileNotFoundError:
             continue
         except UserError as error:
             notes.append(str(error))
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            problem = f"is not as this run writes it ({describe(error)})"
+            notes.append(f"checkpoint {directory / name} {problem}")
     if notes:
         raise UserError(f"{'; '.join(notes)}; no other is left: {START_AGAIN}")
     return None, notes
@@ -176,8 +158,7 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     Returns:
         A dict with "model", a state dict, and "epoch".
 
-    Raises:
-        UserError: there are none, or they are damaged, changed or another run's.
+    Raises UserError: there are none, or they are damaged, changed or another run's.
     """
     name = WEIGHTS[weights]
     path = directory / name

@@ -31,11 +31,10 @@ def _sum(content: bytes) -> FileSum:
 def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes | None:
     """Read a run's file and check it against the record; None where there is no file.
 
-    The record knows the files of a run that has ended by their checksums. Of one that has not it
-    knows the lines so far: more may have been appended since, so the file has to begin with them.
-
-    Raises:
-        RecordError: it is not the file that the run wrote, or lines that the record knows are gone.
+    The record knows the files of a run that has ended by their checksums. Of one that has not
+    it knows the lines so far: more may have been appended since, so the file has to begin with
+    them. Raises RecordError: it is not the file that the run wrote, or lines that the record
+    knows are gone.
     """
     path = directory / name
     known = record.files.get(name) if record else None
@@ -66,10 +65,8 @@ def _fits(content: bytes, name: str, record: RunRecord) -> bool:
 def check_archive(content: bytes) -> zipfile.ZipFile:
     """Open the zip archive that torch or numpy has written, its checksums verified.
 
-    They compress nothing: what says it is larger than the file is a bomb.
-
-    Raises:
-        ValueError, or what zipfile raises: it is damaged, or none of theirs.
+    They compress nothing: what says it is larger than the file is a bomb. Raises ValueError, or
+    what zipfile raises: it is damaged, or none of theirs.
     """
     archive = zipfile.ZipFile(io.BytesIO(content))
     entries = archive.infolist()

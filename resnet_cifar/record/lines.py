@@ -27,10 +27,8 @@ def read_metrics(path: Path) -> list[Metrics]:
 def parse_lines(content: bytes, path: Path) -> list[Metrics]:
     """Parse the `content` of the file at `path`; of lines with the same key the last one stays.
 
-    A kill may have torn the last line, and an earlier version left an epoch twice.
-
-    Raises:
-        RecordError: a line is damaged. Names the line.
+    A kill may have torn the last line, and an earlier version left an epoch twice. Raises
+    RecordError: a line is damaged. Names the line.
     """
     whole, _, _ = content.rpartition(b"\n")
     keys = KEYS[path.name]
@@ -53,8 +51,7 @@ class LinesFile:
         epochs_done: lines of later epochs are dropped, with the first `append` or `trim`.
         sha256: of the other lines, where it is known.
 
-    Raises:
-        RecordError: a line is damaged, or the lines are not those with this checksum.
+    Raises RecordError: a line is damaged, or the lines are not those with this checksum.
     """
 
     def __init__(self, path: Path, epochs_done: int, sha256: str | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_cifar.files import Lock
-from resnet_cifar.record.tracker import LIMIT, TrackedRun, Tracker
+from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 # Unless they are set: nobody's usage is reported, and a server that is away is soon given up.
 ENVIRONMENT = {
@@ -24,12 +24,7 @@ STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}  # the rest is a fai
 
 
 class MLflowTracker(Tracker):
-    """A run of an experiment; both are made where there are none.
-
-    Args:
-        uri: of the tracking server or database; "": MLFLOW_TRACKING_URI, or a database in the root.
-        experiment: its name; "": MLFLOW_EXPERIMENT_NAME or _ID, or EXPERIMENT.
-    """
+    """A run of an experiment, of conf/logger/mlflow.yaml; both are made where there are none."""
 
     def __init__(self, run: TrackedRun, uri: str, experiment: str) -> None:
         for name, value in ENVIRONMENT.items():
@@ -46,26 +41,17 @@ class MLflowTracker(Tracker):
         name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
         identity = "" if name else os.environ.get("MLFLOW_EXPERIMENT_ID", "")
         # Runs that start at once would all make the database's tables.
-        patience = time.monotonic() + LIMIT
-
-        def give_up_in_time() -> None:
-            if time.monotonic() > patience:  # or a run would be made that nobody waits for
-                raise TimeoutError(f"another process holds {run.root / '.mlflow.lock'}")
-
-        with Lock(run.root / ".mlflow.lock", poll=give_up_in_time):
+        with Lock(run.root / ".mlflow.lock"):
             self._client = MlflowClient(uri or None)
             if not identity:
                 known = self._client.get_experiment_by_name(name or EXPERIMENT)
                 pictures = (run.root / "mlflow").absolute().as_uri() if own else None
                 create = self._client.create_experiment
                 identity = known.experiment_id if known else create(name or EXPERIMENT, pictures)
-        self.epoch = 0
         if run.id:
             try:
                 self.id = self._client.get_run(run.id).info.run_id
                 self._client.update_run(self.id, status="RUNNING")
-                history = self._client.get_metric_history(self.id, "lr")
-                self.epoch = max((metric.step for metric in history), default=0)
             except MlflowException:  # of another store, or deleted
                 self.id = ""
         if not self.id:

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
-from resnet_cifar.identity import USUAL, number
+from resnet_cifar.identity import COORDINATES, USUAL, number
 from resnet_cifar.record.schema import FINAL
 from resnet_cifar.record.tracker import Tracker
 
@@ -36,16 +36,8 @@ LAYOUT = {
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
 COLUMNS = (
-    "optimizer",
-    "optimizer.lr",
-    "scheduler",
-    "regularization.weight_decay",
-    "norm",
-    "norm.detach",
-    "model.width",
-    "trainer.batch_size",
-    "trainer.epochs",
-    "seed",
+    *("optimizer", *COORDINATES),
+    *("model.width", "trainer.batch_size", "trainer.epochs", "seed"),
 )
 
 

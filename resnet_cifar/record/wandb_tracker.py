@@ -18,15 +18,10 @@ PROJECT = "resnet-cifar"
 
 
 class WandbTracker(Tracker):
-    """A run of a project.
+    """A run of a project; the arguments are those of conf/logger/wandb.yaml.
 
     Offline, each session writes a directory of its own under the same id: `wandb sync` makes one
     run of them.
-
-    Args:
-        project: "": WANDB_PROJECT, or PROJECT.
-        entity: a user or team; "": WANDB_ENTITY, or the one that is logged in.
-        mode: online or offline.
     """
 
     def __init__(self, run: TrackedRun, project: str, entity: str, mode: str) -> None:
@@ -44,8 +39,6 @@ class WandbTracker(Tracker):
             config=dict(run.config),
             settings=wandb.Settings(console="off", silent=True, disable_git=True),
         )
-        if mode == "online":
-            self.epoch = max(0, self._run.starting_step - 1)
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in metrics.items() if value is not None}

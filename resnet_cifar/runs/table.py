@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,12 +42,10 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         share_of_matmul_rate; device, device_type, precision, threads, versions, code (commits and
         the hash of what was not committed): several values of one run are joined by " | ".
 
-    `.attrs["skipped"]` maps every other directory that `runs` lists to the reason: not readable as
-    a run, the same run as another, set aside. `.attrs["closed"]` has the reasons of those that
-    can't be looked at, so that nobody knows which runs are there.
-
-    Raises:
-        UserError: a root is not a directory.
+    `.attrs["skipped"]` maps every other directory that `runs` lists to the reason: not readable
+    as a run, the same run as another, set aside. `.attrs["closed"]` has the reasons of those
+    that can't be looked at, so that nobody knows which runs are there. Raises UserError: a root
+    is not a directory.
     """
     if not all(map(str, roots)):
         raise UserError("'' is not a directory: give the one that holds the runs")
@@ -136,31 +134,19 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     if content is None:
         return None
     try:
-        with check_archive(content) as archive:
-            views = ("val", "val_augmented")
-            logits = {view: _array(archive, f"logits_{view}", "f") for view in views}
-            labels, positions = _array(archive, "labels", "i"), _array(archive, "index", "i")
+        check_archive(content).close()
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            logits = {view: stored[f"logits_{view}"] for view in ("val", "val_augmented")}
+            labels, positions = stored["labels"], stored["index"]
         n, classes = logits["val"].shape
-        shapes = [array.shape for array in (*logits.values(), labels, positions)]
-        fit = shapes == [(n, classes), (n, classes), (n,), (n,)]
-        expect(fit, f"the arrays' shapes {shapes} don't belong together")
+        arrays = [(each.dtype.kind, *each.shape) for each in (*logits.values(), labels, positions)]
+        fit = arrays == [("f", n, classes), ("f", n, classes), ("i", n), ("i", n)]
+        expect(fit, f"the arrays {arrays} don't belong together")
         finite = all(np.isfinite(values).all() for values in logits.values())
         expect(finite and 0 <= labels.min() <= labels.max() < classes, "a logit or label can't be")
         return Predictions(logits, labels, positions)
     except Exception as error:  # numpy's reader raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error
-
-
-def _array(archive: zipfile.ZipFile, name: str, kind: str) -> np.ndarray:
-    """An array of one `kind` (numpy's letter). np.load would make room for what a header claims."""
-    with archive.open(f"{name}.npy") as stored:
-        expect(np.lib.format.read_magic(stored) == (1, 0), f"{name} is of another format")
-        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stored)
-        data = stored.read()
-    claims = math.prod(shape) * dtype.itemsize
-    expect(dtype.kind == kind, f"{name} holds {dtype}")
-    expect(claims == len(data), f"{name} claims {claims:,} bytes and has {len(data):,}")
-    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if in_columns else "C")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -7,16 +7,13 @@ one more selection on it. Each evaluation is counted in run.json.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import errno
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, ask_for_weights, complain, run_command
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar.cli.edge import Parser, ask_for_weights, fail_for, run_command
+from resnet_cifar.errors import UserError
 from resnet_cifar.text import print_table, printable
 
 if TYPE_CHECKING:
@@ -43,25 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     from resnet_cifar.runs.find import runs_at
 
-    code, runs = 0, []
+    runs: list[Path] = []
+    problems: list[BaseException | str] = []
     for path in options.run:
-        seeds, problems = runs_at(path)
-        runs += seeds or ([] if problems else [path])
-        for problem in problems.values():
-            complain(problem)
-            code = 1
+        seeds, unread = runs_at(path)
+        runs += seeds or ([] if unread else [path])
+        problems += unread.values()
     for run in runs:
         try:
             for split in ("validation", "test") if options.test else ("validation",):
                 given = (options.weights, options.device, options.data_root)
                 _print_evaluation(evaluate(run, split, *given))
         except (UserError, OSError) as error:  # the others are evaluated all the same
-            if len(runs) == 1:
+            if len(runs) == 1 and not problems:
                 raise
-            complain(error)
-            code = code or getattr(error, "exit_code", 1)
-    if code:
-        raise SystemExit(code)
+            problems.append(error)
+    fail_for(problems)
 
 
 def evaluate(
@@ -71,7 +65,7 @@ def evaluate(
     device: str = "auto",
     data_root: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate one run and record it; where the run can't be written, validation is not recorded.
+    """Evaluate one run and record it.
 
     Args:
         split: "validation" (clean and augmented view) or "test" (clean).
@@ -80,13 +74,16 @@ def evaluate(
 
     Returns:
         What was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json), and
-        under "run" and "recorded" where, and whether it was.
+        under "run" where.
 
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.
+        OSError: the run can't be written.
     """
     from resnet_cifar.compute.device import resolve, settings
     from resnet_cifar.data.datasets import Cifar
+    from resnet_cifar.files import Lock, LockHeld
+    from resnet_cifar.record.layout import LOCK
     from resnet_cifar.record.recorder import now, record_evaluation
     from resnet_cifar.trained.model import open_run, restore_model
 
@@ -101,55 +98,29 @@ def evaluate(
         raise UserError(f"--data-root={data_root}: data={data.NAME} has no files")
     trainer = dataclasses.replace(config.trainer, device=device)
     compute = resolve(trainer, config.model.width, begun=record.precision_on("cpu"))
-    with _lock(directory, split) as recorded:
-        images = config.data.load_test() if split == "test" else config.data.load().val
-        model = restore_model(directory, record, config, weights, compute)
-        with settings(compute, config.trainer.deterministic):
-            views = _evaluate_views(model, images, split)
-        evaluation = {
-            "split": split,
-            "weights": weights,
-            "epoch": model.epoch,
-            "complete": record.status == "completed",
-            "made": now(),
-            "device": compute.name,
-            "precision": compute.precision,
-            "cell": record.cell,
-            "seed": record.seed,
-            "classes": list(model.classes),
-            "views": views,
-        }
-        if recorded:
+    try:
+        with Lock(directory / LOCK, wait=False):
+            images = config.data.load_test() if split == "test" else config.data.load().val
+            model = restore_model(directory, record, config, weights, compute)
+            with settings(compute, config.trainer.deterministic):
+                views = _evaluate_views(model, images, split)
+            evaluation = {
+                "split": split,
+                "weights": weights,
+                "epoch": model.epoch,
+                "complete": record.status == "completed",
+                "made": now(),
+                "device": compute.name,
+                "precision": compute.precision,
+                "cell": record.cell,
+                "seed": record.seed,
+                "classes": list(model.classes),
+                "views": views,
+            }
             record_evaluation(directory, evaluation)
-    return {"run": str(directory), "recorded": recorded, **evaluation}
-
-
-@contextlib.contextmanager
-def _lock(directory: Path, split: str) -> Iterator[bool]:
-    """Hold the run's lock; yields True if the run can be written.
-
-    Raises:
-        UserError: it is being trained, or it can't be counted that the test set is looked at.
-    """
-    from resnet_cifar.files import Lock, LockHeld
-    from resnet_cifar.record.layout import LOCK
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(Lock(directory / LOCK, wait=False))
-            writable = True
-        except LockHeld as busy:
-            raise UserError(f"{directory} is being trained by {busy}: wait for it") from None
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            if split == "test":
-                raise UserError(
-                    f"{directory} can't be written ({describe(error)}), and every look at the "
-                    "test set is counted there"
-                ) from error
-            writable = False
-        yield writable
+    except LockHeld as busy:
+        raise UserError(f"{directory} is being trained by {busy}: wait for it") from None
+    return {"run": str(directory), **evaluation}
 
 
 def _evaluate_views(model: TrainedModel, images: Images, split: str) -> dict[str, Any]:
@@ -183,8 +154,6 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
     """Print the scores of every view, and the accuracy of every class."""
     weights, epoch, views = (evaluation[key] for key in ("weights", "epoch", "views"))
     print(f"{printable(evaluation['run'])}  {weights} weights, epoch {epoch}")
-    if not evaluation["recorded"]:
-        print("not recorded: the run can't be written")
     heads = ["view", "images", "accuracy %", "loss", "calibration error %"]
     lines = []
     for view, value in views.items():

@@ -31,14 +31,9 @@ BATCH = 250  # images at once
 
 
 def train(config: Config) -> Path:
-    """Train the run that `config` names, or what is left of it.
+    """Train the run that `config` names, or what is left of it; return its directory.
 
-    Returns:
-        Its directory, `<output_root>/<cell>/seed=<n>`.
-
-    Raises:
-        UserError: it can't be run here; nothing has been written.
-        Interrupted: a signal came; the same call goes on.
+    Raises UserError: it can't be run here; Interrupted: a signal came; the same call goes on.
     """
     from resnet_cifar.training.run import run
 
@@ -49,8 +44,7 @@ def train(config: Config) -> Path:
 def open_run(directory: Path) -> tuple[RunRecord, Config]:
     """The record and the configuration of a run.
 
-    Raises:
-        UserError: there is none, or they are damaged or of different runs.
+    Raises UserError: there is none, or they are damaged or of different runs.
     """
     record = read_run(directory)
     if record is None:
@@ -71,9 +65,8 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
             of the last.
         device: auto, cpu, cuda or cuda:<n>.
 
-    Raises:
-        UserError: no such run or weights; they are damaged, changed or another run's; the network
-            has diverged.
+    Raises UserError: no such run or weights; they are damaged, changed or another run's; the
+    network has diverged.
     """
     from resnet_cifar.compute.device import resolve
 
@@ -92,12 +85,12 @@ def restore_model(
 ) -> TrainedModel:
     """Build the network of a run that was opened, on its device. Raises as `load_model`."""
     from resnet_cifar.compute.device import place
-    from resnet_cifar.record.checkpoint import compare, load_weights
+    from resnet_cifar.record.checkpoint import compare_weights, load_weights
 
     saved = load_weights(directory, weights, record)
     network = config.build_model()
     try:
-        compare({"model": saved["model"]}, {"model": network.state_dict()})
+        compare_weights(saved, {"model": network.state_dict()})
     except ValueError as error:
         raise UserError(
             f"{directory / WEIGHTS[weights]} does not fit the network: {error}"
@@ -144,8 +137,7 @@ class TrainedModel:
     def preprocess(self, images: NDArray[np.uint8]) -> Tensor:
         """RGB images uint8 [n, 32, 32, 3] as the network takes them: float32 [n, 3, 32, 32].
 
-        Raises:
-            UserError: they have another type or shape.
+        Raises UserError: they have another type or shape.
         """
         placed = self._place_pixels(images)
         view = placed.view(placed.augmentation.clean(len(images)))
@@ -154,8 +146,7 @@ class TrainedModel:
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits float32 [n, classes] of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time.
 
-        Raises:
-            UserError: the images have another type or shape, or a logit is not finite.
+        Raises UserError: the images have another type or shape, or a logit is not finite.
         """
         from resnet_cifar.compute.device import tf32
 
@@ -170,8 +161,7 @@ class TrainedModel:
     def predict(self, images: DeviceImages, draws: AugmentationDraw, batch_size: int) -> Tensor:
         """Logits float32 [n, classes], on the host, of a view of `images`.
 
-        Raises:
-            UserError: one is not finite.
+        Raises UserError: one is not finite.
         """
         from resnet_cifar.compute.step import predict
 

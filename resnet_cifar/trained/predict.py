@@ -96,8 +96,7 @@ def _predict(options: argparse.Namespace) -> None:
 def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], dict[str, str]]:
     """The runs among `paths`, as `runs_at`; the others; and why runs are left out, by directory.
 
-    Raises:
-        UserError: there is no run, or a path is nothing.
+    Raises UserError: there is no run, or a path is nothing.
     """
     chosen: list[Path] = []
     others: list[Path] = []

@@ -70,8 +70,7 @@ class Engine:
         Returns:
             "completed", or "diverged" when a loss is no longer finite.
 
-        Raises:
-            Interrupted: a signal came; the state is in last.pt.
+        Raises Interrupted: a signal came; the state is in last.pt.
         """
         state, epochs = self.state, self.options.epochs
         self.display.start(epochs, self.steps)

@@ -12,7 +12,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from resnet_cifar.files import append_regular
+from resnet_cifar.files import open_regular
 from resnet_cifar.text import duration, on_terminal, visible
 
 
@@ -43,7 +43,8 @@ class Display:
 
     def log_to(self, path: Path) -> None:
         """Append the lines from now on to `path` too, with date and time."""
-        self._log = append_regular(path)  # closed by __exit__
+        file = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._log = os.fdopen(file, "a", encoding="utf-8")  # closed by __exit__
 
     def say(self, text: str) -> None:
         """Print one line, unless quiet, and log it."""

@@ -27,9 +27,6 @@ def opening(
     on += [f"{compute.threads} threads"] if compute.device.type == "cpu" else []
     on += ["compiled"] if compute.compile else []
     lines = [f"{directory}", ", ".join(on)]
-    if compute.device.type == "mps":
-        never = "no training on an Apple GPU has been tried so far"
-        lines.append(f"{never}: compare a short one with the CPU")
     if state.epoch == epochs:
         lines.append("every epoch was trained before; what else a finished run has is made now")
     elif state.epoch or state.step:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import traceback
 from collections import Counter
 from datetime import datetime
@@ -29,7 +28,7 @@ from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
-from resnet_cifar.record.recorder import Recorder, hand_in, now
+from resnet_cifar.record.recorder import Recorder, now
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -51,26 +50,15 @@ def run(config: Config) -> float:
         UserError: it can't be run here; nothing has been written.
         Interrupted: a signal came; the same command goes on.
     """
-    root, directory = Path(config.output_root), run_directory(config)
+    directory = run_directory(config)
     config.check_new(directory)
-    epochs = config.trainer.epochs
     # A job that SLURM has requeued goes on: it is its first start that began anew.
     restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip(" 0").isdecimal()
     rerun = config.rerun and not restarted
     with Display(config.trainer.progress) as display:
         if not rerun and (record := schema.finished(directory)):
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
-            if config.logger.lacks(record):
-                config.logger.check()
-                with Interrupt() as interrupt:
-                    hand_in(directory, config.logger, display.say, interrupt.came)
-                    interrupt.check()
             return schema.objective(record)
-        if not directory.exists() and (shorter := find_shorter_run(root, directory, epochs)):
-            display.say(
-                f"{shorter} stays as it is: {epochs} epochs are a run of their own, from the "
-                "start, since a schedule depends on its length"
-            )
         # What this machine can't do comes out before anything is written.
         config.logger.check()
         device.find(config.trainer)
@@ -98,25 +86,6 @@ def run(config: Config) -> float:
             raise UserError(
                 f"{directory} can't be written ({describe(error)}); what was there is intact"
             ) from error
-
-
-def find_shorter_run(root: Path, directory: Path, epochs: int) -> Path | None:
-    """Find the longest finished run that differs from a new one's label in fewer epochs alone.
-
-    `directory` is that of the run about to begin, which has `epochs`.
-    """
-    label, seed = directory.parent.name.rpartition("-")[0], directory.name
-    same = re.escape(label).replace(f"_{epochs}ep", r"_(\d+)ep") + "-[0-9a-f]{8}"
-    lengths = {
-        cell / seed: int(match[1])
-        for cell in root.glob("*ep*")
-        if (match := re.fullmatch(same, cell.name)) and int(match[1]) < epochs
-    }
-    for run in sorted(lengths, key=lengths.__getitem__, reverse=True):
-        record = schema.record_or_reason(run)
-        if not isinstance(record, str) and record.finished:
-            return run
-    return None
 
 
 def set_aside(directory: Path, lock: Lock) -> Path:
@@ -251,17 +220,17 @@ def assemble(
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
     labels = {"cell": record.cell, "seed": record.seed}
     state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
-    expected = checkpoint.ExpectedRun(record, steps, state.check)
-    saved, notes = checkpoint.load_last(directory, expected)
+    saved, notes = checkpoint.load_last(directory, record, steps, state.restore)
     for line in notes:
         display.say(line)
-    if saved:
-        state.restore(saved)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
     record.epochs_done = state.epoch
+    session = schema.Session(start=now(), **provenance.session(compute))
+    session.epoch, session.step = state.epoch, state.step
+    session.matmul_flops_per_second = round(device.matmul_rate(compute))
     hparams = {**dict(items(config)), "seed": config.seed}
-    of_run = (directory, record, before, begin_session(compute, state), hparams, config.logger)
+    of_run = (directory, record, before, session, hparams, config.logger)
     recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
 
     # Loop: `Engine.fit`.
@@ -294,15 +263,4 @@ def begin_record(config: Config) -> schema.RunRecord:
         config=flatten(config),
         device=config.trainer.device,
         multiply_accumulates=config.multiply_accumulates(),
-    )
-
-
-def begin_session(compute: device.Compute, state: State) -> schema.Session:
-    """Describe this process's work on a run, from where `state` is."""
-    return schema.Session(
-        start=now(),
-        epoch=state.epoch,
-        step=state.step,
-        matmul_flops_per_second=round(device.matmul_rate(compute)),
-        **provenance.session(compute),
     )

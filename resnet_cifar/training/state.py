@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +9,7 @@ from torch import Tensor, nn
 
 from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.optim.optimizer_step import OptimizerStep
-from resnet_cifar.record.checkpoint import FORM, compare
-from resnet_cifar.record.schema import OBJECTIVE, check_metrics, expect
+from resnet_cifar.record.checkpoint import compare_weights
 
 
 @dataclass
@@ -50,31 +48,11 @@ class State:
             "best": self.best,
         }
 
-    def check(self, saved: dict[str, Any]) -> None:
-        """Raise ValueError unless `saved` has the form of what this run dumps. Copies nothing."""
-        expected, best = self.dump_weights(), saved.get("best")
-        if "optimizer" in saved:  # a finished run's checkpoint has weights alone
-            state = self.optimizer_step.expected_state()
-            own = self.optimizer_step.optimizer.state_dict()["param_groups"]
-            groups = [{"params": group["params"]} for group in own]
-            expected = self.dump() | {"optimizer": {"state": state, "param_groups": groups}}
-            # No scaler where `auto` was another precision before, on another machine. The angles of
-            # an epoch that has not begun are zero; early versions did not write them.
-            for name in ("scaler",) if saved.get("step") else ("scaler", "rotations"):
-                if name not in saved:
-                    expected.pop(name, None)
-        expected["best"] = best and {"epoch": 1, OBJECTIVE: 0.0, "loss/val": 0.0}
-        # With a checksum of the parts none is gone: a weight without gradients has no state.
-        compare(saved, expected, (".optimizer.state[",) if FORM in saved else ())
-        check_metrics(best or {"epoch": 1}, "best")
-        if "scaler" in expected:
-            expect(0 < saved["scaler"]["scale"] < math.inf, "scaler.scale can't be")
-        if "optimizer" in saved:
-            given = [{"params": group["params"]} for group in saved["optimizer"]["param_groups"]]
-            expect(given == groups, "optimizer.param_groups are of other weights")
-
     def restore(self, saved: dict[str, Any]) -> None:
-        """Continue from what `dump` or `dump_weights` returned."""
+        """Continue from what `dump` or `dump_weights` returned. Raises ValueError, and as torch."""
+        compare_weights(
+            saved, {"model": self.model.state_dict(), **self.optimizer_step.dump_weights()}
+        )
         self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
