@@ -48,10 +48,13 @@ class MLflowTracker(Tracker):
                 pictures = (run.root / "mlflow").absolute().as_uri() if own else None
                 create = self._client.create_experiment
                 identity = known.experiment_id if known else create(name or EXPERIMENT, pictures)
+        self.epoch = 0
         if run.id:
             try:
                 self.id = self._client.get_run(run.id).info.run_id
                 self._client.update_run(self.id, status="RUNNING")
+                history = self._client.get_metric_history(self.id, "lr")
+                self.epoch = max((metric.step for metric in history), default=0)
             except MlflowException:  # of another store, or deleted
                 self.id = ""
         if not self.id:

@@ -33,7 +33,7 @@ class Tracked(msgspec.Struct, forbid_unknown_fields=True):
     tracker: str  # the option
     id: str  # by which the run is found there
     epoch: int = 0  # the last one it was given
-    ended: bool = True  # an earlier version wrote whether it was told the outcome
+    ended: bool = True  # it was told the outcome; taken for granted in records without this field
 
 
 class Session(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,7 +101,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     evaluations: list[Evaluation] = []
     files: dict[str, FileSum] = {}  # see `read_summed`
     version: int = VERSION
-    handed_in: list[Tracked] = []  # by an earlier version, after the run had its outcome
+    handed_in: list[Tracked] = []  # when the run had its outcome: what trackers had missed
 
     @property
     def finished(self) -> bool:
@@ -112,6 +112,12 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     def ended(self) -> str | None:
         """The time the record was last brought up to date: UTC, ISO 8601."""
         return (self.sessions[-1].end or self.sessions[-1].start) if self.sessions else None
+
+    @property
+    def tracked(self) -> dict[str, Tracked]:
+        """The last word on each tracker, by its option."""
+        given = [session.tracked for session in self.sessions if session.tracked]
+        return {each.tracker: each for each in [*given, *self.handed_in]}
 
     def precision_on(self, device_type: str) -> str | None:
         """The precision it was last trained in on such a device."""

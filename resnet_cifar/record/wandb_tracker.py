@@ -39,6 +39,8 @@ class WandbTracker(Tracker):
             config=dict(run.config),
             settings=wandb.Settings(console="off", silent=True, disable_git=True),
         )
+        if mode == "online":
+            self.epoch = max(0, self._run.starting_step - 1)
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in metrics.items() if value is not None}

@@ -172,3 +172,7 @@ def print_answer(configs: Sequence[Config]) -> None:
     look += [(command_name("evaluate"), path) for path in trained[:1]]
     for command, directory in (*look, ("tensorboard --logdir", root)):
         console.print(f"  {command} {visible(shlex.quote(directory))}")
+    logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
+    if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
+        missed = f"logger={logger.NAME} lacks {lacking} runs: the same command hands them in"
+        console.print(f"{missed}; after a search, each run's own (runs command)")

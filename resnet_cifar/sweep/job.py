@@ -67,6 +67,8 @@ class RunJob(Job):
         record = self._record()
         if record is None or not record.finished:
             return None
+        if self.exit_code is None and self.run.logger.lacks(record):  # its process hands that in
+            return None
         return Outcome(objective(record), f"{record.status}{result(record)}")
 
     def busy(self) -> bool:
