@@ -134,7 +134,7 @@ def test_a_record_that_cannot_be_read_is_a_row(call: Call, root: Path) -> None:
     ("arguments", "said"),
     [
         (["--where", "lr"], "key=value"),
-        (["--where", "optimizer.lrr=1"], "no run has 'optimizer.lrr'; --json shows every key"),
+        (["--where", "optimizer.lrr=1"], "did you mean optimizer.lr"),
         (["--sort", "nonsense"], "no run has 'nonsense'"),
         (["--columns", ","], "--columns"),
         (["--where", "epochs=2", "--columns", "detach,val"], "val"),

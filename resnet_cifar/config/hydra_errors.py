@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
+from resnet_cifar.identity import MOVED
 from resnet_cifar.paths import command_name, installing, user_config_directory
 
 # What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
@@ -159,6 +160,9 @@ def _explain_name(text: str, argv: Sequence[str], full_key: re.Match[str] | None
 def unknown_key(key: str) -> str:
     """Say that `key` belongs to no configuration, and what it may have been meant to be."""
     known = known_keys()
+    for now, before in MOVED.items():
+        if key == before:
+            return f"{key} is now {now}"
     if key in known and "." not in key:
         return f"{key} can't be set in this configuration, which is not the packaged config.yaml"
     if key in known:

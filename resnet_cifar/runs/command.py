@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import fnmatch
 import math
 import os
@@ -13,7 +14,7 @@ from os.path import normpath
 from pathlib import Path
 
 from resnet_cifar import paths
-from resnet_cifar.cli.edge import Parser, complain, fail_for, run_command
+from resnet_cifar.cli.edge import Parser, complain, fail_for, not_empty, run_command
 from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
@@ -68,7 +69,7 @@ def _note(condition: str, wanted: str, known: Sequence[str]) -> None:
     """Say that no run meets a condition, and what there is that is like it."""
     there = list(dict.fromkeys(known))
     begin = [name for name in there if name.startswith(wanted)]
-    some = shorten(", ".join(begin or there))
+    some = shorten(", ".join(begin or difflib.get_close_matches(wanted, there) or there))
     pattern = f"; {wanted}* takes all that begin so" * bool(begin)
     complain(f"{condition}: no run is; there is {some}{pattern}", "note: ")
 
@@ -191,6 +192,13 @@ ACTIONS = {
 }
 
 
+def _root(text: str) -> Path:
+    close = difflib.get_close_matches(text.lower(), ACTIONS, n=1)
+    if close and text.isalpha() and not os.path.lexists(text):
+        raise ConfigError(f"{text} is no action and no directory: did you mean {close[0]}?")
+    return paths.local_path(not_empty(text))
+
+
 def _condition(text: str) -> tuple[str, str]:
     name, _, values = text.partition("=")
     if not name.strip() or not all(map(str.strip, values.split(","))):
@@ -230,7 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
         parsers[action] = sub = actions.add_parser(action, help=text, description=text)
         sub.set_defaults(work=work)
         if action not in ("diff", "command"):
-            sub.add_argument("root", nargs="?", type=Path, default=Path("outputs"))
+            kind = _root if action == "list" else Path
+            sub.add_argument("root", nargs="?", type=kind, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
             text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"

@@ -5,6 +5,7 @@ Whatever stands in a run's row can be shown, sorted by and selected by.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +36,11 @@ def match_key(name: str, runs: Sequence[Run]) -> str:
         return meant[0]
     if meant:
         raise UserError(f"{name} may be {' or '.join(meant)}: give the whole key")
-    raise UserError(f"no run has {name!r}; --json shows every key there is")
+    close = difflib.get_close_matches(name, [*known, *tails.values()], n=1)
+    raise UserError(
+        f"no run has {name!r}"
+        + (f": did you mean {close[0]}?" if close else "; --json shows every key there is")
+    )
 
 
 def meets(row: Row, key: str, values: str) -> bool:
