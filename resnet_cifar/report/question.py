@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 
 from resnet_cifar import scores
 from resnet_cifar.errors import UserError
 from resnet_cifar.report import figures, numbers
-from resnet_cifar.report.document import Column, Part, Picture, Row, Table, escape, heading
+from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
-from resnet_cifar.report.tables import Corrected, Tables, find_settled_epoch, precision
-from resnet_cifar.runs.statistics import CONFIDENCE
+from resnet_cifar.report.tables import Tables, find_settled_epoch
 from resnet_cifar.runs.table import Predictions, load_predictions, records
 
 
-def question_part(
-    answer: Tables,
-    skipped: dict[str, str],
-    corrected: Corrected,
-    draw: bool = True,
-) -> list[Part]:
+def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Part]:
     """The section of a question: tables, and figures if it is to `draw` them.
 
-    `corrected` has the p of each comparison as from `tables.correct_differences`. Predictions that
-    can't be read are added to those `skipped`.
+    Predictions that can't be read are added to those `skipped`.
     """
     group = answer.group
     title = heading(f"{group.question.question} – {group.setting}", 3)
-    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, corrected, draw)]
+    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, draw)]
     if not draw:
         return parts
     caption = (
@@ -83,17 +74,15 @@ def cells_table(answer: Tables) -> Table:
     return Table(f"cells-{group.name}", frame, columns, caption, words=words)
 
 
-def _differences_part(answer: Tables, corrected: Corrected, draw: bool) -> list[Part]:
+def _differences_part(answer: Tables, draw: bool) -> list[Part]:
     name, frame = f"differences-{answer.group.name}", answer.differences
     if frame.empty:
         return []
-    keys = [(row["first"], row["second"], precision(answer)) for row in records(frame)]
-    frame = frame.assign(**{"p/holm": [corrected[key] for key in keys]})
     columns: dict[str, Column] = {
         "cells": "name",
         "points": numbers.difference_column,
         "n": "n",
-        "more than chance?": describe_difference,
+        "more than chance?": numbers.chance_column("p/holm"),
     }
     caption = (
         "Validation accuracy of each two cells that differ in one key, two-sample. Corrected for "
@@ -104,15 +93,6 @@ def _differences_part(answer: Tables, corrected: Corrected, draw: bool) -> list[
         return [table]  # dots without an interval tell nothing
     caption = "Cells that differ in one key; bars are 95 % intervals of the differences."
     return [table, Picture(name, figures.draw_differences(answer), caption)]
-
-
-def describe_difference(row: Row) -> str:
-    """The verdict on one of the differences, in a word or two."""
-    if row["lost"]:
-        return f"undecided: {row['lost']} seeds diverged"
-    if math.isnan(row["p"]):
-        return "one run" if row["n"] == 1 else "undecided"
-    return "yes" if row["p/holm"] < 1 - CONFIDENCE else "undecided"
 
 
 def _early_part(answer: Tables) -> list[Part]:

@@ -94,7 +94,6 @@ class Question(_QuestionNode, frozen=True, kw_only=True):
 
     name: str
     claims: tuple[Claim, ...] = ()
-    automatic: bool = False  # True if it stands in no file: keys were varied, so it is asked
 
 
 class Repetition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -232,6 +231,7 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
         (_METRIC.fullmatch(claim.metric), "metric", f"accuracy/… or loss/…, {known}"),
         (like, "against", f"{quantity}/…, {known}"),
         (not (claim.predictor and claim.against), "against", alone),
+        (not (claim.interaction and claim.against), "against", "not beside interaction"),
         (not (claim.predictor and claim.relative), "relative", alone),
         (not (margin and within), "within", "give either margin or within"),
         (0 <= margin < most, "margin", f"0 or more, {limit}"),

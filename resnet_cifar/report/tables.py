@@ -15,20 +15,25 @@ import pandas as pd
 from resnet_cifar.identity import COORDINATES, varying_keys
 from resnet_cifar.report.groups import (
     Group,
-    describe_value,
     is_missing,
     last_values,
-    name_key,
+    name_difference,
 )
-from resnet_cifar.report.study import AUGMENTED, VAL, Published, find_published, matches
+from resnet_cifar.report.study import (
+    AUGMENTED,
+    VAL,
+    Published,
+    Selector,
+    find_published,
+    matches,
+)
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.table import identity_keys, records
+from resnet_cifar.runs.table import identity_keys
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
 
 FEWEST_FOR_A_BAND = 3  # runs
-Corrected = dict[tuple[str, str, str], float]  # p of a comparison: its cells, their precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +74,12 @@ class Tables:
         high (NaN where it can't be judged), p, and lost, the seeds of both that diverged.
         """
         group, rows = self.group, []
-        for second, first in itertools.combinations(group.labels, 2):
-            name = self._name_difference(first, second)
+        sides = {
+            cell: {key: [run[key]] for key in group.vary if not is_missing(run[key])}
+            for cell, run in group.configurations.items()
+        }
+        for second, first in itertools.combinations(sides, 2):
+            name = self._name_difference(sides[first], sides[second])
             e = group.compare(first, second) if name else None
             if e is not None:
                 lost = group.diverged(first) + group.diverged(second)
@@ -79,20 +88,16 @@ class Tables:
         names = ["first", "second", "name", "n", "difference", "low", "high", "p", "lost"]
         return pd.DataFrame(rows, columns=names)
 
-    def _name_difference(self, first: str, second: str) -> str:
+    def _name_difference(self, first: Selector, second: Selector) -> str:
         """`weight decay 0.01 − 0`; nothing where two cells differ in more than one key."""
-        a, b = (
-            {key: None if is_missing(value := row[key]) else value for key in self.group.vary}
-            for row in (self.group.configurations[first], self.group.configurations[second])
-        )
-        keys = list(varying_keys([a, b]))
+        keys = varying_keys([first, second])
         if len(keys) != 1:
             return ""
-        text = [describe_value(keys[0], side[keys[0]]) for side in (a, b)]
-        name = f"{text[0]} − {text[1].removeprefix(f'{name_key(keys[0])} ')}"
-        rest = [key for key in self.group.vary if key != keys[0] and not is_missing(a[key])]
-        rest = [key for key in rest if a[key] == b[key]]
-        return ", ".join([name, *(describe_value(key, a[key]) for key in rest)])
+        # Without what only follows from the key.
+        shown = [key for key in self.group.vary if key in keys or first.get(key) == second.get(key)]
+        return name_difference(
+            *({key: side[key] for key in shown if key in side} for side in (first, second))
+        )
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -108,14 +113,14 @@ class Tables:
         )
         order = order.reset_index(drop=True)
         order["rank"] = order.index + 1
+        against = ["difference", "low", "high", "p"]
+        order[against] = math.nan
         ran = int((order["n"] > 0).sum())
-        rows = []
-        for cell in order["cell"]:
-            e = self.group.compare(cell, order["cell"][0]) if cell != order["cell"][0] else None
-            row = (math.nan,) * 4 if e is None else (e.mean, e.low, e.high, e.p_of_best(ran))
-            rows.append(row)
-        against = pd.DataFrame(rows, columns=["difference", "low", "high", "p"], dtype=float)
-        return pd.concat([order, against], axis=1)
+        for i, cell in enumerate(order["cell"][1:], 1):
+            if e := self.group.compare(cell, order["cell"][0]):
+                p = math.nan if order["apart"][i] else e.p_of_best(ran)
+                order.loc[i, against] = e.mean, e.low, e.high, p
+        return order.drop(columns="apart")
 
     def curve(self, metric: str = VAL) -> pd.DataFrame:
         """Mean, low and high over a cell's completed seeds at every epoch they all have.
@@ -130,8 +135,8 @@ class Tables:
         table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
         table["n"] = table["cell"].map(self.group.runs["cell"].value_counts())
         table = table[table["count"] == table["n"]]
-        half = statistics.t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
-        half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
+        half = statistics.half_width(table["std"] / np.sqrt(table["n"]), table["n"] - 1)
+        half = half.where(table["n"] >= FEWEST_FOR_A_BAND)
         most = 1 if metric.startswith("accuracy/") else None
         low, high = table["mean"] - half, table["mean"] + half
         return table.assign(low=low.clip(lower=0), high=high.clip(upper=most))[columns]
@@ -186,27 +191,26 @@ def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] 
     return Tables(group, curves[curves["directory"].isin(group.runs["directory"])], published)
 
 
-def correct_differences(answers: Sequence[Tables]) -> Corrected:
-    """The p of every comparison in `answers`, corrected for their number (Holm).
+def correct_differences(answers: Sequence[Tables]) -> None:
+    """Add p/holm to the differences of all `answers`: p corrected for their number (Holm).
 
-    By the two cells and the setting. Two questions may ask for one comparison: it counts once.
+    Two questions may ask for one comparison: it counts once. A cell may be there in two precisions.
     """
-    found = {
-        (row["first"], row["second"], precision(each)): row["p"]
-        for each in answers
-        for row in records(each.differences)
-    }
-    return dict(zip(found, statistics.holm(list(found.values())), strict=True))
-
-
-def precision(tables: Tables) -> str:
-    """The arithmetic of a group's runs: a cell has runs of one in a group, not in all."""
-    return str(tables.group.everything["precision"].iloc[0])
+    asked = []
+    for answer in answers:
+        precision = str(answer.group.everything["precision"].iloc[0])
+        cells = zip(answer.differences["first"], answer.differences["second"], strict=True)
+        asked.append([(*pair, precision) for pair in cells])
+    tested = zip(asked, (answer.differences["p"] for answer in answers), strict=True)
+    p_values = {key: p for keys, table in tested for key, p in zip(keys, table, strict=True)}
+    corrected = dict(zip(p_values, statistics.holm([*p_values.values()]), strict=True))
+    for answer, keys in zip(answers, asked, strict=True):
+        answer.differences["p/holm"] = [corrected[key] for key in keys]
 
 
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
-    e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 4)
-    return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
+    e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 3)
+    return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": values.std()}
 
 
 def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
