@@ -269,12 +269,13 @@ def _split(
     for values, part in parts:
         mine = plain.loc[part.index]
         given = [key for key in question.vary if key in keys]
-        vary = [key for key in given if mine[key].nunique() > 1]
+        several = [key for key in keys if mine[key].nunique() > 1]
         if given:  # `scheduler.eta_min` is there for cosine alone: it follows from the schedule
             within = mine.groupby(given, sort=False)
-            vary += [k for k in keys if k not in given and np.max(within[k].nunique()) > 1]
+            vary = [key for key in given if key in several]
+            vary += [k for k in several if k not in given and np.max(within[k].nunique()) > 1]
         else:
-            vary = list(varying_keys(records(mine[keys])))
+            vary = list(varying_keys(records(mine[several])))
             vary.sort(key=lambda key: COORDINATES.index(key) if key in COORDINATES else 9)
         known = dict(zip(fixed, values, strict=True))
         # Named where the runs at hand have several in the same setting.

@@ -22,7 +22,9 @@ def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) ->
     """
     group = answer.group
     title = heading(f"{group.question.question} – {group.setting}", 3)
-    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, draw)]
+    parts: list[Part] = [title, cells_table(answer)]
+    if len(answer.differences):
+        parts.append(_differences_table(answer))
     if not draw:
         return parts
     caption = (
@@ -46,23 +48,14 @@ def cells_table(answer: Tables) -> Table:
     columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in group.vary}
     columns = columns or {"cell": "cell"}
     words = tuple(columns)
-    known = frame["verdict"].any()
-    columns["n"] = "n"
-    if known:
-        columns |= {
-            "published %": numbers.percent_column("published"),
-            "repetitions %": numbers.range_column("repetitions"),
-            "predicted %": numbers.range_column("prediction"),
-        }
     columns |= {
+        "n": "n",
         "val %": numbers.mean_column(VAL),
         "val augmented %": numbers.mean_column(AUGMENTED),
         "train %": numbers.mean_column("accuracy/train"),
         "val loss": numbers.mean_column("loss/val", 1, 4),
         "train loss": numbers.mean_column("loss/train", 1, 4),
     }
-    if known:
-        columns["verdict"] = "verdict"
     if frame["diverged"].any():
         columns["diverged"] = numbers.diverged_column
     caption = ""
@@ -74,10 +67,8 @@ def cells_table(answer: Tables) -> Table:
     return Table(f"cells-{group.name}", frame, columns, caption, words=words)
 
 
-def _differences_part(answer: Tables, draw: bool) -> list[Part]:
-    name, frame = f"differences-{answer.group.name}", answer.differences
-    if frame.empty:
-        return []
+def _differences_table(answer: Tables) -> Table:
+    name = f"differences-{answer.group.name}"
     columns: dict[str, Column] = {
         "cells": "name",
         "points": numbers.difference_column,
@@ -88,11 +79,8 @@ def _differences_part(answer: Tables, draw: bool) -> list[Part]:
         "Validation accuracy of each two cells that differ in one key, two-sample. Corrected for "
         "the number of such comparisons in this report (Holm)."
     )
-    table = Table(name, frame, columns, caption, detail=True, words=("more than chance?",))
-    if not draw or frame["low"].isna().all():
-        return [table]  # dots without an interval tell nothing
-    caption = "Cells that differ in one key; bars are 95 % intervals of the differences."
-    return [table, Picture(name, figures.draw_differences(answer), caption)]
+    words = ("more than chance?",)
+    return Table(name, answer.differences, columns, caption, detail=True, words=words)
 
 
 def _early_part(answer: Tables) -> list[Part]:
@@ -122,20 +110,12 @@ def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
     nets: dict[str, list[Predictions]] = {}
     for run in records(group.runs):
         try:
-            predictions = load_predictions(run["directory"])
+            if predictions := load_predictions(run["directory"]):
+                nets.setdefault(run["cell"], []).append(predictions)
         except UserError as error:
             skipped[run["directory"]] = str(error)
-            continue
-        if predictions is not None:
-            nets.setdefault(run["cell"], []).append(predictions)
     if not nets:
         return []
-    caption = "Accuracy by confidence. Below the diagonal: surer than right."
-    picture = Picture(f"calibration-{group.name}", figures.draw_calibration(group, nets), caption)
-    return [heading("Calibration", 4), _calibration_table(group, nets), picture]
-
-
-def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Table:
     rows = []
     for cell, seeds in nets.items():
         errors = [scores.expected_calibration_error(p.logits["val"], p.labels) for p in seeds]
@@ -150,5 +130,8 @@ def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Tabl
         "expected calibration error %": numbers.percent_column("calibration_error"),
     }
     caption = "15 bins of equal width, clean validation images."
-    frame = pd.DataFrame(rows, columns=names)
-    return Table(f"calibration-{group.name}", frame, columns, caption, detail=True)
+    name, frame = f"calibration-{group.name}", pd.DataFrame(rows, columns=names)
+    table = Table(name, frame, columns, caption, detail=True)
+    caption = "Accuracy by confidence. Below the diagonal: surer than right."
+    picture = Picture(name, figures.draw_calibration(group, nets), caption)
+    return [heading("Calibration", 4), table, picture]

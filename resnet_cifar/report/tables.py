@@ -24,7 +24,6 @@ from resnet_cifar.report.study import (
     VAL,
     Published,
     Selector,
-    find_published,
     matches,
 )
 from resnet_cifar.runs import statistics
@@ -61,8 +60,13 @@ class Tables:
             row["diverged"] = group.diverged(cell)
             for metric in METRICS:
                 row |= _summarize(metric, group.values(cell, metric))
-            known = find_published(run, self.published)
-            row |= _compare_with_published(known, group.values(cell, AUGMENTED))
+            known = [
+                each
+                for each in self.published
+                if all(run.get(key) in values for key, values in each.selector.items())
+            ]
+            ours = group.values(cell, AUGMENTED)
+            row |= _compare_with_published(known[0] if known else None, ours)
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -243,19 +247,22 @@ def judge_reproduction(mean: float, low: float, high: float) -> str:
 
 
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
-    """All published cells, one row each: n, ours in the augmented view and on test, verdict."""
+    """All published cells, a row for each precision of ours: n, ours, the repetitions, verdict."""
     rows = []
     completed = runs[runs["status"] == "completed"] if len(runs) else runs
     for known in published:
-        mine = completed[matches(completed, known.selector)]
-        ours = last_values(mine, AUGMENTED)
-        row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
-        row |= _compare_with_published(known, ours)
-        row["repetitions/n"] = len(known.values(AUGMENTED))
-        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
-        row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
-        row["published/test"] = known.published.get("accuracy/test", math.nan)
-        rows.append(row)
+        found = completed[matches(completed, known.selector)]
+        parts = list(found.groupby("precision")) if len(found) else [("", found)]
+        for precision, mine in parts:
+            ours = last_values(mine, AUGMENTED)
+            name = f"{known.name}, {precision}" if len(parts) > 1 else known.name
+            row: dict[str, Any] = {"cell": name, "n": len(ours)}
+            row |= _compare_with_published(known, ours)
+            row["repetitions/n"] = len(known.values(AUGMENTED))
+            row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
+            row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
+            row["published/test"] = known.published.get("accuracy/test", math.nan)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
