@@ -269,6 +269,28 @@ def test_runs_that_started_before_a_claim_decide_nothing(tmp_path: Path) -> None
         assert judgement.n == 3
 
 
+def test_planned_seeds_are_missing_where_a_cell_has_none_of_them(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.7, 0.71, 0.72], "0.1": [0.8, 0.81, 0.82]})
+    make_run(tmp_path, [*SHORT, f"{LR}=0.001"], 7, 0.5)
+    make_run(tmp_path, [*SHORT, f"{LR}=1"], 8, 0.5)  # no cell of the claim
+    judged = claims.judge(plan(seeds=(0, 1, 2)), group(tmp_path, "learning_rate"))
+    assert judged
+    assert judged.verdict == "undecided"
+    assert "planned seeds still missing: 0, 1, 2" in judged.remark
+    assert "not counted, as started earlier or of other seeds: 1;" in judged.remark
+
+
+def test_a_start_that_is_no_date_does_not_count(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": [0.8, 0.81, 0.82], "0.001": [0.7] * 3})
+    for started in ("2026-12-01T00:00:00.123456+00:00", "2026-12-01T00:00Z", "yesterday"):
+        seed = 3 + len(started) % 7
+        make_run(tmp_path, [*SHORT, f"{LR}=0.1"], seed, 0.81, started=started)
+    judged = claims.judge(plan(declared="2026-11-30T23:00Z"), group(tmp_path, "learning_rate"))
+    assert judged
+    assert "earlier or of other seeds: 1" in judged.remark
+    assert judged.verdict == "holds"
+
+
 def test_a_claim_about_some_settings_is_judged_there(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": [0.8, 0.81, 0.82], "0.001": [0.7] * 3})
     found = group(tmp_path, "learning_rate")
@@ -332,6 +354,25 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
     if product:  # the best product, 5e-5, lies on the diagonal
         assert judge(tmp_path, "lr_x_wd", 2).verdict == "holds"
     assert len(figures.draw_map(table).axes) == 2  # and its colour bar
+
+
+def test_what_predicts_survivors_is_undecided(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    grid = itertools.product(("0.005", "0.01", "0.05", "0.1"), ("5e-4", "1e-3", "5e-3"))
+    for (lr, wd), seed in itertools.product(grid, (1, 2, 3)):
+        x = math.log10(float(lr) * float(wd))
+        cell = [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"]
+        lost = "diverged" if (lr, wd) == ("0.05", "1e-3") else "completed"
+        value = 0.9 - 0.01 * (x + 4.3) ** 2 + rng.normal(0, 1e-3)
+        make_run(tmp_path, cell, seed, value, status=lost, curve=[value] * 5)
+    judged = judge(tmp_path, "lr_x_wd")
+    assert judged.verdict == "undecided"
+    assert "runs that diverged: 3; undecided, as the diverged seeds" in judged.remark
+    survivors = group(tmp_path, "lr_x_wd")
+    kept = survivors.select(survivors.everything["status"] == "completed")
+    holds = claims.judge(QUESTIONS["lr_x_wd"].claims[0], kept)
+    assert holds
+    assert holds.verdict == "holds"
 
 
 def test_equal_results_say_nothing_of_what_predicts_them(tmp_path: Path) -> None:
@@ -574,6 +615,15 @@ def test_our_result_is_judged_by_a_prediction_interval(tmp_path: Path) -> None:
     assert tables.judge_reproduction(0.9400, 0.9480, 0.9530) == "0.80 points below"
 
 
+def test_published_cells_are_compared_with_runs_of_one_precision(tmp_path: Path) -> None:
+    for seed, precision in enumerate(("fp32", "bf16", "bf16")):
+        make_run(tmp_path, ["cell=lr_0.1"], seed, 0.8 + seed / 100, precision=precision)
+    table = tables.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
+    assert list(table.index)[2:5] == ["lr_0.1, bf16", "lr_0.1, fp32", "baseline"]
+    assert list(table["n"])[2:5] == [2, 1, 0]
+    assert list(table["accuracy/val_augmented"])[2:4] == pytest.approx([0.815, 0.8])
+
+
 def test_the_documents_claims_are_judged_by_its_own_passes() -> None:
     """The arithmetic of the published passes by hand: paired within a pass."""
     rows = claims.judge_published(list(QUESTIONS.values()), PUBLISHED)
@@ -734,6 +784,7 @@ class _Page(html.parser.HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.outside: list[str] = []
+        self.ids: list[str | None] = []
         self.tags: set[str] = set()
         self.text = ""
 
@@ -741,6 +792,7 @@ class _Page(html.parser.HTMLParser):
         self.tags.add(tag)
         if tag not in ("meta", "br", "img", "link"):
             self.open.append(tag)
+        self.ids += [value for name, value in attrs if name == "id" and tag.startswith("h")]
         for name, value in attrs:
             if name in ("src", "href") and value and not value.startswith(("#", "data:")):
                 self.outside.append(value)
@@ -826,6 +878,8 @@ def test_the_page_is_one_whole_file(reported: Reported) -> None:
     page.feed((reported.folder / "report.html").read_text())
     assert page.open == []
     assert page.outside == []  # it opens anywhere
+    assert len(page.ids) > 5
+    assert len(set(page.ids)) == len(page.ids)
     assert "Which learning rate is best?" in page.text
     assert "nan" not in page.text.lower().split()
 
@@ -1127,10 +1181,18 @@ def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
         "      pairs: [[{optimizer.lr: 1e-1}, {optimizer.lr: 1e-2}]]\n"
     )
     (question,) = load_questions(file)
-    (found,) = group_by_question(load_runs(rates), [question])
+    runs = load_runs(rates)
+    (found,) = group_by_question(runs, [question])
     judgement = claims.judge(question.claims[0], found)
     assert judgement is not None
     assert judgement.verdict == "does not hold"
+    # Without a claim that is judged here its differences are shown, as of what nobody asked.
+    elsewhere = msgspec.structs.replace(question.claims[0], where={"model.width": [8]})
+    for claimed, shown in (((), True), ((elsewhere,), True), (question.claims, False)):
+        mine = msgspec.structs.replace(question, claims=claimed)
+        report = contents.build_report(runs, load_metrics(runs).iloc[:0], [mine], PUBLISHED)
+        assert ("lr 0.01 − 0.001. " in str(report.claims[1])) == shown
+        report.markdown()  # there are no claims of the document
 
 
 def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:

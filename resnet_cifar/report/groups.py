@@ -56,7 +56,7 @@ class Spreads:
         for (of, cell), part in runs.groupby([setting, "cell"]):
             # A cell that collapses, or diverges at some seeds, has a spread of its own.
             lost = (part["status"] == "diverged").any()
-            if not lost and not statistics.collapses(records(part[:1])[0]):
+            if not lost and not statistics.collapses(part.iloc[0].to_dict()):
                 done = part[part["status"] == "completed"]
                 self._cells.setdefault(of, {})[str(cell)] = done
         self._pools: dict[tuple[Hashable, str, bool], statistics.Pool] = {}
@@ -120,12 +120,24 @@ class Group:
         }
 
     @cached_property
+    def _values(self) -> dict[tuple[str, str, bool], pd.Series[float]]:
+        return {}  # asked for again by every pair
+
+    @cached_property
+    def _diverged(self) -> Counter[str]:
+        return Counter(self.left_out["cell"][self.left_out["status"] == "diverged"])
+
+    @cached_property
     def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
         return {str(cell): part for cell, part in self.runs.groupby("cell")}
 
     def values(self, cell: str, metric: str, logs: bool = False) -> pd.Series[float]:
         """The last epoch's metric of a cell's completed runs, as `last_values`."""
-        return last_values(self._runs_by_cell.get(cell, pd.DataFrame()), metric, logs)
+        key = cell, metric, logs
+        if key not in self._values:
+            runs = self._runs_by_cell.get(cell, pd.DataFrame())
+            self._values[key] = last_values(runs, metric, logs)
+        return self._values[key]
 
     def pool(self, cell: str, metric: str = VAL, logs: bool = False) -> statistics.Pool:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
@@ -153,8 +165,7 @@ class Group:
 
     def diverged(self, cell: str) -> int:
         """The number of a cell's seeds that diverged."""
-        mine = self.left_out["cell"] == cell
-        return int((mine & (self.left_out["status"] == "diverged")).sum())
+        return self._diverged[cell]
 
     def find(self, selector: Selector) -> list[str]:
         """The cells `selector` means."""
@@ -185,13 +196,9 @@ def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list
         return []
     spreads = Spreads(runs)
     groups: list[Group] = []
-    asked: set[str] = set()
     for question in questions:
-        for group in _split(runs[matches(runs, question.where)], question, spreads):
-            rows = group.everything
-            if all(key in rows and rows[key].nunique() > 1 for key in question.vary):
-                groups.append(group)
-                asked |= set(rows["directory"])
+        groups += _split(runs[matches(runs, question.where)], question, spreads)
+    asked = {run for group in groups for run in group.everything["directory"]}
     for whole in _split(runs, BEST, spreads):
         groups += _ask(whole, asked)
     return _number_repeated(groups)
@@ -216,7 +223,7 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
             for group in _split(rows, question, whole.spreads, following):
                 levels = [group.everything[key].nunique() for key in keys]
                 cells = set(group.everything["cell"])
-                grid = min(levels) > 1 and (count == 1 or len(cells) > sum(levels) - 1)
+                grid = count == 1 or len(cells) > sum(levels) - 1
                 known = any(cells <= set(other.everything["cell"]) for other in groups)
                 if grid and not known and not set(group.everything["directory"]) <= seen:
                     groups.append(group)
@@ -245,11 +252,13 @@ def _number_repeated(groups: list[Group]) -> list[Group]:
 def _split(
     runs: pd.DataFrame, question: Question, spreads: Spreads, following: Collection[str] = ()
 ) -> list[Group]:
-    """The groups of a question's runs, those with most parameters and epochs first.
+    """The groups of a question's runs that vary all its keys, most parameters and epochs first.
 
     Keys `following` from others, as an optimizer's usual rate from the optimizer, separate nothing.
     """
     keys = [*identity_keys(runs), "precision"]
+    if not set(question.vary) <= set(keys):
+        return []
     plain = runs[keys].astype(object).where(runs[keys].notna(), _MISSING)
     # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
     # kind has, as every model its width, does not come with the kind.
@@ -267,13 +276,14 @@ def _split(
     parts = list(runs.groupby([plain[key] for key in fixed], sort=False))
     settings = Counter(values[:-1] for values, _ in parts)  # without the precision, the last
     for values, part in parts:
+        if any(part[key].nunique() < 2 for key in question.vary):
+            continue
         mine = plain.loc[part.index]
-        given = [key for key in question.vary if key in keys]
         several = [key for key in keys if mine[key].nunique() > 1]
-        if given:  # `scheduler.eta_min` is there for cosine alone: it follows from the schedule
-            within = mine.groupby(given, sort=False)
-            vary = [key for key in given if key in several]
-            vary += [k for k in several if k not in given and np.max(within[k].nunique()) > 1]
+        if vary := list(question.vary):
+            # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
+            within = mine.groupby(vary, sort=False)
+            vary += [k for k in several if k not in vary and np.max(within[k].nunique()) > 1]
         else:
             vary = list(varying_keys(records(mine[several])))
             vary.sort(key=lambda key: COORDINATES.index(key) if key in COORDINATES else 9)
