@@ -189,16 +189,19 @@ def _compare(
     logs = claim.relative  # a share of a difference of losses is a difference of their logarithms
     if len({cell for cell, _ in used}) == 1:  # two measurements of the same runs
         first, second = (group.values(*key, logs) for key in used)
-        values = tuple((first - second).dropna())
-        if not values:
-            return None
-        lost = [*values, *[0.0] * group.diverged(cells[0])]
-        return Comparison(name, *map(statistics.compare_paired, (values, lost)), values=values)
+        values = list((first - second).dropna())
+        lost = [0.0] * group.diverged(cells[0])
+        return _compare_pairs(name, values, values + lost) if values else None
     seen, at_chance = (group.combine(used, logs, lost) for lost in (None, _chance(claim)))
     if seen is None or at_chance is None:
         return None
     pools = (group.pool(*key, logs) for key in used)
     return Comparison(name, seen, at_chance, min(pools, key=lambda pool: pool.freedom))
+
+
+def _compare_pairs(name: str, values: list[float], with_diverged: list[float]) -> Comparison:
+    seen, at_chance = map(statistics.compare_paired, (values, with_diverged))
+    return Comparison(name, seen, at_chance, values=tuple(values))
 
 
 def _chance(claim: Claim) -> float:
@@ -272,7 +275,7 @@ def _find_published(asked: Selector, published: Sequence[Published]) -> list[Pub
     return [
         cell
         for cell in published
-        if all(set(values) <= set(asked.get(key, values)) for key, values in cell.selector.items())
+        if all(set(had) <= set(asked.get(key) or had) for key, had in cell.selector.items())
     ]
 
 
@@ -319,9 +322,8 @@ def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], li
         return [], []
     product = "·".join(SHORT.get(key, name_key(key)) for key in claim.predictor)
     name = f"R² of {product} minus the best single one's"
-    compared = map(statistics.compare_paired, (seen, with_diverged))
     remarks = [f"runs that diverged: {diverged.sum()}"] if diverged.any() else []
-    return [Comparison(name, *compared, values=tuple(seen))], remarks
+    return [_compare_pairs(name, seen, with_diverged)], remarks
 
 
 def _advantages(claim: Claim, runs: pd.DataFrame) -> list[float]:

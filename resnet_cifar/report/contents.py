@@ -73,8 +73,7 @@ def build_report(
     rankings = [each for each in settings if (each.cells["n"] > 0).sum() > 1]
     judgements = claims.judge_all(groups)
     tables.correct_differences(answers)
-    asked = [each for each in answers if each.group.question is not OTHER]
-    asked = [each for each in asked if len(each.group.runs)]
+    asked = [a for a in answers if a.group.question is not OTHER and len(a.group.runs)]
     drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
     full: list[Part] = []
     other: list[Part] = []
@@ -117,11 +116,8 @@ def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     if runs.empty:
         return runs, {}
     mixed = runs["precision"].astype(str).str.contains(" | ", regex=False)
-    named = {
-        row["directory"]: f"trained in two precisions: {row['precision']}"
-        for row in records(runs[mixed])
-    }
-    return runs[~mixed], named
+    why = "trained in two precisions: " + runs["precision"][mixed].astype(str)
+    return runs[~mixed], dict(zip(runs["directory"][mixed], why, strict=True))
 
 
 def count_runs(runs: pd.DataFrame) -> str:

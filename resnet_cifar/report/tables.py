@@ -213,8 +213,11 @@ def correct_differences(answers: Sequence[Tables]) -> None:
 
 
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
-    e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 3)
-    return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": values.std()}
+    mean = low = high = math.nan
+    if len(values):
+        e = statistics.estimate(values)
+        mean, low, high = e.mean, e.low, e.high
+    return {name: mean, f"{name}/low": low, f"{name}/high": high, f"{name}/sd": values.std()}
 
 
 def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:

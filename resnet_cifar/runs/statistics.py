@@ -120,7 +120,7 @@ def is_of_setting(key: str) -> bool:
     return key in ("trainer.epochs", "precision") or key.partition(".")[0] in ("data", "model")
 
 
-def collapses(cell: Mapping[str, Any]) -> bool:
+def collapses(cell: Mapping[Any, Any]) -> bool:
     """True for a configuration known to fail at some seeds more than at others."""
     return cell.get("norm.detach") in ("mean", "both")
 
