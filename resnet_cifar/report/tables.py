@@ -295,22 +295,12 @@ def find_settled_epoch(picks: pd.DataFrame) -> int:
 
 
 def find_keys_at_edge(tables: Tables) -> list[str]:
-    """The numeric keys whose best value is the smallest or the largest tried."""
-    grid, group = tables.grid, tables.group
-    if len(group.vary) == 1 and pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
-        means = group.runs.groupby(group.vary[0])[[VAL]].mean().dropna()
-        grid = means if len(means) > 2 else None
-    return [] if grid is None else find_grid_edges(grid)
-
-
-def find_grid_edges(grid: pd.DataFrame) -> list[str]:
-    """The keys of a `Tables.grid` whose best value is the smallest or the largest tried."""
-    place = np.unravel_index(np.nanargmax(grid.to_numpy()), grid.shape)
-    return [
-        str(axis.name)
-        for axis, at in zip(grid.axes, place, strict=True)
-        if len(axis) > 1 and at in (0, len(axis) - 1)
-    ]
+    """The keys of three numbers or more of which the best cell has the smallest or the largest."""
+    cells = tables.cells.dropna(subset=[VAL])
+    numeric = cells[[*tables.group.vary]].select_dtypes("number")
+    tried = numeric.loc[:, numeric.nunique() > 2]
+    best = tried.loc[cells[VAL].idxmax()] if len(tried) else tried.max()
+    return [str(key) for key in tried if best[key] in (tried[key].min(), tried[key].max())]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
