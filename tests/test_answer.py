@@ -136,6 +136,8 @@ def test_a_cell_apart_is_judged_by_its_own_runs(answer) -> None:
     rows = {0.1: [90.0, 91.0, 92.0], 0.01: [80.0, 81.0, 82.0]}
     for apart in ("norm=detached_batchnorm", "model.width=4", "trainer.epochs=3"):
         assert "10.00 ± 2.27 points ahead" in words(answer(rows | {(apart,): [10.0, 50.0, 30.0]}))
+    second = {("norm=detached_batchnorm",): [76.0, 85.0, 88.0]}  # by its own variance, 2 of freedom
+    assert "8.00 ± 15.71 points ahead of detach=both" in words(answer(rows | second))
     wild = words(answer(rows | {0.2: [10.0, 50.0, 30.0]}))
     assert "10.00 ± 2.27 points ahead" not in wild
 
