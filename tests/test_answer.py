@@ -1,12 +1,13 @@
 """The end of a sweep: its runs ranked, the best in words, and the short names on the way there."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import TINY
-from made_up import make_run
+from made_up import composed, make_run
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.sweep.answer import print_answer, varying
@@ -85,7 +86,7 @@ def answer(
                     make_run(Path("outputs"), overrides, seed, status="diverged", loss=math.nan)
                 else:
                     make_run(Path("outputs"), overrides, seed, value / 100)
-                configs.append(compose([*overrides, f"seed={seed}"]))
+                configs.append(dataclasses.replace(composed(tuple(overrides)), seed=seed))
         print_answer(configs)
         return capsys.readouterr().out.splitlines()
 
