@@ -893,7 +893,7 @@ def test_the_page_is_one_whole_file(reported: Reported) -> None:
 
 def test_the_markdown_links_the_files_beside_it(reported: Reported) -> None:
     files = read(reported.folder)
-    for name in ("overview", "curves", "ranks", "calibration"):
+    for name in ("overview", "curves", "calibration"):
         assert any(f.startswith(f"figures/{name}") and f.endswith(".svg") for f in files)
     markdown = files["report.md"].decode()
     for link in [part.split(")")[0] for part in markdown.split("](")[1:]]:

@@ -309,7 +309,7 @@ def _compare_by_pass(
 
 
 def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], list[str]]:
-    """Per seed: R² of a quadratic in log10 of the product, minus the best single key's."""
+    """Compare a product of keys with the best of them: R² of quadratics in their log10."""
     if claim.metric not in group.runs:
         return [], []
     diverged = group.everything["status"] == "diverged"
@@ -327,7 +327,7 @@ def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], li
 
 
 def _advantages(claim: Claim, runs: pd.DataFrame) -> list[float]:
-    """What the product of a claim's keys accounts for beyond the best of them, seed by seed."""
+    """R² of the product of a claim's keys minus that of the best single one, seed by seed."""
     keys = list(claim.predictor)
     runs = runs.dropna(subset=[claim.metric])
     advantages = []
