@@ -896,6 +896,7 @@ def test_the_markdown_links_the_files_beside_it(reported: Reported) -> None:
     for name in ("overview", "curves", "calibration"):
         assert any(f.startswith(f"figures/{name}") and f.endswith(".svg") for f in files)
     markdown = files["report.md"].decode()
+    assert "undecided, seeds diverged: 1 |" in markdown
     for link in [part.split(")")[0] for part in markdown.split("](")[1:]]:
         assert link in files
 

@@ -13,25 +13,13 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES, varying_keys
-from resnet_cifar.report.groups import (
-    Group,
-    is_missing,
-    last_values,
-    name_difference,
-)
-from resnet_cifar.report.study import (
-    AUGMENTED,
-    VAL,
-    Published,
-    Selector,
-    matches,
-)
+from resnet_cifar.report.groups import Group, is_missing, last_values, name_difference
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, Selector, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import identity_keys
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
-
 FEWEST_FOR_A_BAND = 3  # runs
 
 
@@ -299,8 +287,10 @@ def find_keys_at_edge(tables: Tables) -> list[str]:
     cells = tables.cells.dropna(subset=[VAL])
     numeric = cells[[*tables.group.vary]].select_dtypes("number")
     tried = numeric.loc[:, numeric.nunique() > 2]
-    best = tried.loc[cells[VAL].idxmax()] if len(tried) else tried.max()
-    return [str(key) for key in tried if best[key] in (tried[key].min(), tried[key].max())]
+    if tried.empty:
+        return []
+    best = cells[VAL].idxmax()
+    return [str(key) for key, of in tried.items() if of.loc[best] in (of.min(), of.max())]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
