@@ -25,7 +25,8 @@ FULL = [f"cell={name}" for name in (
 
 
 @functools.cache
-def _composed(overrides: tuple[str, ...]) -> Config:
+def composed(overrides: tuple[str, ...]) -> Config:
+    """A configuration, made once."""
     return compose(list(overrides))
 
 
@@ -57,7 +58,7 @@ def make_run(
         sessions: one of an hour, unless given, which started after every claim was declared.
         logits, labels: predictions of both views.
     """
-    config = _composed(tuple(overrides))
+    config = composed(tuple(overrides))
     cell = cell_name(config)
     directory = root / cell / f"seed={seed}"
     directory.mkdir(parents=True)

@@ -1,12 +1,13 @@
 """The end of a sweep: its runs ranked, the best in words, and the short names on the way there."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import TINY
-from made_up import make_run
+from made_up import composed, make_run
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.sweep.answer import print_answer, varying
@@ -85,7 +86,7 @@ def answer(
                     make_run(Path("outputs"), overrides, seed, status="diverged", loss=math.nan)
                 else:
                     make_run(Path("outputs"), overrides, seed, value / 100)
-                configs.append(compose([*overrides, f"seed={seed}"]))
+                configs.append(dataclasses.replace(composed(tuple(overrides)), seed=seed))
         print_answer(configs)
         return capsys.readouterr().out.splitlines()
 
@@ -136,6 +137,8 @@ def test_a_cell_apart_is_judged_by_its_own_runs(answer) -> None:
     rows = {0.1: [90.0, 91.0, 92.0], 0.01: [80.0, 81.0, 82.0]}
     for apart in ("norm=detached_batchnorm", "model.width=4", "trainer.epochs=3"):
         assert "10.00 ± 2.27 points ahead" in words(answer(rows | {(apart,): [10.0, 50.0, 30.0]}))
+    second = {("norm=detached_batchnorm",): [76.0, 85.0, 88.0]}  # by its own variance, 2 of freedom
+    assert "8.00 ± 15.71 points ahead of detach=both" in words(answer(rows | second))
     wild = words(answer(rows | {0.2: [10.0, 50.0, 30.0]}))
     assert "10.00 ± 2.27 points ahead" not in wild
 

@@ -80,6 +80,11 @@ def test_contents_follow_the_first_screen() -> None:
     assert page.count('href="#') == 1
 
 
+def test_headings_that_repeat_have_no_place_of_their_own() -> None:
+    page = render([heading("Method"), heading("Calibration", 4), heading("Calibration", 4)])
+    assert re.findall('id="(.*?)"', page) == ["method"]
+
+
 # Any text, and more often what Markdown and HTML would obey.
 _ODD = st.text("#-+=*_`[]()<>&!|~$\\\"'.:1 aé\n\t\u202e", max_size=12)
 

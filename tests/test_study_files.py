@@ -152,6 +152,9 @@ BROKEN = {
         pairs="", predictor="[optimizer.lr, trainer.epochs]", against="accuracy/train"
     ): "not beside predictor",
     claim(
+        pairs="", interaction=f"[{PAIR}, [{{{LR}: 1}}, {{{LR}: 2}}]]", against="accuracy/train"
+    ): "not beside interaction",
+    claim(
         against="accuracy/val", pairs="[[{optimizer.lr: 1}, {optimizer.lr: 1}]]"
     ): "two different cells",
     claim(margin="20"): "claims[1]: margin=20.0 is not allowed: 0 or more, a fraction less than 1",

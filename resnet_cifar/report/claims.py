@@ -6,15 +6,19 @@ The rules and their reasons: docs/report.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import SHORT
-from resnet_cifar.report.groups import CHANCE, Group, describe_value, name_key
+from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
 from resnet_cifar.report.study import (
     AUGMENTED,
     PUBLISHED,
@@ -23,10 +27,11 @@ from resnet_cifar.report.study import (
     Contrast,
     Published,
     Question,
-    find_published,
+    Selector,
+    matches,
 )
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.statistics import Difference
+from resnet_cifar.runs.statistics import Estimate
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
@@ -36,10 +41,9 @@ class Comparison:
     """One of the differences a claim is about; of logarithms where the claim is relative."""
 
     name: str  # `lr 0.01 − 0.1`
-    difference: Difference
-    with_diverged: Difference  # the same with diverged seeds at chance level
-    pool: statistics.Pool  # by which its cells' variances were moderated
-    published: tuple[float, ...] = ()  # the same difference of each published pass, sources aside
+    difference: Estimate
+    with_diverged: Estimate  # the same with diverged seeds at chance level
+    pool: statistics.Pool = statistics.EMPTY  # by which its cells' variances were moderated
     values: tuple[float, ...] = ()  # the pairs, where it is paired
 
 
@@ -50,7 +54,7 @@ class Judgement:
     claim: Claim
     group: Group
     alone: str  # HOLDS, FAILS or UNDECIDED, were it the only claim
-    comparisons: tuple[Comparison, ...]
+    comparisons: Sequence[Comparison]
     p: float  # of that verdict: the smaller, the surer; NaN where nothing could be tested
     remark: str = ""
     among: int = 1  # claims judged together
@@ -84,13 +88,13 @@ class Judgement:
         return max(low for low, _ in known), max(high for _, high in known)
 
 
-def judge_all(groups: Sequence[Group], published: Sequence[Published]) -> list[Judgement]:
+def judge_all(groups: Sequence[Group]) -> list[Judgement]:
     """Every claim of the groups' questions that there are runs for, in order."""
     judgements = [
         judgement
         for group in groups
         for claim in group.question.claims
-        if (judgement := judge(claim, group, published)) is not None
+        if (judgement := judge(claim, group)) is not None
     ]
     corrected = statistics.holm([judgement.p for judgement in judgements])
     among = sum(not math.isnan(p) for p in corrected)
@@ -100,37 +104,39 @@ def judge_all(groups: Sequence[Group], published: Sequence[Published]) -> list[J
     ]
 
 
-def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Judgement | None:
+def judge(claim: Claim, group: Group) -> Judgement | None:
     """Judge a claim in a setting; None where the cells it is about are not there."""
     rows = group.everything
-    there = pd.Series(True, index=rows.index)
-    for key, values in claim.where.items():
-        there &= rows[key].isin(values) if key in rows else False
+    there = matches(rows, claim.where)
+    if claim.contrasts:  # only the cells that it is about
+        sides = [side for contrast in claim.contrasts for _, side in contrast]
+        there &= functools.reduce(operator.or_, (matches(rows, side) for side in sides))
     counted = there.copy()
     if claim.seeds:
         counted &= rows["seed"].isin(claim.seeds)
     if claim.since:
-        counted &= pd.to_datetime(rows["started"], utc=True) >= claim.since
+        started = pd.to_datetime(rows["started"], utc=True, format="ISO8601", errors="coerce")
+        counted &= started >= claim.since
     compare = _compare_predictor if claim.predictor else _compare_cells
-    comparisons, remarks = compare(claim, group.select(counted), published)
+    comparisons, remarks = compare(claim, group.select(counted))
     if not comparisons:
         # Runs that suggested a claim are shown and decide nothing.
-        comparisons, early = compare(claim, group.select(there), published)
-        if not comparisons and not early:
+        comparisons, remarks = compare(claim, group.select(there))
+        if not comparisons and not remarks:
             return None
         if comparisons:
-            remarks = [*early, "from runs before it was declared, or of other seeds: exploration"]
-        return Judgement(
-            claim, group, UNDECIDED, comparisons, math.nan, "; ".join(remarks or early)
-        )
+            remarks.append("from runs before it was declared, or of other seeds: exploration")
+        return Judgement(claim, group, UNDECIDED, comparisons, math.nan, "; ".join(remarks))
     if left := int((there & ~counted).sum()):
-        remarks.append(f"not counted, as started earlier or of other seeds: {left} runs")
+        remarks.append(f"runs not counted, as started earlier or of other seeds: {left}")
     alone, p = _decide(claim, [c.difference for c in comparisons])
     at_chance, p_chance = _decide(claim, [c.with_diverged for c in comparisons])
     if alone != at_chance:
         alone, p = UNDECIDED, math.nan
         remarks.append("undecided, as the diverged seeds at chance level change the verdict")
-    missing = sorted(set(claim.seeds) - _seeds_everywhere(claim, group.select(counted)))
+    ended = rows[counted & rows["status"].isin(("completed", "diverged"))]
+    cells = ended.groupby("seed")["cell"].nunique()
+    missing = [s for s in sorted(claim.seeds) if cells.get(s, 0) < rows[there]["cell"].nunique()]
     if missing:
         alone, p = UNDECIDED, math.nan
         remarks.append(f"planned seeds still missing: {', '.join(map(str, missing))}")
@@ -138,19 +144,7 @@ def judge(claim: Claim, group: Group, published: Sequence[Published] = ()) -> Ju
     return Judgement(claim, group, alone, comparisons, p, "; ".join(remarks))
 
 
-def _seeds_everywhere(claim: Claim, group: Group) -> set[int]:
-    """The seeds that ended, completed or diverged, in every cell the claim is about."""
-    ended = group.everything[group.everything["status"].isin(("completed", "diverged"))]
-    cells = {
-        cell for contrast in claim.contrasts for _, side in contrast for cell in group.find(side)
-    }
-    seeds = [set(ended[ended["cell"] == cell]["seed"]) for cell in cells]
-    return set.intersection(*seeds) if seeds else set(ended["seed"])
-
-
-def _compare_cells(
-    claim: Claim, group: Group, published: Sequence[Published]
-) -> tuple[tuple[Comparison, ...], list[str]]:
+def _compare_cells(claim: Claim, group: Group) -> tuple[list[Comparison], list[str]]:
     """The differences a claim is about, and remarks on those that are not there."""
     comparisons, remarks = [], []
     against = claim.against or claim.metric
@@ -171,58 +165,52 @@ def _compare_cells(
             if lost := group.diverged(cell):
                 seeds = lost + len(group.values(cell, VAL))
                 remarks.append(f"{group.labels[cell]}: {lost} of {seeds} seeds diverged")
-        comparison = _compare(claim, group, name, contrast, cells)
-        if comparison is None:
-            missing = [m for m in (claim.metric, against) if m not in group.runs]
-            why = f"no run has {missing[0]}" if missing else "a cell has no completed run"
-            if len(set(cells)) == 1 and against == claim.metric:
-                why = "both are the same cell"
-            remarks.append(f"{name}: {why}")
+        if comparison := _compare(claim, group, name, contrast, cells):
+            comparisons.append(comparison)
             continue
-        known = [find_published(group.configurations[cell], published) for cell in cells]
-        passes = difference_by_pass(claim, contrast, known)
-        comparisons.append(dataclasses.replace(comparison, published=tuple(passes.values())))
+        missing = [m for m in (claim.metric, against) if m not in group.runs]
+        why = f"no run has {missing[0]}" if missing else "a cell has no completed run"
+        if len(set(cells)) == 1 and against == claim.metric:
+            why = "both are the same cell"
+        remarks.append(f"{name}: {why}")
     if 0 < there < len(claim.contrasts):
-        remarks.append(f"{there} of its {len(claim.contrasts)} comparisons are there")
-    return tuple(comparisons), remarks
+        remarks.append(f"comparisons that are there: {there} of {len(claim.contrasts)}")
+    return comparisons, remarks
 
 
 def _compare(
     claim: Claim, group: Group, name: str, contrast: Contrast, cells: Sequence[str]
 ) -> Comparison | None:
     """Compare cells by a claim's metric; None where one of them has no value."""
-    weights: dict[tuple[str, str], int] = {}  # a cell may stand on both sides of an interaction
+    weights: Counter[tuple[str, str]] = Counter()  # an interaction may have a cell on both sides
     for (sign, _), cell in zip(contrast, cells, strict=True):
-        key = cell, claim.metric if sign > 0 else claim.against or claim.metric
-        weights[key] = weights.get(key, 0) + sign
-    samples = {}
-    for key in (key for key, weight in weights.items() if weight):
-        values = group.values(*key)
-        # A share of a difference of losses is a difference of their logarithms.
-        samples[key] = values[values > 0].map(math.log) if claim.relative else values
-    if not samples or not all(map(len, samples.values())):
+        weights[cell, claim.metric if sign > 0 else claim.against or claim.metric] += sign
+    used = {key: weight for key, weight in weights.items() if weight}
+    logs = claim.relative  # a share of a difference of losses is a difference of their logarithms
+    if len({cell for cell, _ in used}) == 1:  # two measurements of the same runs
+        first, second = (group.values(*key, logs) for key in used)
+        values = list((first - second).dropna())
+        lost = [0.0] * group.diverged(cells[0])
+        return _compare_pairs(name, values, values + lost) if values else None
+    seen, at_chance = (group.combine(used, logs, lost) for lost in (None, _chance(claim)))
+    if seen is None or at_chance is None:
         return None
-    if len({cell for cell, _ in samples}) == 1:  # two measurements of the same runs
-        first, second = samples.values()
-        values = statistics.paired_differences(first, second)
-        if values.empty:
-            return None
-        lost = [*values, *[0.0] * group.diverged(cells[0])]
-        paired, with_lost = map(statistics.compare_paired, (list(values), lost))
-        return Comparison(name, paired, with_lost, statistics.EMPTY, values=tuple(values))
+    pools = (group.pool(*key, logs) for key in used)
+    return Comparison(name, seen, at_chance, min(pools, key=lambda pool: pool.freedom))
+
+
+def _compare_pairs(name: str, values: list[float], with_diverged: list[float]) -> Comparison:
+    seen, at_chance = map(statistics.compare_paired, (values, with_diverged))
+    return Comparison(name, seen, at_chance, values=tuple(values))
+
+
+def _chance(claim: Claim) -> float:
+    """The value of a claim's metric for a run that diverged."""
     chance = CHANCE if claim.metric.startswith("accuracy/") else -math.log(CHANCE)
-    chance = math.log(chance) if claim.relative else chance
-    terms, lost_terms = [], []
-    for (cell, metric), values in samples.items():
-        pool, weight = group.pool(cell, metric, claim.relative), weights[cell, metric]
-        terms.append((weight, list(values), pool))
-        lost_terms.append((weight, [*values, *[chance] * group.diverged(cell)], pool))
-    least = min((pool for _, _, pool in terms), key=lambda pool: pool.freedom)
-    whole, with_lost = statistics.compare(terms), statistics.compare(lost_terms)
-    return Comparison(name, whole, with_lost, least)
+    return math.log(chance) if claim.relative else chance
 
 
-def _decide(claim: Claim, seen: Sequence[Difference]) -> tuple[str, float]:
+def _decide(claim: Claim, seen: Sequence[Estimate]) -> tuple[str, float]:
     """The verdict on the differences of a claim, and its p: NaN without a test.
 
     A claim holds where every comparison does, so the largest p counts. It fails where one does: of
@@ -240,7 +228,7 @@ def _decide(claim: Claim, seen: Sequence[Difference]) -> tuple[str, float]:
     return verdict, min(holds, fails)
 
 
-def _p_values(claim: Claim, e: Difference) -> tuple[float, float]:
+def _p_values(claim: Claim, e: Estimate) -> tuple[float, float]:
     """The p of a difference's being as claimed, and of its being otherwise."""
     null, up = _null(claim), claim.sign > 0
     if claim.within is None:
@@ -256,101 +244,98 @@ def _null(claim: Claim) -> float:
 
 
 def _name_contrast(contrast: Contrast) -> str:
-    """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`; two in brackets."""
+    """Name each pair by what differs in it; two in brackets."""
     sides = [selector for _, selector in contrast]
-    names = []
-    for first, second in zip(sides[::2], sides[1::2], strict=True):
-        parts = []
-        for key in first | second:
-            a, b = (
-                " or ".join(describe_value(key, value) for value in side.get(key, [None]))
-                for side in (first, second)
-            )
-            parts.append(a if a == b else f"{a} − {b.removeprefix(f'{name_key(key)} ')}")
-        names.append(", ".join(sorted(parts, key=lambda part: "−" not in part)))
+    names = list(map(name_difference, sides[::2], sides[1::2]))
     return names[0] if len(names) == 1 else " − ".join(f"({name})" for name in names)
 
 
 # The published passes ----------------------------------------------------------------------------
 
 
-def difference_by_pass(
-    claim: Claim, contrast: Contrast, cells: Sequence[Published | None]
+def judge_published(
+    questions: Sequence[Question], published: Sequence[Published]
+) -> list[tuple[Claim, str, dict[str, float]]]:
+    """The document's own claims, each comparison with its difference within every pass."""
+    return [
+        (claim, _name_contrast(contrast), passes)
+        for question in questions
+        for claim in question.claims
+        for contrast in (claim.contrasts if claim.declared == PUBLISHED else ())
+        for cells in itertools.product(
+            *(_find_published(question.where | side, published) for _, side in contrast)
+        )
+        if _share_setting(cells, question.vary)
+        if (passes := _compare_by_pass(claim, contrast, cells))
+    ]
+
+
+def _find_published(asked: Selector, published: Sequence[Published]) -> list[Published]:
+    """The published cells that have only what is asked."""
+    return [
+        cell
+        for cell in published
+        if all(set(had) <= set(asked.get(key) or had) for key, had in cell.selector.items())
+    ]
+
+
+def _share_setting(cells: Sequence[Published], vary: Collection[str]) -> bool:
+    rests = [{k: v for k, v in cell.selector.items() if k not in vary} for cell in cells]
+    return all(rest == rests[0] for rest in rests)
+
+
+def _compare_by_pass(
+    claim: Claim, contrast: Contrast, cells: Sequence[Published]
 ) -> dict[str, float]:
     """The difference of a claim within each pass of the study that has all its cells, by source.
 
     A pass trained every cell once; so did the document. Differences of logarithms where the claim
     is relative.
     """
-    if claim.against or None in cells:
-        return {}
     # Published validation is in the augmented view.
     metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric, claim.metric)
-    values = [cell.values(metric, published=True) for cell in cells if cell]
-    signs = [sign for sign, _ in contrast]
+    values = [cell.values(metric, published=True) for cell in cells]
     return {
         source: sum(
             sign * (math.log(each[source]) if claim.relative else each[source])
-            for sign, each in zip(signs, values, strict=True)
+            for (sign, _), each in zip(contrast, values, strict=True)
         )
         for source in values[0]
         if all(source in each for each in values)
     }
 
 
-def judge_published(
-    questions: Sequence[Question], published: Sequence[Published]
-) -> list[tuple[Claim, str, dict[str, float]]]:
-    """The document's own claims, each comparison with its difference within every pass."""
-    rows = []
-    for question in questions:
-        for claim in question.claims:
-            for contrast in claim.contrasts if claim.declared == PUBLISHED else ():
-                for cells in _published_cells(question, contrast, published):
-                    if passes := difference_by_pass(claim, contrast, cells):
-                        rows.append((claim, _name_contrast(contrast), passes))
-    return rows
-
-
-def _published_cells(
-    question: Question, contrast: Contrast, published: Sequence[Published]
-) -> list[list[Published]]:
-    """The published cells of each side of a contrast, once for every setting that has them all."""
-    settings: dict[str, list[list[Published]]] = {}
-    for side, (_, selector) in enumerate(contrast):
-        asked = question.where | selector
-        for cell in published:
-            known = cell.selector
-            if all(set(known[key]) <= set(asked[key]) for key in known if key in asked):
-                rest = repr([known[key] for key in sorted(known) if key not in question.vary])
-                settings.setdefault(rest, [[] for _ in contrast])[side].append(cell)
-    return [[side[0] for side in sides] for sides in settings.values() if all(map(len, sides))]
-
-
 # A predictor -------------------------------------------------------------------------------------
 
 
-def _compare_predictor(
-    claim: Claim, group: Group, published: Sequence[Published]
-) -> tuple[tuple[Comparison, ...], list[str]]:
-    """Per seed: R² of a quadratic in log10 of the product, minus the best single key's."""
+def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], list[str]]:
+    """Compare a product of keys with the best of them: R² of quadratics in their log10."""
+    if claim.metric not in group.runs:
+        return [], []
+    diverged = group.everything["status"] == "diverged"
+    at_chance = group.everything[claim.metric].mask(diverged, _chance(claim))
+    ended = group.everything.assign(**{claim.metric: at_chance})[
+        diverged | (group.everything["status"] == "completed")
+    ]
+    seen, with_diverged = (_advantages(claim, runs) for runs in (group.runs, ended))
+    if not seen:
+        return [], []
+    product = "·".join(SHORT.get(key, name_key(key)) for key in claim.predictor)
+    name = f"R² of {product} minus the best single one's"
+    remarks = [f"runs that diverged: {diverged.sum()}"] if diverged.any() else []
+    return [_compare_pairs(name, seen, with_diverged)], remarks
+
+
+def _advantages(claim: Claim, runs: pd.DataFrame) -> list[float]:
+    """R² of the product of a claim's keys minus that of the best single one, seed by seed."""
     keys = list(claim.predictor)
-    if any(column not in group.runs for column in (claim.metric, *keys)):
-        return (), []
-    runs = group.runs.dropna(subset=[claim.metric])
-    runs = runs[(runs[keys] > 0).all(axis=1)]
-    advantage = []
-    for _, part in runs.groupby("seed"):
+    runs = runs.dropna(subset=[claim.metric])
+    advantages = []
+    for _, part in runs[(runs[keys] > 0).all(axis=1)].groupby("seed"):
         if any(part[key].nunique() < 3 for key in keys):
             continue  # a quadratic goes through any two points
         logs = [np.log10(part[key].to_numpy(dtype=np.float64)) for key in keys]
         y = part[claim.metric].to_numpy(dtype=np.float64)
         single = max(statistics.r_squared(y, x) for x in logs)
-        advantage.append(statistics.r_squared(y, np.sum(logs, axis=0)) - single)
-    seen = pd.Series([value for value in advantage if math.isfinite(value)], dtype=float)
-    if seen.empty:  # NaN: all results equal
-        return (), []
-    difference = statistics.compare_paired(list(seen))
-    product = "·".join(SHORT.get(key, name_key(key)) for key in keys)
-    name = f"R² of {product} minus the best single one's"
-    return (Comparison(name, difference, difference, statistics.EMPTY, values=tuple(seen)),), []
+        advantages.append(statistics.r_squared(y, np.sum(logs, axis=0)) - single)
+    return [each for each in advantages if math.isfinite(each)]  # NaN: all results equal

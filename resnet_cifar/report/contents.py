@@ -12,7 +12,7 @@ from resnet_cifar.report import claims, document, flow, numbers, tables, verdict
 from resnet_cifar.report.claims import Judgement
 from resnet_cifar.report.document import Column, Part, Picture, Report, Row, Table, escape, heading
 from resnet_cifar.report.figures import MOST_ROWS, draw_overview
-from resnet_cifar.report.groups import group_by_question, group_by_setting, name_key
+from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
 from resnet_cifar.report.tables import Tables
@@ -71,14 +71,14 @@ def build_report(
     answers = [tables.tabulate(group, curves, published) for group in groups]
     settings = [tables.tabulate(group, curves, published) for group in group_by_setting(runs)]
     rankings = [each for each in settings if (each.cells["n"] > 0).sum() > 1]
-    judgements = claims.judge_all(groups, published)
-    corrected = tables.correct_differences(answers)
-    asked = [each for each in answers if each.group.asked]
+    judgements = claims.judge_all(groups)
+    tables.correct_differences(answers)
+    asked = [a for a in answers if a.group.question is not OTHER and len(a.group.runs)]
     drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
     full: list[Part] = []
     other: list[Part] = []
     for each in answers:
-        parts = question_part(each, skipped, corrected, each in drawn)
+        parts = question_part(each, skipped, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(each.group.runs["cell"]) < set(group.runs["cell"]) for group in groups):
             parts += flow.flow_part(each.group, curves, probe)
@@ -104,8 +104,8 @@ def build_report(
         rest.append(verdicts.passes_table(passes))
     rest += [*full, *other, *_bookkeeping_part(runs, skipped)]
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
-    first_screen = verdicts.claims_part(judgements, answers, corrected), best_part(rankings)
-    return Report(title, subtitle, *first_screen, rest)
+    claimed = verdicts.claims_part(judgements, answers)
+    return Report(title, subtitle, claimed, best_part(rankings), rest)
 
 
 def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -116,11 +116,8 @@ def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     if runs.empty:
         return runs, {}
     mixed = runs["precision"].astype(str).str.contains(" | ", regex=False)
-    named = {
-        row["directory"]: f"trained in two precisions: {row['precision']}"
-        for row in records(runs[mixed])
-    }
-    return runs[~mixed], named
+    why = "trained in two precisions: " + runs["precision"][mixed].astype(str)
+    return runs[~mixed], dict(zip(runs["directory"][mixed], why, strict=True))
 
 
 def count_runs(runs: pd.DataFrame) -> str:
@@ -201,20 +198,12 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
         "n": "n",
         "val %": numbers.mean_column(VAL),
         "behind the best": numbers.difference_column,
-        "more than chance?": _describe_chance,
+        "more than chance?": numbers.chance_column("p"),
     }
     if frame["diverged"].any():
         columns["diverged"] = numbers.diverged_column
     name = f"ranking-{ranking.group.name}" + ("-first" if most is not None else "")
     return Table(name, frame, columns, caption, words=("more than chance?",))
-
-
-def _describe_chance(row: Row) -> str:
-    if math.isnan(row["difference"]):
-        return ""
-    if math.isnan(row["p"]):
-        return "one run" if row["n"] == 1 else "undecided"
-    return "yes" if row["p"] < 1 - CONFIDENCE and not row["diverged"] else "undecided"
 
 
 # The rest ----------------------------------------------------------------------------------------

@@ -126,9 +126,19 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
         5.6, 0.19 * sum(heights) + 0.3, nrows=len(ranked), squeeze=False, height_ratios=heights
     ) as (figure, axes):
         for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
-            seen = [tables.group.values(cell, VAL) for cell in table["cell"]]
-            _draw_dots(axis, table, seen, (VAL, f"{VAL}/low", f"{VAL}/high"), 0.7)
-            axis.tick_params("y", labelsize=8)
+            labels = []
+            for y, row in enumerate(records(table)):
+                seen = 100 * tables.group.values(row["cell"], VAL)
+                axis.plot(seen, np.full(len(seen), y), "o", ms=4, color=COLORS[0], alpha=0.8)
+                if row["n"] >= FEWEST_FOR_A_BAND:
+                    mean, low, high = (100 * row[key] for key in (VAL, f"{VAL}/low", f"{VAL}/high"))
+                    axis.plot([low, high], [y, y], color=COLORS[0], lw=1.6)
+                    axis.plot(mean, y, "|", ms=11, color=COLORS[0])
+                label = textwrap.shorten(row["label"], 60, placeholder=" …")
+                labels.append(f"{label}  (n = {row['n']})")
+            axis.set_yticks(range(len(table)), labels, fontsize=8)
+            axis.set_ylim(-0.7, len(table) - 0.3)
+            axis.grid(axis="y", visible=False)
             if table["published"].notna().any():
                 _draw_published(axis, tables.group, table)
             low, high = axis.get_xlim()
@@ -136,32 +146,6 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
             axis.set_title(textwrap.shorten(tables.group.setting, 70, placeholder=" …"))
             axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
     return figure
-
-
-def _draw_dots(
-    axis: Axes,
-    table: pd.DataFrame,
-    seen: Sequence[pd.Series[float]],
-    columns: tuple[str, str, str],
-    room: float,
-) -> None:
-    """Draw the fractions `seen` of each row of a table as dots, in per cent.
-
-    From three dots on also their mean and its interval, which are in `columns` of the table.
-    """
-    labels = []
-    for y, (row, values) in enumerate(zip(records(table), seen, strict=True)):
-        height = np.full(len(values), float(y))
-        axis.plot(100 * values.to_numpy(), height, "o", ms=4, color=COLORS[0], alpha=0.8)
-        if row["n"] >= FEWEST_FOR_A_BAND:
-            mean, low, high = (100 * row[column] for column in columns)
-            axis.plot([low, high], [y, y], color=COLORS[0], lw=1.6)
-            axis.plot(mean, y, "|", ms=11, color=COLORS[0])
-        label = textwrap.shorten(row["label"], 60, placeholder=" …")
-        labels.append(f"{label}  (n = {row['n']})")
-    axis.set_yticks(range(len(table)), labels)
-    axis.set_ylim(-room, len(table) - 1 + room)
-    axis.grid(axis="y", visible=False)
 
 
 def _draw_published(axis: Axes, group: Group, table: pd.DataFrame) -> None:
@@ -176,23 +160,6 @@ def _draw_published(axis: Axes, group: Group, table: pd.DataFrame) -> None:
     axis.plot([], [], "D", color=INK, label="published (augmented)")
     axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="repetitions")
     axis.legend()
-
-
-def draw_differences(tables: Tables) -> Figure:
-    """Cells that differ in one key, the difference of each two with its interval."""
-    table = tables.differences.iloc[: 2 * MOST_ROWS].iloc[::-1]
-    mean, low, high = (100 * table[column] for column in ("difference", "low", "high"))
-    rows = range(len(table))
-    with panels(7.2, 0.7 + 0.28 * len(table)) as (figure, axis):
-        axis.hlines(rows, low, high, color=COLORS[0], lw=1.6)
-        axis.plot(mean, rows, "o", ms=4, color=COLORS[0])
-        labels = [f"{row['name']}  (n = {row['n']})" for row in records(table)]
-        axis.set_yticks(rows, [textwrap.shorten(text, 70, placeholder=" …") for text in labels])
-        axis.set_ylim(-0.6, len(table) - 0.4)
-        axis.grid(axis="y", visible=False)
-        axis.axvline(0, color=FAINT, lw=1)
-        axis.set_xlabel("points of validation accuracy")
-    return figure
 
 
 def draw_curves(tables: Tables) -> Figure:

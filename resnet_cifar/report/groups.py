@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ import pandas as pd
 from resnet_cifar.identity import COORDINATES, USUAL, number, varying_keys
 from resnet_cifar.report.study import VAL, Question, Selector, matches
 from resnet_cifar.runs import statistics
+from resnet_cifar.runs.statistics import Estimate
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
@@ -39,6 +40,8 @@ OTHER = Question("Other runs", {}, (), name="other")
 BEST = Question("Which is best?", {}, (), name="best")
 # Accuracy of a network that has learnt nothing, for runs that diverged; its loss is −ln of it.
 CHANCE = 0.1  # CIFAR-10 and the synthetic data have ten classes
+Weights = Mapping[tuple[str, str], int]  # of a cell's metric in a sum
+_ORDER = ("none", "constant", "sgd", "crop_flip", "mean", "var", "both", "step", "cosine")
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
 
 
@@ -49,34 +52,25 @@ class Spreads:
         keys = [key for key in [*identity_keys(runs), "precision"] if statistics.is_of_setting(key)]
         setting = runs.groupby(keys, dropna=False, sort=False).ngroup()
         self._of_run = dict(zip(runs["directory"], setting, strict=True))
-        without = runs.groupby(keys[:-1], dropna=False, sort=False)["precision"]
-        self._precisions = dict(zip(runs["directory"], without.transform("nunique"), strict=True))
-        self._cells: dict[Hashable, list[pd.DataFrame]] = {}
-        self._apart: set[tuple[Hashable, Hashable]] = set()
+        self._cells: dict[Hashable, dict[str, pd.DataFrame]] = {}
         for (of, cell), part in runs.groupby([setting, "cell"]):
             # A cell that collapses, or diverges at some seeds, has a spread of its own.
             lost = (part["status"] == "diverged").any()
-            if lost or statistics.collapses(records(part[:1])[0]):
-                self._apart.add((of, cell))
-            else:
+            if not lost and not statistics.collapses(part.iloc[0].to_dict()):
                 done = part[part["status"] == "completed"]
-                self._cells.setdefault(of, []).append(done)
+                self._cells.setdefault(of, {})[str(cell)] = done
         self._pools: dict[tuple[Hashable, str, bool], statistics.Pool] = {}
-
-    def has_several_precisions(self, run: dict[str, Any]) -> bool:
-        """True if the setting of a run is there in another precision, too."""
-        return bool(self._precisions[run["directory"]] > 1)
 
     def pool(self, run: dict[str, Any], metric: str, logs: bool = False) -> statistics.Pool:
         """The pool of the setting of a cell, of which `run` is one; empty for a cell apart."""
         of = self._of_run[run["directory"]]
-        if (of, run["cell"]) in self._apart:
+        cells = self._cells.get(of, {})
+        if run["cell"] not in cells:
             return statistics.EMPTY
         key = (of, metric, logs)
         if key not in self._pools:
-            values = [last_values(part, metric) for part in self._cells.get(of, ())]
-            samples = [each[each > 0].map(math.log) if logs else each for each in values]
-            self._pools[key] = statistics.pool(map(list, samples))
+            samples = [list(last_values(part, metric, logs)) for part in cells.values()]
+            self._pools[key] = statistics.pool(samples)
         return self._pools[key]
 
 
@@ -98,11 +92,6 @@ class Group:
         if len(name) <= 150 and self.setting.isascii():
             return name
         return f"{name[:140]}-{hashlib.sha256(self.setting.encode()).hexdigest()[:8]}"
-
-    @property
-    def asked(self) -> bool:
-        """True if these runs answer a question of the file or of a sweep, and one is completed."""
-        return self.question not in (OTHER, BEST) and len(self.runs) > 0
 
     @cached_property
     def everything(self) -> pd.DataFrame:
@@ -131,29 +120,52 @@ class Group:
         }
 
     @cached_property
+    def _values(self) -> dict[tuple[str, str, bool], pd.Series[float]]:
+        return {}  # asked for again by every pair
+
+    @cached_property
+    def _diverged(self) -> Counter[str]:
+        return Counter(self.left_out["cell"][self.left_out["status"] == "diverged"])
+
+    @cached_property
     def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
         return {str(cell): part for cell, part in self.runs.groupby("cell")}
 
-    def values(self, cell: str, metric: str) -> pd.Series[float]:
-        """The last epoch's metric of a cell's completed runs, by seed; without what is missing."""
-        return last_values(self._runs_by_cell.get(cell, pd.DataFrame()), metric)
+    def values(self, cell: str, metric: str, logs: bool = False) -> pd.Series[float]:
+        """The last epoch's metric of a cell's completed runs, as `last_values`."""
+        key = cell, metric, logs
+        if key not in self._values:
+            runs = self._runs_by_cell.get(cell, pd.DataFrame())
+            self._values[key] = last_values(runs, metric, logs)
+        return self._values[key]
 
     def pool(self, cell: str, metric: str = VAL, logs: bool = False) -> statistics.Pool:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
         return self.spreads.pool(self.configurations[cell], metric, logs)
 
-    def compare(self, first: str, second: str, metric: str = VAL) -> statistics.Difference | None:
+    def compare(self, first: str, second: str, metric: str = VAL) -> Estimate | None:
         """The two-sample comparison of two cells; None where one has no completed run."""
-        samples = [self.values(cell, metric) for cell in (first, second)]
-        if not all(map(len, samples)):
-            return None
-        pools = [self.pool(cell, metric) for cell in (first, second)]
-        return statistics.compare(list(zip((1, -1), map(list, samples), pools, strict=True)))
+        return self.combine({(first, metric): 1, (second, metric): -1})
+
+    def combine(
+        self, weights: Weights, logs: bool = False, lost: float | None = None
+    ) -> Estimate | None:
+        """Add cells' means, or those of logarithms, weighted; None where one has no value.
+
+        With `lost`, a diverged run counts with that value.
+        """
+        terms = []
+        for (cell, metric), weight in weights.items():
+            values = list(self.values(cell, metric, logs))
+            if not values:
+                return None
+            values += [lost] * self.diverged(cell) if lost is not None else []
+            terms.append((weight, values, self.pool(cell, metric, logs)))
+        return statistics.compare(terms) if terms else None
 
     def diverged(self, cell: str) -> int:
         """The number of a cell's seeds that diverged."""
-        mine = self.left_out["cell"] == cell
-        return int((mine & (self.left_out["status"] == "diverged")).sum())
+        return self._diverged[cell]
 
     def find(self, selector: Selector) -> list[str]:
         """The cells `selector` means."""
@@ -167,11 +179,12 @@ class Group:
         return dataclasses.replace(self, runs=runs, left_out=left_out)
 
 
-def last_values(runs: pd.DataFrame, metric: str) -> pd.Series[float]:
-    """The last epoch's metric of one cell's runs, by seed; without what is missing."""
+def last_values(runs: pd.DataFrame, metric: str, logs: bool = False) -> pd.Series[float]:
+    """The last epoch's metric of one cell's runs, or its logarithm, by seed, where there is one."""
     if metric not in runs:
         return pd.Series(dtype=float)
-    return runs[metric].set_axis(runs["seed"]).dropna().sort_index()
+    values = runs[metric].set_axis(runs["seed"]).dropna().sort_index()
+    return values[values > 0].map(math.log) if logs else values
 
 
 def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list[Group]:
@@ -183,13 +196,9 @@ def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list
         return []
     spreads = Spreads(runs)
     groups: list[Group] = []
-    asked: set[str] = set()
     for question in questions:
-        for group in _split(runs[matches(runs, question.where)], question, spreads):
-            rows = group.everything
-            if all(key in rows and rows[key].nunique() > 1 for key in question.vary):
-                groups.append(group)
-                asked |= set(rows["directory"])
+        groups += _split(runs[matches(runs, question.where)], question, spreads)
+    asked = {run for group in groups for run in group.everything["directory"]}
     for whole in _split(runs, BEST, spreads):
         groups += _ask(whole, asked)
     return _number_repeated(groups)
@@ -210,12 +219,11 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
             words = (
                 f"What {'do' if count > 1 else 'does'} {' and '.join(map(name_key, keys))} change?"
             )
-            name = "-".join(["by", *keys])
-            question = Question(words, {}, keys, name=name, automatic=True)
+            question = Question(words, {}, keys, name="-".join(["by", *keys]))
             for group in _split(rows, question, whole.spreads, following):
                 levels = [group.everything[key].nunique() for key in keys]
                 cells = set(group.everything["cell"])
-                grid = min(levels) > 1 and (count == 1 or len(cells) > sum(levels) - 1)
+                grid = count == 1 or len(cells) > sum(levels) - 1
                 known = any(cells <= set(other.everything["cell"]) for other in groups)
                 if grid and not known and not set(group.everything["directory"]) <= seen:
                     groups.append(group)
@@ -244,11 +252,13 @@ def _number_repeated(groups: list[Group]) -> list[Group]:
 def _split(
     runs: pd.DataFrame, question: Question, spreads: Spreads, following: Collection[str] = ()
 ) -> list[Group]:
-    """The groups of a question's runs, those with most parameters and epochs first.
+    """The groups of a question's runs that vary all its keys, most parameters and epochs first.
 
     Keys `following` from others, as an optimizer's usual rate from the optimizer, separate nothing.
     """
     keys = [*identity_keys(runs), "precision"]
+    if not set(question.vary) <= set(keys):
+        return []
     plain = runs[keys].astype(object).where(runs[keys].notna(), _MISSING)
     # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
     # kind has, as every model its width, does not come with the kind.
@@ -263,19 +273,24 @@ def _split(
         and not (key.startswith(free) and runs[key].isna().any())
     ]
     groups: list[Group] = []
-    for values, part in runs.groupby([plain[key] for key in fixed], sort=False):
+    parts = list(runs.groupby([plain[key] for key in fixed], sort=False))
+    settings = Counter(values[:-1] for values, _ in parts)  # without the precision, the last
+    for values, part in parts:
+        if any(part[key].nunique() < 2 for key in question.vary):
+            continue
         mine = plain.loc[part.index]
-        given = [key for key in question.vary if key in keys]
-        vary = [key for key in given if mine[key].nunique() > 1]
-        if given:  # `scheduler.eta_min` is there for cosine alone: it follows from the schedule
-            within = mine.groupby(given, sort=False)
-            vary += [k for k in keys if k not in given and np.max(within[k].nunique()) > 1]
+        several = [key for key in keys if mine[key].nunique() > 1]
+        if vary := list(question.vary):
+            # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
+            within = mine.groupby(vary, sort=False)
+            vary += [k for k in several if k not in vary and np.max(within[k].nunique()) > 1]
         else:
-            vary = list(varying_keys(records(mine[keys])))
+            vary = list(varying_keys(records(mine[several])))
             vary.sort(key=lambda key: COORDINATES.index(key) if key in COORDINATES else 9)
         known = dict(zip(fixed, values, strict=True))
-        several = spreads.has_several_precisions(records(part[:1])[0])
-        setting = describe_setting(known, (*question.vary, *([] if several else ["precision"])))
+        # Named where the runs at hand have several in the same setting.
+        alone = [] if settings[values[:-1]] > 1 else ["precision"]
+        setting = describe_setting(known, (*question.vary, *alone))
         done = part["status"] == "completed"
         groups.append(Group(question, setting, part[done], part[~done], tuple(vary), spreads))
     largest = ("parameters", "epochs")
@@ -304,6 +319,21 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     return ", ".join(parts)
 
 
+def name_difference(first: Selector, second: Selector) -> str:
+    """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`: what differs, then what is equal."""
+    differing, equal = [], []
+    for key in first | second:
+        a, b = (
+            " or ".join(describe_value(key, value) for value in side.get(key, [None]))
+            for side in (first, second)
+        )
+        if a == b:
+            equal.append(a)
+        else:
+            differing.append(f"{a} − {b.removeprefix(f'{name_key(key)} ')}")
+    return ", ".join(differing + equal)
+
+
 def is_missing(value: object) -> bool:
     """True if a cell has no such key."""
     return value in (None, _MISSING) or (isinstance(value, float) and math.isnan(value))
@@ -327,18 +357,6 @@ def name_key(key: str) -> str:
 
 def _order_value(value: object) -> tuple[int, float, str]:
     """Sort key: numbers by size, words in the study's order."""
-    order = [
-        "none",
-        "constant",
-        "sgd",
-        "batchnorm",
-        "crop_flip",
-        "mean",
-        "var",
-        "both",
-        "step",
-        "cosine",
-    ]
     if isinstance(value, (int, float)) and not math.isnan(float(value)):
         return 0, float(value), ""
-    return 1, float(order.index(str(value)) if str(value) in order else len(order)), str(value)
+    return 1, float(_ORDER.index(str(value)) if str(value) in _ORDER else len(_ORDER)), str(value)

@@ -37,6 +37,8 @@ def signed(mean: float, low: float, high: float, scale: float = 100, digits: int
 
 def format_difference(claim: Claim, mean: float, low: float, high: float) -> str:
     """A claim's difference and interval: points of accuracy, nats, per cent, or R²."""
+    if math.isnan(mean):
+        return ""
     if claim.predictor:
         return signed(mean, low, high, 1, 3)
     if claim.relative:  # of logarithms: its interval is not symmetric
@@ -55,11 +57,6 @@ def list_differences(claim: Claim, values: Sequence[float]) -> str:
 
 
 # Columns by the key of a row ---------------------------------------------------------------------
-
-
-def count_column(key: str) -> Column:
-    """A column that shows a whole number; nothing where there is none."""
-    return lambda row: decimals(row[key], 0)
 
 
 def percent_column(key: str, digits: int = 2) -> Column:
@@ -105,3 +102,18 @@ def diverged_column(row: Row) -> str:
 def difference_column(row: Row) -> str:
     """A column `−0.09 ± 0.51`: points of accuracy against another cell."""
     return signed(row["difference"], row["low"], row["high"])
+
+
+def chance_column(key: str) -> Column:
+    """A column that says if a difference is more than chance, by the p under `key`."""
+
+    def show(row: Row) -> str:
+        if math.isnan(row["difference"]):
+            return ""
+        if row.get("lost"):
+            return f"undecided, seeds diverged: {row['lost']}"
+        if math.isnan(row[key]):
+            return "one run" if row["n"] == 1 else "undecided"
+        return "yes" if row[key] < 1 - statistics.CONFIDENCE else "undecided"
+
+    return show

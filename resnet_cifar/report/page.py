@@ -27,12 +27,7 @@ from resnet_cifar.text import printable
 FILTER_ROWS, TALL_ROWS = 12, 40
 # Points of a line the pointer can find. Sixty are one every ten pixels of a panel.
 MOST_POINTS = 60
-_CLASSES = {
-    "holds": "holds",
-    "does not hold": "fails",
-    "differs": "holds",
-    "undecided": "undecided",
-}
+_CLASSES = {"does not hold": "fails", "differs": "holds"}  # of other verdicts: the same word
 
 
 def render_page(report: Report) -> str:
@@ -88,7 +83,8 @@ def _render_block(block: SyntaxTreeNode) -> str:
     text = escape(plain_text(block))
     match block.type:
         case "heading":
-            return f'<{block.tag} id="{_anchor(plain_text(block))}">{text}</{block.tag}>'
+            place = f' id="{_anchor(plain_text(block))}"' if block.tag == "h2" else ""  # linked
+            return f"<{block.tag}{place}>{text}</{block.tag}>"
         case "bullet_list":
             return f'<ul class="verdicts">\n{"".join(map(_verdict, block.children))}</ul>'
         case "blockquote":
@@ -104,7 +100,8 @@ def _verdict(item: SyntaxTreeNode) -> str:
 
 
 def _mark(verdict: str) -> str:
-    return f'<b class="mark {_CLASSES[verdict]}">{document.MARKS[verdict]} {verdict}</b>'
+    kind = _CLASSES.get(verdict, verdict)
+    return f'<b class="mark {kind}">{document.MARKS[verdict]} {verdict}</b>'
 
 
 def _render_table(table: Table, caption: str) -> str:

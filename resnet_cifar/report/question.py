@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 
 from resnet_cifar import scores
 from resnet_cifar.errors import UserError
 from resnet_cifar.report import figures, numbers
-from resnet_cifar.report.document import Column, Part, Picture, Row, Table, escape, heading
+from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
-from resnet_cifar.report.tables import Corrected, Tables, find_settled_epoch, precision
-from resnet_cifar.runs.statistics import CONFIDENCE
+from resnet_cifar.report.tables import Tables, find_settled_epoch
 from resnet_cifar.runs.table import Predictions, load_predictions, records
 
 
-def question_part(
-    answer: Tables,
-    skipped: dict[str, str],
-    corrected: Corrected,
-    draw: bool = True,
-) -> list[Part]:
+def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Part]:
     """The section of a question: tables, and figures if it is to `draw` them.
 
-    `corrected` has the p of each comparison as from `tables.correct_differences`. Predictions that
-    can't be read are added to those `skipped`.
+    Predictions that can't be read are added to those `skipped`.
     """
     group = answer.group
     title = heading(f"{group.question.question} – {group.setting}", 3)
-    parts: list[Part] = [title, cells_table(answer), *_differences_part(answer, corrected, draw)]
+    parts: list[Part] = [title, cells_table(answer)]
+    if len(answer.differences):
+        parts.append(_differences_table(answer))
     if not draw:
         return parts
     caption = (
@@ -55,23 +48,14 @@ def cells_table(answer: Tables) -> Table:
     columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in group.vary}
     columns = columns or {"cell": "cell"}
     words = tuple(columns)
-    known = frame["verdict"].any()
-    columns["n"] = "n"
-    if known:
-        columns |= {
-            "published %": numbers.percent_column("published"),
-            "repetitions %": numbers.range_column("repetitions"),
-            "predicted %": numbers.range_column("prediction"),
-        }
     columns |= {
+        "n": "n",
         "val %": numbers.mean_column(VAL),
         "val augmented %": numbers.mean_column(AUGMENTED),
         "train %": numbers.mean_column("accuracy/train"),
         "val loss": numbers.mean_column("loss/val", 1, 4),
         "train loss": numbers.mean_column("loss/train", 1, 4),
     }
-    if known:
-        columns["verdict"] = "verdict"
     if frame["diverged"].any():
         columns["diverged"] = numbers.diverged_column
     caption = ""
@@ -83,36 +67,20 @@ def cells_table(answer: Tables) -> Table:
     return Table(f"cells-{group.name}", frame, columns, caption, words=words)
 
 
-def _differences_part(answer: Tables, corrected: Corrected, draw: bool) -> list[Part]:
-    name, frame = f"differences-{answer.group.name}", answer.differences
-    if frame.empty:
-        return []
-    keys = [(row["first"], row["second"], precision(answer)) for row in records(frame)]
-    frame = frame.assign(**{"p/holm": [corrected[key] for key in keys]})
+def _differences_table(answer: Tables) -> Table:
+    name = f"differences-{answer.group.name}"
     columns: dict[str, Column] = {
         "cells": "name",
         "points": numbers.difference_column,
         "n": "n",
-        "more than chance?": describe_difference,
+        "more than chance?": numbers.chance_column("p/holm"),
     }
     caption = (
         "Validation accuracy of each two cells that differ in one key, two-sample. Corrected for "
         "the number of such comparisons in this report (Holm)."
     )
-    table = Table(name, frame, columns, caption, detail=True, words=("more than chance?",))
-    if not draw or frame["low"].isna().all():
-        return [table]  # dots without an interval tell nothing
-    caption = "Cells that differ in one key; bars are 95 % intervals of the differences."
-    return [table, Picture(name, figures.draw_differences(answer), caption)]
-
-
-def describe_difference(row: Row) -> str:
-    """The verdict on one of the differences, in a word or two."""
-    if row["lost"]:
-        return f"undecided: {row['lost']} seeds diverged"
-    if math.isnan(row["p"]):
-        return "one run" if row["n"] == 1 else "undecided"
-    return "yes" if row["p/holm"] < 1 - CONFIDENCE else "undecided"
+    words = ("more than chance?",)
+    return Table(name, answer.differences, columns, caption, detail=True, words=words)
 
 
 def _early_part(answer: Tables) -> list[Part]:
@@ -142,20 +110,12 @@ def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
     nets: dict[str, list[Predictions]] = {}
     for run in records(group.runs):
         try:
-            predictions = load_predictions(run["directory"])
+            if predictions := load_predictions(run["directory"]):
+                nets.setdefault(run["cell"], []).append(predictions)
         except UserError as error:
             skipped[run["directory"]] = str(error)
-            continue
-        if predictions is not None:
-            nets.setdefault(run["cell"], []).append(predictions)
     if not nets:
         return []
-    caption = "Accuracy by confidence. Below the diagonal: surer than right."
-    picture = Picture(f"calibration-{group.name}", figures.draw_calibration(group, nets), caption)
-    return [heading("Calibration", 4), _calibration_table(group, nets), picture]
-
-
-def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Table:
     rows = []
     for cell, seeds in nets.items():
         errors = [scores.expected_calibration_error(p.logits["val"], p.labels) for p in seeds]
@@ -170,5 +130,8 @@ def _calibration_table(group: Group, nets: dict[str, list[Predictions]]) -> Tabl
         "expected calibration error %": numbers.percent_column("calibration_error"),
     }
     caption = "15 bins of equal width, clean validation images."
-    frame = pd.DataFrame(rows, columns=names)
-    return Table(f"calibration-{group.name}", frame, columns, caption, detail=True)
+    name, frame = f"calibration-{group.name}", pd.DataFrame(rows, columns=names)
+    table = Table(name, frame, columns, caption, detail=True)
+    caption = "Accuracy by confidence. Below the diagonal: surer than right."
+    picture = Picture(name, figures.draw_calibration(group, nets), caption)
+    return [heading("Calibration", 4), table, picture]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import sys
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from functools import cache
@@ -94,7 +93,6 @@ class Question(_QuestionNode, frozen=True, kw_only=True):
 
     name: str
     claims: tuple[Claim, ...] = ()
-    automatic: bool = False  # True if it stands in no file: keys were varied, so it is asked
 
 
 class Repetition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,13 +119,13 @@ class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return first | {e.by: e.measured[metric] for e in counted if metric in e.measured}
 
 
-class Published(_PublishedNode, frozen=True, kw_only=True):
+class Published(_PublishedNode, frozen=True):
     """A cell of the file, its selector completed by the setting."""
 
-    name: str
-    pooled: bool  # True if its repetitions share their standard deviation with others'
-    sd: float  # of the repetitions' accuracy/val_augmented, pooled where that is declared
-    freedom: int  # its degrees of freedom
+    name: str = ""
+    pooled: bool = False  # True if its repetitions share their standard deviation with others'
+    sd: float = math.nan  # of their accuracy/val_augmented, pooled where that is declared
+    freedom: int = 0  # its degrees of freedom
 
 
 class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,14 +148,6 @@ def matches(runs: pd.DataFrame, selector: Selector) -> pd.Series[bool]:
     return chosen
 
 
-def find_published(cell: dict[str, Any], published: Collection[Published]) -> Published | None:
-    """Find the published cell that a run's row or a cell's configuration is of."""
-    for known in published:
-        if all(key in cell and cell[key] in known.selector[key] for key in known.selector):
-            return known
-    return None
-
-
 # Reading -----------------------------------------------------------------------------------------
 
 
@@ -171,25 +161,21 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
     file = _convert(_read(path), _PublishedFile, str(path))
     setting = _read_selector(f"{path}: setting", file.setting)
     named = _list_named(f"{path}: cells", file.cells)
-    cells = {name: _read_cell(place, node) for place, name, node in named}
-    for name, cell in cells.items():
-        for repetition in cell.repetitions:
-            at = f"{path}: cells: {name}: repetitions: by"
-            _check(repetition.by in file.sources, at, repetition.by, f"one of {[*file.sources]}")
+    cells = {name: _read_cell(place, node, file.sources) for place, name, node in named}
     shared = file.pooled_sd
     once = set(shared) <= set(cells) and len(set(shared)) == len(shared)
     _check(once, f"{path}: pooled_sd", shared, f"cells, each once: {', '.join(cells)}")
     published = []
     for name, cell in cells.items():
         alike = shared if name in shared else (name,)
-        measured = [list(cells[each].values(AUGMENTED).values()) for each in alike]
-        variance, freedom = pooled_variance(measured)
+        variance, freedom = pooled_variance(
+            list(cells[each].values(AUGMENTED).values()) for each in alike
+        )
         # Ten thousand images alone leave a spread: three results that are closer were lucky.
         share = cell.published[AUGMENTED]
         sd = max(math.sqrt(variance), math.sqrt(share * (1 - share) / IMAGES))
         whole = (cell.selector | setting, cell.published, cell.repetitions)
-        known = Published(*whole, name=name, pooled=name in shared, sd=sd, freedom=freedom)
-        published.append(known)
+        published.append(Published(*whole, name, name in shared, sd, freedom))
     return published
 
 
@@ -232,6 +218,7 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
         (_METRIC.fullmatch(claim.metric), "metric", f"accuracy/… or loss/…, {known}"),
         (like, "against", f"{quantity}/…, {known}"),
         (not (claim.predictor and claim.against), "against", alone),
+        (not (claim.interaction and claim.against), "against", "not beside interaction"),
         (not (claim.predictor and claim.relative), "relative", alone),
         (not (margin and within), "within", "give either margin or within"),
         (0 <= margin < most, "margin", f"0 or more, {limit}"),
@@ -256,23 +243,28 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
     return msgspec.structs.replace(claim, **read)
 
 
-def _read_cell(place: str, node: object) -> _PublishedNode:
+def _read_cell(place: str, node: object, sources: Collection[str]) -> _PublishedNode:
     cell = _convert(node, _PublishedNode, place)
-    parts = {f"repetitions[{i}]: measured": r.measured for i, r in enumerate(cell.repetitions, 1)}
-    for part, measured in ({"published": cell.published} | parts).items():
-        given = AUGMENTED in measured or ("accuracy/test" in measured and part != "published")
-        _check(given, f"{place}: {part}", measured, f"a mapping with {AUGMENTED}")
-        for metric, value in measured.items():
-            at = f"{place}: {part}: {metric}"
-            _check(_METRIC.fullmatch(metric), at, value, "a metric is accuracy/… or loss/…")
-            fraction = metric.startswith("accuracy/")
-            most = 1 if fraction else sys.float_info.max
-            allowed = "a fraction from 0 to 1" if fraction else "nats, 0 or more"
-            _check(0 <= value <= most, at, value, allowed)
+    _check_measured(f"{place}: published", cell.published, {AUGMENTED})
+    for i, repetition in enumerate(cell.repetitions, 1):
+        at = f"{place}: repetitions[{i}]"
+        _check(repetition.by in sources, f"{at}: by", repetition.by, f"one of {[*sources]}")
+        _check_measured(f"{at}: measured", repetition.measured, {AUGMENTED, "accuracy/test"})
     names = [repetition.by for repetition in cell.repetitions]
     _check(len(set(names)) == len(names), f"{place}: repetitions", names, "each source once")
     selector = _read_selector(f"{place}: selector", cell.selector)
     return msgspec.structs.replace(cell, selector=selector)
+
+
+def _check_measured(place: str, measured: dict[str, float], needed: Collection[str]) -> None:
+    """Refuse values that are no accuracies or losses, or lack what is compared."""
+    _check(measured.keys() & needed, place, measured, f"a mapping with {AUGMENTED}")
+    for metric, value in measured.items():
+        at = f"{place}: {metric}"
+        _check(_METRIC.fullmatch(metric), at, value, "a metric is accuracy/… or loss/…")
+        if metric.startswith("accuracy/"):
+            _check(0 <= value <= 1, at, value, "a fraction from 0 to 1")
+        _check(0 <= value < math.inf, at, value, "nats, 0 or more")
 
 
 def _read_selector(

@@ -13,22 +13,14 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import COORDINATES, varying_keys
-from resnet_cifar.report.groups import (
-    Group,
-    describe_value,
-    is_missing,
-    last_values,
-    name_key,
-)
-from resnet_cifar.report.study import AUGMENTED, VAL, Published, find_published, matches
+from resnet_cifar.report.groups import Group, is_missing, last_values, name_difference
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, Selector, matches
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.table import identity_keys, records
+from resnet_cifar.runs.table import identity_keys
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
-
 FEWEST_FOR_A_BAND = 3  # runs
-Corrected = dict[tuple[str, str, str], float]  # p of a comparison: its cells, their precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +48,13 @@ class Tables:
             row["diverged"] = group.diverged(cell)
             for metric in METRICS:
                 row |= _summarize(metric, group.values(cell, metric))
-            known = find_published(run, self.published)
-            row |= _compare_with_published(known, group.values(cell, AUGMENTED))
+            known = [
+                each
+                for each in self.published
+                if all(run.get(key) in values for key, values in each.selector.items())
+            ]
+            ours = group.values(cell, AUGMENTED)
+            row |= _compare_with_published(known[0] if known else None, ours)
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -69,8 +66,12 @@ class Tables:
         high (NaN where it can't be judged), p, and lost, the seeds of both that diverged.
         """
         group, rows = self.group, []
-        for second, first in itertools.combinations(group.labels, 2):
-            name = self._name_difference(first, second)
+        sides = {
+            cell: {key: [run[key]] for key in group.vary if not is_missing(run[key])}
+            for cell, run in group.configurations.items()
+        }
+        for second, first in itertools.combinations(sides, 2):
+            name = self._name_difference(sides[first], sides[second])
             e = group.compare(first, second) if name else None
             if e is not None:
                 lost = group.diverged(first) + group.diverged(second)
@@ -79,20 +80,16 @@ class Tables:
         names = ["first", "second", "name", "n", "difference", "low", "high", "p", "lost"]
         return pd.DataFrame(rows, columns=names)
 
-    def _name_difference(self, first: str, second: str) -> str:
+    def _name_difference(self, first: Selector, second: Selector) -> str:
         """`weight decay 0.01 − 0`; nothing where two cells differ in more than one key."""
-        a, b = (
-            {key: None if is_missing(value := row[key]) else value for key in self.group.vary}
-            for row in (self.group.configurations[first], self.group.configurations[second])
-        )
-        keys = list(varying_keys([a, b]))
+        keys = varying_keys([first, second])
         if len(keys) != 1:
             return ""
-        text = [describe_value(keys[0], side[keys[0]]) for side in (a, b)]
-        name = f"{text[0]} − {text[1].removeprefix(f'{name_key(keys[0])} ')}"
-        rest = [key for key in self.group.vary if key != keys[0] and not is_missing(a[key])]
-        rest = [key for key in rest if a[key] == b[key]]
-        return ", ".join([name, *(describe_value(key, a[key]) for key in rest)])
+        # Without what only follows from the key.
+        shown = [key for key in self.group.vary if key in keys or first.get(key) == second.get(key)]
+        return name_difference(
+            *({key: side[key] for key in shown if key in side} for side in (first, second))
+        )
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -108,14 +105,14 @@ class Tables:
         )
         order = order.reset_index(drop=True)
         order["rank"] = order.index + 1
+        against = ["difference", "low", "high", "p"]
+        order[against] = math.nan
         ran = int((order["n"] > 0).sum())
-        rows = []
-        for cell in order["cell"]:
-            e = self.group.compare(cell, order["cell"][0]) if cell != order["cell"][0] else None
-            row = (math.nan,) * 4 if e is None else (e.mean, e.low, e.high, e.p_of_best(ran))
-            rows.append(row)
-        against = pd.DataFrame(rows, columns=["difference", "low", "high", "p"], dtype=float)
-        return pd.concat([order, against], axis=1)
+        for i, cell in enumerate(order["cell"][1:], 1):
+            if e := self.group.compare(cell, order["cell"][0]):
+                p = math.nan if order["apart"][i] else e.p_of_best(ran)
+                order.loc[i, against] = e.mean, e.low, e.high, p
+        return order.drop(columns="apart")
 
     def curve(self, metric: str = VAL) -> pd.DataFrame:
         """Mean, low and high over a cell's completed seeds at every epoch they all have.
@@ -130,8 +127,8 @@ class Tables:
         table = mine.groupby(["cell", "epoch"])[metric].agg(["count", "mean", "std"]).reset_index()
         table["n"] = table["cell"].map(self.group.runs["cell"].value_counts())
         table = table[table["count"] == table["n"]]
-        half = statistics.t_half_width(table["n"].to_numpy(), table["std"].to_numpy())
-        half = np.where(table["n"] >= FEWEST_FOR_A_BAND, half, np.nan)
+        half = statistics.half_width(table["std"] / np.sqrt(table["n"]), table["n"] - 1)
+        half = half.where(table["n"] >= FEWEST_FOR_A_BAND)
         most = 1 if metric.startswith("accuracy/") else None
         low, high = table["mean"] - half, table["mean"] + half
         return table.assign(low=low.clip(lower=0), high=high.clip(upper=most))[columns]
@@ -186,27 +183,29 @@ def tabulate(group: Group, curves: pd.DataFrame, published: Sequence[Published] 
     return Tables(group, curves[curves["directory"].isin(group.runs["directory"])], published)
 
 
-def correct_differences(answers: Sequence[Tables]) -> Corrected:
-    """The p of every comparison in `answers`, corrected for their number (Holm).
+def correct_differences(answers: Sequence[Tables]) -> None:
+    """Add p/holm to the differences of all `answers`: p corrected for their number (Holm).
 
-    By the two cells and the setting. Two questions may ask for one comparison: it counts once.
+    Two questions may ask for one comparison: it counts once. A cell may be there in two precisions.
     """
-    found = {
-        (row["first"], row["second"], precision(each)): row["p"]
-        for each in answers
-        for row in records(each.differences)
-    }
-    return dict(zip(found, statistics.holm(list(found.values())), strict=True))
-
-
-def precision(tables: Tables) -> str:
-    """The arithmetic of a group's runs: a cell has runs of one in a group, not in all."""
-    return str(tables.group.everything["precision"].iloc[0])
+    asked = []
+    for answer in answers:
+        precision = str(answer.group.everything["precision"].iloc[0])
+        cells = zip(answer.differences["first"], answer.differences["second"], strict=True)
+        asked.append([(*pair, precision) for pair in cells])
+    tested = zip(asked, (answer.differences["p"] for answer in answers), strict=True)
+    p_values = {key: p for keys, table in tested for key, p in zip(keys, table, strict=True)}
+    corrected = dict(zip(p_values, statistics.holm([*p_values.values()]), strict=True))
+    for answer, keys in zip(answers, asked, strict=True):
+        answer.differences["p/holm"] = [corrected[key] for key in keys]
 
 
 def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
-    e = statistics.estimate(values) if len(values) else statistics.Estimate(0, *[math.nan] * 4)
-    return {name: e.mean, f"{name}/low": e.low, f"{name}/high": e.high, f"{name}/sd": e.sd}
+    mean = low = high = math.nan
+    if len(values):
+        e = statistics.estimate(values)
+        mean, low, high = e.mean, e.low, e.high
+    return {name: mean, f"{name}/low": low, f"{name}/high": high, f"{name}/sd": values.std()}
 
 
 def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
@@ -239,19 +238,22 @@ def judge_reproduction(mean: float, low: float, high: float) -> str:
 
 
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
-    """All published cells, one row each: n, ours in the augmented view and on test, verdict."""
+    """All published cells, a row for each precision of ours: n, ours, the repetitions, verdict."""
     rows = []
     completed = runs[runs["status"] == "completed"] if len(runs) else runs
     for known in published:
-        mine = completed[matches(completed, known.selector)]
-        ours = last_values(mine, AUGMENTED)
-        row: dict[str, Any] = {"cell": known.name, "n": len(ours)}
-        row |= _compare_with_published(known, ours)
-        row["repetitions/n"] = len(known.values(AUGMENTED))
-        row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
-        row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
-        row["published/test"] = known.published.get("accuracy/test", math.nan)
-        rows.append(row)
+        found = completed[matches(completed, known.selector)]
+        parts = list(found.groupby("precision")) if len(found) else [("", found)]
+        for precision, mine in parts:
+            ours = last_values(mine, AUGMENTED)
+            name = f"{known.name}, {precision}" if len(parts) > 1 else known.name
+            row: dict[str, Any] = {"cell": name, "n": len(ours)}
+            row |= _compare_with_published(known, ours)
+            row["repetitions/n"] = len(known.values(AUGMENTED))
+            row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
+            row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
+            row["published/test"] = known.published.get("accuracy/test", math.nan)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -281,22 +283,14 @@ def find_settled_epoch(picks: pd.DataFrame) -> int:
 
 
 def find_keys_at_edge(tables: Tables) -> list[str]:
-    """The numeric keys whose best value is the smallest or the largest tried."""
-    grid, group = tables.grid, tables.group
-    if len(group.vary) == 1 and pd.api.types.is_numeric_dtype(group.runs[group.vary[0]]):
-        means = group.runs.groupby(group.vary[0])[[VAL]].mean().dropna()
-        grid = means if len(means) > 2 else None
-    return [] if grid is None else find_grid_edges(grid)
-
-
-def find_grid_edges(grid: pd.DataFrame) -> list[str]:
-    """The keys of a `Tables.grid` whose best value is the smallest or the largest tried."""
-    place = np.unravel_index(np.nanargmax(grid.to_numpy()), grid.shape)
-    return [
-        str(axis.name)
-        for axis, at in zip(grid.axes, place, strict=True)
-        if len(axis) > 1 and at in (0, len(axis) - 1)
-    ]
+    """The keys of three numbers or more of which the best cell has the smallest or the largest."""
+    cells = tables.cells.dropna(subset=[VAL])
+    numeric = cells[[*tables.group.vary]].select_dtypes("number")
+    tried = numeric.loc[:, numeric.nunique() > 2]
+    if tried.empty:
+        return []
+    best = cells[VAL].idxmax()
+    return [str(key) for key, of in tried.items() if of.loc[best] in (of.min(), of.max())]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -11,33 +11,33 @@ from resnet_cifar.report import claims, document, numbers
 from resnet_cifar.report.claims import Comparison, Judgement
 from resnet_cifar.report.document import Column, Part, Table, heading
 from resnet_cifar.report.study import Claim
-from resnet_cifar.report.tables import Corrected, Tables, precision
-from resnet_cifar.runs.statistics import CONFIDENCE
+from resnet_cifar.report.tables import Tables
+from resnet_cifar.runs.statistics import CONFIDENCE, Estimate
 from resnet_cifar.runs.table import records
 
 DIFFERS = "differs"
 SHOWN = 6  # comparisons that no claim asked for, of one question
+_NONE = Estimate(0, math.nan, math.nan, math.nan)
+NOTHING = Comparison("", _NONE, _NONE)  # of a claim of which nothing can be compared
 
 
-def claims_part(
-    judgements: Sequence[Judgement], answers: Sequence[Tables], corrected: Corrected
-) -> list[Part]:
+def claims_part(judgements: Sequence[Judgement], answers: Sequence[Tables]) -> list[Part]:
     """The claims, and what was varied without one, as sentences with verdict and grounds."""
+    claimed = {judgement.group for judgement in judgements}
     lines = list(map(_describe_judgement, judgements))
     for answer in answers:
-        if answer.group.question.automatic:
-            lines += _describe_differences(answer, corrected)
+        if answer.group not in claimed:
+            lines += _describe_differences(answer)
     nothing = "Nothing is compared yet: a setting needs two cells with completed runs."
     return [heading("What the runs say"), "\n".join(lines) or nothing]
 
 
-def _describe_differences(answer: Tables, corrected: Corrected) -> list[str]:
+def _describe_differences(answer: Tables) -> list[str]:
     """A line for each comparison that no claim asked for, the clearest first; at most `SHOWN`."""
     lines = []
     for row in records(answer.differences.sort_values("p", kind="stable"))[:SHOWN]:
-        p = corrected[row["first"], row["second"], precision(answer)]
-        verdict = DIFFERS if p < 1 - CONFIDENCE else claims.UNDECIDED
-        lost = f". {row['lost']} seeds diverged" if row["lost"] else ""
+        verdict = DIFFERS if row["p/holm"] < 1 - CONFIDENCE else claims.UNDECIDED
+        lost = f". Seeds diverged: {row['lost']}" if row["lost"] else ""
         detail = f"{answer.group.setting}. {numbers.difference_column(row)} points (n = {row['n']})"
         lines.append(document.verdict_line(verdict, row["name"], detail + lost))
     return lines
@@ -70,7 +70,7 @@ def _show_comparison(claim: Claim, comparison: Comparison) -> str:
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Table:
-    """Every claim in every setting: verdict, n, the differences behind it, the published ones."""
+    """Every claim in every setting: verdict, n, the differences behind it."""
     rows = []
     for judgement in judgements:
         claim = judgement.claim
@@ -85,34 +85,24 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
             "seeds needed": "{} to {}".format(*judgement.seeds) if judgement.seeds else "",
             "why": "; ".join(filter(None, (judgement.remark, claim.note))),
         }
-        for comparison in judgement.comparisons or (None,):
-            e = comparison.difference if comparison else None
+        for comparison in judgement.comparisons or [NOTHING]:
+            e = comparison.difference
             measured = {
-                "comparison": comparison.name if comparison else "",
-                "shown": _show_comparison(claim, comparison) if comparison else "",
-                "n": e.n if e else 0,
-                "difference": e.mean if e else math.nan,
-                "low": e.low if e else math.nan,
-                "high": e.high if e else math.nan,
-                "published": numbers.list_differences(claim, comparison.published)
-                if comparison
-                else "",
+                "comparison": comparison.name,
+                "shown": _show_comparison(claim, comparison),
+                "n": e.n,
+                "difference": e.mean,
+                "low": e.low,
+                "high": e.high,
             }
             rows.append(same | measured)
     frame = pd.DataFrame(rows)
+    first = ("claim", "declared", "setting", "verdict", "comparison")
+    keys = [*first, "shown", "n", "seeds needed", "why"]
+    titles = {"shown": "difference", "why": "remark"}
     columns: dict[str, Column] = {
-        "claim": "claim",
-        "declared": "declared",
-        "setting": "setting",
-        "verdict": "verdict",
-        "comparison": "comparison",
-        "difference": "shown",
-        "n": "n",
-        "published": "published",
-        "seeds needed": "seeds needed",
-        "remark": "why",
+        titles.get(key, key): key for key in keys if frame[key].astype(bool).any()
     }
-    columns = {title: key for title, key in columns.items() if frame[key].astype(bool).any()}
     caption = (
         "Differences in points of accuracy (losses in nats, or per cent where relative), first "
         "minus second. Seeds needed: runs a cell that would resolve a difference of this size with "

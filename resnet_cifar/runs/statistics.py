@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
@@ -24,18 +23,45 @@ MOST_SEEDS = 1000
 
 
 class Estimate(NamedTuple):
-    """A mean over n runs with its t-interval; a single run has no interval (NaN)."""
+    """A mean, or a difference of means, with its standard error."""
 
-    n: int
+    n: int  # runs; of a difference those of the cell that has fewest; pairs where it is paired
     mean: float
-    sd: float  # sample standard deviation, n − 1
-    low: float
-    high: float
+    error: float  # NaN where nothing is known of it
+    freedom: float
+    judged: bool = True  # False if that is too little to judge a difference by
 
     @property
     def half_width(self) -> float:
-        """Half the width of the interval."""
-        return (self.high - self.low) / 2
+        """Half the width of the 95 % t-interval; NaN where there is none."""
+        return float(half_width(self.error, self.freedom)) if self.judged else math.nan
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half_width
+
+    def p(self, null: float = 0.0, above: bool | None = None) -> float:
+        """Two-sided p of the t-test against `null`; NaN where it can't be judged.
+
+        With `above`, 1 where the difference does not lie above it; with its opposite, not below.
+        """
+        distance = self.mean - null
+        if not self.judged:
+            return math.nan
+        if above is not None and (distance <= 0 if above else distance >= 0):
+            return 1.0
+        return float(2 * stats.t.sf(abs(distance) / self.error, self.freedom))
+
+    def p_of_best(self, cells: int) -> float:
+        """p against 0 where the better of the two was picked as the best of `cells` (Tukey)."""
+        if not self.judged:
+            return math.nan
+        range_ = math.sqrt(2) * abs(self.mean) / self.error
+        return float(stats.studentized_range.sf(range_, cells, self.freedom))
 
 
 def plus_minus(mean: float, half_width: float, digits: int = 2, sign: str = "") -> str:
@@ -44,35 +70,21 @@ def plus_minus(mean: float, half_width: float, digits: int = 2, sign: str = "") 
     return text if math.isnan(half_width) else f"{text} ± {half_width:.{digits}f}"
 
 
+def half_width(error: Any, freedom: Any) -> Any:
+    """Half the 95 % t-interval for standard errors, numbers or arrays; NaN without freedom."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
+
+
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean, sample sd and the two-sided Student t-interval of the mean of `values`.
+    """Mean of `values` with its standard error; a single one has none (NaN).
 
     Raises:
         ValueError: no value, or one that is not finite.
     """
-    x = np.asarray(list(values), dtype=np.float64)
-    if not len(x) or not np.isfinite(x).all():
-        raise ValueError(f"an estimate needs finite values, got {x.tolist()}")
-    n, mean = len(x), float(x.mean())
-    if n == 1:
-        return Estimate(1, mean, math.nan, math.nan, math.nan)
-    sd = float(x.std(ddof=1))
-    half = float(t_half_width(n, sd))
-    return Estimate(n, mean, sd, mean - half, mean + half)
-
-
-def t_half_width(n: Any, sd: Any) -> Any:
-    """Half the width of the t-interval of a mean over n values of sample standard deviation sd.
-
-    n and sd are numbers or arrays; NaN where n is 1.
-    """
-    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
-
-
-def paired_differences(first: pd.Series[float], second: pd.Series[float]) -> pd.Series[float]:
-    """first − second where both have a value, by index (the seed)."""
-    both = first.index.intersection(second.index)
-    return first.loc[both] - second.loc[both]
+    x = list(values)
+    if not x or not np.isfinite(x).all():
+        raise ValueError(f"an estimate needs finite values, got {x}")
+    return Estimate(len(x), float(np.mean(x)), math.sqrt(variance(x) / len(x)), len(x) - 1)
 
 
 def r_squared(y: NDArray[np.float64], x: NDArray[np.float64], degree: int = 2) -> float:
@@ -108,7 +120,7 @@ def is_of_setting(key: str) -> bool:
     return key in ("trainer.epochs", "precision") or key.partition(".")[0] in ("data", "model")
 
 
-def collapses(cell: Mapping[str, Any]) -> bool:
+def collapses(cell: Mapping[Any, Any]) -> bool:
     """True for a configuration known to fail at some seeds more than at others."""
     return cell.get("norm.detach") in ("mean", "both")
 
@@ -155,51 +167,7 @@ def pool(cells: Iterable[Sequence[float]]) -> Pool:
     return Pool(location, 2 * prior, total)
 
 
-class Difference(NamedTuple):
-    """A difference of means with its standard error."""
-
-    n: int  # runs of the cell that has fewest; pairs where it is paired
-    mean: float
-    error: float  # NaN where nothing is known of it
-    freedom: float
-    judged: bool  # True if there is enough to judge it by
-
-    @property
-    def low(self) -> float:
-        return self.mean - self._half
-
-    @property
-    def high(self) -> float:
-        return self.mean + self._half
-
-    @property
-    def _half(self) -> float:
-        """Half the width of the 95 % interval; NaN where it can't be judged."""
-        if not self.judged:
-            return math.nan
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.error
-
-    def p(self, null: float = 0.0, above: bool | None = None) -> float:
-        """Two-sided p of the t-test against `null`; NaN where it can't be judged.
-
-        With `above`, 1 where the difference does not lie above it; with its opposite, not below.
-        """
-        distance = self.mean - null
-        if not self.judged:
-            return math.nan
-        if above is not None and (distance <= 0 if above else distance >= 0):
-            return 1.0
-        return float(2 * stats.t.sf(abs(distance) / self.error, self.freedom))
-
-    def p_of_best(self, cells: int) -> float:
-        """p against 0 where the better of the two was picked as the best of `cells` (Tukey)."""
-        if not self.judged:
-            return math.nan
-        range_ = math.sqrt(2) * abs(self.mean) / self.error
-        return float(stats.studentized_range.sf(range_, cells, self.freedom))
-
-
-def compare(terms: Sequence[tuple[int, Sequence[float], Pool]]) -> Difference:
+def compare(terms: Sequence[tuple[int, Sequence[float], Pool]]) -> Estimate:
     """Add the means of several cells, weighted: the two-sample comparison for +1 and −1.
 
     Every term has its weight, its runs' values and the pool that moderates them; a cell is one
@@ -213,13 +181,13 @@ def compare(terms: Sequence[tuple[int, Sequence[float], Pool]]) -> Difference:
     error = math.sqrt(sum(squares))
     freedom = min(freedom for _, freedom in spreads)
     known = min(pool.freedom for _, _, pool in terms) >= ENOUGH
-    return Difference(n, mean, error, freedom, error > 0 and (n > 2 or (n == 2 and known)))
+    return Estimate(n, mean, error, freedom, error > 0 and (n > 2 or (n == 2 and known)))
 
 
-def compare_paired(differences: Sequence[float]) -> Difference:
+def compare_paired(differences: Sequence[float]) -> Estimate:
     """The mean of paired `differences`, of the same runs; judged from three on."""
-    n, error = len(differences), math.sqrt(variance(differences) / len(differences))
-    return Difference(n, float(np.mean(differences)), error, n - 1, n > 2 and error > 0)
+    e = estimate(differences)
+    return e._replace(judged=e.n > 2 and e.error > 0)
 
 
 def seeds_needed(distance: float, pool: Pool, cells: int = 2) -> tuple[int, int] | None:
@@ -231,7 +199,7 @@ def seeds_needed(distance: float, pool: Pool, cells: int = 2) -> tuple[int, int]
     if pool.freedom < ENOUGH or not math.isfinite(distance) or distance == 0:
         return None
     ends = [pool.freedom / float(stats.chi2.ppf(q, pool.freedom)) for q in (0.9, 0.1)]
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, pool.freedom)
+    critical = half_width(1, pool.freedom)
 
     def enough(n: int, spread: float) -> bool:
         effect = abs(distance) / math.sqrt(spread * cells / n) if spread else math.inf
@@ -252,10 +220,8 @@ def prediction_interval(
 
     mean ± t · sd · √(1/n + 1/len(values)), Student's t with the degrees of freedom of `sd`.
     """
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    half = t * sd * math.sqrt(1 / n + 1 / len(values))
-    mean = float(np.mean(values))
-    return mean - half, mean + half
+    e = Estimate(n, float(np.mean(values)), sd * math.sqrt(1 / n + 1 / len(values)), freedom)
+    return e.low, e.high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from statistics import fmean
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.identity import items, number, run_directory, varying_keys
@@ -16,9 +16,6 @@ from resnet_cifar.paths import command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
 from resnet_cifar.text import printable, visible, wide_console
-
-if TYPE_CHECKING:
-    from resnet_cifar.runs.statistics import Pool
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -50,21 +47,17 @@ class RankedCell:
     runs: list[Run]
 
     @functools.cached_property
-    def accuracies(self) -> dict[int, float]:
-        """By seed: the last epoch's on validation, per cent."""
+    def values(self) -> list[float]:
+        """The last epoch's accuracies on validation, per cent."""
         records = [run.record for run in self.runs if run.record]
-        return {r.seed: 100 * objective(r) for r in records if r.status == "completed"}
+        return [100 * objective(record) for record in records if record.status == "completed"]
 
     @property
     def diverged(self) -> int:
         """The number of seeds that have."""
         return sum(run.status == "diverged" for run in self.runs)
 
-    @property
-    def values(self) -> list[float]:
-        return list(self.accuracies.values())
-
-    @property
+    @functools.cached_property
     def setting(self) -> list[object]:
         """Whatever cells must have in common to share a variance, their runs' precision too."""
         from resnet_cifar.runs.statistics import is_of_setting
@@ -72,29 +65,18 @@ class RankedCell:
         precisions = {s.precision for run in self.runs if run.record for s in run.record.sessions}
         return [precisions, *(item for item in self.config.items() if is_of_setting(item[0]))]
 
-    def pool(self, cells: Sequence[RankedCell]) -> Pool:
-        """The variance it shares with those of `cells` in its setting; none if it stands apart."""
-        from resnet_cifar.runs.statistics import EMPTY, collapses, pool
-
-        together = [each for each in cells if not each.diverged and not collapses(each.config)]
-        alike = [each.values for each in together if each.setting == self.setting]
-        return pool(alike) if self in together else EMPTY
-
     @property
     def mean(self) -> float:
-        return fmean(self.values) if self.accuracies else -1.0
+        return fmean(self.values or [-1.0])
 
     @property
     def result(self) -> str:
         """The mean with the half width of its 95 % t-interval, or up to two values."""
-        if not self.accuracies:
-            return "diverged"
-        if len(self.accuracies) < 3:  # and without the second that scipy takes
-            return ", ".join(f"{value:.2f}" for value in self.values)
+        if len(self.values) < 3:  # and without the second that scipy takes
+            return ", ".join(f"{value:.2f}" for value in self.values) or "diverged"
         from resnet_cifar.runs.statistics import estimate, plus_minus
 
-        interval = estimate(self.values)
-        return plus_minus(interval.mean, interval.half_width)
+        return plus_minus(self.mean, estimate(self.values).half_width)
 
 
 def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
@@ -111,35 +93,42 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
         )
         for label, cell in zip(labels, by_cell.values(), strict=True)
     ]
-    ranked = [cell for cell in cells if cell.accuracies or cell.diverged]
+    ranked = [cell for cell in cells if cell.values or cell.diverged]
     return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
 
 
 def verdict(ranked: Sequence[RankedCell]) -> str:
     """Say in words how far the best cell is ahead of the next, and if the seeds can tell.
 
-    As the report does: two-sample, with the variance that the sweep's cells share; the best was
-    picked among all of them.
+    As the report does: two-sample, with the variance that the cells of a setting share; the best
+    was picked among all of them.
     """
     best, other = ranked[:2]
-    if not other.accuracies:
+    if not other.values:
         return f"{other.label} diverged."
     ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
-    if min(len(best.accuracies), len(other.accuracies)) == 1:
+    if min(len(best.values), len(other.values)) == 1:
         return f"{ahead}, with one run: whether more than chance can't be said (try seed=0,1,2)."
-    from resnet_cifar.runs.statistics import compare, plus_minus, seeds_needed
+    from resnet_cifar.runs import statistics
 
-    alike = best.pool(ranked)
-    lead = compare([(1, best.values, alike), (-1, other.values, other.pool(ranked))])
-    ahead = f"{plus_minus(lead.mean, (lead.high - lead.low) / 2)} points ahead of {other.label}"
-    among = f"the best of {len(ranked)} (Tukey)"
+    alike = [each for each in ranked if not each.diverged and not statistics.collapses(each.config)]
+    pools = [
+        statistics.pool(each.values for each in alike if each.setting == cell.setting)
+        if cell in alike
+        else statistics.EMPTY
+        for cell in (best, other)
+    ]
+    terms = [(1, best.values, pools[0]), (-1, other.values, pools[1])]
+    lead = statistics.compare(terms)
+    ahead = f"{statistics.plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
+    ran = sum(bool(cell.values) for cell in ranked)
     if other.diverged or best.diverged:
         return f"{ahead}: undecided, as seeds diverged."
-    if lead.p_of_best(len(ranked)) < 0.05:
-        return f"{ahead}: more than chance between seeds, as {among}."
-    needed = seeds_needed(lead.mean, alike) if lead.n > 2 else None
+    if lead.p_of_best(ran) < 1 - statistics.CONFIDENCE:
+        return f"{ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
+    needed = statistics.seeds_needed(lead.mean, pools[0]) if lead.n > 2 else None
     more = f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large" if needed else ""
-    return f"{ahead}: undecided, as {among}{more}."
+    return f"{ahead}: undecided, as the best of {ran} (Tukey){more}."
 
 
 def print_answer(configs: Sequence[Config]) -> None:
@@ -154,15 +143,15 @@ def print_answer(configs: Sequence[Config]) -> None:
     console.print("accuracy on validation, last epoch, %" + ", mean ± 95 % t-interval" * seeds)
     for place, cell in enumerate(ranked[:SHOWN], 1):
         line = f"{place:>3}  {cell.label:<{width}}  {cell.result}"
-        if seeds and cell.accuracies:
-            line += f"  n = {len(cell.accuracies)}"
-        if cell.diverged and cell.accuracies:
+        if seeds and cell.values:
+            line += f"  n = {len(cell.values)}"
+        if cell.diverged and cell.values:
             line += f", {cell.diverged} diverged"
         console.print(visible(line))
     if len(ranked) > SHOWN:
         console.print(f"     and {len(ranked) - SHOWN} more")
     best = ranked[0]
-    if len(ranked) > 1 and best.accuracies:
+    if len(ranked) > 1 and best.values:
         words = f"Best: {best.label}, {best.result} %; {verdict(ranked)}"
         console.print(fill(printable(words), min(console.width, 100)))
     root = configs[0].output_root
