@@ -196,6 +196,31 @@ def said() -> Iterator[str]:
     yield "at every seed the order is none, var, both, mean"
 
 
+def said_of_identities() -> Iterator[str]:
+    """Figures of the text, in its words: which identities hold, and the drift."""
+    last = study()[1]
+    last = last[last["epoch"] == 5].set_index("detach")
+    breaks = {
+        "sum_cosine": ["mean", "both"],
+        "xhat_cosine": ["var", "both"],
+        "radial_rms": ["var", "mean", "both"],
+    }
+    broken, whole = (
+        pd.concat([pick(last[name], cells) for name, cells in breaks.items()])
+        for pick in (lambda of, cells: of[cells], lambda of, cells: of.drop(cells))
+    )
+    yield (
+        f"Those that hold leave {spread(whole, '.0e')} (rounding and eps); those that are broken, "
+        f"{broken.min():.0e} to {broken.max():.1f}"
+    )
+    yield f"A pull of {spread(100 * last['sum_cosine']['mean'], '.0f')} % of the gradient"
+    grows = [row[-2].split(" → ") for row in measured() if row[0] == "mean"]
+    yield (
+        f"the worst layer's grows from {grows[0][0]} to {grows[0][1]} (decay 0) and from "
+        f"{grows[1][0]} to {grows[1][1]} (decay 1e-2)"
+    )
+
+
 def said_of_spikes() -> Iterator[str]:
     """Figures of the text, in its words: mean and variance apart."""
     rows = [row for row in separated() if row[0] in ("mean", "both")]
@@ -247,5 +272,5 @@ def said_of_rotation() -> Iterator[str]:
 
 def test_the_text_says_what_the_records_give() -> None:
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    for sentence in (*said(), *said_of_spikes(), *said_of_rotation()):
+    for sentence in (*said(), *said_of_identities(), *said_of_spikes(), *said_of_rotation()):
         assert sentence in text
