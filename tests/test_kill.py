@@ -151,7 +151,6 @@ def everything(folder: Path) -> dict[str, Any]:
         "best": {name: each.numpy().tobytes() for name, each in best["model"].items()},
         "the best": record.best,
         "epochs in TensorBoard": [event.step for event in events.Tensors("accuracy/val")],
-        "pictures": [event.step for event in events.Tensors("confusion/val")],
         "heat map": heat,
     }
 

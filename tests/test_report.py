@@ -893,7 +893,7 @@ def test_the_page_is_one_whole_file(reported: Reported) -> None:
 
 def test_the_markdown_links_the_files_beside_it(reported: Reported) -> None:
     files = read(reported.folder)
-    for name in ("overview", "curves", "calibration"):
+    for name in ("overview", "curves"):
         assert any(f.startswith(f"figures/{name}") and f.endswith(".svg") for f in files)
     markdown = files["report.md"].decode()
     assert "undecided, seeds diverged: 1 |" in markdown

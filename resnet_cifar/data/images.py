@@ -63,11 +63,6 @@ class DeviceImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self) -> Tensor:
-        """Return the images as they came: uint8 [n, 32, 32, 3]."""
-        inner = slice(self.augmentation.padding, self.augmentation.padding + SIZE)
-        return self.padded[:, inner, inner]
-
     def draw_view(self, seed: int, stream: Stream, epoch: int) -> View:
         """Draw the augmented view of an epoch and send it to the device."""
         return self.view(self.augmentation.draws(seed, stream, epoch, len(self)))

@@ -1,4 +1,4 @@
-"""The options of `logger`: trackers that a run's numbers and pictures go to beside TensorBoard.
+"""The options of `logger`: trackers that a run's numbers go to beside TensorBoard.
 
 None of them changes a result or a name, and none can end a run: the files are the record.
 """

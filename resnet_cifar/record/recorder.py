@@ -17,7 +17,7 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Lock, LockHeld, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
-from resnet_cifar.record import pictures, schema
+from resnet_cifar.record import schema
 from resnet_cifar.record.integrity import read_run_lines, sums
 from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
@@ -93,7 +93,7 @@ class Recorder:
     def _open_trackers(self, hparams: dict[str, Any], logger: Logger) -> list[FailSafeTracker]:
         directory, record = self.directory, self.record
         lines = [with_curves(line, self._probe.lines) for line in self._metrics.lines]
-        # Taken up at its very end, a run shows the last epoch again, and its pictures once.
+        # Taken up at its very end, a run shows the last epoch again.
         shown = min(record.epochs_done, record.epochs - 1)
 
         def mark(tracked: Tracked) -> None:
@@ -132,27 +132,18 @@ class Recorder:
         self._probe.append(*rows)
 
     def predictions(
-        self,
-        logits: Mapping[str, torch.Tensor],
-        labels: torch.Tensor,
-        index: np.ndarray,
-        pixels: torch.Tensor,
-        classes: Sequence[str],
+        self, logits: Mapping[str, torch.Tensor], labels: torch.Tensor, index: np.ndarray
     ) -> None:
-        """Write the last epoch's predictions.npz, and draw for trackers what is wrong in them.
+        """Write the last epoch's predictions.npz.
 
-        Takes logits [n, classes] by view, labels int64 [n], their positions in the data set as
-        `index` int64 [n], and pixels uint8 [n, height, width, 3].
+        Takes logits [n, classes] by view, labels int64 [n] and, as `index` int64 [n], their
+        positions in the data set.
         """
-        truth, clean = labels.cpu().numpy(), logits["val"].cpu().numpy()
         kept = ("val", "val_augmented")
         half = {f"logits_{view}": logits[view].half().cpu().numpy() for view in kept}
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, labels=truth, index=index, **half)
+        np.savez(buffer, allow_pickle=False, labels=labels.cpu().numpy(), index=index, **half)
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
-        self._show("confusion/val", lambda: pictures.confusion(clean, truth, classes))
-        images = pixels.cpu().numpy()
-        self._show("mistakes/val", lambda: pictures.mistakes(images, clean, truth, classes))
 
     def digests(self) -> dict[str, str]:
         """The checksums of the lines so far: a checkpoint keeps them, to be taken up with them."""

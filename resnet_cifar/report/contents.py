@@ -78,7 +78,7 @@ def build_report(
     full: list[Part] = []
     other: list[Part] = []
     for each in answers:
-        parts = question_part(each, skipped, each in drawn)
+        parts = question_part(each, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(each.group.runs["cell"]) < set(group.runs["cell"]) for group in groups):
             parts += flow.flow_part(each.group, curves, probe)

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar import scores
 from resnet_cifar.report.groups import Group, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
-from resnet_cifar.runs.table import Predictions, records
+from resnet_cifar.runs.table import records
 from resnet_cifar.text import no_backend
 
 with no_backend():
@@ -283,21 +282,3 @@ def _draw_products(axis: Axes, table: pd.DataFrame) -> None:
             axis.plot(fine, at, color="#ffffff", lw=1.2, ls="--")
             k = int(np.flatnonzero(np.isfinite(at))[0])
             axis.annotate(f"1e{decade}", (fine[k], at[k]), color="#ffffff", fontsize=7)
-
-
-def draw_calibration(group: Group, predictions: dict[str, list[Predictions]]) -> Figure:
-    """Reliability diagram: accuracy by confidence on clean validation images, all seeds pooled."""
-    styles = style_cells(group, predictions)
-    with panels(4.6, 3.8) as (figure, axis):
-        axis.plot([0, 100], [0, 100], color=FAINT, lw=1)
-        for cell, nets in predictions.items():
-            logits = np.concatenate([p.logits["val"] for p in nets])
-            table = scores.reliability(logits, np.concatenate([p.labels for p in nets]))
-            full = table.images > 0
-            label, color, style = styles[cell]
-            x, y = 100 * table.confidence[full], 100 * table.accuracy[full]
-            axis.plot(x, y, ls=style, marker=".", color=color, label=label)
-        axis.set_xlabel("confidence (%)")
-        axis.set_ylabel("accuracy (%)")
-        draw_legend(axis, styles, loc="upper left")
-    return figure

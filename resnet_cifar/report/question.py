@@ -1,25 +1,17 @@
-"""One question in one setting: cells, differences, curves, deciding early, predictions."""
+"""One question in one setting: cells, differences, curves, deciding early."""
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-
-from resnet_cifar import scores
-from resnet_cifar.errors import UserError
 from resnet_cifar.report import figures, numbers
 from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
-from resnet_cifar.report.groups import Group, name_key
+from resnet_cifar.report.groups import name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import Tables, find_settled_epoch
-from resnet_cifar.runs.table import Predictions, load_predictions, records
+from resnet_cifar.runs.table import records
 
 
-def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) -> list[Part]:
-    """The section of a question: tables, and figures if it is to `draw` them.
-
-    Predictions that can't be read are added to those `skipped`.
-    """
+def question_part(answer: Tables, draw: bool = True) -> list[Part]:
+    """The section of a question: tables, and figures if it is to `draw` them."""
     group = answer.group
     title = heading(f"{group.question.question} – {group.setting}", 3)
     parts: list[Part] = [title, cells_table(answer)]
@@ -39,7 +31,7 @@ def question_part(answer: Tables, skipped: dict[str, str], draw: bool = True) ->
     if answer.grid is not None:
         caption = "Mean validation accuracy; dashed, lines of equal product."
         parts.append(Picture(f"map-{group.name}", figures.draw_map(answer.grid), caption))
-    return parts + _predictions_part(group, skipped)
+    return parts
 
 
 def cells_table(answer: Tables) -> Table:
@@ -100,38 +92,3 @@ def _early_part(answer: Tables) -> list[Part]:
     caption = "Ranks of the cells' mean validation accuracy by epoch."
     picture = Picture(f"ranks-{answer.group.name}", figures.draw_ranks(answer), caption)
     return [escape(sentence), picture]
-
-
-# Predictions, image by image ----------------------------------------------------------------------
-
-
-def _predictions_part(group: Group, skipped: dict[str, str]) -> list[Part]:
-    """Calibration of the runs that left their predictions."""
-    nets: dict[str, list[Predictions]] = {}
-    for run in records(group.runs):
-        try:
-            if predictions := load_predictions(run["directory"]):
-                nets.setdefault(run["cell"], []).append(predictions)
-        except UserError as error:
-            skipped[run["directory"]] = str(error)
-    if not nets:
-        return []
-    rows = []
-    for cell, seeds in nets.items():
-        errors = [scores.expected_calibration_error(p.logits["val"], p.labels) for p in seeds]
-        surest = [np.exp(scores.log_softmax(p.logits["val"])).max(axis=1).mean() for p in seeds]
-        means = float(np.mean(errors)), float(np.mean(surest))
-        rows.append((cell, group.labels[cell], len(seeds), *means))
-    names = ["cell", "label", "n", "calibration_error", "confidence"]
-    columns: dict[str, Column] = {
-        "cell": "label",
-        "n": "n",
-        "mean confidence %": numbers.percent_column("confidence"),
-        "expected calibration error %": numbers.percent_column("calibration_error"),
-    }
-    caption = "15 bins of equal width, clean validation images."
-    name, frame = f"calibration-{group.name}", pd.DataFrame(rows, columns=names)
-    table = Table(name, frame, columns, caption, detail=True)
-    caption = "Accuracy by confidence. Below the diagonal: surer than right."
-    picture = Picture(name, figures.draw_calibration(group, nets), caption)
-    return [heading("Calibration", 4), table, picture]

@@ -290,7 +290,9 @@ def find_keys_at_edge(tables: Tables) -> list[str]:
     if tried.empty:
         return []
     best = cells[VAL].idxmax()
-    return [str(key) for key, of in tried.items() if of.loc[best] in (of.min(), of.max())]
+    return [
+        str(key) for key in tried if tried[key].loc[best] in (tried[key].min(), tried[key].max())
+    ]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:

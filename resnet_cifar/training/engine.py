@@ -46,7 +46,6 @@ class Engine:
     steps: int  # updates in an epoch; the last batch may be smaller
     train: DeviceImages
     val: DeviceImages
-    classes: Sequence[str]  # their names
     probe: GradientFlow
     compute: Compute
     recorder: Recorder
@@ -211,7 +210,7 @@ class Engine:
         """
         state, val = self.state, self.val
         logits = logits or self.validate(state.epoch)
-        self.recorder.predictions(logits, val.labels, val.positions, val.pixels(), self.classes)
+        self.recorder.predictions(logits, val.labels, val.positions)
         # Weights alone: nothing is left to resume, and the optimizer's state is as large again.
         checkpoint.save(self.recorder.directory / LAST, state.dump_weights())
         (self.recorder.directory / PREVIOUS).unlink(missing_ok=True)

@@ -249,7 +249,6 @@ def assemble(
         steps=steps,
         train=train,
         val=val,
-        classes=config.data.CLASSES,
         probe=probe,
         compute=compute,
         recorder=recorder,
