@@ -100,7 +100,8 @@ def build_report(
         )
         rest.append(escape(sentence))
     rest += [heading("Beside the published study"), _published_part(runs, published)]
-    if passes := claims.judge_published(questions, published):
+    passes = claims.judge_published(questions, published)
+    if passes and any(each.cells["verdict"].any() for each in answers):
         rest.append(verdicts.passes_table(passes))
     rest += [*full, *other, *_bookkeeping_part(runs, skipped)]
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
@@ -167,7 +168,7 @@ def describe_best(ranking: Tables) -> str:
     count = f"{best['n']} run" if best["n"] == 1 else f"{best['n']} runs"
     mean = f"{numbers.percent(best[VAL])} % ({count})"
     start = f"{ranking.group.setting}: best is {best['label']} with {mean}."
-    ahead = numbers.signed(-second["difference"], -second["high"], -second["low"]).removeprefix("+")
+    ahead = numbers.plus_minus(abs(second["difference"]), second["low"], second["high"])
     start += f" It is ahead of the next, {second['label']}, by {ahead} points"
     ran = int((ranking.ranks["n"] > 0).sum())
     biased = (

@@ -109,15 +109,14 @@ class Group:
     def labels(self) -> dict[str, str]:
         """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
         plain = USUAL if self.question is BEST else {}  # of many keys most have their usual value
-        return {
-            cell: ", ".join(
-                describe_value(key, row.get(key))
-                for key in self.vary
-                if key in COORDINATES or key not in plain or row.get(key) != plain[key]
-            )
-            or printable(cell)
-            for cell, row in self.configurations.items()
-        }
+        labels = {}
+        for cell, row in self.configurations.items():
+            told = [
+                k for k in self.vary if k in COORDINATES or row.get(k) != plain.get(k, _MISSING)
+            ]
+            words = [describe_value(key, row.get(key)) for key in told or self.vary]
+            labels[cell] = ", ".join(words) or printable(cell)
+        return labels
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, bool], pd.Series[float]]:

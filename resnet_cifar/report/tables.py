@@ -289,10 +289,8 @@ def find_keys_at_edge(tables: Tables) -> list[str]:
     tried = numeric.loc[:, numeric.nunique() > 2]
     if tried.empty:
         return []
-    best = cells[VAL].idxmax()
-    return [
-        str(key) for key in tried if tried[key].loc[best] in (tried[key].min(), tried[key].max())
-    ]
+    best = records(tried[cells[VAL] == cells[VAL].max()])[0]
+    return [key for key, value in best.items() if value in (tried[key].min(), tried[key].max())]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
