@@ -289,8 +289,8 @@ def find_keys_at_edge(tables: Tables) -> list[str]:
     tried = numeric.loc[:, numeric.nunique() > 2]
     if tried.empty:
         return []
-    best = cells[VAL].idxmax()
-    return [str(key) for key, of in tried.items() if of.loc[best] in (of.min(), of.max())]
+    best = cells[VAL].argmax()
+    return [str(key) for key, of in tried.items() if of.iloc[best] in (of.min(), of.max())]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
