@@ -87,7 +87,7 @@ def judge_best(design: Design, rng: np.random.Generator) -> dict[str, Any]:
 def judge_claims(design: Design, rng: np.random.Generator) -> dict[str, Any]:
     """A claim of one, two, three pairs is decided; any of six claims is, after Holm."""
     group, values = draw(design, rng)
-    now, last = judge_all([group], ()), design.cells - 1
+    now, last = judge_all([group]), design.cells - 1
     p, ahead = paired(values[last:3:-1], values[:4]), np.nanmean(values[last:3:-1] - values[:4], 1)
     holds, fails = np.where(ahead > 0, p, 1), np.where(ahead < 0, p, 1)
     before = [(holds[i:j].max(), fails[i:j].min()) for i, j in CLAIMED]

@@ -289,8 +289,8 @@ def find_keys_at_edge(tables: Tables) -> list[str]:
     tried = numeric.loc[:, numeric.nunique() > 2]
     if tried.empty:
         return []
-    best = records(tried[cells[VAL] == cells[VAL].max()])[0]
-    return [key for key, value in best.items() if value in (tried[key].min(), tried[key].max())]
+    best = cells[VAL].argmax()
+    return [str(key) for key, of in tried.items() if of.iloc[best] in (of.min(), of.max())]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
