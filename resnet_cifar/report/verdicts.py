@@ -24,7 +24,8 @@ NOTHING = Comparison("", _NONE, _NONE)  # of a claim of which nothing can be com
 def claims_part(judgements: Sequence[Judgement], answers: Sequence[Tables]) -> list[Part]:
     """The claims, and what was varied without one, as sentences with verdict and grounds."""
     claimed = {judgement.group for judgement in judgements}
-    lines = list(map(_describe_judgement, judgements))
+    decided = sorted(judgements, key=lambda judgement: judgement.verdict == claims.UNDECIDED)
+    lines = list(map(_describe_judgement, decided))
     for answer in answers:
         if answer.group not in claimed:
             lines += _describe_differences(answer)
