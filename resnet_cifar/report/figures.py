@@ -142,7 +142,9 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
                 _draw_published(axis, tables.group, table)
             low, high = axis.get_xlim()
             axis.set_xlim(max(0, low), min(100, high))
-            axis.set_title(textwrap.shorten(tables.group.setting, 70, placeholder=" …"))
+            axis.set_title(
+                textwrap.shorten(tables.group.setting, 70, placeholder=" …"), loc="right"
+            )
             axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
     return figure
 
