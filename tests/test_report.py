@@ -762,8 +762,9 @@ def test_losses_by_the_batch_s_own_statistics_where_recorded(
     overrides = [*SHORT, "scheduler=cosine", f"{WD}=0.01"]
     for detach in ("none", "mean"):
         make_run(tmp_path, [*overrides, f"norm.detach={detach}", f"{WD}=0.0"], 0, 0.5)
-        run = make_run(tmp_path, [*overrides, f"norm.detach={detach}"], 0, 0.5)
-        add_probe(run)
+        for seed in (1, 0):
+            run = make_run(tmp_path, [*overrides, f"norm.detach={detach}"], seed, 0.5)
+            add_probe(run)
     losses = {f"loss/val_batch_{which}": 2.0 + i for i, which in enumerate(measured)}
     curves = load_metrics(tmp_path)
     curves["loss/val_batch_variance"] = math.nan  # there for other runs
@@ -773,9 +774,10 @@ def test_losses_by_the_batch_s_own_statistics_where_recorded(
     (table,) = (part for part in parts if isinstance(part, document.Table))
     titles = ["train loss", "val loss", *(f"val loss, own {which}" for which in measured)]
     assert [title for title in table.columns if "loss" in title] == [*titles, "largest val loss"]
+    assert [row["n"] for row in records(table.frame)] == [2, 2]
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows()]
     own = [[row[title] for title in titles[2:]] for row in rows]
-    assert own == [[""] * len(measured), [f"{loss:.3f}" for loss in losses.values()]]
+    assert own == [[""] * len(measured), [f"{loss:.3f} (n = 1)" for loss in losses.values()]]
     (picture,) = (
         part
         for part in parts

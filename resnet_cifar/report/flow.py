@@ -58,8 +58,6 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     table = flow_table(group, probed, curves)
     titles = {quantity: title for quantity, _, title in PANELS}
     measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
-    rows = math.ceil(len(measured) / 3)
-    drawn = _draw_panels(group, curves, measured, 1 + 2.4 * rows, nrows=rows, sharey=True)
     panels = (
         "Median over layers, a line a run. Dotted: below it an identity holds, up to rounding and "
         "eps."
@@ -72,8 +70,8 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
         heading("Gradient flow", 4),
         escape(_describe_identities(table)),
         _show_table(name, table),
-        Picture(f"flow-{name}", _draw_panels(group, probed, titles, 5.4, nrows=2), panels),
-        Picture(f"losses-{name}", drawn, losses),
+        Picture(f"flow-{name}", _draw_panels(group, probed, titles), panels),
+        Picture(f"losses-{name}", _draw_panels(group, curves, measured, sharey=True), losses),
         *rotations,
     ]
 
@@ -101,7 +99,11 @@ def _show_table(name: str, table: pd.DataFrame) -> Table:
 
 
 def _number_column(key: str, form: str) -> Column:
-    return lambda row: "" if math.isnan(row[key]) else format(row[key], form)
+    def show(row: dict[str, Any]) -> str:
+        fewer = f" (n = {row[f'{key}/n']})" if row.get(f"{key}/n", row["n"]) < row["n"] else ""
+        return "" if math.isnan(row[key]) else format(row[key], form) + fewer
+
+    return show
 
 
 def _describe_identities(table: pd.DataFrame) -> str:
@@ -137,7 +139,7 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
 
     Columns: cell, label, n; of every quantity of `PANELS` its value at the last probed epoch, and
     `<quantity>/first` at the first; `loss/val/largest`; those of `LOSSES` that were
-    measured, at the last epoch.
+    measured, at the last epoch, and `<loss>/n`, the seeds that have it.
     """
     rows = []
     # Records from before a loss was measured lack it.
@@ -152,19 +154,21 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}
         losses = curves[curves["directory"].isin(part["directory"].unique())]
-        ends = losses.groupby("directory")[[*measured]].last().mean()
-        row |= {name: ends[name] for name in measured}
+        ends = losses.groupby("directory")[[*measured]].last()
+        row |= {name: ends[name].mean() for name in measured}
+        row |= {f"{name}/n": ends[name].count() for name in measured}
         row["loss/val/largest"] = losses["loss/val"].max()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _draw_panels(
-    group: Group, lines: pd.DataFrame, titles: dict[str, str], height: float, **subplots: Any
+    group: Group, lines: pd.DataFrame, titles: dict[str, str], sharey: bool = False
 ) -> Figure:
-    """A panel a quantity by epoch: one line a run."""
+    """A panel a quantity by epoch, three in a row: one line a run."""
     styles = figures.style_cells(group, lines["cell"])
-    with figures.panels(9.2, height, ncols=3, sharex=True, **subplots) as (figure, axes):
+    subplots = {"nrows": math.ceil(len(titles) / 3), "ncols": 3, "sharex": True, "sharey": sharey}
+    with figures.panels(9.2, 1 + 2.2 * subplots["nrows"], **subplots) as (figure, axes):
         for axis in axes.flat[len(titles) :]:
             axis.remove()
         for axis, (quantity, title) in zip(axes.flat, titles.items(), strict=False):
