@@ -12,7 +12,6 @@ import operator
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +39,7 @@ def printable(text: str) -> str:
 
 def visible(text: str) -> str:
     """Write out what can't be seen in `text`, as Python does: `\\x1b`, `\\udcff`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c
-        for c in text
-    )
-
-
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private, unassigned
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files

@@ -210,7 +210,7 @@ def test_options_of_one_s_own_and_runs_of_different_data_sets(
             load_model(run)
     outcome = call(capsys, runs[0], run, folder)
     assert outcome.code == 1
-    assert f"{runs[0]} was trained on synthetic, {run} on stripes: only runs" in outcome.err
+    assert f"{run} is of stripes, not of synthetic: only runs" in outcome.err
     # What it would mean to have the name of another option, or not to be importable.
     (mine / "second.py").write_text(STRIPES)
     moved = mine.rename(tmp_path / "moved")

@@ -152,9 +152,8 @@ def read_record(directory: Path) -> RunRecord | None:
     try:
         record = _parse(content, directory.resolve())
     except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path} is not a record of this program: {shorten(str(error))}"
-        ) from error
+        problem = shorten(str(error))
+        raise RecordError(f"{path} is not a record of this program: {problem}") from error
     if record.status == "running" and not is_held(directory / LOCK):
         record.status = "interrupted"
     return record

@@ -27,21 +27,16 @@ def opening(
     on += [f"{compute.threads} threads"] if compute.device.type == "cpu" else []
     on += ["compiled"] if compute.compile else []
     lines = [f"{directory}", ", ".join(on)]
-    if state.epoch == epochs:
-        lines.append("every epoch was trained before; what else a finished run has is made now")
-    elif state.epoch or state.step:
-        lines.append(
-            f"resumed at epoch {state.epoch + 1} of {epochs}, step {state.step} of {steps}"
-        )
+    if (state.epoch or state.step) and state.epoch < epochs:
+        where = f"epoch {state.epoch + 1} of {epochs}, step {state.step} of {steps}"
+        lines.append(f"resumed at {where}")
     # By arithmetic and the rate at which the device multiplies.
     flop = training_flop(config.multiply_accumulates()) * config.images(epochs - state.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
     if expected > LONG:
-        lines.append(
-            f"this will take about {duration(expected)} on {compute.name}, "
-            f"{compute.threads} threads; it can be interrupted and resumed at any time. "
-            "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
-        )
+        shorter = "model.width=16, trainer.epochs=15, data=synthetic"
+        what = "it can be interrupted and resumed at any time"
+        lines.append(f"this will take about {duration(expected)}; {what}. Shorter: {shorter}")
     return lines
 
 
@@ -67,7 +62,5 @@ def closing(directory: Path, record: RunRecord, status: str) -> list[str]:
     lines = [f"{status}: {directory}{result(record)}"]
     if status == "completed" and (best := record.best) is not None:
         accuracy, epoch = f"{100 * best[OBJECTIVE]:.2f} %", f"{best['epoch']} of {record.epochs}"
-        last = best["epoch"] == record.epochs
-        other = f"the best epoch was {epoch} (val {accuracy}): best.pt"
-        lines.append("the last epoch was the best" if last else other)
+        lines.append(f"the best epoch was {epoch} (val {accuracy}): best.pt")
     return lines

@@ -88,9 +88,8 @@ def run(config: Config) -> float:
             display.say(f"{directory}: {busy} {BUSY}, skipped")
             return schema.objective(schema.read_record(directory))
         except OSError as error:
-            raise UserError(
-                f"{directory} can't be written ({describe(error)}); what was there is intact"
-            ) from error
+            problem = f"can't be written ({describe(error)}); what was there is intact"
+            raise UserError(f"{directory} {problem}") from error
 
 
 def set_aside(directory: Path, lock: Lock) -> Path:
