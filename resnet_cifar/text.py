@@ -107,9 +107,7 @@ def explain_mismatch(
     return path, here, problem
 
 
-def _find_key(
-    error: ValidationError, whole: Any, path: Sequence[str | int], kind: type[Struct]
-) -> str:
+def _find_key(error: ValidationError, whole: Any, path: list[Any], kind: type[Struct]) -> str:
     """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
     import msgspec
 

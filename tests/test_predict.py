@@ -105,7 +105,7 @@ def test_tables_say_what_was_done(
     assert table.code == 1  # something was left out
     assert table.err == f"error: {tmp_path}/[b]broken[b].png is no PNG, JPEG, WebP or BMP file\n"
     assert "640×480, resized" in table.out
-    assert "1 of 2 images are not 32×32: shorter side resized" in table.out
+    assert table.out.count("resized") == 1
     assert "last weights, epoch 2 (val " in table.out
     lines = list(csv.DictReader(io.StringIO(call(capsys, *arguments, "--csv").out)))
     assert [line["image"] for line in lines] == [f"{tmp_path}/red, wide.jpg", f"{folder}/000.png"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Lock, LockHeld, write_atomically, write_json
@@ -127,9 +128,7 @@ class Recorder:
         """Record the probe's rows of an epoch, one a layer."""
         self._probe.append(*rows)
 
-    def predictions(
-        self, logits: Mapping[str, torch.Tensor], labels: torch.Tensor, index: np.ndarray
-    ) -> None:
+    def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
         """Write the last epoch's predictions.npz.
 
         Takes logits [n, classes] by view, labels int64 [n] and, as `index` int64 [n], their
@@ -233,8 +232,8 @@ def hand_in(
     """
     try:
         with Lock(directory / LOCK, wait=False):
-            record = schema.finished(directory)
-            if record is None or not logger.lacks(record):
+            record = schema.read_record(directory)
+            if record is None or not (record.finished and logger.lacks(record)):
                 return
             metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
             lines = [with_curves(line, probed) for line in metrics]

@@ -195,12 +195,6 @@ def seal(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
 
 
-def finished(directory: Path) -> RunRecord | None:
-    """Read the record of a run that has its outcome, else None. Raises as `read_record`."""
-    record = read_record(directory)
-    return record if record and record.finished else None
-
-
 def result(record: RunRecord) -> str:
     """The last epoch's validation accuracies, for the end of a line."""
     final, names = record.final or {}, {"val": "val", "augmented": "val_augmented"}
