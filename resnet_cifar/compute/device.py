@@ -135,10 +135,8 @@ def faster(seconds: Mapping[str, float]) -> str:
 def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
-    Measured once a process. Empty where the CPU has no instructions for bfloat16.
-
-    In one thread and by its own CPU time: others on the machine then hardly matter. Threads that
-    wait for one another gave ratios of 0.02 where 1.4 is right. `layout` is that of a run of one
+    Measured once a process. Empty where the CPU has no instructions for bfloat16. In one thread and
+    by its own CPU time: others on the machine then hardly matter. `layout` is that of a run of one
     thread, so that runs agree whatever their threads.
     """
     if not has_bf16():
@@ -219,9 +217,8 @@ def cpu_layout(channels: int, threads: int) -> torch.memory_format:
 
     channels_last from 8 on: below, oneDNN's backward pass corrupts the heap (seen with torch 2.14
     on AVX2: "double free or corruption" within a few steps). With several threads from 16 on:
-    below, a channel's sums of two threads lie in one line of the cache, and BatchNorm's backward
-    pass takes 2.5 times as long on two threads as on one; the contiguous layout trains width 8 at
-    1.35 times the speed there (1,782 and 1,318 images/s in bf16; experiments/benchmark.md).
+    below, a channel's sums of two threads lie in one line of the cache, and the contiguous layout
+    trains 1.35 times as fast (experiments/benchmark.md).
     """
     enough = channels >= (8 if threads == 1 else 16)
     return torch.channels_last if enough else torch.contiguous_format

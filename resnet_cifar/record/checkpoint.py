@@ -149,12 +149,9 @@ def load_last(
 
 
 def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, Any]:
-    """Load weights of a run, one of `WEIGHTS`, and check that they are the record's.
+    """Load weights of a run, one of `WEIGHTS`: "model", a state dict, and "epoch".
 
-    Returns:
-        A dict with "model", a state dict, and "epoch".
-
-    Raises UserError: there are none, or they are damaged, changed or another run's.
+    Raises UserError: there are none, or they are damaged, changed or not the record's.
     """
     name = WEIGHTS[weights]
     path = directory / name

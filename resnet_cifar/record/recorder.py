@@ -178,7 +178,7 @@ class Recorder:
         try:
             pixels, epoch = views.heat_map(self._probe.lines), self.record.epochs_done
             self.tell(lambda tracker: tracker.image("probe/layers_by_epochs", pixels, epoch))
-        except Exception as error:  # it only decorates: a failure never ends the run
+        except Exception as error:  # of what only decorates: the run goes on
             self._say(f"a picture for TensorBoard is missing: {describe(error)}")
 
     def tell(self, call: Callable[[Tracker], None]) -> None:

@@ -88,11 +88,7 @@ def _list(options: argparse.Namespace) -> None:
         print_csv(keys or sorted(every, key=LAST.__contains__), [run.row for run in runs])
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
-    closed = [run.problem for run in runs if run.closed]
-    if options.json or options.csv:
-        fail_for(closed)
-    if closed:
-        raise SystemExit(1)
+    fail_for([run.problem for run in runs if run.closed])
 
 
 def _archive_or_remove(options: argparse.Namespace) -> None:

@@ -71,7 +71,7 @@ def archive(directory: Path, root: Path) -> Path:
             if error.errno != errno.EXDEV:
                 raise
             made, moved, to = (shlex.quote(str(p)) for p in (target.parent, directory, target))
-            remedy = f"mkdir -p {made} && mv {moved} {to} would move it"
+            remedy = f"left alone; mkdir -p {made} && mv {moved} {to} would move it"
             raise UserError(f"{archived} is on another disk than {directory}: {remedy}") from error
     return target
 

@@ -141,9 +141,9 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     total = decimal(sum(run.bytes for run in runs))
     print(f"{len(runs)} runs, {total}" + (f": {parts}" if parts else ""))
     for run in runs:
-        if run.record is None:
+        if run.record is None and not run.closed:
             print(printable(run.problem))
-        elif run.status == "failed" and run.record.error:
+        if run.record and run.record.error:
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
             print(printable(line))

@@ -133,10 +133,7 @@ def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
 
 
 def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the state dict of one of our ResNets as torchvision's are named.
-
-    Raises UserError: a name is none of a ResNet's.
-    """
+    """Rename a ResNet's state dict as torchvision's are. Raises UserError: it is no ResNet's."""
     renamed = {}
     for name, tensor in weights.items():
         module, _, leaf = name.rpartition(".")

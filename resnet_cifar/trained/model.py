@@ -155,7 +155,7 @@ class TrainedModel:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities float64 [n, classes]: the softmax of `logits`."""
-        return np.exp(scores.log_softmax(self.logits(images)))
+        return scores.softmax(self.logits(images))
 
     def predict(self, images: DeviceImages, draws: AugmentationDraw, batch_size: int) -> Tensor:
         """Logits float32 [n, classes], on the host, of a view of `images`.

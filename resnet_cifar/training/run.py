@@ -98,10 +98,7 @@ def run(config: Config) -> float:
 def train(
     config: Config, directory: Path, split: Split, display: Display, interrupt: Interrupt
 ) -> float:
-    """Assemble the run, whose lock is held, fit it, record how it ended.
-
-    Nothing is left to do where the process that had the lock before has finished it.
-    """
+    """Assemble the run, whose lock is held, fit it, record how it ended."""
     before = schema.read_record(directory)
     if before and before.finished:
         display.say(f"{directory}: {before.status} meanwhile{schema.result(before)}")
