@@ -52,8 +52,8 @@ class SGD(Optimizer):
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
         import torch
 
-        rule = {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
-        return torch.optim.SGD(groups, lr=self.lr, fused=fused, **rule)
+        rule: Any = {"dampening": self.dampening, "nesterov": self.nesterov, "fused": fused}
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, **rule)
 
 
 @dataclass

@@ -94,7 +94,7 @@ def _list(options: argparse.Namespace) -> None:
 def _archive_or_remove(options: argparse.Namespace) -> None:
     conditions = (options.status, options.cell, options.seed, options.older_than, options.where)
     if not options.all and not any(given is not None for given in conditions):
-        ways = "--status, --cell, --seed, --older-than, --where or --all"
+        ways = "--status, --cell, --seed, --older-than or --where, or take --all"
         raise UserError(f"{options.action} what? Select runs by {ways}")
     values = [value for _, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
