@@ -54,10 +54,8 @@ def meets(row: Row, key: str, values: str) -> bool:
 
 
 def _equals(value: Any, wanted: str) -> bool:
-    if value is None:
-        return wanted.lower() in ("null", "none")
-    if isinstance(value, bool):
-        return wanted.lower() == str(value).lower()
+    if value is None or isinstance(value, bool):
+        return wanted.lower() in (number(value), str(value).lower())  # null and none
     if isinstance(value, (int, float)):
         try:
             return float(wanted) == value
