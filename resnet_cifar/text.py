@@ -39,7 +39,9 @@ def printable(text: str) -> str:
 
 def visible(text: str) -> str:
     """Write out what can't be seen in `text`, as Python does: `\\x1b`, `\\udcff`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(  # a wide or no-break space is part of a name
+        c if c.isprintable() or (c > "\x9f" and c.isspace()) else repr(c)[1:-1] for c in text
+    )
 
 
 PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files

@@ -20,6 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from resnet_cifar.compute.cpu import available_cpus, cpu_name, has_bf16, omp_num_threads
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.errors import ConfigError
+from resnet_cifar.model.resnet import conv3x3
 
 AMPERE, VOLTA = (8, 0), (7, 0)  # first with units for bfloat16 and TF32; for float16
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -171,9 +172,7 @@ def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], Non
     layers = []
     for stage in range(4):
         channels, size = width * 2**stage, 32 >> stage
-        layer = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
+        layer = nn.Sequential(conv3x3(channels, channels), nn.BatchNorm2d(channels))
         x = torch.ones(images, channels, size, size).contiguous(memory_format=layout)
         layers.append((layer.to(memory_format=layout), x.requires_grad_()))
 

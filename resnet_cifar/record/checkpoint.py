@@ -64,7 +64,7 @@ def compare_weights(found: dict[str, Any], expected: dict[str, Any]) -> None:
     wanted = kinds(expected)
     there = kinds({name: found[name] for name in expected if name in found})
     for name in wanted | there:
-        has, needed = there.get(name, "missing"), wanted.get(name, "none of this network's")
+        has, needed = there.get(name, "missing"), wanted.get(name, "in this network")
         expect(has == needed, f"{name[1:]} is {has}, not {needed}")
 
 

@@ -25,8 +25,8 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     on += ["compiled"] if compute.compile else []
     lines = [f"{directory}", ", ".join(on)]
     if (session.epoch or session.step) and session.epoch < epochs:
-        where = f"epoch {session.epoch + 1} of {epochs}, step {session.step} of {steps}"
-        lines.append(f"resumed at {where}")
+        at = f"epoch {session.epoch + 1} of {epochs}, step {session.step} of {steps}"
+        lines.append(f"resumed at {at}")
     # By arithmetic and the rate at which the device multiplies.
     flop = training_flop(config.multiply_accumulates()) * config.images(epochs - session.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
