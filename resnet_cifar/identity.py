@@ -109,10 +109,7 @@ def varying_keys(flat: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     A value that only follows from a group's option, where that varies, says nothing more: left out.
     """
     keys = dict.fromkeys(key for each in flat for key in each)
-    values = {
-        key: [repr(v) if isinstance(v := each.get(key), (list, dict)) else v for each in flat]
-        for key in keys
-    }
+    values = {key: [repr(each.get(key)) for each in flat] for key in keys}
     chosen = [key for key in keys if len(set(values[key])) > 1]
     for key in chosen.copy():
         group = key.partition(".")[0]

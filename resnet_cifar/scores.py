@@ -1,4 +1,4 @@
-"""Scores of logits: confusion, calibration. numpy only; accuracy and loss are `compute.step.score`.
+"""Scores of logits: confusion, calibration. No torch; accuracy and loss are `step.score`.
 
 Everything takes logits float [n, classes] and labels int [n]; float16 logits are computed with in
 float64.
@@ -10,17 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 
-def log_softmax(logits: Floats) -> NDArray[np.float64]:
-    """Log-probabilities float64 [n, classes]."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    return wide
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Probabilities float64 [n, classes]."""
+    return np.asarray(special.softmax(logits.astype(np.float64), axis=1))
 
 
 def confusion_matrix(logits: Floats, labels: Integers) -> NDArray[np.int64]:
@@ -40,7 +38,7 @@ class Reliability(NamedTuple):
 
 def reliability(logits: Floats, labels: Integers, bins: int = 15) -> Reliability:
     """Accuracy by confidence, as a reliability diagram draws it (Guo et al. 2017)."""
-    probabilities = np.exp(log_softmax(logits))
+    probabilities = softmax(logits)
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

@@ -12,7 +12,6 @@ import operator
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +39,9 @@ def printable(text: str) -> str:
 
 def visible(text: str) -> str:
     """Write out what can't be seen in `text`, as Python does: `\\x1b`, `\\udcff`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c
-        for c in text
+    return "".join(  # a wide or no-break space is part of a name
+        c if c.isprintable() or (c > "\x9f" and c.isspace()) else repr(c)[1:-1] for c in text
     )
-
-
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogate, private, unassigned
 
 
 PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files
@@ -116,9 +109,7 @@ def explain_mismatch(
     return path, here, problem
 
 
-def _find_key(
-    error: ValidationError, whole: Any, path: Sequence[str | int], kind: type[Struct]
-) -> str:
+def _find_key(error: ValidationError, whole: Any, path: list[Any], kind: type[Struct]) -> str:
     """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
     import msgspec
 

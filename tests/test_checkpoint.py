@@ -191,7 +191,7 @@ TAMPERED: dict[str, tuple[bool, Place, Callable[[Any], Any] | None, bool, str]] 
     "half weights": (True, STEM, lambda x: x.half(), False, "model.stem.weight is float16 [2, 3"),
     "complex weights": (True, STEM, lambda x: x.cfloat(), False, "model.stem.weight is complex64"),
     "a weight more": (
-        True, STEM[:1], lambda x: {**x, "bias": torch.zeros(2)}, False, "model.bias is none of",
+        True, STEM[:1], lambda x: {**x, "bias": torch.zeros(2)}, False, "[2], not in this network",
     ),
     "a short average": (False, EMA, lambda x: x[:-1], False, "ema.norm.bias is float32 [1], not"),
     "no average": (False, EMA[:1], None, False, "ema is missing"),

@@ -15,7 +15,6 @@ from made_up import make_run
 from rich.console import Console
 
 from resnet_cifar import text
-from resnet_cifar.runs import listing
 from resnet_cifar.runs.command import main
 
 Call = Callable[..., str]
@@ -182,7 +181,3 @@ def test_two_runs(call: Call, root: Path) -> None:
     assert "failed" in out
     assert "-5.00" in out
     assert "neither a run" in call("diff", "nowhere", second, code=1)
-
-
-def test_sizes() -> None:
-    assert [listing.format_size(n) for n in (0, 999, 45_000_000)] == ["0 B", "999 B", "45 MB"]

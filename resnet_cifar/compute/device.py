@@ -20,6 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from resnet_cifar.compute.cpu import available_cpus, cpu_name, has_bf16, omp_num_threads
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.errors import ConfigError
+from resnet_cifar.model.resnet import conv3x3
 
 AMPERE, VOLTA = (8, 0), (7, 0)  # first with units for bfloat16 and TF32; for float16
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -135,10 +136,8 @@ def faster(seconds: Mapping[str, float]) -> str:
 def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
-    Measured once a process. Empty where the CPU has no instructions for bfloat16.
-
-    In one thread and by its own CPU time: others on the machine then hardly matter. Threads that
-    wait for one another gave ratios of 0.02 where 1.4 is right. `layout` is that of a run of one
+    Measured once a process. Empty where the CPU has no instructions for bfloat16. In one thread and
+    by its own CPU time: others on the machine then hardly matter. `layout` is that of a run of one
     thread, so that runs agree whatever their threads.
     """
     if not has_bf16():
@@ -173,9 +172,7 @@ def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], Non
     layers = []
     for stage in range(4):
         channels, size = width * 2**stage, 32 >> stage
-        layer = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
+        layer = nn.Sequential(conv3x3(channels, channels), nn.BatchNorm2d(channels))
         x = torch.ones(images, channels, size, size).contiguous(memory_format=layout)
         layers.append((layer.to(memory_format=layout), x.requires_grad_()))
 
@@ -219,9 +216,8 @@ def cpu_layout(channels: int, threads: int) -> torch.memory_format:
 
     channels_last from 8 on: below, oneDNN's backward pass corrupts the heap (seen with torch 2.14
     on AVX2: "double free or corruption" within a few steps). With several threads from 16 on:
-    below, a channel's sums of two threads lie in one line of the cache, and BatchNorm's backward
-    pass takes 2.5 times as long on two threads as on one; the contiguous layout trains width 8 at
-    1.35 times the speed there (1,782 and 1,318 images/s in bf16; experiments/benchmark.md).
+    below, a channel's sums of two threads lie in one line of the cache, and the contiguous layout
+    trains 1.35 times as fast (experiments/benchmark.md).
     """
     enough = channels >= (8 if threads == 1 else 16)
     return torch.channels_last if enough else torch.contiguous_format

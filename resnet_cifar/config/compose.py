@@ -35,10 +35,7 @@ _registered: dict[str, tuple[type[Any], ...]] = {}
 
 
 def register() -> None:
-    """Register with Hydra the schemas, and where YAML is looked for: first in a person's own.
-
-    Idempotent; to be called before composing.
-    """
+    """Register with Hydra the schemas, and where YAML is looked for: first in a person's own."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins

@@ -147,8 +147,6 @@ def _explain_name(text: str, argv: Sequence[str], full_key: re.Match[str] | None
             return f"{group} has an option already: write {group}={option}, without the +"
         return f"{group} is chosen twice: a file says `override /{group}: {option}` to change it"
     if match := re.search(r"Could not override '([^']+)'", text):
-        if match[1] in groups():
-            return f"{match[1]} can't be chosen in this configuration (--config-name)"
         return unknown_key(match[1])
     if match := re.search(r"Key '([^']+)' not in '\w+'", text):
         if match[1] in PRESETS:

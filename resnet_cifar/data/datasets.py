@@ -155,9 +155,8 @@ class Cifar(Dataset):
                 with Lock(root / ".lock"):
                     dataset = source(root, train=train, download=True)
             except (OSError, RuntimeError, EOFError) as error:
-                raise UserError(
-                    f"{problem}, and downloading {source.url} failed ({describe(error)}): {remedy}"
-                ) from error
+                failed = f"downloading {source.url} failed ({describe(error)})"
+                raise UserError(f"{problem}, and {failed}: {remedy}") from error
         except Exception as error:
             raise UserError(f"{folder} can't be read ({describe(error)}): {remedy}") from error
         return dataset.data, np.asarray(dataset.targets, dtype=np.int64)

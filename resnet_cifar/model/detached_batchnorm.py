@@ -58,9 +58,6 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         y: Tensor = _Normalise.apply(x, self.weight, self.bias, *running, self.eps, self.detach)
         return y
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, detach={self.detach}"  # type: ignore[no-untyped-call]
-
 
 class _Normalise(torch.autograd.Function):
     """Training-mode batch normalisation, backward with the terms of `detach` left out."""

@@ -25,10 +25,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
-        """Build the optimizer over parameter groups that carry their own weight_decay.
-
-        `fused` updates all parameters in one kernel.
-        """
+        """Build the optimizer over parameter groups that carry their own weight_decay."""
 
 
 @dataclass
@@ -55,14 +52,8 @@ class SGD(Optimizer):
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
         import torch
 
-        return torch.optim.SGD(
-            groups,
-            lr=self.lr,
-            momentum=self.momentum,
-            dampening=self.dampening,
-            nesterov=self.nesterov,
-            fused=fused,
-        )
+        rule: Any = {"dampening": self.dampening, "nesterov": self.nesterov, "fused": fused}
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, **rule)
 
 
 @dataclass

@@ -63,11 +63,9 @@ def compare_weights(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raise ValueError, naming the part, unless `found` has the weights in `expected`, alike."""
     wanted = kinds(expected)
     there = kinds({name: found[name] for name in expected if name in found})
-    for name, kind in wanted.items():
-        is_there = there.get(name, "missing")
-        expect(is_there == kind, f"{name[1:]} is {is_there}, not {kind}")
-    for name in there.keys() - wanted:
-        raise ValueError(f"{name[1:]} is none of this network's")
+    for name in wanted | there:
+        has, needed = there.get(name, "missing"), wanted.get(name, "in this network")
+        expect(has == needed, f"{name[1:]} is {has}, not {needed}")
 
 
 def save_last(directory: Path, state: dict[str, Any]) -> None:
@@ -114,10 +112,8 @@ def check_owner(state: dict[str, Any], path: Path, record: RunRecord, steps: int
         "without its optimizer": epoch != epochs and "optimizer" not in state,
     }
     if problem := next((text for text, applies in problems.items() if applies), ""):
-        raise UserError(
-            f"checkpoint {path} is {problem}: not one that a run of {epochs} epochs of {steps} "
-            "steps can go on from"
-        )
+        run = f"a run of {epochs} epochs of {steps} steps"
+        raise UserError(f"checkpoint {path} is {problem}: not one that {run} can go on from")
 
 
 def load_last(
@@ -153,12 +149,9 @@ def load_last(
 
 
 def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, Any]:
-    """Load weights of a run, one of `WEIGHTS`, and check that they are the record's.
+    """Load weights of a run, one of `WEIGHTS`: "model", a state dict, and "epoch".
 
-    Returns:
-        A dict with "model", a state dict, and "epoch".
-
-    Raises UserError: there are none, or they are damaged, changed or another run's.
+    Raises UserError: there are none, or they are damaged, changed or not the record's.
     """
     name = WEIGHTS[weights]
     path = directory / name

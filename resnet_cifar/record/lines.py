@@ -61,10 +61,8 @@ class LinesFile:
         self._sha256, self._bytes = hashlib.sha256(content), len(content)
         self._file: int | None = None
         if sha256 is not None and self.sum().sha256 != sha256:
-            raise RecordError(
-                f"{self.path} was changed: its lines are not those that the checkpoint was "
-                f"written after; {schema.START_AGAIN}"
-            )
+            changed = f"{path} was changed: its lines are not those of the checkpoint"
+            raise RecordError(f"{changed}; {schema.START_AGAIN}")
 
     def append(self, *lines: Metrics) -> None:
         """Write one epoch's lines and wait for the disk.
@@ -111,10 +109,8 @@ class LinesFile:
 
 def refuse_changed(path: Path) -> NoReturn:
     """Raise UserError: somebody else wrote to a file that this process was writing."""
-    raise UserError(
-        f"{path} was changed or removed during training, so this run stops and leaves it as it "
-        "is; put back as it was, the same command goes on from the last checkpoint"
-    )
+    what = f"{path} was changed or removed during training, so this run stops"
+    raise UserError(f"{what}; put back as it was, the same command goes on")
 
 
 def _check(line: Metrics, path: Path, where: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Lock, LockHeld, write_atomically, write_json
@@ -67,10 +68,8 @@ class Recorder:
             path.unlink()
         if before is not None:
             if before.epochs_done and not (done or session.step):
-                raise RecordError(
-                    f"{directory} has no checkpoint, although {before.epochs_done} of its epochs "
-                    f"are done; {schema.START_AGAIN}"
-                )
+                has = f"{directory} has {before.epochs_done} epochs and no checkpoint"
+                raise RecordError(f"{has}; {schema.START_AGAIN}")
             record.sessions, record.evaluations = before.sessions, before.evaluations
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
@@ -81,10 +80,8 @@ class Recorder:
             for name in (METRICS, PROBE)
         )
         if (lines := len(self._metrics.lines)) < done:
-            raise RecordError(
-                f"{self._metrics.path} has lines of {lines} of the {done} epochs that the "
-                f"checkpoint has behind it; {schema.START_AGAIN}"
-            )
+            has = f"{self._metrics.path} has lines of {lines} of the checkpoint's {done} epochs"
+            raise RecordError(f"{has}; {schema.START_AGAIN}")
         self._update()  # first, or a kill leaves a record that has more epochs than lines
         self._metrics.append()  # there from the start, for whoever follows it
         self._probe.trim()
@@ -131,9 +128,7 @@ class Recorder:
         """Record the probe's rows of an epoch, one a layer."""
         self._probe.append(*rows)
 
-    def predictions(
-        self, logits: Mapping[str, torch.Tensor], labels: torch.Tensor, index: np.ndarray
-    ) -> None:
+    def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
         """Write the last epoch's predictions.npz.
 
         Takes logits [n, classes] by view, labels int64 [n] and, as `index` int64 [n], their
@@ -164,7 +159,7 @@ class Recorder:
         try:
             if status in schema.FINAL:
                 if self._probe.lines:
-                    self._show("probe/layers_by_epochs", lambda: views.heat_map(self._probe.lines))
+                    self._show_probe()
                 summed = sums(self.directory, SUMMED)
                 for file in files:  # its lines have to be as written
                     if file.lines and summed.get(file.path.name) != file.sum():
@@ -179,14 +174,12 @@ class Recorder:
                 file.close()
             self.tell(lambda tracker: tracker.close())
 
-    def _show(self, name: str, draw: Callable[[], np.ndarray]) -> None:
-        """Draw for the trackers what only decorates: a failure is said and never ends the run."""
+    def _show_probe(self) -> None:
         try:
-            pixels = draw()
-        except Exception as error:
+            pixels, epoch = views.heat_map(self._probe.lines), self.record.epochs_done
+            self.tell(lambda tracker: tracker.image("probe/layers_by_epochs", pixels, epoch))
+        except Exception as error:  # of what only decorates: the run goes on
             self._say(f"a picture for TensorBoard is missing: {describe(error)}")
-            return
-        self.tell(lambda tracker: tracker.image(name, pixels, self.record.epochs_done))
 
     def tell(self, call: Callable[[Tracker], None]) -> None:
         """Call a method of every tracker."""
@@ -239,8 +232,8 @@ def hand_in(
     """
     try:
         with Lock(directory / LOCK, wait=False):
-            record = schema.finished(directory)
-            if record is None or not logger.lacks(record):
+            record = schema.read_record(directory)
+            if record is None or not (record.finished and logger.lacks(record)):
                 return
             metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
             lines = [with_curves(line, probed) for line in metrics]

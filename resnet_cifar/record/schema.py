@@ -152,9 +152,8 @@ def read_record(directory: Path) -> RunRecord | None:
     try:
         record = _parse(content, directory.resolve())
     except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path} is not a record of this program: {shorten(str(error))}"
-        ) from error
+        problem = shorten(str(error))
+        raise RecordError(f"{path} is not a record of this program: {problem}") from error
     if record.status == "running" and not is_held(directory / LOCK):
         record.status = "interrupted"
     return record
@@ -194,12 +193,6 @@ def seal(plain: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in plain.items() if key != "sha256"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return {**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
-
-
-def finished(directory: Path) -> RunRecord | None:
-    """Read the record of a run that has its outcome, else None. Raises as `read_record`."""
-    record = read_record(directory)
-    return record if record and record.finished else None
 
 
 def result(record: RunRecord) -> str:

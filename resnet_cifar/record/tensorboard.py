@@ -57,10 +57,8 @@ class Board(Tracker):
         if earlier:  # readers take the first start they meet for no restart
             restart = Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START))
             self._writer._get_file_writer().add_event(restart)  # type: ignore[no-untyped-call]
-        shown = {
-            key: value if isinstance(value, (bool, int, float)) else number(value)
-            for key, value in columns(hparams).items()
-        }
+        shown = columns(hparams)
+        shown |= {k: number(v) for k, v in shown.items() if not isinstance(v, (int, float))}
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
         ParseDict({"hparams": shown}, start)
         self._session(metadata.SESSION_START_INFO_TAG, session_start_info=start)

@@ -67,7 +67,5 @@ def require_key() -> None:
         return
     except wandb.Error as error:
         cause = describe(error)
-    raise UserError(
-        f"logger=wandb can't log in ({cause}): set WANDB_API_KEY, run `wandb login`, or keep the "
-        "run on disk with logger.mode=offline"
-    )
+    remedy = "set WANDB_API_KEY, run `wandb login`, or stay on disk by logger.mode=offline"
+    raise UserError(f"logger=wandb can't log in ({cause}): {remedy}")

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from os.path import normpath
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import Parser, complain, fail_for, not_empty, run_command
 from resnet_cifar.errors import ConfigError, UserError, shorten
@@ -86,20 +88,14 @@ def _list(options: argparse.Namespace) -> None:
         print_csv(keys or sorted(every, key=LAST.__contains__), [run.row for run in runs])
     else:
         listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
-    closed = [run.problem for run in runs if run.closed]
-    if options.json or options.csv:
-        fail_for(closed)
-    if closed:
-        raise SystemExit(1)
+    fail_for([run.problem for run in runs if run.closed])
 
 
 def _archive_or_remove(options: argparse.Namespace) -> None:
     conditions = (options.status, options.cell, options.seed, options.older_than, options.where)
     if not options.all and not any(given is not None for given in conditions):
-        raise UserError(
-            f"{options.action} what? Select runs by --status, --cell, --seed, --older-than or "
-            "--where, or take --all"
-        )
+        ways = "--status, --cell, --seed, --older-than or --where, or take --all"
+        raise UserError(f"{options.action} what? Select runs by {ways}")
     values = [value for _, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
         raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
@@ -111,7 +107,7 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         fail_for(problems)
         return
     listing.print_runs(chosen)
-    size = listing.format_size(sum(run.bytes for run in chosen))
+    size = decimal(sum(run.bytes for run in chosen))
     question = f"{options.action} these {len(chosen)} runs, {size}?"
     if not options.yes and not sys.stdin.isatty():
         raise UserError(f"{question} Not asked without a terminal: add --yes to go on")

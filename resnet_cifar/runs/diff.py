@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +36,13 @@ class Side(NamedTuple):
 
 def read_side(path: Path) -> Side:
     """The run at `path`, or the runs of the cell. Raises UserError where there is neither."""
-    if record := read_run(path):
-        return Side(path, {record.seed: record}, False, [])
     runs, unread = runs_at(path)
     known = [record for run in runs if (record := read_run(run))]
     if len({record.cell for record in known}) != 1:
         why = "".join(f": {reason}" for reason in list(unread.values())[:1])
         raise UserError(f"{path} is neither a run, <cell>/seed=<n>, nor a cell with runs{why}")
-    return Side(path, {record.seed: record for record in known}, True, list(unread.values()))
+    by_seed = {record.seed: record for record in known}
+    return Side(path, by_seed, path not in runs, list(unread.values()))
 
 
 def print_differences(first: Path, second: Path) -> None:
@@ -68,10 +66,8 @@ def print_differences(first: Path, second: Path) -> None:
             print()
             print_table(heads, lines)
     if cells:
-        print(
-            "\nMeans over the seeds that completed, with 95 % t-intervals; B - A over the seeds "
-            "that both have, pair by pair."
-        )
+        means = "Means over the seeds that completed, with 95 % t-intervals"
+        print(f"\n{means}; B - A over the seeds that both have, pair by pair.")
     # What it says is not of all runs that there are.
     fail_for([reason for side in sides for reason in side.unread])
 
@@ -89,11 +85,7 @@ def _compare(sides: Sequence[Sequence[dict[str, Any]]]) -> list[list[str]]:
 def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
     """Status, then every quantity that either has: A, B, B − A."""
     epochs = [_join(record.epochs_done for record in side.records.values()) for side in sides]
-    counts = [Counter(record.status for record in side.records.values()).items() for side in sides]
-    statuses = [
-        ", ".join(f"{n} {status}" if side.is_cell else status for status, n in counted)
-        for side, counted in zip(sides, counts, strict=True)
-    ]
+    statuses = [_join(record.status for record in side.records.values()) for side in sides]
     lines = [["status", *statuses, ""], ["epochs", *epochs, ""]]
     for name, (key, digits) in QUANTITIES.items():
         a, b = (_measure(side, key) for side in sides)

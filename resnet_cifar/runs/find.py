@@ -26,7 +26,7 @@ from resnet_cifar.errors import UserError, describe
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
 from resnet_cifar.record.layout import RUN
-from resnet_cifar.record.schema import FINAL, RecordError, RunRecord, read_record
+from resnet_cifar.record.schema import FINAL, RunRecord, read_record, record_or_reason
 from resnet_cifar.record.schema import STATUSES as RECORDED
 
 STATUSES = (*RECORDED, "unreadable")
@@ -34,11 +34,11 @@ Row = dict[str, Any]
 # A run's row begins and ends with these.
 FIRST = ("directory", "cell", "seed", "status", "damaged", "error", "epochs_done", "epochs")
 LAST = ("size", "age", "ended")
-# Columns of `flat_row` that a run's row has not, or, the last three, has of the last session.
+# Columns of `flat_row` that a run's row has not.
 _NOT_LISTED = (
     *("step", "lr", "test_evaluations", "accuracy/test", "loss/test", "sessions", "started"),
     *("images_trained", "share_of_matmul_rate", "device_type", "precision", "threads"),
-    *("versions", "code", "parameters", "device", "seconds", "images_per_second"),
+    *("versions", "code"),
 )
 
 
@@ -54,15 +54,11 @@ class Run:
     @cached_property
     def record(self) -> RunRecord | None:
         """run.json; None where it can't be read: `problem` says why."""
-        if self.problem:
-            return None
-        try:
-            record = read_run(self.path)
-            self.problem = "" if record else f"{self.path} has no {RUN}"
-            return record
-        except RecordError as error:
-            self.problem = str(error)
-            return None
+        found = self.problem or record_or_reason(self.path)
+        if not isinstance(found, str):
+            return _complete(found)
+        self.problem = found
+        return None
 
     @property
     def status(self) -> str:
@@ -127,7 +123,7 @@ class Run:
     def row(self) -> Row:
         """The run as `runs` lists it: columns of `flat_row`, and what its files and its age say.
 
-        Device and speed are the last session's. Without a record, as much as the directory says.
+        Without a record, as much as the directory says.
         """
         record = self.record
         row: Row = dict.fromkeys(FIRST)
@@ -135,14 +131,7 @@ class Run:
         row |= {"damaged": bool(self.damaged), "error": self.problem or None}
         row |= {"left_out": self.left_out}
         if record:
-            speeds = [s.images_per_second for s in record.sessions if s.images_per_second]
             row |= {k: value for k, value in flat_row(record).items() if k not in _NOT_LISTED}
-            row |= {
-                "device": record.device,
-                "parameters": record.parameters,
-                "seconds": round(sum(s.seconds for s in record.sessions), 1),
-                "images_per_second": speeds[-1] if speeds else None,
-            }
         row["seed"] = int(self.seed) if self.seed.isdecimal() else self.seed
         return row | {"size": self.bytes, "age": round(self.age), "ended": record and record.ended}
 
@@ -238,10 +227,14 @@ def is_run_directory(path: Path, asked: bool = False) -> bool:
 
 def read_run(directory: Path) -> RunRecord | None:
     """run.json, with what keys that later versions added stood for. As `read_record` otherwise."""
+    record = read_record(directory)
+    return record and _complete(record)
+
+
+def _complete(record: RunRecord) -> RunRecord:
     from resnet_cifar.config.saved import fill_in_absent  # and Hydra, which a page of help spares
 
-    record = read_record(directory)
-    return record and fill_in_absent(record)
+    return fill_in_absent(record)
 
 
 def flat_row(record: RunRecord) -> Row:
@@ -254,11 +247,7 @@ def flat_row(record: RunRecord) -> Row:
     final, best, sessions = record.final or {}, record.best or {}, record.sessions
     outcome = ("cell", "seed", "status", "error", "epochs", "epochs_done", "parameters")
     row: Row = {key: getattr(record, key) for key in outcome}
-    row |= {
-        key: number(value) if isinstance(value, (list, dict)) else value
-        for key, value in record.config.items()
-        if key != "seed"
-    }
+    row |= {k: number(v) if isinstance(v, (list, dict)) else v for k, v in record.config.items()}
     row |= {key: value for key, value in final.items() if key != "epoch"}
     row["last/lr"] = final.get("lr")
     row |= {f"best/{key}": value for key, value in best.items()}
@@ -274,7 +263,7 @@ def flat_row(record: RunRecord) -> Row:
     return row | {
         "sessions": len(sessions),
         "started": sessions[0].start if sessions else None,
-        "seconds": sum(s.seconds for s in sessions),
+        "seconds": round(sum(s.seconds for s in sessions), 3),
         "images_trained": images,
         "images_per_second": images / sum(n / rate for n, rate in rates) if images else None,
         "share_of_matmul_rate": shares[-1] if shares else None,

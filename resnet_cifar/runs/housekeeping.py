@@ -71,10 +71,8 @@ def archive(directory: Path, root: Path) -> Path:
             if error.errno != errno.EXDEV:
                 raise
             made, moved, to = (shlex.quote(str(p)) for p in (target.parent, directory, target))
-            raise UserError(
-                f"{archived} is on another disk than {directory}, which is left alone; "
-                f"mkdir -p {made} && mv {moved} {to} would move it"
-            ) from error
+            remedy = f"left alone; mkdir -p {made} && mv {moved} {to} would move it"
+            raise UserError(f"{archived} is on another disk than {directory}: {remedy}") from error
     return target
 
 

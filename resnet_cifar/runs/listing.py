@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+from rich.filesize import decimal
+
 from resnet_cifar.errors import UserError
 from resnet_cifar.identity import number, varying_keys
 from resnet_cifar.runs.find import STATUSES, Row, Run
@@ -37,10 +39,8 @@ def match_key(name: str, runs: Sequence[Run]) -> str:
     if meant:
         raise UserError(f"{name} may be {' or '.join(meant)}: give the whole key")
     close = difflib.get_close_matches(name, [*known, *tails.values()], n=1)
-    raise UserError(
-        f"no run has {name!r}"
-        + (f": did you mean {close[0]}?" if close else "; --json shows every key there is")
-    )
+    hint = f": did you mean {close[0]}?" if close else "; --json shows every key there is"
+    raise UserError(f"no run has {name!r}{hint}")
 
 
 def meets(row: Row, key: str, values: str) -> bool:
@@ -54,10 +54,8 @@ def meets(row: Row, key: str, values: str) -> bool:
 
 
 def _equals(value: Any, wanted: str) -> bool:
-    if value is None:
-        return wanted.lower() in ("null", "none")
-    if isinstance(value, bool):
-        return wanted.lower() == str(value).lower()
+    if value is None or isinstance(value, bool):
+        return wanted.lower() in (number(value), str(value).lower())  # null and none
     if isinstance(value, (int, float)):
         try:
             return float(wanted) == value
@@ -86,7 +84,7 @@ def _show(key: str, value: Any) -> str:
     if key.removeprefix("best/").startswith("accuracy/"):
         return f"{100 * value:.2f}"
     if key == "size":
-        return format_size(value)
+        return decimal(value)
     return duration(value) if key == "age" else printable(number(value))
 
 
@@ -138,12 +136,12 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
         print(f"not at this width: {', '.join(left_out)}; --columns picks, a pipe has them all")
     counts = Counter(run.status for run in runs)
     parts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    total = format_size(sum(run.bytes for run in runs))
+    total = decimal(sum(run.bytes for run in runs))
     print(f"{len(runs)} runs, {total}" + (f": {parts}" if parts else ""))
     for run in runs:
-        if run.record is None:
+        if run.record is None and not run.closed:
             print(printable(run.problem))
-        elif run.status == "failed" and run.record.error:
+        if run.record and run.record.error:
             print(printable(f"{run.path} failed: {run.record.error}"))
         for line in run.damaged:
             print(printable(line))
@@ -155,12 +153,3 @@ def print_repeats(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.left_out and run.record and not run.is_set_aside:
             print(printable(f"{run.path} is not counted: {run.left_out}"))
-
-
-def format_size(count: float) -> str:
-    """Bytes in decimal units: 45 MB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -52,10 +52,8 @@ class RunJob(Job):
     def command(self) -> list[str]:
         # It imports from where this process does, however that was started; ps shows the label.
         module, _, function = self.entry.partition(":")
-        program = (
-            f"import sys; sys.path[:] = {sys.path}; from {module} import {function}; "
-            f"sys.exit({function}())"
-        )
+        train = f"from {module} import {function}; sys.exit({function}())"
+        program = f"import sys; sys.path[:] = {sys.path}; {train}"
         return [sys.executable, "-c", program, self.label]
 
     def handed(self) -> str:

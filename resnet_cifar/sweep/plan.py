@@ -97,7 +97,7 @@ def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:
 def recorded_speeds(config: Config, device: str = "", threads: int = 0) -> list[float]:
     """Images/s of the latest sessions, five at most, of runs of this kind beside `config`'s.
 
-    On the device of this name, "" for any, with so many threads of the CPU, 0 for any number.
+    On the device of this name, "" for any, with so many CPU threads, 0 for any number.
     """
     sessions: list[Session] = []
     kind, enough = _speed_values(flatten(config)), ENOUGH_STEPS * config.trainer.batch_size
@@ -151,10 +151,7 @@ def find_speed(config: Config, threads: int) -> tuple[float, str]:
 
 
 def measure(config: Config, threads: int) -> float:
-    """Images/s of training steps on random images, uncompiled, in a second or two steps.
-
-    On a CPU in the precision of the runs recorded here, or else in float32.
-    """
+    """Images/s of training steps on random images, uncompiled, in a second or two steps."""
     import torch
 
     from resnet_cifar.compute import device

@@ -34,11 +34,7 @@ _MODULES = {"stem": "conv1", "norm": "bn1", "head": "fc"}
 _PARTS = {"conv": "conv", "norm": "bn", "shortcut.": "downsample."}
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(conv|norm|shortcut\.)(\d)")
 # The kinds of files, and the packages that the extra `export` brings for them.
-KINDS = {
-    ".safetensors": ("safetensors",),
-    ".onnx": ("onnx", "onnxscript", "onnxruntime"),
-    ".pt2": (),
-}
+KINDS = {".safetensors": "safetensors", ".onnx": "onnx onnxscript onnxruntime", ".pt2": ""}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,7 +92,7 @@ def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
         raise UserError(f"{file} can't be written: a directory, or in one that is not there")
     if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
-    for package in KINDS[kind]:
+    for package in KINDS[kind].split():
         if find_spec(package) is None:
             install = paths.installing("export")
             raise UserError(f"{file} needs {package}, which is not here: {install}")
@@ -137,10 +133,7 @@ def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
 
 
 def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the state dict of one of our ResNets as torchvision's are named.
-
-    Raises UserError: a name is none of a ResNet's.
-    """
+    """Rename a ResNet's state dict as torchvision's are. Raises UserError: it is no ResNet's."""
     renamed = {}
     for name, tensor in weights.items():
         module, _, leaf = name.rpartition(".")
@@ -187,11 +180,11 @@ def _to_onnx(model: TrainedModel, described: dict[str, str]) -> bytes:
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString()  # of 2 GB at most
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    check_answers(
-        "ONNX",
-        network,
-        lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
-    )
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    check_answers("ONNX", network, run)
     return content
 
 
@@ -220,6 +213,4 @@ def check_answers(what: str, network: nn.Module, other: Callable[[Tensor], Tenso
             expected, answer = network(images), other(images)
         gap = (answer - expected).abs().max() / expected.abs().max().clamp(min=1)
         if not gap <= TOLERANCE:  # also where one is not finite
-            raise UserError(
-                f"{what} answers otherwise than the network: by {gap:.2g} of its logits"
-            )
+            raise UserError(f"{what} answers otherwise than the network: {gap:.2g} of its logits")

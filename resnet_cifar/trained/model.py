@@ -92,9 +92,8 @@ def restore_model(
     try:
         compare_weights(saved, {"model": network.state_dict()})
     except ValueError as error:
-        raise UserError(
-            f"{directory / WEIGHTS[weights]} does not fit the network: {error}"
-        ) from error
+        path = directory / WEIGHTS[weights]
+        raise UserError(f"{path} does not fit the network: {error}") from error
     network.load_state_dict(saved["model"])
     network.requires_grad_(False).eval()
     place(network, compute)
@@ -156,7 +155,7 @@ class TrainedModel:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities float64 [n, classes]: the softmax of `logits`."""
-        return np.exp(scores.log_softmax(self.logits(images)))
+        return scores.softmax(self.logits(images))
 
     def predict(self, images: DeviceImages, draws: AugmentationDraw, batch_size: int) -> Tensor:
         """Logits float32 [n, classes], on the host, of a view of `images`.
@@ -167,10 +166,8 @@ class TrainedModel:
 
         logits = predict(self.network, images, draws, self.compute, batch_size)
         if not logits.isfinite().all():
-            raise UserError(
-                f"{self.directory}: the network of epoch {self.epoch} answers with numbers that "
-                "are not finite: it diverged, and has no accuracy"
-            )
+            what = f"the network of epoch {self.epoch} answers with numbers that are not finite"
+            raise UserError(f"{self.directory}: {what}: it diverged, and has no accuracy")
         return logits
 
     def place_images(self, images: Images, augmentation: Augmentation) -> DeviceImages:

@@ -59,10 +59,8 @@ def _predict(options: argparse.Namespace) -> None:
     for model in models:
         data, first = model.config.data, models[0].config.data
         if (data.NAME, data.CLASSES) != (first.NAME, first.CLASSES):
-            raise UserError(
-                f"{models[0].directory} was trained on {first.NAME}, {model.directory} on "
-                f"{data.NAME}: only runs of one data set can answer together"
-            )
+            rule = "only runs of one data set can answer together"
+            raise UserError(f"{model.directory} is of {data.NAME}, not of {first.NAME}: {rule}")
     files: list[Path] = []
     for path in others:
         found, problems = list_image_files(path)
@@ -152,8 +150,3 @@ def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]
         lines.append([image, best, f"{100 * p:.1f}", second, f"{100 * q:.1f}", size])
     print()
     print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"], folded=0)
-    if resized := sum(row["resized"] for row in rows):
-        print(
-            f"{resized} of {len(lines)} images are not 32×32: shorter side resized to 32 pixels, "
-            "centre taken"
-        )

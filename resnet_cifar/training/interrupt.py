@@ -89,10 +89,8 @@ def preempted() -> bool:
     if job := os.environ.get("SLURM_JOB_ID"):
         command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            answer = subprocess.run(
-                command, capture_output=True, text=True, timeout=30, check=False
-            )
-            return answer.stdout.strip() == "RUNNING"
+            answer = subprocess.run(command, capture_output=True, timeout=30, check=False)
+            return answer.stdout.strip() == b"RUNNING"
     return False
 
 

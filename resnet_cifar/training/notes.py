@@ -6,42 +6,34 @@ import math
 from pathlib import Path
 from typing import Any
 
-from resnet_cifar.compute import device
+from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.schema import Config
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.schema import OBJECTIVE, RunRecord, Session, result
 from resnet_cifar.text import duration
-from resnet_cifar.training.state import State
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 VIEWS = {"train": "train", "val": "val", "val_augmented": "augmented", "val_ema": "averaged"}
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
 
-def opening(
-    config: Config, directory: Path, compute: device.Compute, state: State, session: Session
-) -> list[str]:
+def opening(config: Config, directory: Path, compute: Compute, session: Session) -> list[str]:
     """Describe the run's start: directory, device, precision, where it resumes, how long."""
     epochs, steps = config.trainer.epochs, config.steps_per_epoch
     on = [compute.name, compute.precision]
     on += [f"{compute.threads} threads"] if compute.device.type == "cpu" else []
     on += ["compiled"] if compute.compile else []
     lines = [f"{directory}", ", ".join(on)]
-    if state.epoch == epochs:
-        lines.append("every epoch was trained before; what else a finished run has is made now")
-    elif state.epoch or state.step:
-        lines.append(
-            f"resumed at epoch {state.epoch + 1} of {epochs}, step {state.step} of {steps}"
-        )
+    if (session.epoch or session.step) and session.epoch < epochs:
+        at = f"epoch {session.epoch + 1} of {epochs}, step {session.step} of {steps}"
+        lines.append(f"resumed at {at}")
     # By arithmetic and the rate at which the device multiplies.
-    flop = training_flop(config.multiply_accumulates()) * config.images(epochs - state.epoch)
+    flop = training_flop(config.multiply_accumulates()) * config.images(epochs - session.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
     if expected > LONG:
-        lines.append(
-            f"this will take about {duration(expected)} on {compute.name}, "
-            f"{compute.threads} threads; it can be interrupted and resumed at any time. "
-            "Shorter: model.width=16, trainer.epochs=15, data=synthetic"
-        )
+        shorter = "model.width=16, trainer.epochs=15, data=synthetic"
+        what = "it can be interrupted and resumed at any time"
+        lines.append(f"this will take about {duration(expected)}; {what}. Shorter: {shorter}")
     return lines
 
 
@@ -67,7 +59,5 @@ def closing(directory: Path, record: RunRecord, status: str) -> list[str]:
     lines = [f"{status}: {directory}{result(record)}"]
     if status == "completed" and (best := record.best) is not None:
         accuracy, epoch = f"{100 * best[OBJECTIVE]:.2f} %", f"{best['epoch']} of {record.epochs}"
-        last = best["epoch"] == record.epochs
-        other = f"the best epoch was {epoch} (val {accuracy}): best.pt"
-        lines.append("the last epoch was the best" if last else other)
+        lines.append(f"the best epoch was {epoch} (val {accuracy}): best.pt")
     return lines

@@ -56,7 +56,7 @@ def run(config: Config) -> float:
     restarted = os.environ.get("SLURM_RESTART_COUNT", "").strip(" 0").isdecimal()
     rerun = config.rerun and not restarted
     with Display(config.trainer.progress) as display:
-        if not rerun and (record := schema.finished(directory)):
+        if not rerun and (record := schema.read_record(directory)) and record.finished:
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
             if config.logger.lacks(record):
                 config.logger.check()
@@ -80,34 +80,25 @@ def run(config: Config) -> float:
                     poll=interrupt.check,
                 )
                 if rerun and directory.exists():
+                    refuse_link(directory)
                     with lock:
-                        display.say(f"set aside as {set_aside(directory, lock)}")
+                        dated = f"{directory.name}.{datetime.now():%Y-%m-%dT%H-%M-%S}"
+                        lock.move_directory(directory.with_name(dated))
+                    display.say(f"set aside as {directory.with_name(dated)}")
                 with lock:
                     return train(config, directory, split, display, interrupt)
         except LockHeld as busy:
             display.say(f"{directory}: {busy} {BUSY}, skipped")
             return schema.objective(schema.read_record(directory))
         except OSError as error:
-            raise UserError(
-                f"{directory} can't be written ({describe(error)}); what was there is intact"
-            ) from error
-
-
-def set_aside(directory: Path, lock: Lock) -> Path:
-    """Rename a run directory, whose lock is held, to a dated name beside it, which is returned."""
-    refuse_link(directory)
-    aside = directory.with_name(f"{directory.name}.{datetime.now():%Y-%m-%dT%H-%M-%S}")
-    lock.move_directory(aside)
-    return aside
+            problem = f"can't be written ({describe(error)}); what was there is intact"
+            raise UserError(f"{directory} {problem}") from error
 
 
 def train(
     config: Config, directory: Path, split: Split, display: Display, interrupt: Interrupt
 ) -> float:
-    """Assemble the run, whose lock is held, fit it, record how it ended.
-
-    Nothing is left to do where the process that had the lock before has finished it.
-    """
+    """Assemble the run, whose lock is held, fit it, record how it ended."""
     before = schema.read_record(directory)
     if before and before.finished:
         display.say(f"{directory}: {before.status} meanwhile{schema.result(before)}")
@@ -123,7 +114,7 @@ def train(
             how = f"# {command_name('runs')} command {directory}\n# prints the command that "
             how += "trains this configuration again.\n"
             write_atomically(directory / CONFIG, how + to_yaml(config))
-            for line in opening(config, directory, compute, state, recorder.session):
+            for line in opening(config, directory, compute, recorder.session):
                 display.say(line)
             status = engine.fit()
             for line in closing(directory, recorder.record, status):
