@@ -5,7 +5,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -94,8 +93,7 @@ def test_an_apple_gpu_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     gpu = device.resolve(asked.trainer)
     assert (gpu.device.type, gpu.precision, gpu.compile) == ("mps", "fp32", False)
-    state = mock.Mock(epoch=0, step=0)
-    lines = opening(asked, Path("run"), gpu, state, Session("2026-01-01", "GPU", "mps"))
+    lines = opening(asked, Path("run"), gpu, Session("2026-01-01", "GPU", "mps"))
     assert "tried" in lines[2]
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3))
     assert device.memory_format(gpu, network) is torch.contiguous_format

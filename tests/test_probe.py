@@ -632,7 +632,7 @@ def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
     rows = [row for row in read_run_lines(run, PROBE_FILE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value
     assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
-    assert set(tags["images"]) == {"confusion/val", "mistakes/val", "probe/layers_by_epochs"}
+    assert set(tags["images"]) == {"probe/layers_by_epochs"}
     (image,) = events.Images("probe/layers_by_epochs")
     assert image.step == 3
     assert image.width > image.height > 500

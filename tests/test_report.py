@@ -1157,7 +1157,6 @@ def test_odd_runs_are_named_and_the_others_answered(
         ("metrics.jsonl", b'{"epoch": 1, "accuracy/val": "high"}\n'),
         ("probe.jsonl", b'{"epoch": 1, "kind": "conv"}\n'),
         ("probe.jsonl", b"\x80\n"),
-        ("predictions.npz", b"PK\x03\x04"),
     ):
         files.append(odd() / name)
         files[-1].write_bytes(content)

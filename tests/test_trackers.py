@@ -77,8 +77,6 @@ def test_mlflow_has_one_run_of_it_with_each_epoch_once(program: Program) -> None
         history = client.get_metric_history(found.info.run_id, name)
         assert [m.step for m in history] == [1, 2]
         assert [m.value for m in history] == pytest.approx([line[name] for line in lines()])
-    pictures = {file.path for file in client.list_artifacts(found.info.run_id, "confusion")}
-    assert pictures == {"confusion/val.png"}
 
 
 @pytest.mark.filterwarnings("default")
@@ -105,7 +103,6 @@ def test_wandb_offline_has_one_run_of_it_with_each_epoch_once(program: Program) 
     for line in lines():
         for name in ("accuracy/val", "loss/train", "lr"):
             assert rows[line["epoch"]][name] == pytest.approx(line[name])
-    assert rows[2]["confusion/val._type"] == "image-file"
 
 
 def wandb_records(path: Path) -> list[Any]:
@@ -297,6 +294,7 @@ def test_a_tracker_that_gives_no_answer_holds_no_run_and_is_given_the_rest_later
 ) -> None:
     silent.hangs = method
     run = [*TINY, *OFFLINE, f"trainer.histogram_epochs={int(method == 'histograms')}"]
+    run.append(f"probe.epochs={int(method == 'image')}")  # which draws a picture
     outcome = program(*run)
     assert outcome.code == 0
     said = "logger=wandb: TimeoutError: no answer within 0 seconds; the run goes on without it; "

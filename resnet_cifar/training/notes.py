@@ -24,6 +24,8 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     on += [f"{compute.threads} threads"] if compute.device.type == "cpu" else []
     on += ["compiled"] if compute.compile else []
     lines = [f"{directory}", ", ".join(on)]
+    if compute.device.type == "mps":
+        lines.append("no training on an Apple GPU has been tried: compare a short one with the CPU")
     if (session.epoch or session.step) and session.epoch < epochs:
         at = f"epoch {session.epoch + 1} of {epochs}, step {session.step} of {steps}"
         lines.append(f"resumed at {at}")
