@@ -263,9 +263,12 @@ def test_ended_by_a_signal_it_leaves_nothing(
     number: int,
 ) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
-    usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
+    # Under nohup the first is ignored, in the background of a script the second.
+    usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    usual_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), number))
     assert call(capsys, runs["none"], tmp_path / "a.safetensors").code == 128 + number
     signal.signal(signal.SIGHUP, usual)
+    signal.signal(signal.SIGINT, usual_int)
     assert list(tmp_path.iterdir()) == []
     assert before == {each: signal.getsignal(each) for each in before}
