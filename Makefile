@@ -11,7 +11,7 @@ demo: .venv/demo
 	@echo
 	@echo "Look further:"
 	@echo "  $(BIN)/python -m resnet_cifar report demo       answers: report/report.html"
-	@echo "  $(BIN)/tensorboard --logdir demo                curves, HPARAMS, confusion matrices"
+	@echo "  $(BIN)/tensorboard --logdir demo                curves, HPARAMS"
 	@echo "  $(BIN)/python train.py --help                   what can be set"
 	@echo "  $(BIN)/python train.py experiment=quickstart    again: finished runs are skipped"
 
