@@ -156,6 +156,20 @@ def test_a_claim_with_a_missing_cell_is_not_said_to_hold(tmp_path: Path) -> None
     assert judgement.remark == "comparisons that are there: 1 of 2"
 
 
+def test_paired_differences_stand_beside_and_judge_nothing(tmp_path: Path) -> None:
+    best, large = [0.86, 0.87, 0.88], [0.84, 0.85, 0.86]
+    lrs(tmp_path, {"0.01": [*best, 0.5], "0.1": large, "0.001": [0.7, 0.71]})
+    judgement = judge(tmp_path, "learning_rate")
+    first, second = judgement.comparisons
+    assert first.pairs == pytest.approx([0.02, 0.02, 0.02])  # equal: no seed is like another
+    assert second.pairs == pytest.approx([0.16, 0.16])
+    assert (first.paired, second.paired) == (False, False)
+    assert judgement.verdict == "undecided"
+    table = verdicts.claims_table([judgement])
+    shown = [row[list(table.columns).index("paired by seed")] for row in table.rows()]
+    assert shown == ["+2.00 ± 0.00", "+16.00, +16.00"]
+
+
 def test_seeds_need_no_partner(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": [0.83, 0.84, 0.82], "0.001": [0.7] * 3})
     make_run(tmp_path, [*SHORT, f"{LR}=0.1"], 7, 0.83)

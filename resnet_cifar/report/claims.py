@@ -44,7 +44,8 @@ class Comparison:
     difference: Estimate
     with_diverged: Estimate  # the same with diverged seeds at chance level
     pool: statistics.Pool = statistics.EMPTY  # by which its cells' variances were moderated
-    values: tuple[float, ...] = ()  # the pairs, where it is paired
+    pairs: Sequence[float] = ()  # the differences within the seeds that all its cells have
+    paired: bool = False  # True if these judge: two measurements of the same runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,12 +197,14 @@ def _compare(
     if seen is None or at_chance is None:
         return None
     pools = (group.pool(*key, logs) for key in used)
-    return Comparison(name, seen, at_chance, min(pools, key=lambda pool: pool.freedom))
+    seeds = [group.values(*key, logs) * weight for key, weight in used.items()]
+    pairs = list(functools.reduce(operator.add, seeds).dropna())
+    return Comparison(name, seen, at_chance, min(pools, key=lambda pool: pool.freedom), pairs)
 
 
 def _compare_pairs(name: str, values: list[float], with_diverged: list[float]) -> Comparison:
     seen, at_chance = map(statistics.compare_paired, (values, with_diverged))
-    return Comparison(name, seen, at_chance, values=tuple(values))
+    return Comparison(name, seen, at_chance, pairs=values, paired=True)
 
 
 def _chance(claim: Claim) -> float:

@@ -57,8 +57,7 @@ class Spreads:
             # A cell that collapses, or diverges at some seeds, has a spread of its own.
             lost = (part["status"] == "diverged").any()
             if not lost and not statistics.collapses(part.iloc[0].to_dict()):
-                done = part[part["status"] == "completed"]
-                self._cells.setdefault(of, {})[str(cell)] = done
+                self._cells.setdefault(of, {})[str(cell)] = part[part["status"] == "completed"]
         self._pools: dict[tuple[Hashable, str, bool], statistics.Pool] = {}
 
     def pool(self, run: dict[str, Any], metric: str, logs: bool = False) -> statistics.Pool:
@@ -111,10 +110,9 @@ class Group:
         plain = USUAL if self.question is BEST else {}  # of many keys most have their usual value
         labels = {}
         for cell, row in self.configurations.items():
-            told = [
-                k for k in self.vary if k in COORDINATES or row.get(k) != plain.get(k, _MISSING)
-            ]
-            words = [describe_value(key, row.get(key)) for key in told or self.vary]
+            odd = [key for key in self.vary if row.get(key) != plain.get(key, _MISSING)]
+            told = [key for key in self.vary if key in COORDINATES or key in odd] or self.vary
+            words = [describe_value(key, row.get(key)) for key in told]
             labels[cell] = ", ".join(words) or printable(cell)
         return labels
 
@@ -215,9 +213,8 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
     groups: list[Group] = []
     for count in (2, 1):
         for keys in itertools.combinations(whole.vary, count):
-            words = (
-                f"What {'do' if count > 1 else 'does'} {' and '.join(map(name_key, keys))} change?"
-            )
+            names = " and ".join(map(name_key, keys))
+            words = f"What {'do' if count > 1 else 'does'} {names} change?"
             question = Question(words, {}, keys, name="-".join(["by", *keys]))
             for group in _split(rows, question, whole.spreads, following):
                 levels = [group.everything[key].nunique() for key in keys]

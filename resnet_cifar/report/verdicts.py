@@ -64,8 +64,8 @@ def _describe_judgement(judgement: Judgement) -> str:
 
 def _show_comparison(claim: Claim, comparison: Comparison) -> str:
     """A difference with its interval; of two pairs both values."""
-    if comparison.values:
-        return numbers.list_differences(claim, comparison.values)
+    if comparison.paired:
+        return numbers.list_differences(claim, comparison.pairs)
     e = comparison.difference
     return numbers.format_difference(claim, e.mean, e.low, e.high)
 
@@ -91,6 +91,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
             measured = {
                 "comparison": comparison.name,
                 "shown": _show_comparison(claim, comparison),
+                "pairs": numbers.list_differences(claim, comparison.pairs),
                 "n": e.n,
                 "difference": e.mean,
                 "low": e.low,
@@ -99,15 +100,17 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
             rows.append(same | measured)
     frame = pd.DataFrame(rows)
     first = ("claim", "declared", "setting", "verdict", "comparison")
-    keys = [*first, "shown", "n", "seeds needed", "why"]
-    titles = {"shown": "difference", "why": "remark"}
+    keys = [*first, "shown", "n", "pairs", "seeds needed", "why"]
+    titles = {"shown": "difference", "pairs": "paired by seed", "why": "remark"}
     columns: dict[str, Column] = {
         titles.get(key, key): key for key in keys if frame[key].astype(bool).any()
     }
     caption = (
         "Differences in points of accuracy (losses in nats, or per cent where relative), first "
-        "minus second. Seeds needed: runs a cell that would resolve a difference of this size with "
-        "probability 0.8, for the ends of what is known of the spread."
+        "minus second, two-sample: these intervals judge, but where two metrics of the same runs "
+        "are compared. Paired by seed: up to two values, of more the mean with its 95 % "
+        "t-interval, to look at. Seeds needed: runs a cell that would resolve a difference of this "
+        "size with probability 0.8, for the ends of what is known of the spread."
     )
     return Table("claims", frame, columns, caption)
 
@@ -118,16 +121,15 @@ def passes_table(rows: Sequence[tuple[Claim, str, dict[str, float]]]) -> Table:
         {
             "claim": claim.claim,
             "comparison": name,
-            "shown": numbers.list_differences(claim, list(passes.values())),
+            "difference": numbers.list_differences(claim, list(passes.values())),
             "n": len(passes),
             "passes": ", ".join(passes),
         }
         for claim, name, passes in rows
     )
-    titles = {"claim": "claim", "comparison": "comparison", "difference": "shown", "n": "n"}
     caption = (
         "The same differences in the published passes, augmented view, paired within a pass, with "
         "95 % t-intervals from three on. The first is the document's run; the sources of the "
         "others are in published.yaml. None is a laboratory of its own."
     )
-    return Table("passes", frame, {**titles, "passes": "passes"}, caption)
+    return Table("passes", frame, {str(title): str(title) for title in frame}, caption)

@@ -118,8 +118,7 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
         else statistics.EMPTY
         for cell in (best, other)
     ]
-    terms = [(1, best.values, pools[0]), (-1, other.values, pools[1])]
-    lead = statistics.compare(terms)
+    lead = statistics.compare([(1, best.values, pools[0]), (-1, other.values, pools[1])])
     ahead = f"{statistics.plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
     ran = sum(bool(cell.values) for cell in ranked)
     if other.diverged or best.diverged:
