@@ -66,18 +66,18 @@ CHECKS = {
     "runs": """
       const table = document.querySelector("table.filter[data-plot='lr']");
       const heads = [...table.tHead.rows[0].cells];
-      const head = heads.find((each) => each.textContent.startsWith("val %"));
+      const head = heads.find((each) => /^val\\s%/.test(each.textContent));
       const scroll = table.parentElement;
       const before = table.rows[1].cells[0].getBoundingClientRect().left;
       scroll.scrollLeft = 200;
-      return { titles: heads.map((each) => each.textContent),
+      return { titles: heads.map((each) => each.textContent.replace("\u00a0", " ")),
                right: head.getBoundingClientRect().right,
                moved: table.rows[1].cells[0].getBoundingClientRect().left - before };
     """,
     "scatter": """
       const figure = document.querySelector(".scatter");
       const [across, up] = figure.querySelectorAll("select");
-      const name = (select) => select.selectedOptions[0].textContent;
+      const name = (select) => select.selectedOptions[0].text.replace("\u00a0", " ");
       const places = () => [...figure.querySelectorAll("circle:not(.mark-point)")]
         .map((dot) => ["cx", "cy"].map((key) => Math.round(dot.getAttribute(key))));
       const first = { across: name(across), up: name(up), places: places() };
@@ -85,7 +85,7 @@ CHECKS = {
       const names = [...across.options].map((option) => option.textContent);
       const plot = figure.querySelector(".plot");
       plot.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
-      const tip = figure.querySelector(".tip").textContent;
+      const tip = figure.querySelector(".tip").textContent.replace("\u00a0", " ");
       up.value = across.value;
       up.dispatchEvent(new Event("change"));
       return { ...first, labels, names, tip, same: places() };
@@ -93,7 +93,7 @@ CHECKS = {
     "sort": """
       const table = document.querySelector("table.sortable");
       const heads = [...table.tHead.rows[0].cells];
-      const column = heads.findIndex((head) => head.textContent.startsWith("val %"));
+      const column = heads.findIndex((head) => /^val\\s%/.test(head.textContent));
       const cells = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
       const button = heads[column].querySelector("button");
       const look = () => [cells(), heads[column].getAttribute("aria-sort")];

@@ -160,7 +160,7 @@ def _render_table(table: Table) -> str:
 def _cell(tag: str, text: str, left: bool) -> str:
     long = "long" if " " in text else "name"  # a name breaks on paper alone
     kinds = " ".join(["word"] * left + [long] * (len(text) > 24))
-    inner = _mark(text) if text in document.MARKS else escape(text)
+    inner = _mark(text) if text in document.MARKS else escape(text).replace(" %", "&nbsp;%")
     kinds = f' class="{kinds}"' if kinds else ""
     return f"<{tag}{kinds}>{inner}</{tag[:2]}>"
 
