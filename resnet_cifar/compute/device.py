@@ -106,8 +106,7 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
     cuda = device.type == "cuda"
     name = "Apple GPU" if device.type == "mps" else cpu_name()
     name = torch.cuda.get_device_name(device) if cuda else name
-    pays = cuda and _can_compile()
-    use = pays if trainer.compile == "auto" else trainer.compile == "true"
+    use = cuda and _can_compile() if trainer.compile == "auto" else trainer.compile == "true"
     return Compute(device, name, precision, threads, use, precision_seconds=seconds)
 
 
@@ -247,29 +246,23 @@ def keep_freed_memory() -> None:
 @contextlib.contextmanager
 def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
     """Set PyTorch's process-wide switches for one run and put them back afterwards."""
-    threads = torch.get_num_threads()
-    benchmark = torch.backends.cudnn.benchmark
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    cuda = compute.device.type == "cuda"
-    torch.set_num_threads(compute.threads)
-    if cuda:
-        torch.backends.cudnn.benchmark = not deterministic
-        # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    else:
-        keep_freed_memory()
-    _be_deterministic(deterministic, compute.compile)
-    try:
-        with contextlib.ExitStack() as gpu:
-            if cuda:
-                # The current one, which memory counts, kernels and graphs go by.
-                gpu.enter_context(torch.cuda.device(compute.device))
-                gpu.enter_context(tf32(compute.precision != "fp32"))
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-        _be_deterministic(was_deterministic, compute.compile)
+    cudnn, was_deterministic = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    with contextlib.ExitStack() as undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        undo.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+        undo.callback(_be_deterministic, was_deterministic, compute.compile)
+        torch.set_num_threads(compute.threads)
+        _be_deterministic(deterministic, compute.compile)
+        if compute.device.type == "cuda":
+            cudnn.benchmark = not deterministic
+            # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            # The current one, which memory counts, kernels and graphs go by.
+            undo.enter_context(torch.cuda.device(compute.device))
+            undo.enter_context(tf32(compute.precision != "fp32"))
+        else:
+            keep_freed_memory()
+        yield
 
 
 @contextlib.contextmanager
@@ -280,14 +273,13 @@ def tf32(allowed: bool) -> Iterator[None]:
     newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:
     versions of the compiler do (pytorch/pytorch#166387).
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
+    cudnn = torch.backends.cudnn
+    with contextlib.ExitStack() as undo:
+        undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        undo.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        cudnn.allow_tf32 = allowed
         yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _be_deterministic(wanted: bool, compiled: bool) -> None:
