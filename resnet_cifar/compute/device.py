@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+import timeit
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -142,26 +143,20 @@ def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, floa
     if not has_bf16():
         return {}
     spent = {"fp32": 0.0, "bf16": 0.0}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            run_pass = convolutions(width, layout)
-            for precision in spent:
-                run_pass(precision)  # kernels are chosen at first use
-            start = time.perf_counter()
-            run_pass("fp32")
-            one_pass = max(time.perf_counter() - start, 1e-4)
-            passes = math.ceil(TURN_SECONDS / one_pass)
-            turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
-            for _ in range(turns):
-                for precision in spent:
-                    start = time.thread_time()
-                    for _ in range(passes):
-                        run_pass(precision)
-                    spent[precision] += time.thread_time() - start
-    finally:
-        torch.set_num_threads(threads)
+    with contextlib.ExitStack() as undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        undo.enter_context(torch.random.fork_rng(devices=[]))
+        torch.set_num_threads(1)
+        run_pass = convolutions(width, layout)
+        work = {precision: functools.partial(run_pass, precision) for precision in spent}
+        for call in work.values():
+            call()  # kernels are chosen at first use
+        one_pass = max(timeit.timeit(work["fp32"], timer=time.perf_counter, number=1), 1e-4)
+        passes = math.ceil(TURN_SECONDS / one_pass)
+        turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
+        for _ in range(turns):
+            for precision, call in work.items():
+                spent[precision] += timeit.timeit(call, timer=time.thread_time, number=passes)
     return {precision: round(seconds / passes / turns, 6) for precision, seconds in spent.items()}
 
 
@@ -297,13 +292,14 @@ def matmul_rate(compute: Compute) -> float:
     size = 1024 if compute.device.type == "cpu" else 8192
     dtype = AUTOCAST_DTYPE.get(compute.precision, torch.float32)
     a = torch.ones(size, size, device=compute.device, dtype=dtype)
-    best = 0.0
-    end = time.perf_counter() + 0.2
-    torch.mm(a, a)
-    while time.perf_counter() < end or best == 0.0:
-        compute.synchronize()
-        start = time.perf_counter()
+
+    def multiply() -> None:
         torch.mm(a, a)
         compute.synchronize()
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+
+    end = time.perf_counter() + 0.2
+    multiply()
+    seconds = [timeit.timeit(multiply, number=1)]
+    while time.perf_counter() < end:
+        seconds.append(timeit.timeit(multiply, number=1))
+    return 2 * size**3 / min(seconds)
