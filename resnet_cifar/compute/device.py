@@ -86,14 +86,10 @@ def find(trainer: Trainer) -> torch.device:
 
 
 def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Compute:
-    """Turn `auto` into what this machine has; on a CPU the precision is measured.
+    """Turn `auto` into what this machine has. Raises ConfigError as `find`.
 
-    Args:
-        width: the network's, which the faster precision depends on.
-        begun: a precision already in use on this CPU, by the run itself or by others beside it: it
-            stays, and nothing is measured.
-
-    Raises ConfigError as `find`.
+    On a CPU the precision that is faster at the network's `width` is measured, unless one has
+    `begun` to be used there, by the run itself or by others beside it.
     """
     device = find(trainer)
     threads = trainer.threads or min(omp_num_threads() or torch.get_num_threads(), available_cpus())
@@ -136,9 +132,9 @@ def faster(seconds: Mapping[str, float]) -> str:
 def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
-    Measured once a process. Empty where the CPU has no instructions for bfloat16. In one thread and
-    by its own CPU time: others on the machine then hardly matter. `layout` is that of a run of one
-    thread, so that runs agree whatever their threads.
+    Empty where the CPU has no instructions for bfloat16. In one thread and by its own CPU time:
+    others on the machine then hardly matter. `layout` is that of a run of one thread, too, so that
+    runs agree whatever their threads.
     """
     if not has_bf16():
         return {}
@@ -188,8 +184,7 @@ def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
         return model
     graphs = compute.device.type == "cuda" and compute.cuda_graphs
     mode = "reduce-overhead" if graphs else "default"
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, mode=mode, dynamic=False)
-    return forward
+    return torch.compile(model, mode=mode, dynamic=False)
 
 
 def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:

@@ -31,10 +31,8 @@ def _sum(content: bytes) -> FileSum:
 def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes | None:
     """Read a run's file and check it against the record; None where there is no file.
 
-    The record knows the files of a run that has ended by their checksums. Of one that has not
-    it knows the lines so far: more may have been appended since, so the file has to begin with
-    them. Raises RecordError: it is not the file that the run wrote, or lines that the record
-    knows are gone.
+    Of a run that has not ended the record knows the lines so far, which the file has to begin
+    with. Raises RecordError: it is not the file that the run wrote, or its lines are gone.
     """
     path = directory / name
     known = record.files.get(name) if record else None
@@ -82,8 +80,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
     """List the files of a run that are not as the run left them, a line each.
 
     Weights, predictions and configuration may be absent: a record is carried away without them.
-    A file whose checksum the record does not have is read through, as far as that can be. A `quick`
-    look compares the sizes alone of weights and predictions: it is made for every list of runs.
+    A `quick` look, made for every list of runs, compares the sizes alone of weights and predictions.
     """
     problems: list[str] = []
     for name in dict.fromkeys((*SUMMED, *record.files)):

@@ -154,8 +154,7 @@ def _to_safetensors(model: TrainedModel, described: dict[str, str]) -> bytes:
     weights = {k: v.contiguous() for k, v in model.network.state_dict().items()}
     if described["names"] == "torchvision":
         weights = torchvision_names(weights)
-    content: bytes = safetensors.save(weights, described)
-    return content
+    return bytes(safetensors.save(weights, described))
 
 
 def _to_onnx(model: TrainedModel, described: dict[str, str]) -> bytes:
