@@ -4,8 +4,6 @@ A run's files are regular files: a link, a pipe or a directory in the place of o
 that nobody's file is overwritten through it and nothing waits for its other end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import importlib.util

@@ -4,8 +4,6 @@ Everything takes logits float [n, classes] and labels int [n]; float16 logits ar
 float64.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special

@@ -1,7 +1,5 @@
 """The device of a run: found, resolved, set up; and how fast it multiplies."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -6,8 +6,6 @@ y = γx̂ + β and x̂ = (x − μ)/σ per channel: BatchNorm's gradient satisfi
 statistics break them one by one (detached_batchnorm.py).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterator

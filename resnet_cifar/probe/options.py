@@ -1,7 +1,5 @@
 """The probe's options: its epochs, images and updates. gradient_flow.py measures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

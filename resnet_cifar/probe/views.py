@@ -1,7 +1,5 @@
 """The probe at a glance, from the rows of probe.jsonl: a few curves, and one heat map. No torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

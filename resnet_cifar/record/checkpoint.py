@@ -1,7 +1,5 @@
 """Checkpoints: atomic, checked, and with one spare."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools

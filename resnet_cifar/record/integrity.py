@@ -1,7 +1,5 @@
 """Checksums of a run's files, and the damage they show."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -80,7 +78,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
     """List the files of a run that are not as the run left them, a line each.
 
     Weights, predictions and configuration may be absent: a record is carried away without them.
-    A `quick` look, made for every list of runs, compares the sizes alone of weights and predictions.
+    A `quick` look, made for every list of runs, only compares sizes of weights and predictions.
     """
     problems: list[str] = []
     for name in dict.fromkeys((*SUMMED, *record.files)):
@@ -96,7 +94,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
                 content = read_summed(directory, name, record)
                 if content is not None and not known and name.endswith((".pt", ".npz")):
                     check_archive(content)
-        except (RecordError, ValueError) as error:
+        except RecordError as error:
             problems.append(str(error))
         except Exception as error:  # zipfile raises many kinds
             problems.append(f"{path} is damaged: {describe(error)}")

@@ -1,7 +1,5 @@
 """metrics.jsonl and probe.jsonl: lines that belong to epochs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

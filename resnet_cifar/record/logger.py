@@ -3,8 +3,6 @@
 None of them changes a result or a name, and none can end a run: the files are the record.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -98,9 +96,6 @@ class WandB(Logger):
         from resnet_cifar.record.wandb_tracker import WandbTracker
 
         return WandbTracker(run, self.project, self.entity, mode)
-
-    def lacks(self, record: RunRecord) -> bool:
-        return self.resolved_mode() != "disabled" and super().lacks(record)
 
 
 OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)

@@ -1,7 +1,5 @@
 """The one writer of a run's record: run.json, lines, predictions, evaluations, TensorBoard."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -197,9 +195,9 @@ class Recorder:
 
 
 def with_curves(metrics: Metrics, probed: Sequence[dict[str, Any]]) -> Metrics:
-    """Return an epoch's metrics, with the curves of its rows among the `probed` ones, if any."""
+    """Return an epoch's metrics, with the curves of its rows among the `probed` ones."""
     rows = [row for row in probed if row["epoch"] == metrics["epoch"]]
-    return {**metrics, **(views.curves(rows) if rows else {})}
+    return {**metrics, **views.curves(rows)}
 
 
 def open_tracker(

@@ -5,8 +5,6 @@ next to nothing, so it is moderated: drawn towards the variance that the cells o
 the more, the more alike they are (Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
 """
 
-from __future__ import annotations
-
 import bisect
 import functools
 import math

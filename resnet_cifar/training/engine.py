@@ -3,8 +3,6 @@
 Read `Engine.fit`, then `train_epoch`, `step` and `validate`. It knows no YAML.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import time
@@ -14,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
@@ -60,11 +58,6 @@ class Engine:
     def model(self) -> nn.Module:
         """The network, not compiled; it shares its weights with `forward`."""
         return self.state.model
-
-    @property
-    def optimizer(self) -> optim.Optimizer:
-        """The optimizer of the network's weights."""
-        return self.state.optimizer_step.optimizer
 
     def fit(self) -> str:
         """Train from where the state is to the last epoch.
@@ -143,11 +136,12 @@ class Engine:
         """Make update `step` of an epoch. Nothing in it waits for the device."""
         # The rate is a function of the update's number, set before each one: warm-up and one-cycle
         # change it within an epoch, and a resumed run needs no scheduler's state.
-        for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
+        optimizer_step = self.state.optimizer_step
+        groups = optimizer_step.optimizer.param_groups
+        for group, schedule in zip(groups, self.schedules, strict=True):
             group["lr"] = schedule(step_of_run)
         size = self.options.batch_size
         x, y = self.train.batch(view, step * size, (step + 1) * size)
-        optimizer_step = self.state.optimizer_step
         loss, logits = update(x, y, self.forward, self.loss, optimizer_step, self.compute)
         # On the device, until the epoch's end.
         self.state.epoch_sums.keep(step, loss, correctness(logits, y))
@@ -197,8 +191,8 @@ class Engine:
             rows = gradient_flow.inspect(self.model, x, y, self.loss)
         updates = [(epoch - 1) * self.steps + step for step in probe.measured_steps(self.steps)]
         lr = sum(map(self.schedules[0], updates)) / len(updates)
-        rotations = self.state.rotations
-        turned = gradient_flow.angular_updates(self.model, self.optimizer, rotations, lr)
+        optimizer, rotations = self.state.optimizer_step.optimizer, self.state.rotations
+        turned = gradient_flow.angular_updates(self.model, optimizer, rotations, lr)
         position = {"epoch": epoch, "step": epoch * self.steps}
         metrics = {}
         if any(row["kind"] == "norm" for row in rows):

@@ -3,8 +3,6 @@
 Windows has no SIGHUP and no SIGUSR2; there the others do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
