@@ -116,11 +116,10 @@ def _can_compile() -> bool:
 
 
 def faster(seconds: Mapping[str, float]) -> str:
-    """Choose bf16 where it is clearly faster, else fp32.
+    """Choose bf16 where it is clearly faster, else fp32. A coarse clock's zero proves nothing.
 
     The CPU's flags don't tell: AVX512-BF16 is twice as fast as float32 on one maker's chips and
-    half as fast on another's (docs/speed.md). A time of zero is what a coarse clock makes of a
-    short one: it proves nothing.
+    half as fast on another's (docs/speed.md).
     """
     fp32, bf16 = seconds.get("fp32", 0.0), seconds.get("bf16", 0.0)
     return "bf16" if bf16 > 0 and fp32 >= MIN_SPEEDUP * bf16 else "fp32"

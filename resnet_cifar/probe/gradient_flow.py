@@ -221,21 +221,14 @@ def empty_rotations(model: nn.Module) -> Tensor:
 def add_rotation(model: nn.Module, rotations: Tensor) -> Iterator[None]:
     """Add to `rotations` by what angles the update made inside turns the weights.
 
-    They are read before it and after, to be compared in float64, which not every device has.
+    They are compared on the host, in float64, which not every device has.
     """
-    layers = list(weighted_layers(model).values())
-    before = _copy_to_host(layers)
+    weights = [layer.weight.detach() for layer in weighted_layers(model).values()]
+    before = [weight.to("cpu", copy=True) for weight in weights]
     yield
     rotations[0] += 1
-    rotations[1:] += torch.stack(list(map(rotation, before, _copy_to_host(layers))))
-
-
-def _copy_to_host(layers: list[Weighted]) -> list[Tensor]:
-    """Copy the layers' weights to the host, by one read."""
-    weights = [layer.weight.detach() for layer in layers]
-    flat = torch.cat([weight.flatten() for weight in weights]).cpu()
-    parts = torch.split(flat, [weight.numel() for weight in weights])
-    return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+    after = [weight.cpu() for weight in weights]
+    rotations[1:] += torch.stack(list(map(rotation, before, after)))
 
 
 def rotation(before: Tensor, after: Tensor) -> Tensor:

@@ -122,9 +122,7 @@ def load_last(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Load and `restore` the newest checkpoint that can be read and is one of this run.
 
-    Returns:
-        The state, None where the run has no checkpoint yet; and what to tell the user.
-
+    Returns the state, None where the run has no checkpoint yet, and what to tell the user.
     Raises UserError: there are checkpoints and none can be gone on from.
     """
     notes: list[str] = []

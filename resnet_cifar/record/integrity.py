@@ -104,8 +104,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
 def read_run_lines(directory: Path, name: str, record: RunRecord | None = None) -> list[Metrics]:
     """Read a run's METRICS or PROBE; [] where there is no file and none is needed.
 
-    Raises:
-        RecordError: the file was changed, is damaged, or lacks epochs that the run has behind it.
+    Raises RecordError: it was changed, is damaged, or lacks epochs that the run has behind it.
     """
     path, record = directory / name, record or schema.read_record(directory)
     lines = parse_lines(read_summed(directory, name, record) or b"", path)

@@ -64,7 +64,7 @@ class FailSafeTracker:
         open: makes the tracker; None where there is nothing to track.
         lines: the metrics of the epochs done: it is given those that it lacks.
         before: what an earlier session gave it.
-        mark: writes what it has been given into run.json; None: that needs no memory.
+        mark: writes what it has been given into run.json, if that needs a memory.
         interrupted: True if a signal has come, which leaves it GRACE seconds.
     """
 

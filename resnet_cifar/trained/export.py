@@ -158,7 +158,6 @@ def _to_safetensors(model: TrainedModel, described: dict[str, str]) -> bytes:
 
 
 def _to_onnx(model: TrainedModel, described: dict[str, str]) -> bytes:
-    import onnx
     import onnxruntime
     import torch
 
@@ -174,10 +173,8 @@ def _to_onnx(model: TrainedModel, described: dict[str, str]) -> bytes:
         dynamic_shapes=({0: torch.export.Dim("n")},),
     )
     assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, described)
-    onnx.checker.check_model(proto)
-    content: bytes = proto.SerializeToString()  # of 2 GB at most
+    program.model.metadata_props.update(described)
+    content: bytes = program.model_proto.SerializeToString()  # of 2 GB at most
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:

@@ -60,10 +60,7 @@ class Engine:
         return self.state.model
 
     def fit(self) -> str:
-        """Train from where the state is to the last epoch.
-
-        Returns:
-            "completed", or "diverged" when a loss is no longer finite.
+        """Train to the last epoch: "completed", or "diverged" when a loss is no longer finite.
 
         Raises Interrupted: a signal came; the state is in last.pt.
         """
