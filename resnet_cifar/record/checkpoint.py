@@ -126,10 +126,10 @@ def load_last(
     Raises UserError: there are checkpoints and none can be gone on from.
     """
     notes: list[str] = []
-    for name in (LAST, PREVIOUS):
+    for path in (directory / LAST, directory / PREVIOUS):
         try:
-            state = load(directory / name, record.parameters)
-            check_owner(state, directory / name, record, steps)
+            state = load(path, record.parameters)
+            check_owner(state, path, record, steps)
             restore(state)  # the one before is restored over it, where that fails in the middle
             return state, notes
         except FileNotFoundError:
@@ -137,8 +137,7 @@ def load_last(
         except UserError as error:
             notes.append(str(error))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            problem = f"is not as this run writes it ({describe(error)})"
-            notes.append(f"checkpoint {directory / name} {problem}")
+            notes.append(f"checkpoint {path} is not as this run writes it ({describe(error)})")
     if notes:
         raise UserError(f"{'; '.join(notes)}; no other is left: {START_AGAIN}")
     return None, notes
