@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import VERSION, Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError
+from resnet_cifar.files import check_writable, write_atomically
 from resnet_cifar.text import printable
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from resnet_cifar.files import write_atomically
     from resnet_cifar.trained.model import load_model
 
     for file in options.files:
@@ -81,8 +81,6 @@ def _export(options: argparse.Namespace) -> None:
 
 def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
-    from resnet_cifar.files import check_writable
-
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
