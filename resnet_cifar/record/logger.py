@@ -97,5 +97,8 @@ class WandB(Logger):
 
         return WandbTracker(run, self.project, self.entity, mode)
 
+    def lacks(self, record: RunRecord) -> bool:
+        return self.resolved_mode() != "disabled" and super().lacks(record)
+
 
 OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)
