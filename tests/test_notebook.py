@@ -76,7 +76,8 @@ def run_compare(kernel: NotebookClient, *roots: Path) -> str:
 def test_several_directories(tmp_path: Path, kernel: NotebookClient) -> None:
     for lr, seed in (("0.01", 0), ("0.01", 1), ("0.1", 0)):
         overrides = ["model.width=8", "trainer.epochs=2", f"optimizer.lr={lr}"]
-        make_run(tmp_path / "a", overrides, seed, 0.8 + seed / 100, curve=[0.3, 0.8])
+        last = 0.8 + seed / 100
+        make_run(tmp_path / "a", overrides, seed, last, curve=[0.3, last])
     make_run(tmp_path / "b", ["model.width=16", "optimizer.lr=0.1"], 0, 0.9, curve=[0.3, 0.9])
     (tmp_path / "b" / "odd" / "seed=1").mkdir(parents=True)
     shown = run_compare(kernel, tmp_path / "a", tmp_path / "b")
