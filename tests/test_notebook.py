@@ -1,5 +1,6 @@
 """The notebooks are committed without outputs, are made of short cells, and run on any runs."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_several_directories(tmp_path: Path, kernel: NotebookClient) -> None:
     (tmp_path / "b" / "odd" / "seed=1").mkdir(parents=True)
     shown = run_compare(kernel, tmp_path / "a", tmp_path / "b")
     assert "<td>90.0</td>" in shown
+    columns = re.findall(r"<th>([a-z %_]+)</th>", shown)
+    assert columns[:5] == [
+        "val %",
+        "seed",
+        "status",
+        "lr",
+        "width",
+    ]  # only what varies
     assert "odd" in shown  # a directory that was passed over
     assert "3 runs of  2 cells: CIFAR-10, width 8, 2 epochs" in shown
     assert "(lr 0.01) − (lr 0.1), in points" in shown
