@@ -18,7 +18,11 @@ def question_part(answer: Tables, draw: bool = True) -> list[Part]:
         parts.append(_differences_table(answer))
     if not draw:
         return parts
-    caption = WORDS["curves"]
+    caption = (
+        "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
+        "training (faint: running mean in training mode on augmented images) and the augmented "
+        "validation view (crosses). Bands are cut off at 0 and 100 %."
+    )
     if len(group.labels) > figures.MOST_LINES:
         caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
     parts.append(Picture(f"curves-{group.name}", figures.draw_curves(answer), caption))
