@@ -1079,6 +1079,15 @@ def test_undecided_claims_are_folded_where_others_are_decided(tmp_path: Path) ->
     ]
 
 
+def test_without_a_verdict_the_first_question_is_unfolded(tmp_path: Path) -> None:
+    for lr in ("0.01", "0.1"):
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}"], 0, 0.5)
+        make_run(tmp_path, ["model.width=8", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
+    runs = load_runs(tmp_path)
+    report = contents.build_report(runs, load_metrics(runs), [], PUBLISHED)
+    assert [each.open for each in questions_of(report)] == [True, False]
+
+
 def questions_of(report: document.Report) -> list[document.Fold]:
     folds = [part for part in report.rest if isinstance(part, document.Fold)]
     (found,) = [fold for fold in folds if fold.title == "Question by question"]

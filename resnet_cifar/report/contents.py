@@ -31,7 +31,7 @@ from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
 from resnet_cifar.runs.table import any_text, records
 
 FIRST_ROWS = 5  # of the ranked table on the first screen
-MOST_OPEN = 2  # questions that are unfolded from the start, of those with a verdict
+MOST_OPEN = 2  # questions with a verdict that are unfolded from the start; without any, the first
 MOST_DRAWN = 12  # questions and settings that get figures: at a thousand nobody would look
 _PLURAL = {
     "code": "states of the code",
@@ -71,16 +71,15 @@ def build_report(
     drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
     full: list[Part] = []
     other: list[Part] = []
-    opened = 0
+    decided = {each.group: verdicts.list_verdicts(judgements, each) for each in answers}
+    opened = [each for each in answers if decided[each.group]][:MOST_OPEN] or answers[:1]
     for each in answers:
         parts = question_part(each, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(each.group.runs["cell"]) < set(group.runs["cell"]) for group in groups):
             parts += flow.flow_part(each.group, curves, probe)
         name = f"{each.group.question.question}{BETWEEN}{each.group.setting}"
-        decided = verdicts.list_verdicts(judgements, each)
-        opened += bool(decided)
-        fold = Fold(name, parts, 3, bool(decided) and opened <= MOST_OPEN, verdicts=decided)
+        fold = Fold(name, parts, 3, each in opened, verdicts=decided[each.group])
         (full if each.cells["verdict"].any() else other).append(fold)
     reading = "\n".join(f"- {escape(rule)}" for rule in WORDS["reading"])
     rest = _notes_part(runs, answers)
