@@ -39,8 +39,10 @@ CHECKS = {
       const target = document.querySelector(link.hash);
       const before = target.checkVisibility({ contentVisibilityAuto: true });
       link.click();
+      const fold = target.closest("details");
+      fold.open = false; // some browsers have opened it by themselves
       dispatchEvent(new HashChangeEvent("hashchange")); // a link's own comes later
-      const opened = target.closest("details").open;
+      const opened = fold.open;
       const contents = document.querySelector("nav ol").checkVisibility();
       dispatchEvent(new Event("beforeprint"));
       const printed = document.querySelectorAll("details:not([open])").length;
