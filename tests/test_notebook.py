@@ -88,7 +88,7 @@ def test_the_quickstart_trains_and_shows_the_report(
     notebook = nbformat.read(ROOT / "experiments" / "quickstart.ipynb", as_version=4)
     (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     tiny = [o for o in TINY if o != "trainer.epochs=2"]
-    parameters.source = f"SOURCE = ''\nOPTIONS = '{' '.join(tiny)} optimizer.lr=0.01,0.1'"
+    parameters.source = f"SOURCE = ''\nOPTIONS = '{' '.join(tiny)} optimizer.lr=0.01,0.1 seed=0'"
     folder = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=240, resources=folder).execute()
     shown = "".join(str(cell.get("outputs", "")) for cell in notebook.cells)

@@ -113,22 +113,28 @@ def test_the_pictures_to_try_are_what_their_command_draws(tmp_path: Path) -> Non
             assert not (images.pixels == original).all((1, 2, 3)).any()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
 def test_eighty_columns_hold_the_pictures_and_the_runs(
-    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    terminal: bool,
+    runs: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each picture is a line, numbers are whole and set right, and a cell is named once."""
-    monkeypatch.setattr(text, "on_terminal", lambda: True)
+    """Each picture is a line, numbers are whole and aligned, and a cell is named once."""
+    monkeypatch.setattr(text, "on_terminal", lambda: terminal)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(ROOT)
     lines = call(capsys, *runs, SHAPES.relative_to(ROOT)).out.splitlines()
     assert lines[0] == str(runs[0].parent)
     assert [line.split()[0] for line in lines[1:3]] == ["seed=0", "seed=1"]
-    assert lines[4] == "mean of the 2 runs"
+    assert lines[4] == "mean of the 2 runs' probabilities"
     table = lines[6:]
     assert len(table) == len(CLASSES)
     assert all(len(line.rstrip()) <= 80 for line in lines[1:])
     assert all(re.search(r" \d+\.\d  .* \d+\.\d  128×128$", line.rstrip()) for line in table)
-    assert len({line.index("128×128") for line in table}) == 1
+    points = [[match.start() for match in re.finditer(r"\.\d ", line)] for line in table]
+    assert len(points[0]) == 2
+    assert all(each == points[0] for each in points)
 
 
 @pytest.mark.soak

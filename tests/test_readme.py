@@ -47,7 +47,7 @@ def smaller(script: str, quick: bool = False) -> str:
                 command += f" {SWEEP}"
             if "experiment=study" in command:
                 command += " cell=lr_0.01,detached_bn"
-            if re.search("experiment=(study|label_smoothing|lr_x_wd)", command):
+            if re.search("experiment=(study|label_smoothing|lr_x_wd|quickstart)", command):
                 command += " seed=0"
             if "experiment=lr_x_wd" in command:
                 command += " optimizer.lr=0.01,0.1 regularization.weight_decay=1e-2"
