@@ -73,7 +73,7 @@ def test_the_published_tables(sweep: Sweep, experiment: str, wanted: list[str]) 
 def test_the_demo_is_around_the_study_s_best_cell(sweep: Sweep) -> None:
     configs = sweep("experiment=quickstart")
     assert [(config.optimizer.lr, config.seed) for config in configs] == list(
-        itertools.product((0.001, 0.01, 0.1), (0, 1, 2))
+        itertools.product((0.0001, 0.001, 0.01), (0, 1, 2))
     )
     best = flatten(compose(["cell=cosine_wd_1e-2"]))
     rest = ("data", "augmentation", "model.width", "trainer", "optimizer.lr", "output_root", "seed")
