@@ -149,4 +149,4 @@ def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]
         image = printable(row["image"])
         lines.append([image, best, f"{100 * p:.1f}", second, f"{100 * q:.1f}", size])
     print()
-    print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"], folded=0)
+    print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"])
