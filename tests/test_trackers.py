@@ -385,7 +385,7 @@ def test_what_only_reads_hands_nothing_in(
     assert job.outcome() is not None
     capsys.readouterr()
     print_answer([job.run])
-    assert "logger=wandb lacks 1 runs: the same command hands them in" in capsys.readouterr().out
+    assert "logger=wandb lacks 1 run: the same command hands them in" in capsys.readouterr().out
     assert "handed in what it had missed of 2 epochs" in program(*TINY, *OFFLINE).out
     job.exit_code = None
     assert job.outcome() is not None
