@@ -46,6 +46,8 @@ def visible(text: str) -> str:
 
 
 WORD_WIDTH = 20  # characters of a column of words, at least, where a table has little room
+# TensorBoard smooths unless told otherwise, and a smoothed curve does not end at its last value.
+CURVES = "http://localhost:6006/?smoothing=0#timeseries"
 PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files
 
 
@@ -187,12 +189,12 @@ def print_table(
         if cut and words[i]:
             columns[i][1:] = cut_middles(columns[i][1:], width)
         table.add_column(
+            Text(columns[i][0]),
             justify="left" if words[i] else "right",
             no_wrap=cut or not words[i],
             overflow="ellipsis" if cut else "fold",
             width=width,
         )
-        table.columns[i].header = Text(columns[i][0])
     for line in [*zip(*columns[: len(widths)], strict=True)][1:]:
         table.add_row(*map(Text, line))
     console.print(table)

@@ -165,7 +165,10 @@ def test_where_everything_diverged_nothing_is_best(answer) -> None:
     ("cells", "said"),
     [
         ({0.1: [90.0], 0.01: [90.0]}, "No best: lr=0.1 and lr=0.01 have the same mean, 90.00 %."),
-        ({0.1: [90.0, 92.0, 91.0], 0.01: [91.0] * 3, 0.2: [50.0]}, "No best: lr=0.1 and lr=0.01 have"),
+        (
+            {0.1: [90.0, 92.0, 91.0], 0.01: [91.0] * 3, 0.2: [50.0]},
+            "No best: lr=0.1 and lr=0.01 have",
+        ),
         ({0.1: [90.0], 0.01: [90.003], 0.2: [90.0]}, "No best: lr=0.01 and lr=0.1 and lr=0.2 "),
         ({0.1: [90.0], 0.01: [90.0, None]}, "Highest: lr=0.1, 90.00 %; 0.00 points ahead"),
         ({0.1: [83.0, 83.0, 84.0], 0.01: [80.0, 85.0, 82.0]}, "Highest: lr=0.1, "),
@@ -198,7 +201,7 @@ def test_the_commands_work_in_this_shell(
     assert look[1] == f"  {at}python -m resnet_cifar report outputs"
     assert look[2].startswith(f"  {at}python -m resnet_cifar evaluate outputs/lr0.1_")
     assert look[3] == f"  {at}tensorboard --logdir outputs"
-    assert look[4] == "    http://localhost:6006/?smoothing=0#timeseries"
+    assert look[4] == "    http://localhost:6006/?smoothing=0#timeseries  (untick Ignore outliers)"
     assert len(look) == 5
 
 

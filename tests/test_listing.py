@@ -279,7 +279,7 @@ def test_a_long_cause_is_cut_to_a_line(
     change_record(run, error="OSError: " + "no space on this disk; " * 20 + "free some")
     terminal(80)
     *_, name, cause = call("list", "outputs").splitlines()
-    assert name == f"{run} failed; train.log and --json have all of it:"
+    assert name == f"{run} failed (all of it: train.log):"
     assert len(cause) <= 80
     assert cause.startswith("  OSError: no space")
     assert cause.endswith("free some")  # the end often says what to do

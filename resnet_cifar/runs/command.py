@@ -54,14 +54,12 @@ def select(options: argparse.Namespace) -> list[Run]:
         key = listing.match_key(name, [run.row for run in runs])
         found = {run for run in runs if listing.meets(run.row, key, relation, values)}
         known = [run.row[key] for run in runs if run.row.get(key) is not None]
-        texts = list(map(number, known))
-        if relation in listing.COMPARISONS and known:
-            texts = list(map(number, sorted(filter(listing.is_number, known))))
-            if not texts:
-                some = shorten(", ".join(dict.fromkeys(map(number, known))))
-                raise UserError(f"--where {name}{relation}{values}: {key} is no number: {some}")
+        texts = list(dict.fromkeys(map(number, known)))
+        condition = f"--where {name}{relation}{values}"
+        if relation in listing.COMPARISONS and not any(map(listing.is_number, known or [0])):
+            raise UserError(f"{condition}: {key} is no number: {shorten(', '.join(texts))}")
         if runs and not found:
-            _note(f"--where {name}{relation}{values}", values, texts)
+            _note(condition, values, texts)
         chosen = [run for run in chosen if run in found]
     return [*chosen, *(run for run in there if run.closed)]
 

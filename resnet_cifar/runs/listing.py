@@ -11,6 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 from rich.filesize import decimal
@@ -92,8 +93,6 @@ def group_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
     And the mean of each metric over the `n` that completed, with half its 95 % t-interval where
     these are of one cell, and three or more.
     """
-    from resnet_cifar.runs.statistics import estimate  # takes a second: scipy
-
     groups: dict[tuple[str, ...], list[Row]] = {}
     for run in runs:
         if run.record and run.left_out is None:
@@ -110,10 +109,11 @@ def group_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
         for key in [key for key in [*done, {}][0] if "/" in key]:
             values = [each[key] for each in done if is_number(each.get(key))]
             if len(values) == len(done):
-                e = estimate(values)
-                row[key] = e.mean
-                if e.n > 2 and row["cells"] == 1 and key.startswith(("accuracy/", "loss/")):
-                    row[f"{key}_interval"] = e.half_width
+                row[key] = fmean(values)
+            if len(values) > 2 and row["cells"] == 1 and key.startswith(("accuracy/", "loss/")):
+                from resnet_cifar.runs.statistics import estimate  # takes a second: scipy
+
+                row[f"{key}_interval"] = estimate(values).half_width
         rows.append(row)
     return rows
 
@@ -137,21 +137,13 @@ def _show(key: str, value: Any) -> str:
 
 def default_columns(runs: Sequence[Run], rows: Sequence[Row]) -> list[Column]:
     """The columns of the `rows` of `runs`: the result, what they differ in, how they went."""
-    # Of what does not lie in <cell>/seed=<n>, a copy for one, the directory is its name.
-    names = [
-        printable(
-            row[
-                "cell"
-                if row["directory"].endswith(f"{row['cell']}/seed={row['seed']}")
-                else "directory"
-            ]
-        )
-        for row in rows
-    ]
-    statuses = [row["status"] + ", damaged" * row["damaged"] for row in rows]
-    epochs = [
-        "" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}" for row in rows
-    ]
+    statuses, epochs, names = [], [], []
+    for row in rows:
+        statuses.append(row["status"] + ", damaged" * row["damaged"])
+        epochs.append("" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}")
+        # Of what does not lie in <cell>/seed=<n>, a copy for one, the directory is its name.
+        in_place = row["directory"].endswith(f"{row['cell']}/seed={row['seed']}")
+        names.append(printable(row["cell" if in_place else "directory"]))
     varying = _varying(runs)
     varying.pop("trainer.epochs", None)  # the epochs done are shown of how many
     varying.setdefault("seed", "seed")
@@ -190,9 +182,8 @@ def _varying(runs: Sequence[Run]) -> dict[str, str]:
 
 def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     """Print a table, by default of a line a run, their sum and what is wrong with any."""
-    heads, texts, words = zip(
-        *(columns or default_columns(runs, [run.row for run in runs])), strict=True
-    )
+    columns = columns or default_columns(runs, [run.row for run in runs])
+    heads, texts, words = zip(*columns, strict=True)
     numbers = [head for head, is_text in zip(heads, words, strict=True) if not is_text]
     lines = list(zip(*texts, strict=True))
     print_table(heads, lines, numbers, cut=True, more="--columns picks, --csv has all")
@@ -204,10 +195,9 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
         if run.record is None and not run.closed:
             print(printable(run.problem))
         if run.record and run.record.error:
-            line = printable(f"{run.path} failed: {run.record.error}")
-            if len(line) > (width := terminal_width()):
-                print(f"{printable(str(run.path))} failed; train.log and --json have all of it:")
-                line = f"  {shorten(run.record.error, int(width) - 2)}"
+            path, cause = printable(str(run.path)), printable(run.record.error)
+            if len(line := f"{path} failed: {cause}") > (width := terminal_width()):
+                line = f"{path} failed (all of it: train.log):\n  {shorten(cause, int(width) - 2)}"
             print(line)
         for line in run.damaged:
             print(printable(line))

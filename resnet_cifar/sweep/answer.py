@@ -19,7 +19,15 @@ from resnet_cifar.identity import items, number, run_directory, varying_keys
 from resnet_cifar.paths import command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import WORD_WIDTH, cut_middles, plural, printable, visible, wide_console
+from resnet_cifar.text import (
+    CURVES,
+    WORD_WIDTH,
+    cut_middles,
+    plural,
+    printable,
+    visible,
+    wide_console,
+)
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -40,8 +48,6 @@ def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str
 
 
 SHOWN = 10  # cells of the ranking; `runs` lists all
-# TensorBoard smooths unless told otherwise, and a smoothed curve does not end at its last value.
-CURVES = "http://localhost:6006/?smoothing=0#timeseries"
 
 
 @dataclasses.dataclass
@@ -110,7 +116,8 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     picked among all of them. Only one that is ahead by more than chance is called the best.
     """
     best, other = ranked[:2]
-    name = f"{best.label}, {best.result} %"
+    reached = best.result if len(best.values) > 2 else f"{best.mean:.2f}"
+    name = f"{best.label}, {reached} %"
     if not other.values:
         return f"Best: {name}; {other.label} diverged."
     tied = [
@@ -184,7 +191,7 @@ def print_answer(configs: Sequence[Config]) -> None:
     look += [(command_name("evaluate"), path) for path in trained[:1]]
     for command, directory in (*look, ("tensorboard --logdir", root)):
         console.print(f"  {_from_here(command)} {visible(shlex.quote(directory))}")
-    console.print(f"    {CURVES}")
+    console.print(f"    {CURVES}  (untick Ignore outliers)")
     logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
     if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
         missed = (

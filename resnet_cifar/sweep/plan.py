@@ -20,7 +20,7 @@ from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import duration, plural, print_table
+from resnet_cifar.text import duration, print_table
 
 # The states of runs, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
@@ -65,7 +65,8 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
         seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
-    for name, positions in [*cells.items(), (plural(len(cells), "cell"), range(len(runs)))]:
+    total = f"{len(cells)} cell" + "s" * (len(cells) != 1)
+    for name, positions in [*cells.items(), (total, range(len(runs)))]:
         those = [runs[p] for p in positions]
         counts = [sum(run.state == state for run in those) for state in states]
         pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"
