@@ -45,7 +45,7 @@ def visible(text: str) -> str:
     )
 
 
-WORD_WIDTH = 20  # characters of a column of words, at least, where a table has little room
+WORD_WIDTH = 18  # characters of a column of words, at least, where a table has little room
 # TensorBoard smooths unless told otherwise, and a smoothed curve does not end at its last value.
 CURVES = "http://localhost:6006/?smoothing=0#timeseries"
 PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files

@@ -343,7 +343,7 @@ def test_foreign_text_is_shown_as_text(
         assert "\x1b[31m" not in out
 
 
-def test_two_cells(call: Call, root: Path) -> None:
+def test_two_cells(call: Call, root: Path, terminal: Callable[[int], None]) -> None:
     slow, fast = (str(next(root.glob(f"lr{lr}_constant*"))) for lr in ("0.01", "0.1"))
     out = call("diff", slow, fast)
     table = [re.split(" {2,}", line) for line in out.splitlines()]
@@ -355,6 +355,10 @@ def test_two_cells(call: Call, root: Path) -> None:
     estimates = ["62.00 ± 25.41 (n=2)", "71.00 ± 12.71 (n=2)", "+9.00 ± 12.71 (n=2)"]
     assert lines["val %, last epoch"] == estimates
     assert "the configurations are the same" in call("diff", slow, slow)
+    terminal(80)
+    narrow = call("diff", slow, fast)
+    assert "more column" not in narrow  # B - A is the answer
+    assert all(number in narrow for line in estimates for number in line.split(" (")[:1])
 
 
 def test_two_runs(call: Call, root: Path) -> None:
