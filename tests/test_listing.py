@@ -165,6 +165,7 @@ def test_ages_come_from_the_record(call: Call) -> None:
         (["lr=fast"], 0),
         (["lr>0.01"], 2),
         (["lr > 0.01"], 2),
+        (["scheduler = cosine"], 1),
         (["lr>=0.01"], 5),
         (["optimizer.lr<1e-1"], 3),
         (["lr<=0.1"], 5),

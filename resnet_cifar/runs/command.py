@@ -98,8 +98,7 @@ def _list(options: argparse.Namespace) -> None:
         print_csv(keys or sorted(every, key=LAST.__contains__), rows)
     else:
         columns = [listing.make_column(key, key, rows) for key in keys]
-        usual = listing.group_columns(runs, rows, by) if by else listing.default_columns(runs, rows)
-        listing.print_runs(runs, columns or usual)
+        listing.print_runs(runs, columns or listing.usual_columns(runs, rows, by))
         if by:
             print("means over n completed runs; ±: half the 95 % t-interval, from n = 3 on")
     fail_for([run.problem for run in runs if run.closed])
@@ -218,7 +217,7 @@ def _condition(text: str) -> tuple[str, str, str]:
         raise argparse.ArgumentTypeError(f"{problem} (a run without a value has null)")
     with contextlib.suppress(ValueError):
         if relation not in listing.COMPARISONS or math.isfinite(float(values)):
-            return name.strip(), relation.replace("==", "="), values
+            return name.strip(), relation.replace("==", "="), values.strip()
     raise argparse.ArgumentTypeError(f"{text!r}: {relation} needs one number, not {values!r}")
 
 

@@ -135,54 +135,44 @@ def _show(key: str, value: Any) -> str:
     return duration(value) if key == "age" else printable(number(value))
 
 
-def default_columns(runs: Sequence[Run], rows: Sequence[Row]) -> list[Column]:
-    """The columns of the `rows` of `runs`: the result, what they differ in, how they went."""
-    statuses, epochs, names = [], [], []
-    for row in rows:
-        statuses.append(row["status"] + ", damaged" * row["damaged"])
-        epochs.append("" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}")
-        # Of what does not lie in <cell>/seed=<n>, a copy for one, the directory is its name.
-        in_place = row["directory"].endswith(f"{row['cell']}/seed={row['seed']}")
-        names.append(printable(row["cell" if in_place else "directory"]))
-    varying = _varying(runs)
-    varying.pop("trainer.epochs", None)  # the epochs done are shown of how many
-    varying.setdefault("seed", "seed")
-    return [
-        make_column("accuracy/val", "val %", rows),
-        *(make_column(key, head, rows) for key, head in varying.items()),
-        ("status", statuses, True),
-        ("epochs", epochs, False),
-        make_column("accuracy/val_augmented", "augm. %", rows),
-        ("cell", names, True),
-        make_column("size", "size", rows),
-        make_column("age", "age", rows),
-    ]
+def usual_columns(runs: Sequence[Run], rows: Sequence[Row], by: Sequence[str] = ()) -> list[Column]:
+    """The columns of the `rows` of `runs`, or of their groups `by` keys, as from `group_rows`.
 
-
-def group_columns(runs: Sequence[Run], rows: Sequence[Row], keys: Sequence[str]) -> list[Column]:
-    """The columns of `group_rows`: the result and n, what was grouped by, how the runs ended."""
-    by_cell = "cell" in keys
-    shown = {"accuracy/val": "val %", "accuracy/val_interval": "±", "n": "n"}
-    shown |= _varying(runs) if by_cell else dict(zip(keys, keys, strict=True))
-    shown |= {status: status for status in STATUSES}
-    shown |= {"accuracy/val_augmented": "augm. %"}
-    shown |= {"cell": "cell"} if by_cell else {"cells": "cells"}
-    some = {key for row in rows for key, value in row.items() if value or key not in STATUSES}
-    return [make_column(key, shown[key], rows) for key in shown if key in some and key != "seed"]
-
-
-def _varying(runs: Sequence[Run]) -> dict[str, str]:
+    They begin with the result and what it is the result of.
+    """
     from resnet_cifar.config.keys import execution_keys
 
     execution = execution_keys()
     configs = [run.record.config for run in runs if run.record]
     found = varying_keys([{k: v for k, v in c.items() if k not in execution} for c in configs])
-    return {key: found[key] for key in (*COORDINATES, *found) if key in found}
+    varying = {k: found[k] for k in (*COORDINATES, *found) if k in found and k != "seed"}
+    shown = {"accuracy/val": "val %"}
+    if by:
+        some = [state for state in STATUSES if any(row.get(state) for row in rows)]
+        shown |= {"accuracy/val_interval": "±", "n": "n"}
+        shown |= varying if "cell" in by else {key: key for key in (*by, "cells")}
+        shown |= dict(zip(some, some, strict=True))
+    else:
+        rows = list(map(_with_words, rows))
+        varying.pop("trainer.epochs", None)  # the epochs done are shown of how many
+        shown |= varying | {"seed": "seed", "status": "status", "done": "epochs"}
+    shown |= {"accuracy/val_augmented": "augm. %", "cell": "cell"}
+    shown |= {} if by else {"size": "size", "age": "age"}
+    every = {key for row in rows for key in row} if by else shown
+    return [make_column(key, head, rows) for key, head in shown.items() if key in every]
+
+
+def _with_words(row: Row) -> Row:
+    done = "" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}"
+    # Of what does not lie in <cell>/seed=<n>, a copy for one, the directory is its name.
+    in_place = row["directory"].endswith(f"{row['cell']}/seed={row['seed']}")
+    status = row["status"] + ", damaged" * row["damaged"]
+    return row | {"done": done, "status": status, "cell": row["cell" if in_place else "directory"]}
 
 
 def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     """Print a table, by default of a line a run, their sum and what is wrong with any."""
-    columns = columns or default_columns(runs, [run.row for run in runs])
+    columns = columns or usual_columns(runs, [run.row for run in runs])
     heads, texts, words = zip(*columns, strict=True)
     numbers = [head for head, is_text in zip(heads, words, strict=True) if not is_text]
     lines = list(zip(*texts, strict=True))
