@@ -537,7 +537,7 @@ def check_readers(called: Called, configs: list[Config]) -> None:
                 assert str(run_directory(config)) in map(str, (r.path for r in found)), key
             assert value is None or isinstance(value, float) or number(value) in listed
     for key in keys:
-        assert len(listing.sort_runs(runs, key, reverse=True)) == len(runs)
+        assert len(listing.sort_rows(rows, key, reverse=True)) == len(runs)
     for key in frame.columns:
         frame.groupby(key, dropna=False).size()
         frame.drop_duplicates(key).sort_values(key, key=lambda column: column.astype(str))

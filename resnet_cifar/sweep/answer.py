@@ -16,7 +16,7 @@ from typing import Any
 
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.identity import items, number, run_directory, varying_keys
-from resnet_cifar.paths import command_name
+from resnet_cifar.paths import checkout, command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
 from resnet_cifar.text import (
@@ -155,7 +155,8 @@ def _from_here(command: str) -> str:
     """The command as it works in this shell, also where this Python's environment is not active."""
     program, _, arguments = command.partition(" ")
     own, found = Path(sys.executable).with_name(program), shutil.which(program)
-    if not own.exists() or (found and Path(found).absolute().parent == own.parent):
+    active = found and (checkout() is None or Path(found).absolute().parent == own.parent)
+    if active or not own.exists():
         return command
     near = os.path.relpath(own)
     return f"{shlex.quote(str(own) if near.startswith('..') else near)} {arguments}"
