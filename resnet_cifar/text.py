@@ -231,16 +231,16 @@ def cut_middles(texts: Sequence[str], width: int) -> list[str]:
     The hash at the end of cells' names goes first, where the rest tells them apart; then whatever
     leaves most texts different.
     """
+    if max(map(len, texts), default=0) <= width:
+        return list(texts)
     bare = [re.sub(r"-[0-9a-f]{8}$", "", text) for text in texts]
-    if max(map(len, texts), default=0) > width and len(set(bare)) == len(set(texts)):
-        texts = bare
-
-    def cut(text: str, begin: int) -> str:
-        return text if len(text) <= width else f"{text[:begin]}…{text[begin + 1 - width :]}"
-
-    begins = sorted(range(max(1, width - 1)), key=lambda begin: abs(2 * begin + 1 - width))
-    best = max(begins, key=lambda begin: len({cut(text, begin) for text in set(texts)}))
-    return [cut(text, best) for text in texts]
+    texts = bare if len(set(bare)) == len(set(texts)) else texts
+    begins = sorted(range(width - 1), key=lambda begin: abs(2 * begin + 1 - width))
+    ways = (
+        [t if len(t) <= width else f"{t[:begin]}…{t[begin + 1 - width :]}" for t in texts]
+        for begin in begins
+    )
+    return max(ways, key=lambda way: len(set(way)))
 
 
 def print_json(value: object) -> None:

@@ -120,13 +120,12 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     name = f"{best.label}, {reached} %"
     if not other.values:
         return f"Best: {name}; {other.label} diverged."
-    tied = [
-        c.label for c in ranked if round(best.mean - c.mean, 2) == 0 and c.diverged == best.diverged
-    ]
-    if other.label in tied:
-        return f"No best: {' and '.join(tied)} have the same mean, {best.mean:.2f} %."
-    ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
+    alike = [c for c in ranked if round(best.mean - c.mean, 2) == 0 and c.diverged == best.diverged]
+    if other in alike:
+        tied = " and ".join(cell.label for cell in alike)
+        return f"No best: {tied} have the same mean, {best.mean:.2f} %."
     if min(len(best.values), len(other.values)) == 1:
+        ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
         return f"Highest: {name}; {ahead}; one run can't tell if by chance (try seed=0,1,2)."
     from resnet_cifar.runs import statistics
 
@@ -139,16 +138,15 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     ]
     lead = statistics.compare([(1, best.values, pools[0]), (-1, other.values, pools[1])])
     ahead = f"{statistics.plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
+    ahead = f"{name}; {ahead}"
     ran = sum(bool(cell.values) for cell in ranked)
     if other.diverged or best.diverged:
-        return f"Highest: {name}; {ahead}: undecided, as seeds diverged."
+        return f"Highest: {ahead}: undecided, as seeds diverged."
     if lead.p_of_best(ran) < 1 - statistics.CONFIDENCE:
-        return (
-            f"Best: {name}; {ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
-        )
+        return f"Best: {ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
     needed = statistics.seeds_needed(lead.mean, pools[0]) if lead.n > 2 else None
     more = f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large" if needed else ""
-    return f"Highest: {name}; {ahead}: undecided, as the highest of {ran} (Tukey){more}."
+    return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey){more}."
 
 
 def _from_here(command: str) -> str:
