@@ -55,10 +55,14 @@ def select(options: argparse.Namespace) -> list[Run]:
         found = {run for run in runs if listing.meets(run.row, key, relation, values)}
         known = [run.row[key] for run in runs if run.row.get(key) is not None]
         texts = list(dict.fromkeys(map(number, known)))
+        numbers = list(filter(listing.is_number, known))
         condition = f"--where {name}{relation}{values}"
-        if relation in listing.COMPARISONS and not any(map(listing.is_number, known or [0])):
-            raise UserError(f"{condition}: {key} is no number: {shorten(', '.join(texts))}")
-        if runs and not found:
+        if known and not found and relation in listing.COMPARISONS:
+            if not numbers:
+                raise UserError(f"{condition}: {key} is no number: {shorten(', '.join(texts))}")
+            ends = f"from {number(min(numbers))} to {number(max(numbers))}"
+            complain(f"{condition}: no run matches; {key} goes {ends}", "note: ")
+        elif runs and not found:
             _note(condition, values, texts)
         chosen = [run for run in chosen if run in found]
     return [*chosen, *(run for run in there if run.closed)]
