@@ -22,7 +22,7 @@ from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
-from resnet_cifar.record.layout import CONFIG
+from resnet_cifar.record.layout import CONFIG, RUN
 from resnet_cifar.runs import housekeeping, listing
 from resnet_cifar.runs.diff import print_differences
 from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
@@ -184,8 +184,8 @@ def _verify(options: argparse.Namespace) -> None:
 def _print_command(options: argparse.Namespace) -> None:
     from resnet_cifar.config.saved import from_record, load, reproduce_command
 
-    there = os.path.lexists(options.run / CONFIG)  # not where only records were copied
-    print(reproduce_command(load(options.run / CONFIG) if there else from_record(options.run)))
+    copied = (options.run / RUN).exists() and not (options.run / CONFIG).exists()  # records alone
+    print(reproduce_command(from_record(options.run) if copied else load(options.run / CONFIG)))
 
 
 # Each action: what it is for, and the function that does it.
