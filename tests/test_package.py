@@ -104,7 +104,7 @@ END
     assert any(line.startswith("  resnet-cifar evaluate outputs/") for line in out)
     (printed,) = [line for line in out if line.startswith("resnet-cifar train ")]
     assert "optimizer.lr=0.1" in printed
-    assert out[-1] == "1 runs, 0 of them damaged"
+    assert out[-1] == "1 run, 0 of them damaged"
     assert (work / "report" / "report.html").exists()
     assert sorted(each.name for each in work.iterdir()) == ["outputs", "report"]
 

@@ -533,11 +533,11 @@ def check_readers(called: Called, configs: list[Config]) -> None:
             assert row[key] == shown or key == "output_root"
             if value not in (None, "") and "," not in str(value).replace(", ", ""):
                 said = number(value) if isinstance(value, (list, dict)) else typed(value)
-                found = [r for r in runs if listing.meets(r.row, key, said)]
+                found = [r for r in runs if listing.meets(r.row, key, "=", said)]
                 assert str(run_directory(config)) in map(str, (r.path for r in found)), key
             assert value is None or isinstance(value, float) or number(value) in listed
     for key in keys:
-        assert len(listing.sort_runs(runs, key, reverse=True)) == len(runs)
+        assert len(listing.sort_rows(rows, key, reverse=True)) == len(runs)
     for key in frame.columns:
         frame.groupby(key, dropna=False).size()
         frame.drop_duplicates(key).sort_values(key, key=lambda column: column.astype(str))

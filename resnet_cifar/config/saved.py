@@ -22,7 +22,7 @@ from resnet_cifar.files import read_regular
 from resnet_cifar.identity import flatten, items
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.record.integrity import read_summed
-from resnet_cifar.record.layout import CONFIG
+from resnet_cifar.record.layout import CONFIG, RUN
 from resnet_cifar.record.schema import RunRecord, record_or_reason
 
 OF_YAML = (YAMLError, OmegaConfBaseException, RecursionError)
@@ -56,6 +56,21 @@ def load(path: Path) -> Config:
         return _parse(read_regular(path) if content is None else content, default)
     except (OSError, ConfigError) as error:
         raise ConfigError(f"{path} can't be read as a configuration: {describe(error)}") from error
+
+
+def from_record(directory: Path) -> Config:
+    """Read a run's configuration from run.json. Raises ConfigError, as `load`."""
+    record = record_or_reason(directory)
+    if isinstance(record, str):
+        raise ConfigError(record)
+    plain: dict[str, Any] = {group: {"name": kinds[0].NAME} for group, kinds in groups().items()}
+    for key, value in record.config.items():
+        group, _, name = (key, "", "name") if key in groups() else key.rpartition(".")
+        (plain[group] if group else plain)[name] = value
+    try:
+        return _parse(OmegaConf.to_yaml(OmegaConf.create(literally(plain))).encode(), compose())
+    except ConfigError as error:
+        raise ConfigError(f"{directory / RUN} has no whole configuration: {error}") from error
 
 
 def check_readable(config: Config) -> None:

@@ -65,7 +65,8 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
         seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
-    for name, positions in [*cells.items(), (f"{len(cells)} cells", range(len(runs)))]:
+    total = f"{len(cells)} cell" + "s" * (len(cells) != 1)
+    for name, positions in [*cells.items(), (total, range(len(runs)))]:
         those = [runs[p] for p in positions]
         counts = [sum(run.state == state for run in those) for state in states]
         pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"
@@ -73,7 +74,7 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
         rows.append([name, str(len(those)), *(str(n or "") for n in counts), pflop, left])
     rows[-1][-1] = duration(makespan(seconds, at_once))
     heads = ["cell", "runs", *states, "PFLOP", "left"]
-    print_table(heads, rows, numbers=heads[1:], folded=0)
+    print_table(heads, rows, numbers=heads[1:], cut=True)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
     print(f"{where}, {threads} CPU threads each; training and validation only.")
     for _, note in speeds.values():

@@ -159,4 +159,4 @@ def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]
         image = printable(row["image"])
         lines.append([image, best, f"{100 * p:5.1f}", second, f"{100 * q:5.1f}", size])
     print(f"\nmean of the {len(models)} runs' probabilities" if len(models) > 1 else "")
-    print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"], folded=0)
+    print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"])
