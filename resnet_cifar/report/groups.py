@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import COORDINATES, USUAL, number, varying_keys
+from resnet_cifar.config.saved import usual_values
+from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
 from resnet_cifar.report.study import VAL, Question, Selector, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.statistics import Estimate
@@ -107,10 +108,11 @@ class Group:
     @cached_property
     def labels(self) -> dict[str, str]:
         """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
-        plain = USUAL if self.question is BEST else {}  # of many keys most have their usual value
+        # Of many keys most have their usual value.
+        plain = usual_values() if self.question is BEST else {}
         labels = {}
         for cell, row in self.configurations.items():
-            odd = [key for key in self.vary if row.get(key) != plain.get(key, _MISSING)]
+            odd = [key for key in self.vary if is_odd(key, row.get(key), plain)]
             told = [key for key in self.vary if key in COORDINATES or key in odd] or self.vary
             words = [describe_value(key, row.get(key)) for key in told]
             labels[cell] = ", ".join(words) or printable(cell)
@@ -217,7 +219,7 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
             words = f"What {'do' if count > 1 else 'does'} {names} change?"
             question = Question(words, {}, keys, name="-".join(["by", *keys]))
             for group in _split(rows, question, whole.spreads, following):
-                levels = [group.everything[key].nunique() for key in keys]
+                levels = [group.everything[key].nunique(dropna=False) for key in keys]
                 cells = set(group.everything["cell"])
                 grid = count == 1 or len(cells) > sum(levels) - 1
                 known = any(cells <= set(other.everything["cell"]) for other in groups)
@@ -272,9 +274,9 @@ def _split(
     parts = list(runs.groupby([plain[key] for key in fixed], sort=False))
     settings = Counter(values[:-1] for values, _ in parts)  # without the precision, the last
     for values, part in parts:
-        if any(part[key].nunique() < 2 for key in question.vary):
-            continue
         mine = plain.loc[part.index]
+        if any(mine[key].nunique() < 2 for key in question.vary):
+            continue
         several = [key for key in keys if mine[key].nunique() > 1]
         if vary := list(question.vary):
             # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
@@ -304,13 +306,13 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     first = ("model.width", "trainer.epochs")
     parts = [printable(str(names.get(data, data)))]
     parts += [describe_value(key, values[key]) for key in first if key in values.keys() - varied]
-    usual = USUAL | {"norm": "batchnorm", "norm.detach": "none"}
+    usual = usual_values() | {"norm": "batchnorm", "norm.detach": "none"}
     for key, value in values.items():
         if key in ("data", *first, *varied) or value == _MISSING:
             continue
-        if key.startswith("data.") and key not in USUAL:
+        if key.startswith("data.") and f"{data}.{key[5:]}" in UNNAMED:
             continue  # the synthetic data's own constants
-        if value != usual.get(key) or (key == "data.val_size" and data != USUAL["data"]):
+        if is_odd(key, value, usual) or (key == "data.val_size" and data != USUAL["data"]):
             parts.append(describe_value(key, value))
     return ", ".join(parts)
 
@@ -333,6 +335,11 @@ def name_difference(first: Selector, second: Selector) -> str:
 def is_missing(value: object) -> bool:
     """True if a cell has no such key."""
     return value in (None, _MISSING) or (isinstance(value, float) and math.isnan(value))
+
+
+def is_odd(key: str, value: object, usual: Mapping[str, object]) -> bool:
+    """True if people read another value than the usual one."""
+    return describe_value(key, value) != describe_value(key, usual.get(key))
 
 
 def describe_value(key: str, value: object) -> str:

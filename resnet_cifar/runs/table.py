@@ -12,6 +12,7 @@ import pandas as pd
 
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.errors import UserError, describe
+from resnet_cifar.identity import cell_hash
 from resnet_cifar.record.integrity import check_archive, read_run_lines, read_summed
 from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
 from resnet_cifar.record.schema import expect, read_record
@@ -57,6 +58,9 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
         for run in counted
         if run.record
     ]
+    cells: dict[str, str] = {}  # a cell may be there under two labels
+    for row in rows:
+        row["cell"] = cells.setdefault(cell_hash(row["cell"]), row["cell"])
     runs = pd.DataFrame(rows)
     if rows:
         runs = runs.drop(columns=_LEFT_OUT, errors="ignore")

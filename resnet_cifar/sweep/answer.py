@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import Any
 
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.identity import items, number, run_directory, varying_keys
+from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
 from resnet_cifar.paths import command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
@@ -83,7 +83,7 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     """The cells of a sweep that have results, best first; one with a diverged seed after others."""
     by_cell: dict[str, list[Config]] = {}
     for config in configs:
-        by_cell.setdefault(str(run_directory(config).parent), []).append(config)
+        by_cell.setdefault(cell_name(config), []).append(config)
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
     cells = [
         RankedCell(
