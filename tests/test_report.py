@@ -1235,7 +1235,8 @@ def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:
         judgements = claims.judge_all(group_by_question(load_runs(rates), mine))
         row = verdicts.claims_table(judgements).frame.iloc[0]
         found[row["verdict"]] = row["why"]
-    assert found == {"holds": "", "undecided": "lr 0.01 − 0.1: no run has loss/never"}
+    assert found.pop("holds") == ""
+    assert found["undecided"].startswith("lr 0.01 − 0.1: no run has loss/never; there is ")
 
 
 def test_averaged_weights_are_judged_against_the_last_ones_of_their_run(tmp_path: Path) -> None:

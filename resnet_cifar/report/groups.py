@@ -102,7 +102,8 @@ class Group:
     def configurations(self) -> dict[str, dict[str, Any]]:
         """One run's row for each cell, in the order of the varied values."""
         rows = records(self.everything.drop_duplicates("cell"))
-        rows.sort(key=lambda row: [_order_value(row[key]) for key in self.vary])
+        usual = usual_values()
+        rows.sort(key=lambda row: [_order_value(row[key], usual.get(key)) for key in self.vary])
         return {str(row["cell"]): row for row in rows}
 
     @cached_property
@@ -358,8 +359,10 @@ def name_key(key: str) -> str:
     return TITLES.get(key, printable(key.rpartition(".")[2].replace("_", " ")))
 
 
-def _order_value(value: object) -> tuple[int, float, str]:
-    """Sort key: numbers by size, words in the study's order."""
+def _order_value(value: object, usual: object) -> tuple[int, float, str]:
+    """Sort key: numbers by size, words in the study's order; first none, and the usual word."""
+    if is_missing(value) or (isinstance(usual, (str, list)) and value == number(usual)):
+        return 0, -math.inf, ""
     if isinstance(value, (int, float)) and not math.isnan(float(value)):
         return 0, float(value), ""
     return 1, float(_ORDER.index(str(value)) if str(value) in _ORDER else len(_ORDER)), str(value)

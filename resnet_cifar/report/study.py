@@ -222,10 +222,10 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
     like = _METRIC.fullmatch(against) and against.startswith(f"{quantity}/")
     numeric = [key for key in vary if _known_keys()[key].kind.endswith("number")]
     alone, known = "not beside predictor", "as metrics.jsonl names it"
-    kinds = "accuracy/… or loss/…"
+    usual = "accuracy/… or loss/…"
     for fits, key, allowed in (
-        (_METRIC.fullmatch(claim.metric), "metric", f"{kinds} or another, {known}"),
-        (not claim.predictor or quantity in ("accuracy", "loss"), "metric", f"{kinds}, {known}"),
+        (_METRIC.fullmatch(claim.metric), "metric", f"{usual} or another, {known}"),
+        (not claim.predictor or quantity in ("accuracy", "loss"), "metric", f"{usual}, {known}"),
         (like, "against", f"{quantity}/…, {known}"),
         (not (claim.predictor and claim.against), "against", alone),
         (not (claim.interaction and claim.against), "against", "not beside interaction"),
