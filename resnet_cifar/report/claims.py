@@ -6,7 +6,6 @@ The rules and their reasons: docs/report.md.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import math
@@ -182,13 +181,11 @@ def _compare_cells(claim: Claim, group: Group) -> tuple[list[Comparison], list[s
 
 def _name_missing(group: Group, *metrics: str) -> str:
     """Say which metric no run has, and which ones there are; nothing where all are there."""
-    measured = group.runs.dropna(axis="columns", how="all").columns
-    missing = [metric for metric in metrics if metric not in measured]
-    there = [key for key in measured if "/" in key and not key.startswith(("best/", "speed/"))]
-    if not missing or not there:
-        return ""
-    close = difflib.get_close_matches(missing[0], there, 1)
-    return f"no run has {missing[0]}; there is {', '.join(close or there)}"
+    measured = group.runs.dropna(axis="columns", how="all")
+    there = [key for key in map(str, measured) if "/" in key]
+    missing = [f"no run has {metric}" for metric in metrics if there and metric not in there]
+    plain = [key for key in there if not key.startswith(("best/", "speed/"))]
+    return f"{missing[0]}; there is {', '.join(plain)}" if missing else ""
 
 
 def _compare(

@@ -214,10 +214,9 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
         _check_line(f"{place}: note", claim.note)
     _check(len(set(claim.seeds)) == len(claim.seeds), f"{place}: seeds", claim.seeds, "each once")
     quantity = claim.metric.partition("/")[0]
-    if claim.relative or claim.predictor or claim.unit == "points":
-        most, limit = 1.0, "a fraction less than 1"
-    else:
-        most, limit = (10.0, "less than 10 nats") if claim.unit else (math.inf, "finite")
+    share = claim.relative or claim.predictor or claim.unit == "points"
+    most, limit = (10, "less than 10 nats") if claim.unit else (math.inf, "finite")
+    most, limit = (1, "a fraction less than 1") if share else (most, limit)
     margin, within, against = claim.margin, claim.within, claim.against or claim.metric
     like = _METRIC.fullmatch(against) and against.startswith(f"{quantity}/")
     numeric = [key for key in vary if _known_keys()[key].kind.endswith("number")]

@@ -275,9 +275,9 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     first = (*COORDINATES, "model.width", "trainer.epochs")
     keys.sort(key=lambda key: first.index(key) if key in first else len(first))
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
-    more = ("accuracy/val_ema", "loss/val_ema", "best/accuracy/val", "best/epoch")
-    others = [key for key in map(str, runs) if re.fullmatch("(?!best/|speed/).+/(?!test$).+", key)]
-    measured = [name for name in dict.fromkeys((*METRICS, *more, *others)) if name in runs]
+    others = "(?!speed/|best/(?!accuracy/val$|epoch$)).+/(?!test$).+"
+    own = [key for key in map(str, runs) if re.fullmatch(others, key) and key not in METRICS]
+    measured = [*(metric for metric in METRICS if metric in runs), *own]
     rest = ["seconds", "images_per_second", "device", "precision", "code", "started", "directory"]
     table = runs[[*columns, *measured, *rest]]
     if VAL in table:

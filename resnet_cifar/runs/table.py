@@ -53,14 +53,13 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     found = [run for root in roots for run in find_runs(Path(root))]
     counted = count_runs(found)
     skipped = {str(run.path): run.left_out for run in found if run.left_out}
-    rows = [
+    cells = {cell_hash(run.record.cell): run.record.cell for run in counted if run.record}
+    rows = [  # a cell may be there under two labels
         {"directory": str(run.path), **flat_row(run.record), "error": run.record.error or ""}
+        | {"cell": cells[run.record.key[0]]}
         for run in counted
         if run.record
     ]
-    cells: dict[str, str] = {}  # a cell may be there under two labels
-    for row in rows:
-        row["cell"] = cells.setdefault(cell_hash(row["cell"]), row["cell"])
     runs = pd.DataFrame(rows)
     if rows:
         runs = runs.drop(columns=_LEFT_OUT, errors="ignore")
