@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 from resnet_cifar.results import load_runs
+from resnet_cifar.training.live import Display
 
 
 @dataclass
@@ -196,8 +199,13 @@ def test_one_class_and_one_yaml_file_each(
         file.write_text(f"defaults:\n  - /hydra/schema/{group}/{kind.NAME}@_here_\n{values}")
     chosen = [f"{group}={kind.NAME}" for _, group, kind, _ in ADDED]
     tiny = [o for o in TINY if not o.startswith(("data", "model"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Display, "step", lambda *of: os.kill(os.getpid(), signal.SIGTERM))
+        stopped = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
+        assert stopped.code == 128 + signal.SIGTERM
     outcome = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
     assert outcome.code == 0, outcome.err
+    assert "resumed at epoch 1 of 8, step 1 of 4" in outcome.out
     (directory,) = (tmp_path / "outputs").glob("*/seed=0")
     parts = directory.parent.name.rpartition("-")[0].split("_")
     assert set(parts) >= {"stripes", "noise", "linear", "shift", "sign", "linearly"}

@@ -179,13 +179,17 @@ def test_a_run_is_found_by_its_hash_whatever_its_label(
     for command in (["runs", "verify", "outputs"], ["evaluate", str(renamed / "seed=1")]):
         assert main(command) == 0
     assert "2 runs, 0 of them damaged" in capsys.readouterr().out
-    # A run that has the exact name is the one; another seed's may lie elsewhere.
-    shutil.copytree(renamed / "seed=0", cell / "seed=0")
+    # A cell may lie under two labels: each run where it is, a new one under the label of today.
     config = compose(TINY)
-    assert run_directory(config) == Path("outputs", cell.name, "seed=0")
-    assert run_directory(dataclasses.replace(config, seed=1)).parent.name == renamed.name
-    assert run_directory(dataclasses.replace(config, seed=2)).parent.name == cell.name
-    assert list(load_runs("outputs")["cell"].unique()) in ([cell.name], [renamed.name])
+    cell.mkdir()
+    (renamed / "seed=0").rename(cell / "seed=0")
+    places = [run_directory(dataclasses.replace(config, seed=seed)) for seed in range(3)]
+    assert [place.parent.name for place in places] == [cell.name, renamed.name, cell.name]
+    assert load_runs("outputs")["cell"].nunique() == 1
+    assert len(load_runs("outputs")) == 2
+    shutil.copytree(cell / "seed=0", renamed / "seed=0")
+    assert run_directory(config).parent.name == cell.name
+    assert len(load_runs("outputs")) == 2
     assert len(load_runs("outputs").attrs["skipped"]) == 1
     # Of another configuration whose hash is the same by chance.
     shutil.rmtree(cell)

@@ -541,6 +541,38 @@ def test_two_keys_that_fill_a_grid_are_one_question_and_a_star_is_several(tmp_pa
     assert len(found["other"].labels) == 1
 
 
+def test_a_star_whose_kinds_have_fields_of_their_own_is_several_questions(tmp_path: Path) -> None:
+    """Two values of a field of a kind make no grid of its group and another key."""
+    base = ["data=synthetic", "model.width=8", "trainer.epochs=5"]
+    step = ["scheduler=step", "scheduler.step_size=2"]
+    for more in ([], ["optimizer.momentum=0.8"], step, [*step, "scheduler.gamma=0.5"]):
+        make_run(tmp_path, [*base, *more], 0, 0.5)
+    found = [g.question.name for g in group_by_question(load_runs(tmp_path), [])]
+    assert found == ["by-scheduler", "by-optimizer.momentum"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        (("optimizer.momentum", "0.5", "0.8"), ("regularization.clip_norm", "0", "1"), []),
+        (("regularization.label_smoothing", "0", "0.1"), ("optimizer.nesterov", "0", "1"), []),
+        (("optimizer.lr", "0.02", "0.05"), ("augmentation", "none", "crop_flip", "mixup"), []),
+        (("scheduler", "constant", "cosine", "step"), ("optimizer.lr", "0.02", "0.05"), []),
+        (("scheduler.eta_min", "0", "0.001"), (WD, "0", "0.1"), ["scheduler=cosine"]),
+        (("optimizer", "sgd", "adamw"), ("trainer.batch_size", "64", "128"), []),
+    ],
+)
+def test_a_grid_of_any_two_keys_is_one_question(
+    tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...], shared: list[str]
+) -> None:
+    base = ["data=synthetic", "model.width=8", "trainer.epochs=5", *shared]
+    for one, other in itertools.product(first[1:], second[1:]):
+        make_run(tmp_path, [*base, f"{first[0]}={one}", f"{second[0]}={other}"], 0, 0.5)
+    (found,) = group_by_question(load_runs(tmp_path), [])
+    assert set(found.question.vary) == {first[0], second[0]} == set(found.vary)
+    assert len(found.labels) == (len(first) - 1) * (len(second) - 1)
+
+
 def test_what_a_question_of_the_file_asks_is_not_asked_again(rates: Path) -> None:
     found = group_by_question(load_runs(rates), list(QUESTIONS.values()))
     assert [g.question.name for g in found] == ["learning_rate"]

@@ -220,9 +220,9 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
             words = f"What {'do' if count > 1 else 'does'} {names} change?"
             question = Question(words, {}, keys, name="-".join(["by", *keys]))
             for group in _split(rows, question, whole.spreads, following):
-                levels = [group.everything[key].nunique(dropna=False) for key in keys]
+                pairs = group.everything[[*keys]].drop_duplicates()
                 cells = set(group.everything["cell"])
-                grid = count == 1 or len(cells) > sum(levels) - 1
+                grid = count == 1 or len(pairs) > pairs.nunique(dropna=False).sum() - 1
                 known = any(cells <= set(other.everything["cell"]) for other in groups)
                 if grid and not known and not set(group.everything["directory"]) <= seen:
                     groups.append(group)
