@@ -33,6 +33,7 @@ from resnet_cifar.report import (
     figures,
     flow,
     folder,
+    numbers,
     question,
     tables,
     terminal,
@@ -477,6 +478,15 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
         "lr 0.1",
         "lr 0.001",
     ]
+
+
+def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.9], "0.1": [0.5, 0.52, 0.54]})
+    (ranking,) = (
+        tables.tabulate(g, load_metrics(tmp_path)) for g in group_by_setting(load_runs(tmp_path))
+    )
+    rows = records(ranking.ranks)
+    assert [numbers.chance_column("p")(row) for row in rows] == ["one run", "undecided"]
 
 
 def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
