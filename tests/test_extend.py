@@ -7,9 +7,10 @@ import math
 import os
 import re
 import signal
+import sys
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from resnet_cifar.__main__ import main
 from resnet_cifar.compute import step
 from resnet_cifar.config.compose import CONF, compose
+from resnet_cifar.config.schema import PARTS
 from resnet_cifar.data import augmentation, datasets
 from resnet_cifar.data.augmentation import AugmentationDraw, CropFlip, Stream
 from resnet_cifar.data.datasets import THE_STUDYS, Dataset, Images, Normalisation, Split
@@ -40,6 +42,7 @@ from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.record.tracker import TrackedRun, Tracker
+from resnet_cifar.report.groups import group_by_question
 from resnet_cifar.results import load_runs
 from resnet_cifar.training.live import Display
 
@@ -288,6 +291,43 @@ def test_a_field_that_is_added_is_in_labels_lists_and_reports_and_spoils_none(
         assert not any(other in curves.name for other in others)
         assert f"{field} " in curves.read_text(encoding="utf-8")
     assert "synthetic data, width 8, 3 epochs, val size 2000: best is " in report
+
+
+QUICK = ("data", "model", "trainer")
+REST = [
+    pytest.param(group, marks=pytest.mark.soak)
+    for group in sorted(PARTS.keys() - {*QUICK, "logger"})
+]
+
+
+@pytest.mark.parametrize("group", [*QUICK, *REST])
+def test_a_field_that_is_added_to_any_part_is_compared(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every group, to its first kind; of data it makes a setting, which names it."""
+    module = sys.modules[PARTS[group].__module__]
+    kind = next(kind for kind in module.OPTIONS if issubclass(kind, PARTS[group]))
+    extended = make_dataclass("Extended", [("own", float, added(0.0))], bases=(kind,))
+    kinds = tuple(extended if each is kind else each for each in module.OPTIONS)
+    schema = f"/hydra/schema/{group}/{kind.NAME}@_here_"
+    (plain,) = (path for path in (CONF / group).iterdir() if schema in path.read_text())
+    base = [f"optimizer.lr=0.0{list(PARTS).index(group) + 1}", "trainer.epochs=3"]
+    old = make_run(tmp_path / "runs", base).parent
+    monkeypatch.setattr(module, "OPTIONS", kinds)
+    monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", str(tmp_path / "own"))
+    (tmp_path / "own" / group).mkdir(parents=True)
+    (tmp_path / "own" / group / plain.name).write_text(f"{plain.read_text()}\nown: 0\n")
+    new = make_run(tmp_path / "runs", [*base, f"{group}.own=0.5"]).parent
+    assert new.name[:-9] == f"{old.name[:-9]}_own0.5"
+    assert make_run(tmp_path / "runs", [*base, "seed=1"], 1).parent == old
+    found = group_by_question(load_runs(tmp_path / "runs"), [])
+    if group == "data":
+        assert sorted("own 0.5" in each.setting for each in found) == [False, True]
+        assert sorted("own" in each.setting for each in found) == [False, True]
+    else:
+        (asked,) = found
+        assert list(asked.labels.values()) == ["own 0", "own 0.5"]
+        assert "own" not in asked.setting
 
 
 def test_a_metric_of_one_s_own_is_claimed_shown_and_evaluated(
