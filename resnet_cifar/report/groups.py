@@ -113,10 +113,10 @@ class Group:
         plain = usual_values() if self.question is BEST else {}
         labels = {}
         for cell, row in self.configurations.items():
-            odd = [key for key in self.vary if is_odd(key, row.get(key), plain)]
+            words = {key: describe_value(key, row.get(key)) for key in self.vary}
+            odd = [key for key in words if words[key] != describe_value(key, plain.get(key))]
             told = [key for key in self.vary if key in COORDINATES or key in odd] or self.vary
-            words = [describe_value(key, row.get(key)) for key in told]
-            labels[cell] = ", ".join(words) or printable(cell)
+            labels[cell] = ", ".join(words[key] for key in told) or printable(cell)
         return labels
 
     @cached_property
@@ -313,8 +313,9 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
             continue
         if key.startswith("data.") and f"{data}.{key[5:]}" in UNNAMED:
             continue  # the synthetic data's own constants
-        if is_odd(key, value, usual) or (key == "data.val_size" and data != USUAL["data"]):
-            parts.append(describe_value(key, value))
+        words, validated = describe_value(key, value), key == "data.val_size"
+        if words != describe_value(key, usual.get(key)) or (validated and data != USUAL["data"]):
+            parts.append(words)
     return ", ".join(parts)
 
 
@@ -336,11 +337,6 @@ def name_difference(first: Selector, second: Selector) -> str:
 def is_missing(value: object) -> bool:
     """True if a cell has no such key."""
     return value in (None, _MISSING) or (isinstance(value, float) and math.isnan(value))
-
-
-def is_odd(key: str, value: object, usual: Mapping[str, object]) -> bool:
-    """True if people read another value than the usual one."""
-    return describe_value(key, value) != describe_value(key, usual.get(key))
 
 
 def describe_value(key: str, value: object) -> str:
