@@ -1260,6 +1260,22 @@ def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
         report.markdown()  # there are no claims of the document
 
 
+def test_a_question_s_where_may_name_what_makes_a_setting(tmp_path: Path) -> None:
+    """It chooses among the data, and compares none with another."""
+    (tmp_path / "mine.yaml").write_text(
+        "mine: {question: q, where: {data: [cifar10, synthetic]}, vary: [optimizer.lr]}"
+    )
+    for data in ("cifar10", "cifar100", "synthetic"):
+        for lr in ("0.02", "0.05"):
+            shape = [f"data={data}", "model.width=8", "trainer.epochs=5", f"{LR}={lr}"]
+            make_run(tmp_path / "runs", shape, 0, 0.5)
+    found = group_by_question(load_runs(tmp_path / "runs"), load_questions(tmp_path / "mine.yaml"))
+    assert [each.question.name for each in found] == ["mine", "mine", "by-optimizer.lr"]
+    assert sorted(each.setting.partition(",")[0] for each in found) == [
+        *("CIFAR-10", "cifar100", "synthetic data")
+    ]
+
+
 def test_a_claim_about_training_accuracy(rates: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     text = """

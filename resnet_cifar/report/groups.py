@@ -265,9 +265,8 @@ def _split(
     fixed = [
         key
         for key in keys
-        if (statistics.is_of_setting(key) or question.vary)
+        if (statistics.is_of_setting(key) or (question.vary and key not in question.where))
         and key not in question.vary
-        and key not in question.where
         and key not in following
         and not (key.startswith(free) and runs[key].isna().any())
     ]
