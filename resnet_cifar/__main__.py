@@ -1,7 +1,5 @@
 """List the commands, or run one: `resnet-cifar COMMAND …`, `python -m resnet_cifar COMMAND …`."""
 
-from __future__ import annotations
-
 import difflib
 import sys
 from importlib import import_module

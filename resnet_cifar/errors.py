@@ -10,6 +10,9 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:  # in place of IPython's
+        return [f"error: {self}"]
+
 
 class ConfigError(UserError):
     """A configuration that can't be run: names the key, the value and what is allowed."""

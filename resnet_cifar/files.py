@@ -4,8 +4,6 @@ A run's files are regular files: a link, a pipe or a directory in the place of o
 that nobody's file is overwritten through it and nothing waits for its other end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import importlib.util
@@ -42,7 +40,7 @@ def open_regular(path: Path, flags: int) -> int:
         if stat.S_ISREG(os.fstat(file).st_mode):
             return file
         os.close(file)
-    raise OSError(errno.EINVAL, f"{path} is {_kind(path)}, not a regular file")
+    raise OSError(errno.EINVAL, f"{path} is a link, a pipe or a directory, not a regular file")
 
 
 def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
@@ -55,11 +53,6 @@ def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
                 raise
         time.sleep(pause)
     return call(*arguments)
-
-
-def _kind(path: Path) -> str:
-    kinds = {"l": "a link", "d": "a directory", "p": "a pipe"}
-    return kinds.get(stat.filemode(os.lstat(path).st_mode)[0], "a special file")
 
 
 # Bytes that are read of a file, by its ending: far more than this program ever writes, and of any
@@ -192,24 +185,22 @@ class Lock:
 
     path: Path
     wait: bool = True
-    on_wait: Callable[[str], None] | None = None
-    poll: Callable[[], None] | None = None
+    on_wait: Callable[[str], None] = lambda holder: None
+    poll: Callable[[], None] = lambda: None
     _file: int = -1
 
     def __enter__(self) -> Self:
-        told = False
         # A reader that asks `is_held` holds the lock for an instant: not to be taken for a holder.
         patience = time.monotonic() + 0.3
-        while not self._try():
-            if time.monotonic() > patience:
-                if not self.wait:
-                    raise LockHeld(self._holder())
-                if not told and self.on_wait:
-                    self.on_wait(self._holder())
-                told = True
-                if self.poll:
-                    self.poll()
-            time.sleep(0.1 if told else 0.02)
+        while not self._try() and time.monotonic() < patience:
+            time.sleep(0.02)
+        if self._file == -1:
+            if not self.wait:
+                raise LockHeld(self._holder())
+            self.on_wait(self._holder())
+            while not self._try():
+                self.poll()
+                time.sleep(0.1)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": time.time()}
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
@@ -230,15 +221,13 @@ class Lock:
     def _try(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open_regular(self.path, os.O_RDWR | os.O_CREAT)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, file)
             # The directory may have been set aside while this process was waiting.
             if _take(file) and is_at(file, self.path):
                 self._file = file
-                return True
-        finally:
-            if self._file != file:
-                os.close(file)
-        return False
+                undo.pop_all()
+        return self._file == file
 
     def _holder(self) -> str:
         try:
@@ -250,16 +239,11 @@ class Lock:
 
 def is_held(path: Path) -> bool:
     """True if some process holds the lock at `path`. Creates nothing."""
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as undo:  # it has no locks, perhaps
         file = open_regular(path, os.O_RDWR if fcntl is None else os.O_RDONLY)
-    except OSError:
-        return False
-    try:
+        undo.callback(os.close, file)
         return not _take(file, shared=True)
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(file)
+    return False
 
 
 def refuse_link(directory: Path) -> None:

@@ -3,8 +3,6 @@
 conf/ and experiments/ are at the top of a checkout; the build puts their YAML into the package.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

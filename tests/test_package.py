@@ -125,7 +125,7 @@ def test_the_demo_where_nothing_is_installed(wheel: Path, tmp_path: Path) -> Non
     environment = {"PYTHONPATH": "", "VIRTUAL_ENV": ""}
     out = in_a_shell(script, tmp_path, **environment)
     assert "report/report.html" in out
-    assert "99×70, resized" in out
+    assert "99×70, 29 % cut off" in out
 
 
 def test_two_clones_in_one_environment(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +362,17 @@ def test_a_run_that_goes_on_between_two_looks_is_not_damaged(
     assert looks
     assert found is not None
     assert found.count(b"\n") == 1
+
+
+def test_damage_without_a_checksum_names_the_file(going_on: Path) -> None:
+    """A checkpoint of a run under way: only the archive's own checksums tell."""
+    record = read_record(going_on)
+    assert record is not None
+    with zipfile.ZipFile(going_on / "last.pt", "w") as archive:
+        archive.writestr("part", "weights")
+    content = (going_on / "last.pt").read_bytes()
+    assert damage(going_on, record) == []
+    (going_on / "last.pt").write_bytes(content.replace(b"weights", b"wEights"))
+    (problem,) = damage(going_on, record)
+    assert problem.startswith(f"{going_on / 'last.pt'} is damaged: ")
+    assert "part fails its checksum" in problem

@@ -1,7 +1,5 @@
 """The CPU and the memory that this process may use. Imports no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

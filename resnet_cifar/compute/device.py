@@ -1,7 +1,5 @@
 """The device of a run: found, resolved, set up; and how fast it multiplies."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools
@@ -10,6 +8,7 @@ import math
 import os
 import shutil
 import time
+import timeit
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -85,14 +84,10 @@ def find(trainer: Trainer) -> torch.device:
 
 
 def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Compute:
-    """Turn `auto` into what this machine has; on a CPU the precision is measured.
+    """Turn `auto` into what this machine has. Raises ConfigError as `find`.
 
-    Args:
-        width: the network's, which the faster precision depends on.
-        begun: a precision already in use on this CPU, by the run itself or by others beside it: it
-            stays, and nothing is measured.
-
-    Raises ConfigError as `find`.
+    On a CPU the precision that is faster at the network's `width` is measured, unless one has
+    `begun` to be used there, by the run itself or by others beside it.
     """
     device = find(trainer)
     threads = trainer.threads or min(omp_num_threads() or torch.get_num_threads(), available_cpus())
@@ -106,8 +101,7 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
     cuda = device.type == "cuda"
     name = "Apple GPU" if device.type == "mps" else cpu_name()
     name = torch.cuda.get_device_name(device) if cuda else name
-    pays = cuda and _can_compile()
-    use = pays if trainer.compile == "auto" else trainer.compile == "true"
+    use = cuda and _can_compile() if trainer.compile == "auto" else trainer.compile == "true"
     return Compute(device, name, precision, threads, use, precision_seconds=seconds)
 
 
@@ -122,11 +116,10 @@ def _can_compile() -> bool:
 
 
 def faster(seconds: Mapping[str, float]) -> str:
-    """Choose bf16 where it is clearly faster, else fp32.
+    """Choose bf16 where it is clearly faster, else fp32. A coarse clock's zero proves nothing.
 
     The CPU's flags don't tell: AVX512-BF16 is twice as fast as float32 on one maker's chips and
-    half as fast on another's (docs/speed.md). A time of zero is what a coarse clock makes of a
-    short one: it proves nothing.
+    half as fast on another's (docs/speed.md).
     """
     fp32, bf16 = seconds.get("fp32", 0.0), seconds.get("bf16", 0.0)
     return "bf16" if bf16 > 0 and fp32 >= MIN_SPEEDUP * bf16 else "fp32"
@@ -136,33 +129,27 @@ def faster(seconds: Mapping[str, float]) -> str:
 def precision_seconds(width: int, layout: torch.memory_format) -> dict[str, float]:
     """CPU seconds of convolutions of such a network, forward and backward, by precision.
 
-    Measured once a process. Empty where the CPU has no instructions for bfloat16. In one thread and
-    by its own CPU time: others on the machine then hardly matter. `layout` is that of a run of one
-    thread, so that runs agree whatever their threads.
+    Empty where the CPU has no instructions for bfloat16. In one thread and by its own CPU time:
+    others on the machine then hardly matter. `layout` is that of a run of one thread, too, so that
+    runs agree whatever their threads.
     """
     if not has_bf16():
         return {}
     spent = {"fp32": 0.0, "bf16": 0.0}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            run_pass = convolutions(width, layout)
-            for precision in spent:
-                run_pass(precision)  # kernels are chosen at first use
-            start = time.perf_counter()
-            run_pass("fp32")
-            one_pass = max(time.perf_counter() - start, 1e-4)
-            passes = math.ceil(TURN_SECONDS / one_pass)
-            turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
-            for _ in range(turns):
-                for precision in spent:
-                    start = time.thread_time()
-                    for _ in range(passes):
-                        run_pass(precision)
-                    spent[precision] += time.thread_time() - start
-    finally:
-        torch.set_num_threads(threads)
+    with contextlib.ExitStack() as undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        undo.enter_context(torch.random.fork_rng(devices=[]))
+        torch.set_num_threads(1)
+        run_pass = convolutions(width, layout)
+        work = {precision: functools.partial(run_pass, precision) for precision in spent}
+        for call in work.values():
+            call()  # kernels are chosen at first use
+        one_pass = max(timeit.timeit(work["fp32"], timer=time.perf_counter, number=1), 1e-4)
+        passes = math.ceil(TURN_SECONDS / one_pass)
+        turns = max(3, math.ceil(MEASURED_SECONDS / (2 * passes * one_pass)))
+        for _ in range(turns):
+            for precision, call in work.items():
+                spent[precision] += timeit.timeit(call, timer=time.thread_time, number=passes)
     return {precision: round(seconds / passes / turns, 6) for precision, seconds in spent.items()}
 
 
@@ -194,8 +181,7 @@ def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
         return model
     graphs = compute.device.type == "cuda" and compute.cuda_graphs
     mode = "reduce-overhead" if graphs else "default"
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, mode=mode, dynamic=False)
-    return forward
+    return torch.compile(model, mode=mode, dynamic=False)
 
 
 def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
@@ -247,29 +233,23 @@ def keep_freed_memory() -> None:
 @contextlib.contextmanager
 def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
     """Set PyTorch's process-wide switches for one run and put them back afterwards."""
-    threads = torch.get_num_threads()
-    benchmark = torch.backends.cudnn.benchmark
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    cuda = compute.device.type == "cuda"
-    torch.set_num_threads(compute.threads)
-    if cuda:
-        torch.backends.cudnn.benchmark = not deterministic
-        # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    else:
-        keep_freed_memory()
-    _be_deterministic(deterministic, compute.compile)
-    try:
-        with contextlib.ExitStack() as gpu:
-            if cuda:
-                # The current one, which memory counts, kernels and graphs go by.
-                gpu.enter_context(torch.cuda.device(compute.device))
-                gpu.enter_context(tf32(compute.precision != "fp32"))
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-        _be_deterministic(was_deterministic, compute.compile)
+    cudnn, was_deterministic = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    with contextlib.ExitStack() as undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        undo.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+        undo.callback(_be_deterministic, was_deterministic, compute.compile)
+        torch.set_num_threads(compute.threads)
+        _be_deterministic(deterministic, compute.compile)
+        if compute.device.type == "cuda":
+            cudnn.benchmark = not deterministic
+            # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            # The current one, which memory counts, kernels and graphs go by.
+            undo.enter_context(torch.cuda.device(compute.device))
+            undo.enter_context(tf32(compute.precision != "fp32"))
+        else:
+            keep_freed_memory()
+        yield
 
 
 @contextlib.contextmanager
@@ -280,14 +260,13 @@ def tf32(allowed: bool) -> Iterator[None]:
     newer (`fp32_precision`) leaves the older's behind, and reading those then raises RuntimeError:
     versions of the compiler do (pytorch/pytorch#166387).
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
+    cudnn = torch.backends.cudnn
+    with contextlib.ExitStack() as undo:
+        undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        undo.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        cudnn.allow_tf32 = allowed
         yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _be_deterministic(wanted: bool, compiled: bool) -> None:
@@ -305,13 +284,14 @@ def matmul_rate(compute: Compute) -> float:
     size = 1024 if compute.device.type == "cpu" else 8192
     dtype = AUTOCAST_DTYPE.get(compute.precision, torch.float32)
     a = torch.ones(size, size, device=compute.device, dtype=dtype)
-    best = 0.0
-    end = time.perf_counter() + 0.2
-    torch.mm(a, a)
-    while time.perf_counter() < end or best == 0.0:
-        compute.synchronize()
-        start = time.perf_counter()
+
+    def multiply() -> None:
         torch.mm(a, a)
         compute.synchronize()
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+
+    end = time.perf_counter() + 0.2
+    multiply()
+    seconds = [timeit.timeit(multiply, number=1)]
+    while time.perf_counter() < end:
+        seconds.append(timeit.timeit(multiply, number=1))
+    return 2 * size**3 / min(seconds)

@@ -1,7 +1,5 @@
 """Running sums of loss and correct predictions of one epoch, kept on the device and read once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The trainer's options: how long, in which arithmetic, on what."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import ClassVar

@@ -3,8 +3,6 @@
 Training, evaluation, the probe and the benchmark share them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -72,9 +72,9 @@ class Augmentation(ABC):
     NAME: ClassVar[str]
 
     @property
-    @abstractmethod
     def padding(self) -> int:
         """Pixels of black the images carry on each side, for crops that reach beyond them."""
+        return 0
 
     @abstractmethod
     def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
@@ -137,7 +137,6 @@ class NoAugmentation(Augmentation):
     """The images as they are, in a drawn order."""
 
     NAME: ClassVar[str] = "none"
-    padding: ClassVar[int] = 0
 
     def draws(self, seed: int, stream: Stream, epoch: int, count: int) -> AugmentationDraw:
         return CropFlip(0, 0.0).draws(seed, stream, epoch, count)

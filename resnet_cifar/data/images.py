@@ -1,7 +1,5 @@
 """Images on the device, gathered there into augmented batches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

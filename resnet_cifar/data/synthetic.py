@@ -10,8 +10,6 @@ Deterministic: the numbers are raw words of the counter-based generator Philox, 
 stream, in chunks of 1,000 images. Image i therefore depends on (seed, stream, i) alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -121,7 +119,5 @@ def _draw_chunk(seed: int, stream: str, number: int) -> tuple[NDArray[np.uint8],
 def _grid(centre: Floats) -> tuple[Floats, Floats]:
     """Compute pixel coordinates relative to each image's `centre` [n, 2], in pixels."""
     span = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
-    x = span[None, None, :] - centre[:, 0, None, None]
-    y = span[None, :, None] - centre[:, 1, None, None]
-    shape = (len(centre), SIZE, SIZE)
-    return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
+    x, y = np.broadcast_arrays(span - centre[:, :1, None], span[:, None] - centre[:, 1:, None])
+    return x, y

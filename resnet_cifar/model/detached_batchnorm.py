@@ -17,8 +17,6 @@ outside the graph anyway, and the layer is BatchNorm. The identities tell: in Ba
 becomes (γ/σ) ∂L/∂β, with the variance detached the second becomes (γ/σ) ∂L/∂γ.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

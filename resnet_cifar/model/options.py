@@ -44,8 +44,7 @@ class Model(ABC):
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             network = self.build(lambda channels: torch.nn.Identity(), classes).eval()
             network(torch.zeros(1, 3, 32, 32))
-        flop: int = counter.get_total_flops()
-        return flop // 2
+        return int(counter.get_total_flops()) // 2
 
 
 @dataclass

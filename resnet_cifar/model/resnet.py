@@ -3,8 +3,6 @@
 The layout that the field uses on CIFAR: a 3×3 stem without pooling and four stages of basic blocks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -50,16 +48,15 @@ class ResNet(nn.Module):
         self.stem = conv3x3(3, width)
         self.norm = norm(width)
         self.relu = nn.ReLU()
-        stages: list[nn.Module] = []
+        self.stages = nn.Sequential()
         channels = width
         for stage, depth in enumerate(blocks):
-            layers: list[nn.Module] = []
+            layers = nn.Sequential()
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(BasicBlock(channels, width * 2**stage, stride, norm))
                 channels = width * 2**stage
-            stages.append(nn.Sequential(*layers))
-        self.stages = nn.Sequential(*stages)
+            self.stages.append(layers)
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """One optimizer update: backward, gradient clipping, step, weight averaging."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager

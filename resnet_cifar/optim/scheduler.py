@@ -4,8 +4,6 @@
 0 … epochs · steps_per_epoch − 1. People configure epochs; code counts steps.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right

@@ -6,25 +6,16 @@ y = γx̂ + β and x̂ = (x − μ)/σ per channel: BatchNorm's gradient satisfi
 statistics break them one by one (detached_batchnorm.py).
 """
 
-from __future__ import annotations
-
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnet_cifar.compute.device import Compute, tf32
-from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.step import predict, score_views
-from resnet_cifar.data.augmentation import PROBE
-from resnet_cifar.data.images import DeviceImages
-from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe.options import Probe
 
 Weighted = nn.Conv2d | nn.Linear
@@ -32,81 +23,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, Any]  # of probe.jsonl
 
 
-class Training(Protocol):
-    """The parts of a run that the probe looks at; `training.engine.Engine` has them."""
-
-    options: Trainer
-    seed: int
-    schedules: Sequence[Schedule]
-    steps: int  # in an epoch
-    train: DeviceImages
-    val: DeviceImages
-    compute: Compute
-
-    @property
-    def loss(self) -> Loss: ...
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
-    def stop_if_interrupted(self) -> None: ...
-
-
 @dataclass
 class GradientFlow:
-    """The probe of one run: chooses epochs and updates, and measures them."""
+    """The probe of one run: its options, and what it has measured in the current epoch."""
 
     options: Probe
-    # The current epoch's sums, from `empty_rotations`. A checkpoint holds them, so that a run
-    # interrupted within a probed epoch reports the same angles.
+    # The epoch's sums, from `empty_rotations`. A checkpoint holds them, so that a run interrupted
+    # within a probed epoch reports the same angles.
     rotations: Tensor
-
-    def watch(self, run: Training, epoch: int, step: int) -> AbstractContextManager[None]:
-        """Measure by what angles the update made inside turns the weights, if it is chosen."""
-        probed = self.options.due(epoch, run.options.epochs)
-        if probed and step in self.options.measured_steps(run.steps):
-            return add_rotation(run.model, self.rotations)
-        return nullcontext()
-
-    def examine(self, run: Training, epoch: int) -> tuple[list[Row], dict[str, float]]:
-        """Look at the network as `epoch` left it, where that epoch is probed.
-
-        Returns:
-            Rows for probe.jsonl, one a layer; metrics of the epoch. Both empty in other epochs.
-        """
-        if not self.options.due(epoch, run.options.epochs):
-            return [], {}
-        start = time.perf_counter()
-        # Drawn for epoch 0 at every epoch: the same images each time, so that curves compare.
-        x, y = run.train.batch(run.train.draw_view(run.seed, PROBE, 0), 0, self.options.images)
-        with tf32(False):
-            rows = inspect(run.model, x, y, run.loss)
-        rates = [
-            run.schedules[0]((epoch - 1) * run.steps + step)
-            for step in self.options.measured_steps(run.steps)
-        ]
-        turned = angular_updates(run.model, run.optimizer, self.rotations, sum(rates) / len(rates))
-        position = {"epoch": epoch, "step": epoch * run.steps}
-        rows = [position | row | turned.get(row["layer"], {}) for row in rows]
-        batchnorm = any(row["kind"] == "norm" for row in rows)
-        metrics = self._validate_with_batch_statistics(run) if batchnorm else {}
-        return rows, {**metrics, "speed/probe_seconds": time.perf_counter() - start}
-
-    def _validate_with_batch_statistics(self, run: Training) -> dict[str, float]:
-        # Where `loss/val` is large and this is not, it is the running statistics that lag.
-        images = min(self.options.val_images, len(run.val))
-        # Equal batches: the statistics of a small last one would be noisier than training's.
-        size = math.ceil(images / math.ceil(images / run.options.batch_size))
-        draws = run.val.augmentation.clean(len(run.val)).part(0, images)
-        logits = {}
-        for view, buffer in BATCH_STATISTICS.items():
-            model = copy.deepcopy(run.model)  # its running statistics will not be the run's
-            if buffer is not None:
-                normalise_by_batch(model, buffer)
-            logits[view] = predict(
-                model, run.val, draws, run.compute, size, run.stop_if_interrupted, buffer is None
-            )
-        return score_views(logits, run.val.labels[:images])
 
 
 # Views of validation by what the network normalises by, and the running statistic that the batch's
@@ -297,21 +221,14 @@ def empty_rotations(model: nn.Module) -> Tensor:
 def add_rotation(model: nn.Module, rotations: Tensor) -> Iterator[None]:
     """Add to `rotations` by what angles the update made inside turns the weights.
 
-    They are read before it and after, to be compared in float64, which not every device has.
+    They are compared on the host, in float64, which not every device has.
     """
-    layers = list(weighted_layers(model).values())
-    before = _copy_to_host(layers)
+    weights = [layer.weight.detach() for layer in weighted_layers(model).values()]
+    before = [weight.to("cpu", copy=True) for weight in weights]
     yield
     rotations[0] += 1
-    rotations[1:] += torch.stack(list(map(rotation, before, _copy_to_host(layers))))
-
-
-def _copy_to_host(layers: list[Weighted]) -> list[Tensor]:
-    """Copy the layers' weights to the host, by one read."""
-    weights = [layer.weight.detach() for layer in layers]
-    flat = torch.cat([weight.flatten() for weight in weights]).cpu()
-    parts = torch.split(flat, [weight.numel() for weight in weights])
-    return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+    after = [weight.cpu() for weight in weights]
+    rotations[1:] += torch.stack(list(map(rotation, before, after)))
 
 
 def rotation(before: Tensor, after: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The probe's options: its epochs, images and updates. gradient_flow.py measures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,9 +18,8 @@ class Probe:
     angular_steps: int = execution()
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 0, "probe.epochs", self.epochs, "0 (never) or more")
         # Batch statistics need two images, as trainer.batch_size does.
-        for name, least in (("images", 2), ("val_images", 2), ("angular_steps", 1)):
+        for name, least in (("epochs", 0), ("images", 2), ("val_images", 2), ("angular_steps", 1)):
             value = getattr(self, name)
             require(value >= least, f"probe.{name}", value, f"{least} or more")
 

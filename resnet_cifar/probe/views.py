@@ -1,7 +1,5 @@
 """The probe at a glance, from the rows of probe.jsonl: a few curves, and one heat map. No torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,20 +10,6 @@ from resnet_cifar.text import no_backend
 
 Row = dict[str, Any]
 
-# Curves over epochs: median and worst layer of each.
-CURVES = (
-    "gradient_norm",
-    "weight_norm",
-    "radial_rms",
-    "angular_update",
-    "angular_ratio",
-    "sum_cosine",
-    "xhat_cosine",
-    "mean_over_std",
-    "running_mean_gap",
-    "running_var_gap",
-    "activation_dead",
-)
 # Panels of the heat map, in rows that share their layers: quantity, title, and the colours' range
 # where runs should compare at a glance. 1e-8 is what an identity that holds leaves in float32.
 COSINE = (1e-8, 1.0)
@@ -40,6 +24,8 @@ PANELS: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
     ("running_mean_gap", "|running mean − μ|/σ", None),
 )
 COLUMNS = 4
+# Curves over epochs: median and worst layer of each.
+CURVES = (*(name for name, *_ in PANELS), "angular_ratio", "running_var_gap", "activation_dead")
 
 
 def value(row: Row, quantity: str) -> float | None:

@@ -1,7 +1,5 @@
 """Checkpoints: atomic, checked, and with one spare."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools
@@ -125,16 +123,14 @@ def load_last(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Load and `restore` the newest checkpoint that can be read and is one of this run.
 
-    Returns:
-        The state, None where the run has no checkpoint yet; and what to tell the user.
-
+    Returns the state, None where the run has no checkpoint yet, and what to tell the user.
     Raises UserError: there are checkpoints and none can be gone on from.
     """
     notes: list[str] = []
-    for name in (LAST, PREVIOUS):
+    for path in (directory / LAST, directory / PREVIOUS):
         try:
-            state = load(directory / name, record.parameters)
-            check_owner(state, directory / name, record, steps)
+            state = load(path, record.parameters)
+            check_owner(state, path, record, steps)
             restore(state)  # the one before is restored over it, where that fails in the middle
             return state, notes
         except FileNotFoundError:
@@ -142,8 +138,7 @@ def load_last(
         except UserError as error:
             notes.append(str(error))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            problem = f"is not as this run writes it ({describe(error)})"
-            notes.append(f"checkpoint {directory / name} {problem}")
+            notes.append(f"checkpoint {path} is not as this run writes it ({describe(error)})")
     if notes:
         raise UserError(f"{'; '.join(notes)}; no other is left: {START_AGAIN}")
     return None, notes

@@ -1,7 +1,5 @@
 """Checksums of a run's files, and the damage they show."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -31,10 +29,8 @@ def _sum(content: bytes) -> FileSum:
 def read_summed(directory: Path, name: str, record: RunRecord | None) -> bytes | None:
     """Read a run's file and check it against the record; None where there is no file.
 
-    The record knows the files of a run that has ended by their checksums. Of one that has not
-    it knows the lines so far: more may have been appended since, so the file has to begin with
-    them. Raises RecordError: it is not the file that the run wrote, or lines that the record
-    knows are gone.
+    Of a run that has not ended the record knows the lines so far, which the file has to begin
+    with. Raises RecordError: it is not the file that the run wrote, or its lines are gone.
     """
     path = directory / name
     known = record.files.get(name) if record else None
@@ -82,8 +78,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
     """List the files of a run that are not as the run left them, a line each.
 
     Weights, predictions and configuration may be absent: a record is carried away without them.
-    A file whose checksum the record does not have is read through, as far as that can be. A `quick`
-    look compares the sizes alone of weights and predictions: it is made for every list of runs.
+    A `quick` look, made for every list of runs, only compares sizes of weights and predictions.
     """
     problems: list[str] = []
     for name in dict.fromkeys((*SUMMED, *record.files)):
@@ -99,7 +94,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
                 content = read_summed(directory, name, record)
                 if content is not None and not known and name.endswith((".pt", ".npz")):
                     check_archive(content)
-        except (RecordError, ValueError) as error:
+        except RecordError as error:
             problems.append(str(error))
         except Exception as error:  # zipfile raises many kinds
             problems.append(f"{path} is damaged: {describe(error)}")
@@ -109,8 +104,7 @@ def damage(directory: Path, record: RunRecord, quick: bool = False) -> list[str]
 def read_run_lines(directory: Path, name: str, record: RunRecord | None = None) -> list[Metrics]:
     """Read a run's METRICS or PROBE; [] where there is no file and none is needed.
 
-    Raises:
-        RecordError: the file was changed, is damaged, or lacks epochs that the run has behind it.
+    Raises RecordError: it was changed, is damaged, or lacks epochs that the run has behind it.
     """
     path, record = directory / name, record or schema.read_record(directory)
     lines = parse_lines(read_summed(directory, name, record) or b"", path)

@@ -1,7 +1,5 @@
 """The names of a run's files."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """metrics.jsonl and probe.jsonl: lines that belong to epochs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -49,9 +47,7 @@ class LinesFile:
     Args:
         path: a METRICS or a PROBE; there is no file before the first line.
         epochs_done: lines of later epochs are dropped, with the first `append` or `trim`.
-        sha256: of the other lines, where it is known.
-
-    Raises RecordError: a line is damaged, or the lines are not those with this checksum.
+        sha256: of the other lines, where it is known. Raises RecordError: they have another.
     """
 
     def __init__(self, path: Path, epochs_done: int, sha256: str | None = None) -> None:
@@ -67,9 +63,7 @@ class LinesFile:
     def append(self, *lines: Metrics) -> None:
         """Write one epoch's lines and wait for the disk.
 
-        Raises:
-            OSError: the disk is full.
-            UserError: the file was changed since the last `append`, or would not be read back.
+        Raises OSError; UserError: the file was changed since, or these would not be read back.
         """
         lines = tuple(map(schema.finite, lines))
         try:

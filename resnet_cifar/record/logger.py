@@ -3,8 +3,6 @@
 None of them changes a result or a name, and none can end a run: the files are the record.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """MLflow, by its client: nothing global, and no run of a process's own."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

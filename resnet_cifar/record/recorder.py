@@ -1,7 +1,5 @@
 """The one writer of a run's record: run.json, lines, predictions, evaluations, TensorBoard."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,15 +36,13 @@ class Recorder:
 
     Args:
         directory: the run directory, <output_root>/<cell>/seed=<n>, locked by this process.
-        record: what run.json says of the run whatever happens: cell, seed, config, epochs, ….
-            Earlier sessions and evaluations are added to it.
+        record: the new one; earlier sessions and evaluations are added to it.
         before: what run.json said when the lock was taken.
         hparams: columns of TensorBoard's HPARAMS tab.
         digests: the checkpoint's `digests()`, where it has them.
         interrupted: as of FailSafeTracker.
 
-    Raises:
-        RecordError: files of the run are damaged, or not those that the checkpoint goes with.
+    Raises RecordError: the run's files are damaged, or not those that the checkpoint goes with.
     """
 
     def __init__(
@@ -131,13 +127,12 @@ class Recorder:
     def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
         """Write the last epoch's predictions.npz.
 
-        Takes logits [n, classes] by view, labels int64 [n] and, as `index` int64 [n], their
-        positions in the data set.
+        Takes logits [n, classes] by view, labels int64 [n], and as `index` where in the data set.
         """
         kept = ("val", "val_augmented")
-        half = {f"logits_{view}": logits[view].half().cpu().numpy() for view in kept}
+        half = {f"logits_{view}": logits[view].half().numpy() for view in kept}
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, labels=labels.cpu().numpy(), index=index, **half)
+        np.savez(buffer, allow_pickle=False, labels=labels.numpy(), index=index, **half)
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())
 
     def digests(self) -> dict[str, str]:
@@ -150,10 +145,9 @@ class Recorder:
         self._update()
 
     def end(self, status: str, error: str | None = None) -> None:
-        """Close the session with the run's status and the files with it.
+        """Close the session with the run's status; last, as a run that has ended has everything.
 
-        What decorates comes first: a run that says it has ended has everything. Raises UserError
-        where the lock or a file of the run was changed by somebody else.
+        Raises UserError where a file of the run was changed by somebody else.
         """
         record, files = self.record, (self._metrics, self._probe)
         try:
@@ -201,9 +195,9 @@ class Recorder:
 
 
 def with_curves(metrics: Metrics, probed: Sequence[dict[str, Any]]) -> Metrics:
-    """Return an epoch's metrics, with the curves of its rows among the `probed` ones, if any."""
+    """Return an epoch's metrics, with the curves of its rows among the `probed` ones."""
     rows = [row for row in probed if row["epoch"] == metrics["epoch"]]
-    return {**metrics, **(views.curves(rows) if rows else {})}
+    return {**metrics, **views.curves(rows)}
 
 
 def open_tracker(

@@ -56,15 +56,15 @@ class TrackedRun(NamedTuple):
 class FailSafeTracker:
     """A tracker that can't end or hold a run and gets each epoch once, however often it is resumed.
 
-    Its first failure, or no answer in time, is said, and after that it does nothing: the thread
-    that waits for it is left behind. Run.json says what it has been given, and says so before: a
-    kill in between costs the tracker an epoch, never shows it twice.
+    After its first failure, or no answer in time, it does nothing: its thread is left behind.
+    Run.json says what it is given before it is: a kill in between costs the tracker an epoch,
+    never shows it twice.
 
     Args:
         open: makes the tracker; None where there is nothing to track.
         lines: the metrics of the epochs done: it is given those that it lacks.
         before: what an earlier session gave it.
-        mark: writes what it has been given into run.json; None: that needs no memory.
+        mark: writes what it has been given into run.json, if that needs a memory.
         interrupted: True if a signal has come, which leaves it GRACE seconds.
     """
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import COORDINATES, varying_keys
+from resnet_cifar.identity import varying_keys
 from resnet_cifar.report.groups import Group, is_missing, last_values, name_difference
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, Selector, matches
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.table import identity_keys
+from resnet_cifar.runs.table import varying
 
 # What a table of cells shows of each run's last epoch.
 METRICS = (VAL, AUGMENTED, "accuracy/train", "loss/val", "loss/val_augmented", "loss/train")
@@ -267,13 +267,7 @@ def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFr
 
 def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """All runs, best `accuracy/val` first, and the columns of the configuration that differ."""
-    keys = [
-        key
-        for key in identity_keys(runs)
-        if runs[key].astype(object).where(runs[key].notna(), None).map(repr).nunique() > 1
-    ]
-    first = (*COORDINATES, "model.width", "trainer.epochs")
-    keys.sort(key=lambda key: first.index(key) if key in first else len(first))
+    keys = varying(runs)
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
     others = "(?!speed/|best/(?!accuracy/val$|epoch$)).+/(?!test$).+"
     own = [key for key in map(str, runs) if re.fullmatch(others, key) and key not in METRICS]

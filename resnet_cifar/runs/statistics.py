@@ -5,8 +5,6 @@ next to nothing, so it is moderated: drawn towards the variance that the cells o
 the more, the more alike they are (Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
 """
 
-from __future__ import annotations
-
 import bisect
 import functools
 import math
@@ -78,8 +76,7 @@ def half_width(error: Any, freedom: Any) -> Any:
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean of `values` with its standard error; a single one has none (NaN).
 
-    Raises:
-        ValueError: no value, or one that is not finite.
+    Raises ValueError: no value, or one that is not finite.
     """
     x = list(values)
     if not x or not np.isfinite(x).all():

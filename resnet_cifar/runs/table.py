@@ -12,7 +12,7 @@ import pandas as pd
 
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.identity import cell_hash
+from resnet_cifar.identity import COORDINATES, cell_hash
 from resnet_cifar.record.integrity import check_archive, read_run_lines, read_summed
 from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
 from resnet_cifar.record.schema import expect, read_record
@@ -170,3 +170,16 @@ def identity_keys(runs: pd.DataFrame) -> list[str]:
         if column in known
         or ("." in column and column.partition(".")[0] in groups and column not in execution)
     ]
+
+
+def varying(runs: pd.DataFrame) -> list[str]:
+    """The configuration's columns in which `runs` differ; UserError where there are no runs."""
+    if runs.empty:
+        raise UserError("there are no runs: train some, or name the directory that holds them")
+    keys = [
+        key
+        for key in identity_keys(runs)
+        if runs[key].astype(object).where(runs[key].notna(), None).map(repr).nunique() > 1
+    ]
+    first = (*COORDINATES, "model.width", "trainer.epochs")
+    return sorted(keys, key=lambda key: first.index(key) if key in first else len(first))

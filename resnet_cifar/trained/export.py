@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import VERSION, Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError
+from resnet_cifar.files import check_writable, write_atomically
 from resnet_cifar.text import printable
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from resnet_cifar.files import write_atomically
     from resnet_cifar.trained.model import load_model
 
     for file in options.files:
@@ -81,8 +81,6 @@ def _export(options: argparse.Namespace) -> None:
 
 def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
-    from resnet_cifar.files import check_writable
-
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
@@ -154,12 +152,10 @@ def _to_safetensors(model: TrainedModel, described: dict[str, str]) -> bytes:
     weights = {k: v.contiguous() for k, v in model.network.state_dict().items()}
     if described["names"] == "torchvision":
         weights = torchvision_names(weights)
-    content: bytes = safetensors.save(weights, described)
-    return content
+    return bytes(safetensors.save(weights, described))
 
 
 def _to_onnx(model: TrainedModel, described: dict[str, str]) -> bytes:
-    import onnx
     import onnxruntime
     import torch
 
@@ -175,10 +171,8 @@ def _to_onnx(model: TrainedModel, described: dict[str, str]) -> bytes:
         dynamic_shapes=({0: torch.export.Dim("n")},),
     )
     assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, described)
-    onnx.checker.check_model(proto)
-    content: bytes = proto.SerializeToString()  # of 2 GB at most
+    program.model.metadata_props.update(described)
+    content: bytes = program.model_proto.SerializeToString()  # of 2 GB at most
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:

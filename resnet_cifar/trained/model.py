@@ -61,12 +61,10 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
 
     Args:
         run: a run directory, `<cell>/seed=<n>`.
-        weights: of the "last" epoch, or of the "best" one on validation; "ema": the averaged ones
-            of the last.
+        weights: "last", "best" (epoch on validation) or "ema" (the last's averaged ones).
         device: auto, cpu, cuda or cuda:<n>.
 
-    Raises UserError: no such run or weights; they are damaged, changed or another run's; the
-    network has diverged.
+    Raises UserError: no such run or weights; they are damaged, another run's or have diverged.
     """
     from resnet_cifar.compute.device import resolve
 

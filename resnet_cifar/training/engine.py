@@ -3,23 +3,24 @@
 Read `Engine.fit`, then `train_epoch`, `step` and `validate`. It knows no YAML.
 """
 
-from __future__ import annotations
-
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
-from resnet_cifar.compute.device import Compute
+from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import correctness, predict, score_views, update
-from resnet_cifar.data.augmentation import TRAINING, VALIDATION, AugmentationDraw
+from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, AugmentationDraw
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
-from resnet_cifar.probe.gradient_flow import GradientFlow
+from resnet_cifar.probe import gradient_flow
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS
 from resnet_cifar.record.recorder import Recorder
@@ -46,7 +47,7 @@ class Engine:
     steps: int  # updates in an epoch; the last batch may be smaller
     train: DeviceImages
     val: DeviceImages
-    probe: GradientFlow
+    probe: gradient_flow.GradientFlow
     compute: Compute
     recorder: Recorder
     display: Display
@@ -58,16 +59,8 @@ class Engine:
         """The network, not compiled; it shares its weights with `forward`."""
         return self.state.model
 
-    @property
-    def optimizer(self) -> optim.Optimizer:
-        """The optimizer of the network's weights."""
-        return self.state.optimizer_step.optimizer
-
     def fit(self) -> str:
-        """Train from where the state is to the last epoch.
-
-        Returns:
-            "completed", or "diverged" when a loss is no longer finite.
+        """Train to the last epoch: "completed", or "diverged" when a loss is no longer finite.
 
         Raises Interrupted: a signal came; the state is in last.pt.
         """
@@ -85,10 +78,7 @@ class Engine:
                 logits = self.validate(epoch)
                 metrics |= score_views(logits, self.val.labels)
             if losses_are_finite(metrics):
-                rows, probed = self.probe.examine(self, epoch)
-                metrics |= probed
-                if rows:
-                    self.recorder.probe(rows)
+                metrics |= self.examine(epoch)
             if not losses_are_finite(metrics):
                 # Not saved: last.pt stays at the last epoch that was finite.
                 self.recorder.epoch(metrics)
@@ -106,10 +96,13 @@ class Engine:
         # An epoch's randomness is drawn at once, also when it is resumed: so a checkpoint needs no
         # generator, and the steps do nothing but index.
         view = self.train.draw_view(self.seed, TRAINING, epoch)
+        probed = self.probe.options.due(epoch, self.options.epochs)
+        measured = self.probe.options.measured_steps(self.steps) if probed else []
+        add_rotation = partial(gradient_flow.add_rotation, self.model, state.rotations)
         self.model.train()
         try:
             for step in range(first, self.steps):
-                with self.probe.watch(self, epoch, step):
+                with add_rotation() if step in measured else nullcontext():
                     self.step(view, step, (epoch - 1) * self.steps + step)
                 # Counted before anything can stop the run: a resume trains no update twice.
                 state.step = step + 1
@@ -140,11 +133,12 @@ class Engine:
         """Make update `step` of an epoch. Nothing in it waits for the device."""
         # The rate is a function of the update's number, set before each one: warm-up and one-cycle
         # change it within an epoch, and a resumed run needs no scheduler's state.
-        for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
+        optimizer_step = self.state.optimizer_step
+        groups = optimizer_step.optimizer.param_groups
+        for group, schedule in zip(groups, self.schedules, strict=True):
             group["lr"] = schedule(step_of_run)
         size = self.options.batch_size
         x, y = self.train.batch(view, step * size, (step + 1) * size)
-        optimizer_step = self.state.optimizer_step
         loss, logits = update(x, y, self.forward, self.loss, optimizer_step, self.compute)
         # On the device, until the epoch's end.
         self.state.epoch_sums.keep(step, loss, correctness(logits, y))
@@ -178,6 +172,47 @@ class Engine:
         for start in range(0, min(len(view), STATISTICS_IMAGES), size):
             self.stop_if_interrupted()
             yield self.train.batch(view, start, start + size)[0]
+
+    def examine(self, epoch: int) -> dict[str, float]:
+        """Probe the network as `epoch` left it, where that is due: rows are recorded, one a layer.
+
+        Returns the epoch's metrics.
+        """
+        probe = self.probe.options
+        if not probe.due(epoch, self.options.epochs):
+            return {}
+        start = time.perf_counter()
+        # Drawn for epoch 0 at every epoch: the same images each time, so that curves compare.
+        x, y = self.train.batch(self.train.draw_view(self.seed, PROBE, 0), 0, probe.images)
+        with tf32(False):
+            rows = gradient_flow.inspect(self.model, x, y, self.loss)
+        updates = [(epoch - 1) * self.steps + step for step in probe.measured_steps(self.steps)]
+        lr = sum(map(self.schedules[0], updates)) / len(updates)
+        optimizer, rotations = self.state.optimizer_step.optimizer, self.state.rotations
+        turned = gradient_flow.angular_updates(self.model, optimizer, rotations, lr)
+        position = {"epoch": epoch, "step": epoch * self.steps}
+        metrics = {}
+        if any(row["kind"] == "norm" for row in rows):
+            metrics = self._validate_by_batch_statistics(probe.val_images)
+        metrics["speed/probe_seconds"] = time.perf_counter() - start
+        self.recorder.probe([position | row | turned.get(row["layer"], {}) for row in rows])
+        return metrics
+
+    def _validate_by_batch_statistics(self, images: int) -> dict[str, float]:
+        # Where `loss/val` is large and this is not, it is the running statistics that lag.
+        images = min(images, len(self.val))
+        # Equal batches: the statistics of a small last one would be noisier than training's.
+        size = math.ceil(images / math.ceil(images / self.options.batch_size))
+        draws = self.val.augmentation.clean(len(self.val)).part(0, images)
+        logits = {}
+        for view, buffer in gradient_flow.BATCH_STATISTICS.items():
+            model = copy.deepcopy(self.model)  # its running statistics will not be the run's
+            if buffer is not None:
+                gradient_flow.normalise_by_batch(model, buffer)
+            logits[view] = predict(
+                model, self.val, draws, self.compute, size, self.stop_if_interrupted, buffer is None
+            )
+        return score_views(logits, self.val.labels[:images])
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Record an epoch, move the state to the next one, save it when due."""

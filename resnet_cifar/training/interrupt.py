@@ -3,8 +3,6 @@
 Windows has no SIGHUP and no SIGUSR2; there the others do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -29,10 +27,8 @@ class Interrupt:
     The second one acts as usual, so that a person who presses Ctrl-C twice is not kept waiting.
     A WARNING counts as one of them if it has a handler, which gets it when the run has ended; also
     when SLURM's SIGTERM came first, as it does where a preempted job is given some time.
-    Outside the main thread, where Python allows no handlers, it does nothing.
-
-    A failure after a signal is an interruption: a compiler's processes get the signal too, and a
-    library may make an error of its own of it.
+    Outside the main thread, where Python allows no handlers, it does nothing. A failure after a
+    signal is an interruption: a compiler's processes get it too, and fail.
     """
 
     def __init__(self) -> None:

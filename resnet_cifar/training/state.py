@@ -1,7 +1,5 @@
 """The state of training: what changes, and what a checkpoint holds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
