@@ -32,6 +32,8 @@ def labels(*grid: list[str]) -> list[str]:
             [["scheduler=cosine"], ["scheduler=step"], ["scheduler=step", "scheduler.gamma=0.5"]],
             ["cosine", "step gamma=0.1", "step gamma=0.5"],
         ),
+        # A field that was added is not in a name at the value of its absence, and yet in a label.
+        ([[], ["regularization.ema_decay=0.9"]], ["ema_decay=0", "ema_decay=0.9"]),
         ([["norm=batchnorm"], ["norm=detached_batchnorm"]], ["detach=none", "detach=both"]),
         # Two of one name are told apart by their groups.
         (

@@ -146,6 +146,12 @@ BROKEN = {
     claim(metric="acc"): "accuracy/… or loss/…",
     claim(metric="3"): "text",
     claim(metric="lr"): "accuracy/… or loss/…",
+    claim(metric="own/val", margin=".inf"): "margin=inf is not allowed: 0 or more, finite",
+    claim(metric="accuracy_top5/val", margin="5"): "a fraction less than 1",
+    claim(metric="own/val", against="accuracy/val"): "against='accuracy/val' is not allowed: own/…",
+    claim(
+        metric="own/val", pairs="", predictor="[optimizer.lr, trainer.epochs]"
+    ): "metric='own/val' is not allowed: accuracy/… or loss/…, as metrics.jsonl names it",
     claim(against="loss/val"): "against='loss/val' is not allowed: accuracy/…",
     claim(against="lr"): "accuracy/…",
     claim(

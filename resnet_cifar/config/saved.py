@@ -19,7 +19,7 @@ from resnet_cifar.config.hydra_errors import one_line
 from resnet_cifar.config.schema import PARTS, Config, groups
 from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import flatten, items
+from resnet_cifar.identity import USUAL, flatten, items
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.record.integrity import read_summed
 from resnet_cifar.record.layout import CONFIG, RUN
@@ -134,6 +134,12 @@ def _added(chosen: tuple[str, ...], own_options: str | None) -> dict[str, Any]:
         if f"{group}={kind.NAME}" in chosen
         for name, value in _absent(kind).items()
     }
+
+
+def usual_values() -> dict[str, Any]:
+    """Map keys to their usual values: identity's table, and of added fields that of absence."""
+    kinds = [("", Config), *((f"{group}.", kind) for group in groups() for kind in groups()[group])]
+    return {p + name: v for p, kind in kinds for name, v in _absent(kind).items()} | USUAL
 
 
 def reproduce_command(config: Config) -> str:

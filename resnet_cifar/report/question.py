@@ -48,6 +48,9 @@ def cells_table(answer: Tables) -> Table:
         "val loss": numbers.mean_column("loss/val", 1, 4),
         "train loss": numbers.mean_column("loss/train", 1, 4),
     }
+    for metric in answer.claimed:
+        share = metric.startswith("accuracy")
+        columns[metric + " %" * share] = numbers.mean_column(metric, *(() if share else (1, 4)))
     if frame["diverged"].any():
         columns["diverged"] = numbers.diverged_column
     caption = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,17 +37,17 @@ class Tables:
         """One row a cell of the group, in order.
 
         Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m
-        of `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; diverged,
-        the number of seeds that did; published, repetitions/low, repetitions/high (their range),
-        prediction/low, prediction/high (where the mean of n runs should lie with 95 %), all in the
-        augmented view, and verdict, where the cell is one of the published study.
+        of `METRICS` and `claimed`: m (mean), m/low, m/high (95 % t-interval, NaN with one run),
+        m/sd; diverged, the number of seeds that did; published, repetitions/low, repetitions/high
+        (their range), prediction/low, prediction/high (where the mean of n runs should lie with
+        95 %), all in the augmented view, and verdict, where the cell is one of the published study.
         """
         group, rows = self.group, []
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
             row["diverged"] = group.diverged(cell)
-            for metric in METRICS:
+            for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
             known = [
                 each
@@ -57,6 +58,13 @@ class Tables:
             row |= _compare_with_published(known[0] if known else None, ours)
             rows.append(row)
         return pd.DataFrame(rows)
+
+    @cached_property
+    def claimed(self) -> list[str]:
+        """The metrics that claims of the group's question are about, beside `METRICS`."""
+        claims = self.group.question.claims
+        named = dict.fromkeys(name for c in claims for name in (c.metric, c.against) if name)
+        return [name for name in named if name in self.group.runs and name not in METRICS]
 
     @cached_property
     def differences(self) -> pd.DataFrame:
@@ -261,8 +269,9 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """All runs, best `accuracy/val` first, and the columns of the configuration that differ."""
     keys = varying(runs)
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
-    more = ("accuracy/val_ema", "loss/val_ema", "best/accuracy/val", "best/epoch")
-    measured = [name for name in (*METRICS, *more) if name in runs]
+    others = "(?!speed/|best/(?!accuracy/val$|epoch$)).+/(?!test$).+"
+    own = [key for key in map(str, runs) if re.fullmatch(others, key) and key not in METRICS]
+    measured = [*(metric for metric in METRICS if metric in runs), *own]
     rest = ["seconds", "images_per_second", "device", "precision", "code", "started", "directory"]
     table = runs[[*columns, *measured, *rest]]
     if VAL in table:

@@ -47,9 +47,7 @@ def _describe_differences(answer: Tables) -> list[str]:
 def _describe_judgement(judgement: Judgement) -> str:
     """A line of Markdown: verdict, claim, setting, differences (n), remarks."""
     claim = judgement.claim
-    unit = " points" if claim.metric.startswith("accuracy/") else " nats"
-    if claim.relative or claim.predictor:
-        unit = ""
+    unit = "" if claim.relative or claim.predictor else f" {claim.unit}".rstrip()
     grounds = [
         f"{comparison.name}: {_show_comparison(claim, comparison)}{unit} "
         f"(n = {comparison.difference.n})"

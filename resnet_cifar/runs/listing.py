@@ -82,7 +82,7 @@ def sort_rows(rows: Sequence[Row], key: str, reverse: bool) -> list[Row]:
     `reverse` turns that round; rows without a value are last in either order.
     """
     known = [row for row in rows if row.get(key) is not None]
-    falls = key.removeprefix("best/").startswith("accuracy/")
+    falls = key.removeprefix("best/").startswith("accuracy")
     known.sort(key=lambda row: (isinstance(row[key], str), row[key]), reverse=reverse != falls)
     return [*known, *(row for row in rows if row.get(key) is None)]
 
@@ -128,7 +128,7 @@ def make_column(key: str, head: str, rows: Sequence[Row]) -> Column:
 def _show(key: str, value: Any) -> str:
     if value is None:
         return ""
-    if key.removeprefix("best/").startswith("accuracy/"):
+    if key.removeprefix("best/").startswith("accuracy"):
         return f"{100 * value:.2f}"
     if key == "size":
         return decimal(value)

@@ -14,8 +14,9 @@ from statistics import fmean
 from textwrap import fill
 from typing import Any
 
+from resnet_cifar.config.keys import execution_keys
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.identity import items, number, run_directory, varying_keys
+from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
 from resnet_cifar.paths import checkout, command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
@@ -35,8 +36,9 @@ def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str
 
     The keys in `but` are left out.
     """
-    flat = [{**dict(items(config)), "seed": config.seed} for config in configs]
-    names = varying_keys([{k: v for k, v in f.items() if k not in but} for f in flat])
+    flat = [dict(items(config, everything=True)) for config in configs]
+    apart = execution_keys() | {*but}
+    names = varying_keys([{k: v for k, v in f.items() if k not in apart} for f in flat])
     return [
         [
             number(f[key]) if key in groups() else f"{name}={number(f[key])}"
@@ -95,7 +97,7 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     """The cells of a sweep that have results, best first; one with a diverged seed after others."""
     by_cell: dict[str, list[Config]] = {}
     for config in configs:
-        by_cell.setdefault(str(run_directory(config).parent), []).append(config)
+        by_cell.setdefault(f"{config.output_root}/{cell_name(config)}", []).append(config)
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
     cells = [
         RankedCell(

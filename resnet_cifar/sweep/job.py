@@ -17,7 +17,7 @@ from resnet_cifar.config.compose import from_dictconfig
 from resnet_cifar.config.schema import Config
 from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
-from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.identity import run_directory
 from resnet_cifar.record.layout import LOCK, METRICS
 from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, objective, result
@@ -47,7 +47,7 @@ class RunJob(Job):
 
     @property
     def label(self) -> str:
-        return f"{cell_name(self.run)}/seed={self.run.seed}"
+        return f"{self.directory.parent.name}/{self.directory.name}"
 
     def command(self) -> list[str]:
         # It imports from where this process does, however that was started; ps shows the label.
