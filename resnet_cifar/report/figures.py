@@ -299,7 +299,7 @@ def _draw_cell(
     )
     seeds = tables.group.values(cell, VAL).index
     of = f"mean of {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    if len(seeds) > 1:
+    if len(seeds) > 1 and len(val):
         curves = tables.runs[tables.runs["cell"] == cell].dropna(subset=[f"{quantity}/val"])
         for seed, run in curves.groupby("seed") if len(tables.group.runs) <= MOST_RUNS else ():
             x, y, name = run["epoch"], scale * run[f"{quantity}/val"], f"{label}, seed {seed}"
