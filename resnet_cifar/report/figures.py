@@ -321,7 +321,9 @@ def _draw_cell(
 def _fit_limits(block: Sequence[Axes], most: float) -> None:
     """One scale for all, by what was measured, not by a band's reach; logarithmic over 1 : 20."""
     drawn = [np.asarray(line.get_ydata(), np.float64) for axis in block for line in axis.lines]
-    low, high = np.nanmin(values := np.concatenate(drawn)), np.nanmax(values)
+    if not np.isfinite(values := np.concatenate(drawn)).any():
+        return
+    low, high = np.nanmin(values), np.nanmax(values)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     limits = max(0.0, low - room), min(most, high + room)
     if logarithmic := most == math.inf and 0 < 20 * low < high:
