@@ -153,8 +153,9 @@ def record_demo(to: Path) -> None:
     """Train the demo in a terminal of 100 columns; its screen while it trains, and at its end."""
     tmux = ("tmux", "-L", f"pictures-{os.getpid()}")
     with tempfile.TemporaryDirectory() as folder:
-        command = shlex.join([sys.executable, *DEMO.split()[1:], f"output_root={folder}/demo"])
-        size = ("-x", "100", "-y", "40", "-c", str(ROOT))
+        # In an empty folder: the demo's own is neither used nor named.
+        command = shlex.join([sys.executable, str(ROOT / "train.py"), *DEMO.split()[2:]])
+        size = ("-x", "100", "-y", "40", "-c", folder)
         output(
             *tmux, "new-session", "-d", *size, command, ";", "set-option", "remain-on-exit", "on"
         )
@@ -162,10 +163,10 @@ def record_demo(to: Path) -> None:
         while output(*tmux, "display-message", "-p", "#{pane_dead}").strip() != "1":
             screens.append(output(*tmux, "capture-pane", "-e", "-p"))
             time.sleep(1)
-        screens.append(output(*tmux, "capture-pane", "-e", "-p"))
+        screens.append(output(*tmux, "capture-pane", "-e", "-p", "-S", "-"))  # with what scrolled
         output(*tmux, "kill-server")
     for name, screen in (("sweep", screens[2 * len(screens) // 3]), ("answer", screens[-1])):
-        screen = re.sub(r"\n.*Pane is dead.*", "", screen).replace(f"{folder}/demo", "demo")
+        screen = re.sub(r"\n.*Pane is dead.*", "", screen)
         svg = output(sys.executable, str(IMAGES / "terminal.py"), DEMO, input=screen)
         (to / f"{name}.svg").write_text(svg, encoding="utf-8")
 
