@@ -142,11 +142,7 @@ def draw_key(figure: Figure, looks: dict[str, dict[str, Any]]) -> None:
     figure.legend(handles=lines, loc="outside lower left", ncols=4, fontsize=SMALL)
 
 
-def draw_all(to: Path) -> None:
-    """Write the pictures that are made of committed records."""
-    runs = load_runs(RUNS)
-    for name, draw in (("published", draw_published), ("questions", draw_questions)):
-        (to / f"{name}.svg").write_text(figures.draw_svg(draw(runs)), encoding="utf-8")
+PICTURES = {"published.svg": draw_published, "questions.svg": draw_questions}
 
 
 def record_demo(to: Path) -> None:
@@ -183,6 +179,8 @@ if __name__ == "__main__":
     parser.add_argument("--demo", action="store_true", help="the demo's pictures, too (minutes)")
     parser.add_argument("--to", type=Path, default=IMAGES, help="another folder")
     chosen = parser.parse_args()
-    draw_all(chosen.to)
+    committed = load_runs(RUNS)
+    for file, draw in PICTURES.items():
+        (chosen.to / file).write_text(figures.draw_svg(draw(committed)), encoding="utf-8")
     if chosen.demo:
         record_demo(chosen.to)

@@ -200,7 +200,8 @@ def _draw_runs(
 ) -> None:
     """A dot for each run of a cell, labelled with its seed."""
     for seed, value in group.values(cell, metric).items():
-        axis.plot(100 * value, y, **look, label=f"{group.labels[cell]}, seed {seed}")
+        view = "" if metric == VAL else ", augmented view"
+        axis.plot(100 * value, y, **look, label=f"{group.labels[cell]}, seed {seed}{view}")
 
 
 def _draw_published(axis: Axes, group: Group, row: dict[str, Any], y: float) -> dict[str, Any]:
