@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import itertools
 import math
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from made_up import FULL, add_probe, make_run
+from made_up import FULL, make_run
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
@@ -23,14 +24,16 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from resnet_cifar.report import contents, document, figures, tables
-from resnet_cifar.report.groups import group_by_question
-from resnet_cifar.report.study import VAL, load_published, load_questions
+from resnet_cifar.report import contents, document, figures, flow, tables
+from resnet_cifar.report.groups import group_by_question, group_by_setting
+from resnet_cifar.report.question import question_part
+from resnet_cifar.report.study import VAL, load_published, load_questions, matches
 from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
 
 LR, WD = "optimizer.lr", "regularization.weight_decay"
 SHORT = ["model.width=16", "trainer.epochs=5"]
-SETTING = "CIFAR-10, width 16, 5 epochs"
+SETTING = "CIFAR-10, width 16, 15 epochs"
+QUESTIONS = ("learning_rate", "schedule", "lr_x_wd", "detach")
 
 # Colour ------------------------------------------------------------------------------------------
 
@@ -143,53 +146,37 @@ def test_numbers_keep_their_colours_in_order_and_kinds_their_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Questions of three, eight (two keys) and seven cells, a probe, and cells of the study."""
-    root, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
+def answers() -> dict[str, tables.Tables]:
+    """Committed runs at width 16: four questions by name, and all cells of 15 epochs as "best".
 
-    def add(cell: list[str], last: float, seeds: int, loss: float = 1.0) -> Path:
-        for seed in range(seeds):
-            curve = [last - 0.3 / epoch + rng.normal(0, 0.01) for epoch in range(1, 6)]
-            run = make_run(root, [*SHORT, *cell], seed, curve[-1], curve=curve, loss=loss)
-        return run
-
-    add([f"{LR}=0.001"], 0.70, 2)
-    add([f"{LR}=0.01"], 0.90, 3)
-    add([f"{LR}=0.1"], 0.901, 5, loss=0.4)
-    for lr, wd in itertools.product(("0.005", "0.01", "0.05", "0.1"), ("1e-3", "1e-2")):
-        run = add(["scheduler=cosine", f"{LR}={lr}", f"{WD}={wd}"], 0.8 + float(lr) / 100, 1)
-        if (lr, wd) == ("0.01", "1e-2"):
-            add_probe(run)
-    add_probe(add(["scheduler=cosine", f"{WD}=0.01", "norm.detach=both"], 0.6, 1), ["sum_cosine"])
-    for i in range(7):
-        add([f"optimizer.momentum=0.{10 + i}", f"{LR}=0.002"], 0.5 + i / 50, 1, 0.06 * 2.0**i)
-    for cell in FULL[:3]:
-        make_run(root, [cell], 0, 0.84, augmented=0.83)
-    return root
-
-
-@pytest.fixture(scope="module")
-def answers(runs: Path) -> dict[str, tables.Tables]:
-    """Each question's tables, by its name."""
-    groups = group_by_question(load_runs(runs), load_questions())
+    Three cells; two of unequal seeds; sixteen and eight of two keys; many of several keys.
+    """
+    asked = [q for q in load_questions() if q.name in QUESTIONS]
+    runs = load_runs(ROOT / "experiments" / "results" / "runs")
+    runs = runs[runs["model.width"] == 16]
+    runs = runs[np.any([matches(runs, q.where) for q in asked], axis=0)]
     curves, published = load_metrics(runs), load_published()
-    return {g.question.name: tables.tabulate(g, curves, published) for g in groups}
+    groups = sorted(group_by_question(runs, asked), key=lambda group: len(group.runs))
+    groups += group_by_setting(runs)[:1]
+    found = {g.question.name: tables.tabulate(g, curves, published) for g in groups}
+    return {name: found[name] for name in (*QUESTIONS, "best")}
 
 
 @pytest.fixture(scope="module")
-def pictures(runs: Path) -> dict[str, Figure]:
-    """Every figure of a report, drawn, by its file's name."""
-    asked = [q for q in load_questions() if q.name in ("learning_rate", "lr_x_wd", "batchnorm")]
-    whole = load_runs(runs), load_metrics(runs), asked, load_published()
+def pictures(answers: dict[str, tables.Tables]) -> dict[str, Figure]:
+    """Every figure that a report has of these, drawn, by its file's name."""
     before = dict(mpl.rcParams)
-    report = contents.build_report(*whole, probe=load_probe(runs))
-    found = {part.name: part for part in report.parts if isinstance(part, document.Picture)}
-    for part in found.values():
-        assert part.svg.startswith("<?xml")  # drawn
+    parts = contents.best_part([answers["best"]])
+    for answer in answers.values():
+        parts += question_part(answer)
+    asked, probe = answers["detach"], load_probe(answers["detach"].group.runs)
+    parts += flow.flow_part(asked.group, asked.runs, probe)
+    found = [part for part in parts if isinstance(part, document.Picture)]
+    assert all(part.svg.startswith("<?xml") for part in found)  # drawn
     assert dict(mpl.rcParams) == before  # nothing global is touched
-    kinds = {name.partition("-")[0] for name in found}
+    kinds = {part.name.partition("-")[0] for part in found}
     assert kinds == {"overview", "curves", "ranks", "map", "flow", "losses", "rotation"}
-    return {name: part.figure for name, part in found.items()}
+    return {part.name: part.figure for part in found}
 
 
 def texts(axis: Axes) -> list[str]:
@@ -203,7 +190,8 @@ def test_the_setting_stands_in_every_figure(pictures: dict[str, Figure]) -> None
         if name == "overview":
             titles = [axis.get_title("right") for axis in figure.axes]
             assert SETTING in titles
-            assert all("(n = " in label for axis in figure.axes for label in texts(axis)[-3:])
+            labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+            assert all("(n = " in label for label in labels)
         else:
             assert re.search(r"CIFAR-10, width \d+, \d+ epochs.*; n = \d", " ".join(title.split()))
 
@@ -215,7 +203,7 @@ def test_ticks_are_written_as_people_do(pictures: dict[str, Figure]) -> None:
             logarithmic += axis.get_yscale() == "log"
             for text in texts(axis):
                 assert not re.search(r"e(\+|-0?[1-4]$)|\$", text), text
-    assert logarithmic > 5
+    assert logarithmic > 10
 
 
 @pytest.mark.parametrize(
@@ -309,76 +297,89 @@ def test_few_cells_share_one_panel(answers: dict[str, tables.Tables]) -> None:
     for axis in (accuracy, loss):
         assert [label.get_text() for label in ends(axis)] == names
         assert cells_drawn(axis) >= set(names)
-    colors = {to_hex(line.get_color()) for line in accuracy.lines}
+    colors = {to_hex(str(line.get_color())) for line in accuracy.lines}
     assert colors == set(figures.COLORS[:3])
 
 
-def test_two_keys_have_a_panel_for_each_value_of_one(answers: dict[str, tables.Tables]) -> None:
-    answer = answers["lr_x_wd"]
-    assert len(answer.group.labels) == 8
+@pytest.mark.parametrize(("question", "titles", "cells"), [("lr_x_wd", 4, 4), ("detach", 2, 4)])
+def test_two_keys_have_a_panel_for_each_value_of_one(
+    question: str, titles: int, cells: int, answers: dict[str, tables.Tables]
+) -> None:
+    answer = answers[question]
     figure = figures.draw_curves(answer)
     for quantity in ("accuracy (%)", "loss (nats)"):
         axes = panels_of(figure, quantity)
-        assert [axis.get_title("center") for axis in axes] == [
-            "weight decay 0.001",
-            "weight decay 0.01",
-        ]
+        shown = [axis.get_title("center") for axis in axes]
+        assert shown == [f"weight decay {value:g}" for value in sorted(answer.grid.index)]
+        assert len(shown) == titles
         assert len({axis.get_ylim() for axis in axes}) == 1  # one scale
         for axis in axes:
-            assert [x.get_text() for x in ends(axis)] == [
-                "lr 0.005",
-                "lr 0.01",
-                "lr 0.05",
-                "lr 0.1",
-            ]
-            assert len(cells_drawn(axis)) == 4
+            names = {label.get_text() for label in ends(axis)}
+            assert len(names) == len(cells_drawn(axis)) == cells
+            assert {cell.partition(",")[0] for cell in cells_drawn(axis)} == names
             grey = [line for line in axis.lines if line.get_color() == figures.FAINT]
-            assert len(grey) == 4
+            assert len(grey) == (titles - 1) * cells
             assert all(str(line.get_label()).startswith("_") for line in grey)
 
 
+def test_one_cell_has_a_figure(answers: dict[str, tables.Tables]) -> None:
+    answer = answers["schedule"]
+    alone = answer.group.select(answer.group.everything["scheduler"] == "cosine")
+    alone = dataclasses.replace(alone, vary=())
+    axis, _ = figures.draw_curves(tables.tabulate(alone, answer.runs)).axes
+    assert [end.get_text() for end in ends(axis)] == list(alone.labels.values())
+
+
 def test_from_six_cells_on_each_has_a_panel(answers: dict[str, tables.Tables]) -> None:
-    answer = answers["by-optimizer.momentum"]
-    axes = panels_of(figures.draw_curves(answer))
-    assert [axis.get_title("center") for axis in axes] == list(answer.group.labels.values())
-    assert len(axes) == 7
-    for axis, (cell, label) in zip(axes, answer.group.labels.items(), strict=True):
+    """Cells of several keys: the best sixteen, in the group's order; accuracy alone."""
+    answer = answers["best"]
+    best = set(answer.cells.nlargest(figures.MOST_PANELS, VAL)["cell"])
+    cells = [cell for cell in answer.group.labels if cell in best]
+    assert len(cells) == 16 < len(answer.group.labels)
+    axes = figures.draw_curves(answer).axes
+    for axis, cell in zip(axes, cells, strict=True):
+        label = answer.group.labels[cell]
+        assert axis.get_title("center") == figures.shorten_label(label, 38)
         assert cells_drawn(axis) == {label}
         assert sum(line.get_color() == figures.FAINT for line in axis.lines) == len(axes) - 1
+        assert axis.get_ylabel() == "accuracy (%)"
         assert axis.get_xlabel() == "epoch"  # pointing at a line tells its value
         mean = answer.group.values(cell, VAL).mean()
         assert [end.get_text() for end in ends(axis)] == [f"{100 * mean:.3g}"]
-
-
-def test_of_many_cells_the_best_are_drawn(
-    answers: dict[str, tables.Tables], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Accuracy alone, where both quantities would be too many panels."""
-    monkeypatch.setattr(figures, "MOST_PANELS", 6)
-    answer = answers["by-optimizer.momentum"]
-    axes = figures.draw_curves(answer).axes
-    shown = [axis.get_title("center") for axis in axes]
-    assert shown == list(answer.group.labels.values())[1:]  # the first is the worst
-    assert {axis.get_ylabel() for axis in axes} == {"accuracy (%)"}
 
 
 # Deciding early, the map, dots -------------------------------------------------------------------
 
 
 def test_picks_are_over_the_seeds_of_the_table(answers: dict[str, tables.Tables]) -> None:
-    """The cells have two, three and five seeds; the table's means are what is ranked."""
-    answer = answers["learning_rate"]
-    means = answer.cells.set_index("cell")[VAL]
-    last = answer.picks.iloc[-1]
-    ranks = {cell: last[f"rank/{cell}"] for cell in means.index}
-    assert ranks == means.rank(ascending=False).to_dict()
-    assert last["cell"] == means.idxmax()
-    wrong = answer.picks[~answer.picks["right"]]
-    for row in wrong.to_dict("records"):
-        assert row["behind"] == pytest.approx(means.max() - means[row["cell"]])
-    title = figures.draw_ranks(answer)._suptitle
-    assert title is not None
-    assert title.get_text() == f"{SETTING}; n = 2 to 5 of seeds 0, 1, 2, 3, 4"
+    """The table's means are what is ranked, however many seeds each cell has."""
+    assert answers["schedule"].cells["n"].nunique() > 1
+    for answer in answers.values():
+        means = answer.cells.set_index("cell")[VAL]
+        last = answer.picks.iloc[-1]
+        ranks = {cell: last[f"rank/{cell}"] for cell in means.index}
+        assert ranks == means.rank(ascending=False, method="min").to_dict()
+        assert last["cell"] == means.idxmax()
+        for row in answer.picks[~answer.picks["right"]].to_dict("records"):
+            assert row["behind"] == pytest.approx(means.max() - means[row["cell"]])
+        title = figures.draw_ranks(answer)._suptitle
+        assert title is not None
+        seeds = sorted(answer.group.runs["seed"].unique())
+        words = " ".join(title.get_text().split())
+        assert words.endswith(f" of seeds {', '.join(map(str, seeds))}")
+
+
+def test_ranks_of_many_cells_show_what_was_picked(answers: dict[str, tables.Tables]) -> None:
+    answer = answers["lr_x_wd"]
+    figure = figures.draw_ranks(answer)
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    colored = {name for name, line in lines.items() if line.get_color() != figures.FAINT}
+    picked = list(answer.picks["label"])
+    assert picked[-1] in colored
+    assert answer.picks.sort_values("behind")["label"].iloc[-1] in colored  # the sentence names it
+    assert colored <= set(picked)
+    assert len({line.get_color() for line in lines.values()}) == len(colored) + 1
+    assert figure.axes[0].get_yticks()[0] == 1
 
 
 def test_a_map_s_words_can_be_read_on_every_colour(pictures: dict[str, Figure]) -> None:
@@ -419,21 +420,29 @@ def test_a_map_s_axes_are_in_order(tmp_path: Path) -> None:
     assert math.isnan(grid.loc[0.0005, "constant"])
 
 
-def test_a_dot_tells_its_run_and_a_bar_what_it_is(pictures: dict[str, Figure]) -> None:
-    overview = pictures["overview"]
-    lines = [line for axis in overview.axes for line in axis.lines]
-    labels = [str(line.get_label()) for line in lines]
-    assert not any(label.startswith("_") for label in labels)
-    assert sum(bool(re.search(r"\blr 0\.1\b.*, seed \d$", label)) for label in labels) > 5
-    assert len(set(labels)) == len(labels)
-    assert sum(label.endswith("mean and interval") for label in labels) == 2
+def test_a_dot_tells_its_run_and_a_bar_what_it_is(tmp_path: Path) -> None:
+    for cell, seed in itertools.product(FULL[:2], range(3)):
+        make_run(tmp_path, [cell], seed, 0.84 + seed / 100, augmented=0.83 + seed / 100)
+    (group,) = group_by_setting(load_runs(tmp_path))
+    answer = tables.tabulate(group, load_metrics(tmp_path), load_published())
+    overview = figures.draw_overview([answer])
+    labels = [str(line.get_label()) for line in overview.axes[0].lines]
+    kinds = [*(f"seed {i}{view}" for view in ("", ", augmented view") for i in range(3))]
+    kinds += ["mean and interval", "range of the repetitions", "published"]
+    assert sorted(labels) == sorted(f"{lr}, {x}" for lr in ("lr 0.001", "lr 0.01") for x in kinds)
+    assert all("(n = 3)" in text.get_text() for text in overview.axes[0].get_yticklabels())
     (legend,) = overview.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        *("a run", "a run, augmented view", "published (augmented)", "range of the repetitions"),
-        "mean, 95 % interval",
-    ]
-    colors = [line.get_color() for line in legend.get_lines()]
-    assert colors[0] != colors[1]  # ours in two views
+    shown = {
+        text.get_text(): line for text, line in zip(legend.texts, legend.get_lines(), strict=True)
+    }
+    assert set(shown) == {
+        *("a run", "a run, augmented view", "published (augmented)"),
+        *("range of the repetitions", "mean, 95 % interval"),
+    }
+    ours = shown["a run"], shown["a run, augmented view"]
+    for vision in VISIONS:  # and by their shape
+        assert distance(*(str(line.get_color()) for line in ours), vision) > KINDS_APART
+    assert ours[0].get_marker() != ours[1].get_marker()
 
 
 # The README's pictures ---------------------------------------------------------------------------

@@ -222,7 +222,7 @@ def arrange(tables: Tables) -> list[tuple[str, Looks]]:
     """
     group = tables.group
     runs = {cell: run for cell, run in group.configurations.items() if len(group.values(cell, VAL))}
-    many, first = len(runs) >= FEWEST_PANELS, group.vary[0]
+    many, first = len(runs) >= FEWEST_PANELS, (*group.vary, "cell")[0]
     if many and len(group.vary) == 2:
         colors = {key: color_values(run[key] for run in runs.values()) for key in group.vary}
         by = group.vary[len(colors[first]) >= len(colors[group.vary[1]])]
