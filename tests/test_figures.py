@@ -167,8 +167,8 @@ def pictures(answers: dict[str, tables.Tables]) -> dict[str, Figure]:
     """Every figure that a report has of these, drawn, by its file's name."""
     before = dict(mpl.rcParams)
     parts = contents.best_part([answers["best"]])
-    for answer in answers.values():
-        parts += question_part(answer)
+    for name in ("learning_rate", "lr_x_wd", "detach"):
+        parts += question_part(answers[name])
     asked, probe = answers["detach"], load_probe(answers["detach"].group.runs)
     parts += flow.flow_part(asked.group, asked.runs, probe)
     found = [part for part in parts if isinstance(part, document.Picture)]

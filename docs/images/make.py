@@ -115,12 +115,12 @@ def draw_questions(runs: pd.DataFrame) -> Figure:
         "The study's questions at width 16 (CIFAR-10): validation accuracy at the last epoch, "
         "clean images, %"
     )
-    groups = group_by_question(runs, load_questions())
+    questions = {question.name: question for question in load_questions()}
     with figures.panels(WIDTH, 2.9, title, ncols=len(QUESTIONS)) as (figure, axes):
         for axis, (name, question, key, selector) in zip(axes, QUESTIONS, strict=True):
-            asked = [group for group in groups if group.question.name == question]
-            group = max(asked, key=lambda group: matches(group.runs, selector).sum())
-            group = group.select(matches(group.everything, selector))
+            asked = questions[question]
+            shown = runs[matches(runs, asked.where | selector)]
+            group = max(group_by_question(shown, [asked]), key=lambda group: len(group.runs))
             table = tabulate(group, group.runs, ()).cells
             for y, row in enumerate(records(table)):
                 seen = 100 * group.values(row["cell"], VAL)
