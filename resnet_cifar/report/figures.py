@@ -49,12 +49,12 @@ FEWEST_PANELS, MOST_PANELS = 6, 16  # cells from which on each, or each value, h
 MOST_ROWS, MOST_RUNS = 16, 24  # cells in a figure of dots; runs drawn one by one
 
 Looks = dict[str, tuple[str, str]]  # of a cell: its name at the end of its line, and its colour
+Panels = list[tuple[str, Looks]]  # each with its title
+Drawing = Iterator[tuple[Figure, Any]]  # the figure and its axes
 
 
 @contextmanager
-def panels(
-    width: float, height: float, title: str = "", **subplots: Any
-) -> Iterator[tuple[Figure, Any]]:
+def panels(width: float, height: float, title: str = "", **subplots: Any) -> Drawing:
     """Draw into a new figure of so many inches, in the style of the report."""
     with _styled():
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -134,7 +134,7 @@ def describe_figure(group: Group, runs: pd.DataFrame) -> str:
     """The setting and the seeds, which a figure that travels alone has to say."""
     counts, seeds = runs.groupby("cell")["seed"].nunique(), sorted(runs["seed"].unique())
     n = " to ".join(map(str, sorted({counts.min(), counts.max()})))
-    return f"{group.setting}; n = {n} of seeds {', '.join(map(str, seeds))}"
+    return f"{group.setting}; n = {n}, seeds {', '.join(map(str, seeds))}"
 
 
 def shorten_label(label: str, longest: int = 52) -> str:
@@ -214,12 +214,8 @@ def _draw_published(axis: Axes, group: Group, row: dict[str, Any], y: float) -> 
     return {**names, "range of the repetitions": _RANGE}
 
 
-def arrange(tables: Tables) -> list[tuple[str, Looks]]:
-    """The panels of a figure of curves, each with its title and its cells.
-
-    One for a few cells; one for each value of a key, where that makes few; else one for each of
-    the best cells.
-    """
+def arrange(tables: Tables) -> Panels:
+    """Share cells out: one panel for a few, one for each value of a key, or one for each."""
     group = tables.group
     runs = {cell: run for cell, run in group.configurations.items() if len(group.values(cell, VAL))}
     many, first = len(runs) >= FEWEST_PANELS, (*group.vary, "cell")[0]
@@ -242,9 +238,7 @@ def arrange(tables: Tables) -> list[tuple[str, Looks]]:
 
 
 @contextmanager
-def small_panels(
-    title: str, parts: list[tuple[str, Looks]], blocks: int = 1
-) -> Iterator[tuple[Figure, Any]]:
+def small_panels(title: str, parts: Panels, blocks: int = 1) -> Drawing:
     """A figure with a panel for each part, `blocks` times: (figure, the axes block by block)."""
     count = len(parts)
     columns = blocks if count == 1 else count if count <= 4 else 3 if count <= 6 else 4
@@ -272,28 +266,25 @@ def draw_curves(tables: Tables) -> Figure:
     From six cells on in small panels, each with the other cells faint behind its own; with more
     than eight panels accuracy alone. A line's label says what it is where one points at it.
     """
-    parts = arrange(tables)
+    parts, title = arrange(tables), describe_figure(tables.group, tables.group.runs)
     drawn = {cell for _, looks in parts for cell in looks}
-    shown = [("accuracy", "accuracy (%)", 100.0), ("loss", "loss (nats)", 1.0)]
-    shown = shown[: 1 if 2 * len(parts) > MOST_PANELS else 2]
-    title = describe_figure(tables.group, tables.group.runs)
-    with small_panels(title, parts, len(shown)) as (figure, blocks):
-        for block, (quantity, name, scale) in zip(blocks, shown, strict=True):
+    shown = (("accuracy", "accuracy (%)", 100), ("loss", "loss (nats)", 1))
+    count = 1 if 2 * len(parts) > MOST_PANELS else 2
+    with small_panels(title, parts, count) as (figure, blocks):
+        for block, (quantity, name, scale) in zip(blocks, shown, strict=False):
             means = tables.curves[f"{quantity}/val"]
             for axis, (_, looks) in zip(block, parts, strict=True):
                 axis.set_ylabel(name)
                 for _, other in means[means["cell"].isin(drawn - looks.keys())].groupby("cell"):
                     axis.plot(other["epoch"], scale * other["mean"], color=FAINT, lw=0.6, alpha=0.6)
-                for cell in looks:
-                    _draw_cell(axis, tables, cell, quantity, scale, looks)
+                for cell, look in looks.items():
+                    _draw_cell(axis, tables, cell, quantity, look)
             _fit_limits(block, 100 if quantity == "accuracy" else math.inf)
     return figure
 
 
-def _draw_cell(
-    axis: Axes, tables: Tables, cell: str, quantity: str, scale: float, looks: Looks
-) -> None:
-    end, color = looks[cell]
+def _draw_cell(axis: Axes, tables: Tables, cell: str, quantity: str, look: tuple[str, str]) -> None:
+    (end, color), scale = look, 100 if quantity == "accuracy" else 1
     label = tables.group.labels[cell]
     val, train, augmented = (
         table[table["cell"] == cell]
@@ -316,8 +307,7 @@ def _draw_cell(
         x, y, name = table["epoch"], scale * table["mean"], f"{label}, {name}"
         axis.plot(x, y, color=color, marker=marker, ms=4, lw=width, alpha=alpha, label=name)
     if len(val):
-        last = scale * val["mean"].iloc[-1]
-        label_end(axis, last, end or f"{last:.3g}", color)
+        label_end(axis, last := scale * val["mean"].iloc[-1], end or f"{last:.3g}", color)
 
 
 def _fit_limits(block: Sequence[Axes], most: float) -> None:

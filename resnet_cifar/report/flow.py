@@ -166,10 +166,7 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
 
 
 def style_cells(group: Group, among: Iterable[str]) -> Styles:
-    """(label, colour, line style) of the cells `among` which a figure draws, in the group's order.
-
-    Colour is by the first varied key, line style by the rest.
-    """
+    """Style the cells `among` which a figure draws: colour by the first key, line by the rest."""
     drawn, key = set(among), (*group.vary, "cell")[0]
     runs = {cell: run for cell, run in group.configurations.items() if cell in drawn}
     colors = figures.color_values(run[key] for run in runs.values())
