@@ -155,11 +155,13 @@ def color_values(values: Iterable[Any]) -> dict[str, str]:
     return dict(zip(distinct, colors, strict=False))
 
 
-_RUN = {"marker": "o", "ms": 4, "ls": "", "color": COLORS[0], "alpha": 0.8}
-_OURS_AUGMENTED = {"marker": "^", "ms": 4, "ls": "", "color": COLORS[1]}
-_MEAN = {"marker": "|", "ms": 10, "ls": "-", "lw": 1.6, "color": COLORS[0], "markevery": [1]}
-_PUBLISHED = {"marker": "D", "ms": 4, "ls": "", "color": INK}
-_RANGE = {"color": FAINT, "lw": 5, "alpha": 0.45, "solid_capstyle": "butt"}
+_MARKS: dict[str, dict[str, Any]] = {  # by their names in the key
+    "a run": {"marker": "o", "ms": 4, "ls": "", "color": COLORS[0], "alpha": 0.8},
+    "mean, 95 % interval": {"marker": "|", "ms": 10, "color": COLORS[0], "markevery": [1]},
+    "range of the repetitions": {"color": FAINT, "lw": 5, "alpha": 0.45},
+    "published (augmented)": {"marker": "D", "ms": 4, "ls": "", "color": INK},
+    "a run, augmented view": {"marker": "^", "ms": 4, "ls": "", "color": COLORS[1]},
+}
 
 
 def draw_overview(rankings: Sequence[Tables]) -> Figure:
@@ -169,19 +171,17 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
     augmented view, and ours in that view beside the clean one.
     """
     ranked = [tables.ranks.iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
-    heights = [len(table) + 1.6 for table in ranked]
-    looks = {"a run": _RUN}
+    heights, seen = [len(table) + 1.6 for table in ranked], set[str]()
     rows: dict[str, Any] = {"nrows": len(ranked), "squeeze": False, "height_ratios": heights}
     with panels(5.6, 0.19 * sum(heights) + 0.6, **rows) as (figure, axes):
         for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
             for y, row in enumerate(records(table)):
-                _draw_runs(axis, tables.group, row["cell"], y, VAL, _RUN)
-                if row["n"] >= FEWEST_FOR_A_BAND:
-                    looks["mean, 95 % interval"] = _MEAN
-                    ends = [100 * row[key] for key in (f"{VAL}/low", VAL, f"{VAL}/high")]
-                    axis.plot(ends, [y] * 3, **_MEAN, label=f"{row['label']}, mean and interval")
-                if not math.isnan(row["published"]):
-                    looks |= _draw_published(axis, tables.group, row, y - 0.22)
+                for kind, what, at, values in _list_marks(tables.group, row, y):
+                    label = f"{row['label']}, {what}"
+                    axis.plot(
+                        100 * np.array(values), [at] * len(values), **_MARKS[kind], label=label
+                    )
+                    seen.add(kind)
             labels = [f"{shorten_label(row['label'])}  (n = {row['n']})" for row in records(table)]
             axis.set_yticks(range(len(table)), labels, fontsize=8)
             axis.set_ylim(-0.7, len(table) - 0.3)
@@ -190,28 +190,24 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
             axis.set_xlim(max(0, low), min(100, high))
             axis.set_title(shorten(tables.group.setting, 70), loc="right")
             axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
-        keys = [Line2D([0, 0, 0], [0, 0, 0], **look, label=name) for name, look in looks.items()]
+        keys = [Line2D([0] * 3, [0] * 3, **_MARKS[x], label=x) for x in _MARKS if x in seen]
         figure.legend(handles=keys, loc="outside lower right", ncols=3)
     return figure
 
 
-def _draw_runs(
-    axis: Axes, group: Group, cell: str, y: float, metric: str, look: dict[str, Any]
-) -> None:
-    """A dot for each run of a cell, labelled with its seed."""
-    for seed, value in group.values(cell, metric).items():
-        view = "" if metric == VAL else ", augmented view"
-        axis.plot(100 * value, y, **look, label=f"{group.labels[cell]}, seed {seed}{view}")
-
-
-def _draw_published(axis: Axes, group: Group, row: dict[str, Any], y: float) -> dict[str, Any]:
-    """The published value and its repetitions beside ours in their view; how each looks."""
-    ends = 100 * row["repetitions/low"], 100 * row["repetitions/high"]
-    axis.plot(ends, (y, y), **_RANGE, label=f"{row['label']}, range of the repetitions")
-    axis.plot(100 * row["published"], y, **_PUBLISHED, label=f"{row['label']}, published")
-    _draw_runs(axis, group, row["cell"], y, AUGMENTED, _OURS_AUGMENTED)
-    names = {"a run, augmented view": _OURS_AUGMENTED, "published (augmented)": _PUBLISHED}
-    return {**names, "range of the repetitions": _RANGE}
+def _list_marks(group: Group, row: dict[str, Any], y: float) -> Iterator[tuple[Any, ...]]:
+    """The marks of a cell: kind, words for what it is, height and values."""
+    for seed, value in group.values(row["cell"], VAL).items():
+        yield "a run", f"seed {seed}", y, [value]
+    if row["n"] >= FEWEST_FOR_A_BAND:
+        ends = [row[key] for key in (f"{VAL}/low", VAL, f"{VAL}/high")]
+        yield "mean, 95 % interval", "mean and interval", y, ends
+    if not math.isnan(row["published"]):
+        ends = [row["repetitions/low"], row["repetitions/high"]]
+        yield "range of the repetitions", "range of the repetitions", y - 0.22, ends
+        yield "published (augmented)", "published", y - 0.22, [row["published"]]
+        for seed, value in group.values(row["cell"], AUGMENTED).items():
+            yield "a run, augmented view", f"seed {seed}, augmented view", y - 0.22, [value]
 
 
 def arrange(tables: Tables) -> Panels:
