@@ -431,6 +431,8 @@ def test_a_dot_tells_its_run_and_a_bar_what_it_is(tmp_path: Path) -> None:
     kinds += ["mean and interval", "range of the repetitions", "published"]
     assert sorted(labels) == sorted(f"{lr}, {x}" for lr in ("lr 0.001", "lr 0.01") for x in kinds)
     assert all("(n = 3)" in text.get_text() for text in overview.axes[0].get_yticklabels())
+    low, high = overview.axes[0].transData.transform([(0, 0), (0, 1)])[:, 1]
+    assert high - low > 8 * overview.dpi / 72  # rows of eight points stand apart
     (legend,) = overview.legends
     shown = {
         text.get_text(): line for text, line in zip(legend.texts, legend.get_lines(), strict=True)

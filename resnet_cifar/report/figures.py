@@ -171,9 +171,9 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
     augmented view, and ours in that view beside the clean one.
     """
     ranked = [tables.ranks.iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
-    heights, seen = [len(table) + 1.6 for table in ranked], set[str]()
+    heights, seen = [len(table) + 0.4 for table in ranked], set[str]()
     rows: dict[str, Any] = {"nrows": len(ranked), "squeeze": False, "height_ratios": heights}
-    with panels(5.6, 0.19 * sum(heights) + 0.6, **rows) as (figure, axes):
+    with panels(5.6, 0.2 * sum(heights) + 0.7 * len(ranked) + 0.4, **rows) as (figure, axes):
         for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
             for y, row in enumerate(records(table)):
                 for kind, what, at, values in _list_marks(tables.group, row, y):
