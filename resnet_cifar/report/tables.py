@@ -150,22 +150,17 @@ class Tables:
     def picks(self) -> pd.DataFrame:
         """The pick of a decision at epoch k: the cell with the best mean `accuracy/val` by then.
 
-        Means are over the seeds every cell has. Columns: epoch, cell, label, right (is the last
-        epoch's pick), behind (how far the pick's last epoch lies below the best's, a fraction), and
-        rank/<cell> (1 is best).
+        Means are those of `curve` and `cells`, over each cell's own seeds. Columns: epoch, cell,
+        label, right (is the last epoch's pick), behind (how far the pick's last epoch lies below
+        the best's, a fraction), and rank/<cell> (1 is best).
         """
-        group = self.group
-        counts = group.runs.groupby("seed")["cell"].nunique()
-        common = counts[counts == group.runs["cell"].nunique()].index
-        mine = self.runs[self.runs["seed"].isin(common)]
-        if mine.empty or VAL not in mine:
-            return pd.DataFrame()
-        table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
+        means = self.curve().pivot_table(index="epoch", columns="cell", values="mean")
+        table = means.dropna(axis="columns", how="all").dropna()
         if table.empty or table.shape[1] < 2:
             return pd.DataFrame()
         last, chosen = table.iloc[-1], table.idxmax(axis=1)
         picks = chosen.to_frame("cell")
-        picks["label"] = chosen.map(group.labels)
+        picks["label"] = chosen.map(self.group.labels)
         picks["right"] = chosen == last.idxmax()
         picks["behind"] = last.max() - chosen.map(last)
         ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
@@ -175,14 +170,12 @@ class Tables:
     def grid(self) -> pd.DataFrame | None:
         """The mean `accuracy/val` as a map: rows the second varied key, columns the first.
 
-        None unless the group's cells differ in two numeric keys and fill at least 2 × 2 of a grid.
+        None unless the group's cells differ in two keys and fill at least 2 × 2 of a grid.
         """
-        group = self.group
-        keys = list(group.vary)
-        numeric = [key for key in keys if pd.api.types.is_numeric_dtype(group.runs[key])]
-        if len(keys) != 2 or len(numeric) != 2 or group.runs.empty:
+        if len(keys := self.group.vary) != 2:
             return None
-        table = group.runs.pivot_table(index=keys[1], columns=keys[0], values=VAL, aggfunc="mean")
+        table = self.cells.pivot_table(VAL, keys[1], keys[0], sort=False)
+        table = table.sort_index() if pd.api.types.is_numeric_dtype(table.index) else table
         return table if min(table.shape) >= 2 else None
 
 
