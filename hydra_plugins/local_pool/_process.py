@@ -15,6 +15,7 @@ from hydra_plugins.local_pool._fork_server import UNKNOWN, ForkedProcess, ForkSe
 from hydra_plugins.local_pool._job import Job, one_line
 
 PATIENCE = 120.0  # seconds that a job has to save and end
+SILENT = 30.0  # seconds without a sign of work that may be told of
 
 
 class JobProcess:
@@ -37,6 +38,7 @@ class JobProcess:
     ) -> None:
         self.job, self.slot = job, slot
         self.started = time.monotonic()
+        self._signs = deque([time.time()], maxlen=20)  # of its work, the latest
         self.at_start = job.progress()
         self.tail: deque[str] = deque(maxlen=50)
         self.stops = 0  # how often it was told to end
@@ -89,6 +91,15 @@ class JobProcess:
         self._close_stdin()
         self._reader.join(1.0)  # a grandchild could hold the pipe open for longer
         return code
+
+    def silence(self) -> float:
+        """Seconds since its last sign of work if that is ten times as long as usual, else 0."""
+        signs = self._signs
+        if (sign := self.job.last_sign()) > signs[-1]:
+            signs.append(sign)
+        usual = (signs[-1] - signs[0]) / (len(signs) - 1) if len(signs) > 4 else PATIENCE / 10
+        silence = time.time() - signs[-1]
+        return silence if silence > max(SILENT, 10 * usual) else 0.0
 
     def stop(self) -> None:
         """Tell the job and what it started to save and end; the second time, end them."""

@@ -102,8 +102,7 @@ class LocalPool(Launcher):
             type(distinct[0]).answer(distinct)
         if pool.left and not pool.failures:
             raise SystemExit(0)
-        failed = len(pool.failures)
-        error = SweepFailed(f"{failed} of {len(distinct)} runs failed; see above for each")
+        error = SweepFailed(f"{len(pool.failures)} of {len(distinct)} runs failed: see above")
         return make_returns(jobs, pool.outcomes, error)
 
     def search(self, source: JobSource) -> None:
@@ -162,6 +161,8 @@ class LocalPool(Launcher):
         env |= {**self.options.env, **self.config.hydra.job.env_set}
         several = source.total - source.before if source else len(to_do)
         kind: type[Job] = get_class(self.options.job)
+        if to_do:
+            kind.prepare(to_do, AtOnce(min(len(slots), len(to_do)), len(slots + spare)), threads)
         # Not with GPUs: that a fork is safe for CUDA has not been tried on one.
         forks = AVAILABLE and kind.entry and several > 1 and not any(slots)
         server = ForkServer(kind.preload, env) if forks else None

@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from hydra_plugins.local_pool import Job, Outcome
+from hydra_plugins.local_pool import AtOnce, Job, Outcome
 from hydra_plugins.local_pool._grid import Composer, make_jobs
 from hydra_plugins.local_pool._view import SweepConsole
 from hydra_plugins.local_pool.launcher import LocalPool, check_options
@@ -85,7 +85,7 @@ class OptunaSearch(LaunchingSweeper):
             return make_jobs(kind, self.config, self.context, [[*fixed, *overrides]], composer)[0]
 
         # Before anything is written: every extreme value is tried, and the options are Optuna's.
-        first, *_ = [make(_space.overrides(point)) for point in _space.list_corners(space)]
+        first, *others = [make(_space.overrides(point)) for point in _space.list_corners(space)]
         with _study.open_storage(None) as nowhere:
             _study.SearchStudy(nowhere, space, self.options, "")
         quiet = OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet"
@@ -97,6 +97,8 @@ class OptunaSearch(LaunchingSweeper):
             search = _study.Search(study, n_trials, kind, make, self._console.print)
             try:
                 if isinstance(self.launcher, LocalPool):
+                    if not planned:
+                        kind.prepare([first, *others], AtOnce(0), 0)
                     self.launcher.search(search)
                 else:
                     self._search_in_batches(search)

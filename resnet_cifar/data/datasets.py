@@ -6,6 +6,7 @@ Images are uint8 [n, 32, 32, 3] (height, width, RGB), labels int64 [n].
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ class Dataset(ABC):
     def load(self) -> Split:
         """Load the images that training may see. Raises UserError if they can't be had."""
 
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to get)
+        """Get what `load` reads, once for the runs of a sweep. Raises as `load`."""
+
     @abstractmethod
     def load_test(self) -> Images:
         """Load the test images. Raises as `load`."""
@@ -90,6 +94,8 @@ class Cifar(Dataset):
 
     TITLE: ClassVar[str]  # what people call it
     TORCHVISION: ClassVar[str]  # its class in torchvision.datasets
+    FILES: ClassVar[tuple[str, str]]  # folder and archive, as torchvision names them
+    WHOLE: ClassVar[int] = 186_000_000  # bytes, at least, of the files of the folder
     ORIGINAL: ClassVar[int] = 50_000  # images that are split into training and validation
     root: str = execution()
     download: bool = execution()
@@ -111,6 +117,11 @@ class Cifar(Dataset):
         parts = (np.sort(order[:count]), np.sort(order[count:]))
         return Split(*(Images(pixels[part], labels[part], part) for part in parts))
 
+    def prepare(self) -> None:
+        # A look at the sizes is enough, and needs no torchvision, which takes seconds.
+        if sum(path.stat().st_size for path in self.folder.glob("*")) < self.WHOLE:
+            self._read(train=True)
+
     def load_test(self) -> Images:
         pixels, labels = self._read(train=False)
         return Images(pixels, labels, np.arange(len(labels)))
@@ -127,9 +138,9 @@ class Cifar(Dataset):
     @property
     def folder(self) -> Path:
         """The directory of the original files; data.root is the one above it."""
-        root, source = Path(self.root).absolute(), self._source()
-        folder = root / str(source.base_folder)
-        taken_for_root = root.name in (folder.name, source.filename) and not folder.is_dir()
+        root = Path(self.root).absolute()
+        folder = root / self.FILES[0]
+        taken_for_root = root.name in self.FILES and not folder.is_dir()
         return root.with_name(folder.name) if taken_for_root else folder
 
     def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -138,7 +149,7 @@ class Cifar(Dataset):
         source, folder = self._source(), self.folder
         root = folder.parent
         remedy = (
-            f"put the extracted files into {folder}/ or {source.filename} into {root}/, "
+            f"put the extracted files into {folder}/ or {self.FILES[1]} into {root}/, "
             "set data.root, or train on synthetic images with data=synthetic"
         )
         try:
@@ -150,8 +161,9 @@ class Cifar(Dataset):
             if not self.download:
                 problem = f"data.download=false and {problem} (md5 sums checked)"
                 raise UserError(f"{problem}: {remedy}") from None
+            print(f"{problem}: downloading it, 170 MB", file=sys.stderr, flush=True)
             try:
-                # One process downloads; the others of a sweep find the files when they get in.
+                # One process downloads; others find the files when they get in.
                 with Lock(root / ".lock"):
                     dataset = source(root, train=train, download=True)
             except (OSError, RuntimeError, EOFError) as error:
@@ -169,6 +181,7 @@ class Cifar10(Cifar):
     NAME: ClassVar[str] = "cifar10"
     TITLE: ClassVar[str] = "CIFAR-10"
     TORCHVISION: ClassVar[str] = "CIFAR10"
+    FILES: ClassVar[tuple[str, str]] = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
     NORMALISATION: ClassVar[Normalisation] = THE_STUDYS
     CLASSES: ClassVar[tuple[str, ...]] = tuple(
         "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -182,6 +195,7 @@ class Cifar100(Cifar):
     NAME: ClassVar[str] = "cifar100"
     TITLE: ClassVar[str] = "CIFAR-100"
     TORCHVISION: ClassVar[str] = "CIFAR100"
+    FILES: ClassVar[tuple[str, str]] = ("cifar-100-python", "cifar-100-python.tar.gz")
     # Mean and standard deviation over all pixels of the training set, as the field uses them.
     NORMALISATION: ClassVar[Normalisation] = Normalisation(
         (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

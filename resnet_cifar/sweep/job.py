@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -23,7 +24,7 @@ from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, objective, result
 from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.answer import print_answer, varying
-from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
+from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan, warn_of_length
 
 
 class RunJob(Job):
@@ -74,12 +75,17 @@ class RunJob(Job):
 
     def progress(self) -> Progress | None:
         record = Run(self.directory).record
-        if record is None or not record.epochs_done:
+        if record is None:
             return None
         done, total = record.epochs_done, record.epochs
         reached = (record.final or {}).get(OBJECTIVE)
         detail = "" if reached is None else f"val {100 * reached:.2f} %"
         return Progress(done, total, f"epoch {done}/{total}", detail)
+
+    def last_sign(self) -> float:
+        with contextlib.suppress(OSError):  # not there yet
+            return os.stat(self.directory / "train.log").st_mtime
+        return 0.0
 
     def curve(self) -> Sequence[tuple[int, float]]:
         try:
@@ -145,6 +151,14 @@ class RunJob(Job):
         names = [" ".join(parts) for parts in varying(_configs(jobs))]
         distinct = all(names) and len(set(names)) == len(jobs)  # a single run has nothing to vary
         return names if distinct else [job.label for job in jobs]
+
+    @classmethod
+    def prepare(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
+        configs = _configs(jobs)
+        for data in {repr(run.data): run.data for run in configs}.values():
+            data.prepare()
+        if at_once.runs:
+            warn_of_length(configs, at_once, threads)
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

@@ -21,12 +21,14 @@ from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session
 from resnet_cifar.runs.find import Run
 from resnet_cifar.text import duration, print_table
+from resnet_cifar.training.notes import LONG, long_line
 
 # The states of runs, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
 STATE_OF = {"completed": "done", "interrupted": "partial"}
 MEASURED_SECONDS = 1.0  # of training steps, for a speed no earlier run here has recorded
 START_UP = 20.0  # seconds from a run's command to its first step, on a machine just started
+SLOW = 1e10  # FLOP/s that two slow cores reach with a narrow network
 ENOUGH_STEPS = 50  # of a session, for its speed to count
 # The keys of a configuration that decide the speed; a group's name stands for all its options.
 SPEED_KEYS = ("model", "norm", "trainer.batch_size", "trainer.precision", "trainer.deterministic")
@@ -54,15 +56,10 @@ def planned_run(config: Config) -> PlannedRun:
 def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
     """Print the plan of a sweep that runs so many at once with `threads` CPU threads each."""
     runs = [planned_run(config) for config in configs]
-    speeds: dict[Any, tuple[float, str]] = {}
-    seconds = []
+    seconds, notes = expect(runs, threads)
     cells: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
         cells.setdefault(cell_name(run.config), []).append(position)
-        kind = _speed_values(flatten(run.config))
-        if run.images and kind not in speeds:
-            speeds[kind] = find_speed(run.config, threads)
-        seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
     for name, positions in [*cells.items(), (f"{len(cells)} cells", range(len(runs)))]:
@@ -76,8 +73,30 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
     print_table(heads, rows, numbers=heads[1:], folded=0)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
     print(f"{where}, {threads} CPU threads each; training and validation only.")
-    for _, note in speeds.values():
+    for note in notes:
         print(note)
+
+
+def expect(runs: Sequence[PlannedRun], threads: int) -> tuple[list[float], list[str]]:
+    """Return the seconds that are left of each run, one at a time, and lines that say why."""
+    speeds: dict[Any, tuple[float, str]] = {}
+    seconds = []
+    for run in runs:
+        kind = _speed_values(flatten(run.config))
+        if run.images and kind not in speeds:
+            speeds[kind] = find_speed(run.config, threads)
+        seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
+    return seconds, [note for _, note in speeds.values()]
+
+
+def warn_of_length(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
+    """Say, before a sweep that takes long here, how long."""
+    runs = [planned_run(config) for config in configs]
+    # Measuring takes seconds and imports torch: only where it may take long, and not on a GPU.
+    if sum(run.flop for run in runs if run.images) < LONG * SLOW or not has_no_gpu():
+        return
+    if (left := makespan(expect(runs, threads)[0], at_once)) > LONG:
+        print(long_line("this sweep", left, configs), file=sys.stderr, flush=True)
 
 
 def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:

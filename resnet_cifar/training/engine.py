@@ -201,7 +201,7 @@ class Engine:
         if improved:
             checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
         self.recorder.progress(epoch, state.best)
-        self.display.epoch(epoch_line(metrics, options.epochs))
+        self.display.epoch(epoch_line(metrics, options.epochs), metrics[OBJECTIVE])
 
     def finish(self, logits: dict[str, Tensor] | None) -> None:
         """Write what a finished run must have, also where a kill kept an earlier process from it.
@@ -223,7 +223,8 @@ class Engine:
         self._saved_at = time.monotonic()
 
     def stop_if_interrupted(self) -> None:
-        """Save and raise Interrupted where a signal has come."""
+        """Save and raise Interrupted where a signal has come. Called after each batch."""
+        self.display.alive()
         if self.interrupt.signal is not None:
             self.save()
             self.interrupt.check()

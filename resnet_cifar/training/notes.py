@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.schema import Config
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.schema import OBJECTIVE, RunRecord, Session, result
 from resnet_cifar.text import duration
+
+if TYPE_CHECKING:  # it imports torch
+    from resnet_cifar.compute.device import Compute
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 VIEWS = {"train": "train", "val": "val", "val_augmented": "augmented", "val_ema": "averaged"}
@@ -33,10 +36,20 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     flop = training_flop(config.multiply_accumulates()) * config.images(epochs - session.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
     if expected > LONG:
-        shorter = "model.width=16, trainer.epochs=15, data=synthetic"
-        what = "it can be interrupted and resumed at any time"
-        lines.append(f"this will take about {duration(expected)}; {what}. Shorter: {shorter}")
+        lines.append(long_line("this run", expected, [config]))
     return lines
+
+
+def long_line(what: str, seconds: float, configs: Sequence[Config]) -> str:
+    """Say that training `configs` takes long, and what would take less."""
+    shorter = {
+        "model.width=16": any(c.model.width > 16 for c in configs),
+        "trainer.epochs=15": any(c.trainer.epochs > 15 for c in configs),
+        "data=synthetic": any(c.data.NAME != "synthetic" for c in configs),
+    }
+    instead = ", ".join(key for key, less in shorter.items() if less) or "fewer trainer.epochs"
+    time = f"{what} takes about {duration(seconds)} here; Ctrl-C saves, the same command goes on"
+    return f"{time}. Shorter: {instead}"
 
 
 def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
