@@ -31,6 +31,7 @@ class Normalisation(NamedTuple):
 # The study's values for CIFAR-10. This std is the mean of the images' own stds; the std over all
 # pixels of the training set would be (0.2470, 0.2435, 0.2616).
 THE_STUDYS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+WHOLE = 186_000_000  # bytes that the extracted files of CIFAR-10 or CIFAR-100 have at least
 
 
 class Images(NamedTuple):
@@ -94,8 +95,6 @@ class Cifar(Dataset):
 
     TITLE: ClassVar[str]  # what people call it
     TORCHVISION: ClassVar[str]  # its class in torchvision.datasets
-    FILES: ClassVar[tuple[str, str]]  # folder and archive, as torchvision names them
-    WHOLE: ClassVar[int] = 186_000_000  # bytes, at least, of the files of the folder
     ORIGINAL: ClassVar[int] = 50_000  # images that are split into training and validation
     root: str = execution()
     download: bool = execution()
@@ -118,8 +117,9 @@ class Cifar(Dataset):
         return Split(*(Images(pixels[part], labels[part], part) for part in parts))
 
     def prepare(self) -> None:
-        # A look at the sizes is enough, and needs no torchvision, which takes seconds.
-        if sum(path.stat().st_size for path in self.folder.glob("*")) < self.WHOLE:
+        # A look at the sizes is enough, and needs no torchvision, whose import takes seconds.
+        files = Path(self.root).glob(f"cifar-{self.TORCHVISION[5:]}-*/*")
+        if sum(path.stat().st_size for path in files) < WHOLE:
             self._read(train=True)
 
     def load_test(self) -> Images:
@@ -138,9 +138,9 @@ class Cifar(Dataset):
     @property
     def folder(self) -> Path:
         """The directory of the original files; data.root is the one above it."""
-        root = Path(self.root).absolute()
-        folder = root / self.FILES[0]
-        taken_for_root = root.name in self.FILES and not folder.is_dir()
+        root, source = Path(self.root).absolute(), self._source()
+        folder = root / str(source.base_folder)
+        taken_for_root = root.name in (folder.name, source.filename) and not folder.is_dir()
         return root.with_name(folder.name) if taken_for_root else folder
 
     def _read(self, train: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -149,7 +149,7 @@ class Cifar(Dataset):
         source, folder = self._source(), self.folder
         root = folder.parent
         remedy = (
-            f"put the extracted files into {folder}/ or {self.FILES[1]} into {root}/, "
+            f"put the extracted files into {folder}/ or {source.filename} into {root}/, "
             "set data.root, or train on synthetic images with data=synthetic"
         )
         try:
@@ -181,7 +181,6 @@ class Cifar10(Cifar):
     NAME: ClassVar[str] = "cifar10"
     TITLE: ClassVar[str] = "CIFAR-10"
     TORCHVISION: ClassVar[str] = "CIFAR10"
-    FILES: ClassVar[tuple[str, str]] = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
     NORMALISATION: ClassVar[Normalisation] = THE_STUDYS
     CLASSES: ClassVar[tuple[str, ...]] = tuple(
         "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -195,7 +194,6 @@ class Cifar100(Cifar):
     NAME: ClassVar[str] = "cifar100"
     TITLE: ClassVar[str] = "CIFAR-100"
     TORCHVISION: ClassVar[str] = "CIFAR100"
-    FILES: ClassVar[tuple[str, str]] = ("cifar-100-python", "cifar-100-python.tar.gz")
     # Mean and standard deviation over all pixels of the training set, as the field uses them.
     NORMALISATION: ClassVar[Normalisation] = Normalisation(
         (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

@@ -24,7 +24,8 @@ from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, objective, result
 from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.answer import print_answer, varying
-from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan, warn_of_length
+from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
+from resnet_cifar.training.notes import LONG
 
 
 class RunJob(Job):
@@ -158,7 +159,7 @@ class RunJob(Job):
         for data in {repr(run.data): run.data for run in configs}.values():
             data.prepare()
         if at_once.runs:
-            warn_of_length(configs, at_once, threads)
+            show_plan(configs, at_once, threads, least=LONG)
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

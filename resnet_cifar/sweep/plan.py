@@ -53,13 +53,26 @@ def planned_run(config: Config) -> PlannedRun:
     return PlannedRun(config, state, 0.0 if state in ("done", "diverged") else left, flop)
 
 
-def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
-    """Print the plan of a sweep that runs so many at once with `threads` CPU threads each."""
+def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int, least: float = 0.0) -> None:
+    """Print the plan of a sweep that runs so many at once with `threads` CPU threads each.
+
+    Nothing where it takes less than `least` seconds, or where that is not known: on a GPU.
+    """
     runs = [planned_run(config) for config in configs]
-    seconds, notes = expect(runs, threads)
+    # Measuring takes seconds, and memory for torch.
+    if least and (sum(run.flop for run in runs) < least * SLOW or not has_no_gpu()):
+        return
+    speeds: dict[Any, tuple[float, str]] = {}
+    seconds = []
     cells: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
         cells.setdefault(cell_name(run.config), []).append(position)
+        kind = _speed_values(flatten(run.config))
+        if run.images and kind not in speeds:
+            speeds[kind] = find_speed(run.config, threads)
+        seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
+    if (whole := makespan(seconds, at_once)) < least:
+        return
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
     for name, positions in [*cells.items(), (f"{len(cells)} cells", range(len(runs)))]:
@@ -68,35 +81,15 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
         pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"
         left = duration(sum(seconds[p] for p in positions))
         rows.append([name, str(len(those)), *(str(n or "") for n in counts), pflop, left])
-    rows[-1][-1] = duration(makespan(seconds, at_once))
+    rows[-1][-1] = duration(whole)
     heads = ["cell", "runs", *states, "PFLOP", "left"]
     print_table(heads, rows, numbers=heads[1:], folded=0)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
     print(f"{where}, {threads} CPU threads each; training and validation only.")
-    for note in notes:
+    for _, note in speeds.values():
         print(note)
-
-
-def expect(runs: Sequence[PlannedRun], threads: int) -> tuple[list[float], list[str]]:
-    """Return the seconds that are left of each run, one at a time, and lines that say why."""
-    speeds: dict[Any, tuple[float, str]] = {}
-    seconds = []
-    for run in runs:
-        kind = _speed_values(flatten(run.config))
-        if run.images and kind not in speeds:
-            speeds[kind] = find_speed(run.config, threads)
-        seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
-    return seconds, [note for _, note in speeds.values()]
-
-
-def warn_of_length(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
-    """Say, before a sweep that takes long here, how long."""
-    runs = [planned_run(config) for config in configs]
-    # Measuring takes seconds and imports torch: only where it may take long, and not on a GPU.
-    if sum(run.flop for run in runs if run.images) < LONG * SLOW or not has_no_gpu():
-        return
-    if (left := makespan(expect(runs, threads)[0], at_once)) > LONG:
-        print(long_line("this sweep", left, configs), file=sys.stderr, flush=True)
+    if whole > LONG:
+        print(long_line("this sweep", whole))
 
 
 def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:

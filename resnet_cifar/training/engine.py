@@ -26,7 +26,7 @@ from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.schema import OBJECTIVE, finite
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
-from resnet_cifar.training.notes import epoch_line
+from resnet_cifar.training.notes import epoch_parts
 from resnet_cifar.training.state import State
 
 # Training images that measure the averaged network's BatchNorm statistics.
@@ -201,7 +201,7 @@ class Engine:
         if improved:
             checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
         self.recorder.progress(epoch, state.best)
-        self.display.epoch(epoch_line(metrics, options.epochs), metrics[OBJECTIVE])
+        self.display.epoch(epoch_parts(metrics, options.epochs), metrics[OBJECTIVE])
 
     def finish(self, logits: dict[str, Tensor] | None) -> None:
         """Write what a finished run must have, also where a kill kept an earlier process from it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -41,10 +42,10 @@ class Display:
         file = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._log = os.fdopen(file, "a", encoding="utf-8")  # closed by __exit__
 
-    def say(self, text: str) -> None:
-        """Print one line, unless quiet, and log it."""
+    def say(self, text: str, shown: str = "") -> None:
+        """Print one line, or what is `shown` of it, unless quiet, and log it."""
         self._line.draw([])
-        self.console.print(visible(text))
+        self.console.print(visible(shown or text))
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -84,10 +85,12 @@ class Display:
                 parts.remove(part)
         self._line.draw([Text("  ").join(parts)])
 
-    def epoch(self, text: str, accuracy: float) -> None:
+    def epoch(self, parts: Sequence[str], accuracy: float) -> None:
         """Print the line of a finished epoch, which reached this accuracy on validation."""
-        self._last = f"val {100 * accuracy:.2f} %"
-        self.say(text)
+        self._last, shown = f"val {100 * accuracy:.2f} %", list(parts)
+        while self._live and len("  ".join(shown)) > self.console.width:
+            shown.pop()
+        self.say("  ".join(parts), "  ".join(shown))
 
     def __enter__(self) -> Self:
         return self

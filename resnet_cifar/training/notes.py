@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:  # it imports torch
     from resnet_cifar.compute.device import Compute
 
 LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
-VIEWS = {"train": "train", "val": "val", "val_augmented": "augmented", "val_ema": "averaged"}
+VIEWS = {"val": "val", "train": "train", "val_augmented": "augmented", "val_ema": "averaged"}
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
 
@@ -36,24 +35,18 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     flop = training_flop(config.multiply_accumulates()) * config.images(epochs - session.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
     if expected > LONG:
-        lines.append(long_line("this run", expected, [config]))
+        lines.append(long_line("this run", expected))
     return lines
 
 
-def long_line(what: str, seconds: float, configs: Sequence[Config]) -> str:
-    """Say that training `configs` takes long, and what would take less."""
-    shorter = {
-        "model.width=16": any(c.model.width > 16 for c in configs),
-        "trainer.epochs=15": any(c.trainer.epochs > 15 for c in configs),
-        "data=synthetic": any(c.data.NAME != "synthetic" for c in configs),
-    }
-    instead = ", ".join(key for key, less in shorter.items() if less) or "fewer trainer.epochs"
+def long_line(what: str, seconds: float) -> str:
+    """Say that something takes long here, and what takes less."""
     time = f"{what} takes about {duration(seconds)} here; Ctrl-C saves, the same command goes on"
-    return f"{time}. Shorter: {instead}"
+    return f"{time}. Shorter: add model.width=16 trainer.epochs=15 data=synthetic, or some of these"
 
 
-def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
-    """Format an epoch's metrics for people: accuracies in per cent."""
+def epoch_parts(metrics: dict[str, Any], epochs: int) -> list[str]:
+    """Format an epoch's metrics for people, the first ones first: accuracies in per cent."""
     width = len(str(epochs))
     parts = [f"epoch {metrics['epoch']:>{width}}/{epochs}"]
     for view, name in VIEWS.items():
@@ -63,7 +56,7 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     parts.append(f"lr {metrics['lr']:.4g}")
     if (speed := metrics["speed/images_per_second"]) is not None:
         parts.append(f"{speed:,.0f} images/s")
-    return "  ".join(parts)
+    return parts
 
 
 def closing(directory: Path, record: RunRecord, status: str) -> list[str]:
