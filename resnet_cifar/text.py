@@ -96,8 +96,8 @@ def explain_mismatch(
         return [], value, str(error)
     if field := re.fullmatch(r"Object .* (required|unknown) field `(.*)`", problem, re.DOTALL):
         known = ", ".join(kind.__struct_fields__) if not path else ""
-        unknown = f"the keys here are {known}" if known else "no such key is known here"
-        allowed = f"{field[2]} is missing" if field[1] == "required" else unknown
+        unknown = f"left out: the keys here are {known}" if known else "left out: no such key"
+        allowed = "given" if field[1] == "required" else unknown
         return [*path, field[2]], here.get(field[2]), allowed
     if expected := re.match(r"Expected `([^`]*)`(?: of length (>= )?(\d+))?", problem):
         names = " or ".join(_WORDS.get(name, name) for name in expected[1].split(" | "))

@@ -203,7 +203,7 @@ def test_a_directory_that_is_not_there_is_refused(
 ) -> None:
     for named in ("nowhere", "run/run.json"):
         assert program(*TINY, f"--config-dir={named}").err.startswith(
-            f"error: --config-dir={named} is not allowed: a directory"
+            f"error: --config-dir={named}: must be a directory"
         )
         monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", named)
         assert main(["runs", "."]) == 2

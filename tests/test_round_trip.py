@@ -230,7 +230,7 @@ def other_values(config: Config, part: Part, name: str, trained: bool = False) -
         try:
             put(config, group, name, "none of these")
         except ConfigError as refused:
-            allowed = re.findall(r"[a-z0-9_]+", str(refused).partition("not allowed:")[2])
+            allowed = re.findall(r"[a-z0-9_]+", str(refused).partition(": must be")[2])
             proposed = proposed if trained and key in HERE else allowed
     found = []
     for value in proposed:

@@ -64,8 +64,8 @@ def check_options(options: object, group: str, **rules: tuple[bool, str]) -> Non
     """Refuse an option whose rule does not hold; a rule is a truth, and what is allowed."""
     for key, (holds, allowed) in rules.items():
         if not holds:
-            message = f"{group}.{key}={getattr(options, key)} is not allowed: {allowed}"
-            raise ConfigCompositionException(message)
+            value = getattr(options, key)
+            raise ConfigCompositionException(f"{group}.{key}={value}: must be {allowed}")
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local_pool", node=LocalPoolConf)

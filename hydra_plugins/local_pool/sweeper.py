@@ -114,5 +114,5 @@ class Grid(LaunchingSweeper):
                 message = f"{override.input_line}: a grid has no {kind}; hydra/sweeper=optuna does"
                 raise ConfigCompositionException(message)
             if not values[key]:
-                raise ConfigCompositionException(f"{override.input_line} is not allowed: no value")
+                raise ConfigCompositionException(f"{override.input_line}: must give a value")
         return [list(job) for job in itertools.product(*values.values())]

@@ -135,7 +135,7 @@ class OptunaSearch(LaunchingSweeper):
 
     def _summarize(self, study: "SearchStudy", file: Path | None) -> None:
         counts = Counter(trial.state.name for trial in study.trials)
-        names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "not allowed", "RUNNING": "open"}
+        names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "refused", "RUNNING": "open"}
         parts = [f"{counts[name]} {word}" for name, word in names.items() if counts[name]]
         said = f"{len(study.trials)} trials: {', '.join(parts)}; {study.name} in {file}"
         self._console.print(said)

@@ -44,29 +44,29 @@ OTHER_NAMES = {
 }
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
-NOT_ALLOWED = "{key}={0} is not allowed: "
+MUST_BE = "{key}={0}: must be "
 _VALUE = r"Value '(.*?)'(?: of type '\w+')? (?:could not be converted to|is not a valid) "
 _PARSING = r"Error parsing override '(.*?)'\n"
 MESSAGES = {
     r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'": (
         "{0} has several values: add -m to sweep over them"
     ),
-    _VALUE + "(?:Integer|int)": NOT_ALLOWED + "a whole number",
-    _VALUE + "Float": NOT_ALLOWED + "a number",
-    _VALUE + "bool": NOT_ALLOWED + "true or false",
+    _VALUE + "(?:Integer|int)": MUST_BE + "a whole number",
+    _VALUE + "Float": MUST_BE + "a number",
+    _VALUE + "bool": MUST_BE + "true or false",
     r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
         "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
         "tuple, dict, or one of them | None"
     ),
-    r"is not Optional": "{key}=null is not allowed: it needs a value",
-    r"merging override ([^\n]+).*Cannot [ca]": "{0} is not allowed: a value of another type",
+    r"is not Optional": "{key}=null: must have a value",
+    r"merging override ([^\n]+).*Cannot [ca]": "{0}: must be of the type that it has in conf/",
     r"In '([^']+)': .*(?:is not a subclass of|Cannot merge \w+ with)": (
         "conf/{0}.yaml has a value where a group's keys belong, or a list"
     ),
     r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
     r"[Mm]issing mandatory value": "{key} has no value",
     _PARSING + r"[^\n]* while evaluating .*NoneType": (
-        "{0} is not allowed: null is the absence of a value, and every key needs one"
+        "{0}: must not contain null: every key needs a value"
     ),
     _PARSING + r"[^\n]* while evaluating '.*?': ([^\n]*)": (
         "{0} can't be read: {1} (text with a parenthesis needs quotes)"
@@ -105,17 +105,17 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     for argument in argv:
         name, given, value = argument.partition("=")
         if digits := re.search(r"\d{309,}", value):  # no float is so large, nor any file so named
-            return f"{name} is not allowed: a number of {len(digits[0])} digits"
+            return f"{name}: must be a smaller number; this one has {len(digits[0])} digits"
         if key_kind(name[1:].rpartition(".")[0]) == MAPPING:
             continue
         if name.startswith("~") and name[1:] not in PRESETS:
             if name[1:] not in known_keys():
                 return unknown_key(name[1:])
-            return f"{argument} is not allowed: every key of the configuration is needed"
+            return f"{argument}: must stay: every key of the configuration is needed"
         if name.lstrip("+") not in (*groups(), *PRESETS):
             continue
         if given and re.fullmatch(r"null|[^a-zA-Z{]*|\[.*", value):
-            return f"{argument} is not allowed: a group takes the name of an option"
+            return f"{argument}: must be the name of an option of {name.lstrip('+')}"
     return None
 
 

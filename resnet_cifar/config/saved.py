@@ -63,7 +63,7 @@ def check_readable(config: Config) -> None:
     again = flatten(_parse(to_yaml(config).encode()))
     for key, value in flatten(config).items():
         read = again.get(key)
-        require(read == value, key, value, f"config.yaml would give it back as {read}")
+        require(read == value, key, value, f"what config.yaml gives back: {read}")
 
 
 def _parse(content: bytes, default: Config | None = None) -> Config:
