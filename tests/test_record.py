@@ -187,14 +187,14 @@ def test_a_foreign_file(run: Path, text: str) -> None:
         ({"best": {"epoch": None}}, "best: epoch=None"),
         ({"sessions": {}}, "sessions={}: must be a list"),
         ({"sessions": [{"start": ""}]}, "sessions.0.device=None: must be given"),
-        ({"sessions": [{"start": 3, "device": "", "device_type": ""}]}, "sessions.0.start=3 is"),
-        ({"evaluations": [{"split": "test"}]}, "evaluations.0.weights=None is not"),
+        ({"sessions": [{"start": 3, "device": "", "device_type": ""}]}, "sessions.0.start=3: must"),
+        ({"evaluations": [{"split": "test"}]}, "evaluations.0.weights=None: must be given"),
         ({"config": [1]}, "config=[1]: must be a mapping"),
         (
             {"files": {"a.pt": 1, "last.pt": {"sha256": "", "bytes": "7"}}},
             "files.a.pt=1: must be a mapping",
         ),
-        ({"files": {"last.pt": {"sha256": "", "bytes": "7"}}}, "files.last.pt.bytes='7' is not"),
+        ({"files": {"last.pt": {"sha256": "", "bytes": "7"}}}, "files.last.pt.bytes='7': must"),
         ({"a - at `$.sessions[9]": 1}, "a - at `$.sessions[9]"),  # a key like msgspec's paths
         ({"epochs": 10**200}, "epochs_done=3 of 1000"),
         ({"surprise": 1}, "surprise=1: must be left out: the keys here are"),

@@ -87,7 +87,7 @@ def test_a_pruned_run_keeps_its_record_and_goes_on_by_hand(
         ("optimizer.lr=tag(log,interval(0,1))", "must begin above 0: its scale is log"),
         ("optimizer.lr=tag(log,choice(0.1,0.2))", "must be an interval: its scale is log"),
         ("optimizer.lr=tag(lg,interval(1,2))", "must have no tag but log, not lg"),
-        ("optimizer.lr=range(1,1)", "no value"),
+        ("optimizer.lr=range(1,1)", "must give a value"),
         ("optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0: must be a finite number"),
         ("scheduler=cosine,cosin", "scheduler=cosin is not an option"),
         ("optimizer.lrr=0.1,0.2", "did you mean optimizer.lr?"),

@@ -65,7 +65,7 @@ def test_every_console_takes_text_for_text() -> None:
         path for room in ("resnet_cifar", "hydra_plugins") for path in (ROOT / room).rglob("*.py")
     ]
     made = [(path, how) for path in paths for how in making.findall(path.read_text("utf-8"))]
-    assert {path.name for path, _ in made} == {"live.py", "text.py", "_view.py"}
+    assert {path.name for path, _ in made} == {"text.py", "_view.py"}
     for path, how in made:
         assert "markup=False" in how, path
         assert "emoji=False" in how, path

@@ -65,9 +65,7 @@ MESSAGES = {
     ),
     r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
     r"[Mm]issing mandatory value": "{key} has no value",
-    _PARSING + r"[^\n]* while evaluating .*NoneType": (
-        "{0}: must not contain null: every key needs a value"
-    ),
+    _PARSING + r"[^\n]* while evaluating .*NoneType": "{0}: must be a value other than null",
     _PARSING + r"[^\n]* while evaluating '.*?': ([^\n]*)": (
         "{0} can't be read: {1} (text with a parenthesis needs quotes)"
     ),
@@ -105,7 +103,7 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     for argument in argv:
         name, given, value = argument.partition("=")
         if digits := re.search(r"\d{309,}", value):  # no float is so large, nor any file so named
-            return f"{name}: must be a smaller number; this one has {len(digits[0])} digits"
+            return f"{name}: must be a number of fewer than {len(digits[0])} digits"
         if key_kind(name[1:].rpartition(".")[0]) == MAPPING:
             continue
         if name.startswith("~") and name[1:] not in PRESETS:

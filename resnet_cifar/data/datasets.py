@@ -31,7 +31,6 @@ class Normalisation(NamedTuple):
 # The study's values for CIFAR-10. This std is the mean of the images' own stds; the std over all
 # pixels of the training set would be (0.2470, 0.2435, 0.2616).
 THE_STUDYS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-WHOLE = 186_000_000  # bytes that the extracted files of CIFAR-10 or CIFAR-100 have at least
 
 
 class Images(NamedTuple):
@@ -117,9 +116,9 @@ class Cifar(Dataset):
         return Split(*(Images(pixels[part], labels[part], part) for part in parts))
 
     def prepare(self) -> None:
-        # A look at the sizes is enough, and needs no torchvision, whose import takes seconds.
+        # A look at the sizes (186.2 and 186.3 MB) is enough, and quicker than an import.
         files = Path(self.root).glob(f"cifar-{self.TORCHVISION[5:]}-*/*")
-        if sum(path.stat().st_size for path in files) < WHOLE:
+        if sum(path.stat().st_size for path in files) < 186e6:
             self._read(train=True)
 
     def load_test(self) -> Images:

@@ -25,7 +25,6 @@ from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, object
 from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.answer import print_answer, varying
 from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
-from resnet_cifar.training.notes import LONG
 
 
 class RunJob(Job):
@@ -75,8 +74,7 @@ class RunJob(Job):
         return is_held(self.directory / LOCK)
 
     def progress(self) -> Progress | None:
-        record = Run(self.directory).record
-        if record is None:
+        if (record := Run(self.directory).record) is None:
             return None
         done, total = record.epochs_done, record.epochs
         reached = (record.final or {}).get(OBJECTIVE)
@@ -159,7 +157,7 @@ class RunJob(Job):
         for data in {repr(run.data): run.data for run in configs}.values():
             data.prepare()
         if at_once.runs:
-            show_plan(configs, at_once, threads, least=LONG)
+            show_plan(configs, at_once, threads, always=False)
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

@@ -20,8 +20,7 @@ from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import duration, print_table
-from resnet_cifar.training.notes import LONG, long_line
+from resnet_cifar.text import LONG, duration, long_line, print_table
 
 # The states of runs, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
@@ -53,14 +52,13 @@ def planned_run(config: Config) -> PlannedRun:
     return PlannedRun(config, state, 0.0 if state in ("done", "diverged") else left, flop)
 
 
-def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int, least: float = 0.0) -> None:
-    """Print the plan of a sweep that runs so many at once with `threads` CPU threads each.
-
-    Nothing where it takes less than `least` seconds, or where that is not known: on a GPU.
-    """
+def show_plan(
+    configs: Sequence[Config], at_once: AtOnce, threads: int, always: bool = True
+) -> None:
+    """Print the plan of a sweep on so many CPU threads each; or only if it takes LONG on a CPU."""
     runs = [planned_run(config) for config in configs]
     # Measuring takes seconds, and memory for torch.
-    if least and (sum(run.flop for run in runs) < least * SLOW or not has_no_gpu()):
+    if not always and (sum(run.flop for run in runs) < LONG * SLOW or not has_no_gpu()):
         return
     speeds: dict[Any, tuple[float, str]] = {}
     seconds = []
@@ -71,7 +69,7 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int, least: f
         if run.images and kind not in speeds:
             speeds[kind] = find_speed(run.config, threads)
         seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
-    if (whole := makespan(seconds, at_once)) < least:
+    if (whole := makespan(seconds, at_once)) < LONG and not always:
         return
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.schema import Config
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.schema import OBJECTIVE, RunRecord, Session, result
-from resnet_cifar.text import duration
+from resnet_cifar.text import LONG, long_line
 
-if TYPE_CHECKING:  # it imports torch
-    from resnet_cifar.compute.device import Compute
-
-LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
 VIEWS = {"val": "val", "train": "train", "val_augmented": "augmented", "val_ema": "averaged"}
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
@@ -37,12 +34,6 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     if expected > LONG:
         lines.append(long_line("this run", expected))
     return lines
-
-
-def long_line(what: str, seconds: float) -> str:
-    """Say that something takes long here, and what takes less."""
-    time = f"{what} takes about {duration(seconds)} here; Ctrl-C saves, the same command goes on"
-    return f"{time}. Shorter: add model.width=16 trainer.epochs=15 data=synthetic, or some of these"
 
 
 def epoch_parts(metrics: dict[str, Any], epochs: int) -> list[str]:
