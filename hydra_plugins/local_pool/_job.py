@@ -165,10 +165,7 @@ class Job:
 
     @classmethod
     def prepare(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
-        """Get what `jobs` share, before the first one starts. If it raises, none does.
-
-        Of a search these are a few that it may propose, and `at_once.runs` is 0.
-        """
+        """Get what `jobs` share, before the first starts; of a search, examples, 0 at once."""
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

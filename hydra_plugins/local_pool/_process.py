@@ -15,7 +15,6 @@ from hydra_plugins.local_pool._fork_server import UNKNOWN, ForkedProcess, ForkSe
 from hydra_plugins.local_pool._job import Job, one_line
 
 PATIENCE = 120.0  # seconds that a job has to save and end
-SILENT = 30.0  # seconds without a sign of work that may be told of
 
 
 class JobProcess:
@@ -93,13 +92,13 @@ class JobProcess:
         return code
 
     def silence(self) -> float:
-        """Seconds since its last sign of work if that is ten times as long as usual, else 0."""
+        """Seconds since its last sign of work: if 30 at least, and ten times the usual; else 0."""
         signs = self._signs
         if (sign := self.job.last_sign()) > signs[-1]:
             signs.append(sign)
         usual = (signs[-1] - signs[0]) / (len(signs) - 1) if len(signs) > 4 else PATIENCE / 10
         silence = time.time() - signs[-1]
-        return silence if silence > max(SILENT, 10 * usual) else 0.0
+        return silence if silence > max(30.0, 10 * usual) else 0.0
 
     def stop(self) -> None:
         """Tell the job and what it started to save and end; the second time, end them."""

@@ -127,8 +127,7 @@ class SweepView:
         self._labels = dict(zip(jobs, labels, strict=True))
         self._numbers = {job: number for number, job in enumerate(jobs, 1)}
         self._costs: dict[Job, float] = {}  # of what is to do, at the beginning
-        self._ended = 0
-        self._refreshed = 0.0
+        self._ended, self._refreshed = 0, 0.0
         self._start = time.monotonic()
 
     def begin(self, jobs: Sequence[Job], done: Mapping[str, Outcome], slots: int) -> None:
@@ -159,9 +158,8 @@ class SweepView:
 
     def refresh(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> None:
         """Bring the live view up to date: now and then, and where the window has changed."""
-        if self._live is None or (
-            time.monotonic() - self._refreshed < REFRESH and self._live.size == self._console.size
-        ):
+        recent = time.monotonic() - self._refreshed < REFRESH
+        if self._live is None or (recent and self._live.size == self._console.size):
             return
         lines = self._lay_out(running, self._console.width)
         text = f" {self._ended} of {self._total} ended, {len(running)} running"

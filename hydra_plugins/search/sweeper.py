@@ -90,6 +90,8 @@ class OptunaSearch(LaunchingSweeper):
             _study.SearchStudy(nowhere, space, self.options, "")
         quiet = OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet"
         planned = isinstance(self.launcher, LocalPool) and self.launcher.options.plan
+        if isinstance(self.launcher, LocalPool) and not planned:
+            kind.prepare([first, *others], AtOnce(0), 0)
         file = None if planned else Path(self.options.storage).expanduser()
         with _study.open_storage(file) as storage:
             study = _study.SearchStudy(storage, space, self.options, first.label)
@@ -97,8 +99,6 @@ class OptunaSearch(LaunchingSweeper):
             search = _study.Search(study, n_trials, kind, make, self._console.print)
             try:
                 if isinstance(self.launcher, LocalPool):
-                    if not planned:
-                        kind.prepare([first, *others], AtOnce(0), 0)
                     self.launcher.search(search)
                 else:
                     self._search_in_batches(search)

@@ -160,7 +160,7 @@ class Cifar(Dataset):
             if not self.download:
                 problem = f"data.download=false and {problem} (md5 sums checked)"
                 raise UserError(f"{problem}: {remedy}") from None
-            print(f"{problem}: downloading it, 170 MB", file=sys.stderr, flush=True)
+            print(f"downloading {self.TITLE}, 170 MB, to {root}", file=sys.stderr, flush=True)
             try:
                 # One process downloads; others find the files when they get in.
                 with Lock(root / ".lock"):
