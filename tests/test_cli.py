@@ -46,7 +46,7 @@ def test_without_a_command_they_are_listed(arguments, capsys: pytest.CaptureFixt
 def test_an_unknown_command_is_refused(typed, said, capsys: pytest.CaptureFixture[str]) -> None:
     assert package.main([typed]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"error: {typed} is no command")
+    assert captured.err.startswith(f"error: {typed} is not a command")
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""

@@ -193,7 +193,7 @@ def test_the_grid_is_refused_whole(program: Program, tmp_path: Path) -> None:
         ("hydra/launcher=cloud", "hydra/launcher=cloud is not an option"),
         ("seed=range(0,-3)", "seed=range(0,-3): must give a value"),
         ("optimizer.lr=interval(0,1)", "a grid has no interval"),
-        ("experiment=learning_rate,search", "experiment=search is no grid"),
+        ("experiment=learning_rate,search", "experiment=search is not a grid"),
     ],
 )
 def test_a_launcher_that_can_t_be(program: Program, tmp_path: Path, typed: str, said: str) -> None:

@@ -129,9 +129,9 @@ class JobProcess:
     def explain(self, code: int) -> str:
         """Say why it failed, in one line: its last word, or the signal that ended it."""
         if code == UNKNOWN:
-            return "ended by a signal; by which, the fork server knew, which is gone"
+            return "ended by a signal, it is not known which"
         if code < 0:
             return f"ended by signal {-code} ({signal.Signals(-code).name})"
         errors = [line for line in self.tail if line.startswith("error: ")]
         last = "".join([*self.tail, *errors][-1:]).removeprefix("error: ")
-        return one_line(last) or f"exit code {code}, without a word"
+        return one_line(last) or f"exit code {code}, nothing printed"

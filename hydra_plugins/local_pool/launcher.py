@@ -111,7 +111,7 @@ class LocalPool(Launcher):
         Raises SweepFailed; SystemExit at a signal, when the time is up, and after the plan.
         """
         if self.options.plan:
-            print("These are the first of a search, which chooses the next by what they reach.")
+            print("These are the first runs of a search; it chooses the next by their results.")
             self._plan([job for _ in self._slots()[0] if (job := source.next())])
         pool = self._run([], source.total, source)
         if pool.interrupted:

@@ -125,7 +125,7 @@ class OptunaSearch(LaunchingSweeper):
     def _search_in_batches(self, search: "Search") -> None:
         """Search on a launcher that takes a list of jobs and returns when all have ended."""
         if not self.options.pruner._target_.endswith(".NopPruner"):
-            self._console.print("without pruning: this launcher says nothing of jobs that run")
+            self._console.print("without pruning: this launcher tells nothing of running jobs")
         index = 0
         while batch := [j for _ in range(self.options.batch) if (j := search.next())]:
             results = self.launcher.launch([job.overrides for job in batch], index)

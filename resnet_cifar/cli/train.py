@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         hydra_utils.run_and_report = lambda func: func()
         register()
         for path in replaced():
-            print(f"{path} stands in for the packaged one", file=sys.stderr)
+            print(f"{path} is used in place of the packaged file", file=sys.stderr)
         train()
 
     return run_training_command(compose_and_train)

@@ -39,7 +39,7 @@ OTHER_NAMES = {
     ),
     "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
     "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
-    "the images lie on the device, no process loads them": "num_workers workers pin_memory",
+    "the images are on the device; no other process loads them": "num_workers workers pin_memory",
     "the same command goes on where it stopped": "resume ckpt_path checkpoint resume_from",
 }
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
@@ -163,12 +163,12 @@ def unknown_key(key: str) -> str:
         return f"{key} can't be set in this configuration, which is not the packaged config.yaml"
     if key in known:
         group = key.partition(".")[0]
-        return f"{key} is no key of the {group} chosen: another option of {group} has it"
+        return f"{key} is not a key of the {group} chosen: another option of {group} has it"
     last = key.rpartition(".")[2]
     for meant, names in OTHER_NAMES.items():
         if last.lower().replace("-", "_") in names.split():
             meant = meant if " " in meant else f"did you mean {meant}?"
-            return f"{key} is no key of the configuration: {meant}"
+            return f"{key} is not a key of the configuration: {meant}"
     # The right name in the wrong group says more than a name that looks like it.
     close = [name for name in known if name.rpartition(".")[2] == last]
     if not close:
@@ -178,4 +178,4 @@ def unknown_key(key: str) -> str:
         close = [name for name in dict.fromkeys(close) if "." not in key or name not in groups()]
     listed = f"{command_name('train')} --help lists them"
     hint = f"did you mean {' or '.join(close)}?" if close else listed
-    return f"{key} is no key of the configuration: {hint}"
+    return f"{key} is not a key of the configuration: {hint}"
