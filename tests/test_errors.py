@@ -15,7 +15,7 @@ from resnet_cifar import files
 from resnet_cifar.cli.edge import run_to_exit_code
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data.datasets import Cifar10
-from resnet_cifar.errors import UserError, describe, shorten
+from resnet_cifar.errors import ConfigError, UserError, describe, shorten
 from resnet_cifar.identity import run_directory
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.training.engine import Engine
@@ -378,3 +378,14 @@ def test_data_that_is_there_needs_no_second_look(
     monkeypatch.setattr(Cifar10, "_read", lambda self, train: asked.append(train))
     compose([f"data.root={tmp_path}"]).data.prepare()
     assert asked == [True] * read
+
+
+def test_refusals_have_one_form() -> None:
+    """The key and its value, then what they must be; "not allowed: 1 or more" is its opposite."""
+    with pytest.raises(ConfigError, match=r"^model.width=16.5: must be a whole number$"):
+        compose(["model.width=16.5"])
+    with pytest.raises(ConfigError, match=r"^model.width=0: must be 1 to 1024$"):
+        compose(["model.width=0"])
+    for room in ("resnet_cifar", "hydra_plugins", "benchmarks"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert not re.search(r"[^.] not allowed:", path.read_text("utf-8")), path

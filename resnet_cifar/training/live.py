@@ -88,7 +88,7 @@ class Display:
     def epoch(self, parts: Sequence[str], accuracy: float) -> None:
         """Print the line of a finished epoch, which reached this accuracy on validation."""
         self._last, shown = f"val {100 * accuracy:.2f} %", list(parts)
-        while self._live and len("  ".join(shown)) > self.console.width:
+        while self._live and len("  ".join(shown)) > self.console.width and shown[2:]:
             shown.pop()
         self.say("  ".join(parts), "  ".join(shown))
 
