@@ -196,7 +196,7 @@ def test_the_end_of_a_run_and_a_longer_one(program: Program) -> None:
         r"the best epoch was [12] of 2 \(val \d+\.\d+ %\): best\.pt",
         lines[-1],
     )
-    assert re.search(r"epoch 2/2  train +\d+\.\d+ %, loss \d\.\d{4}  val +\d+\.\d+ %, loss ", out)
+    assert re.search(r"epoch 2/2  val +\d+\.\d+ %, loss \d\.\d{4}  train +\d+\.\d+ %, loss ", out)
     run = run_directory(compose(TINY))
     before = (run / "run.json").read_bytes()
     longer = program(*TINY, "trainer.epochs=3")
