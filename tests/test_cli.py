@@ -87,7 +87,7 @@ def test_training_and_the_plan_are_commands(tmp_path: Path) -> None:
     for command in ("train", "plan"):
         ended = shell(f"$PYTHON -m resnet_cifar {command} optimizer.lrr=1", tmp_path)
         assert ended.returncode == 2
-        assert ended.stderr.startswith("error: optimizer.lrr is no key")
+        assert ended.stderr.startswith("error: optimizer.lrr is not a key")
     assert list(tmp_path.iterdir()) == []
 
 

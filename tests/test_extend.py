@@ -313,7 +313,7 @@ def test_a_record_that_its_reader_refuses_is_refused_before_anything_is_written(
     monkeypatch.setattr(model_options.ResNet18, "multiply_accumulates", lambda *of: 0.5)
     outcome = program(*TINY)
     assert outcome.code == 2
-    assert "run.json could not be read back: multiply_accumulates=0.5 is not" in outcome.err
+    assert "run.json could not be read back: multiply_accumulates=0.5: must" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -113,7 +113,7 @@ def test_what_can_t_be_searched_is_refused_in_one_line(
 def test_the_plan_of_a_search_is_its_first_runs(program: Program, tmp_path: Path) -> None:
     outcome = program("--plan", *TINY, "experiment=search", "data=synthetic")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("the first of a search") == 1
+    assert outcome.out.count("the first runs of a search") == 1
     assert "1 cells" in outcome.out
     assert list(tmp_path.iterdir()) == []
 
