@@ -293,7 +293,7 @@ def test_every_run_is_taken_by_its_own_option(
 ) -> None:
     """`"$CELL*"` without a CELL."""
     assert main(["remove", "outputs", pattern, "--yes"]) == 2
-    assert "--all says so" in capsys.readouterr().err
+    assert "use --all" in capsys.readouterr().err
     assert len(find_runs(tree)) == 4
 
 
