@@ -21,12 +21,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+LONG = 3600.0  # seconds; what is expected to take longer says so before it starts
+
+
 def duration(seconds: float) -> str:
     """Write a duration to plan by: 45 s, 12 min, 3.4 h, 2.1 days."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size * (1.0 if unit != "min" else 1.5):
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def long_line(what: str, seconds: float) -> str:
+    """Say that something takes longer than LONG here, and what takes less."""
+    time = f"{what} takes about {duration(seconds)} here; Ctrl-C saves, the same command goes on"
+    return f"{time}. Shorter: add model.width=16 trainer.epochs=15 data=synthetic, or some of these"
 
 
 def printable(text: str) -> str:
@@ -100,8 +109,8 @@ def explain_mismatch(
         return [], value, str(error)
     if field := re.fullmatch(r"Object .* (required|unknown) field `(.*)`", problem, re.DOTALL):
         known = ", ".join(kind.__struct_fields__) if not path else ""
-        unknown = f"the keys here are {known}" if known else "no such key is known here"
-        allowed = f"{field[2]} is missing" if field[1] == "required" else unknown
+        unknown = f"left out: the keys here are {known}" if known else "left out: no such key"
+        allowed = "given" if field[1] == "required" else unknown
         return [*path, field[2]], here.get(field[2]), allowed
     if expected := re.match(r"Expected `([^`]*)`(?: of length (>= )?(\d+))?", problem):
         names = " or ".join(_WORDS.get(name, name) for name in expected[1].split(" | "))

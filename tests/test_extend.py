@@ -470,7 +470,7 @@ class Odd(SGD):
         ("Literal['a']", "a", "self.x", "Odd.x is of the type Literal[a], which no option can"),
         ("set[int]", "[1]", "self.x", "Odd.x is of the type set[int], which no option can have"),
         ("date", "2026-01-01", "self.x", "Odd.x is of the type date, which no option can have"),
-        ("float", "0.5", "2 * self.x", "optimizer.x=1.0 is not allowed: config.yaml would give it"),
+        ("float", "0.5", "2 * self.x", "optimizer.x=1.0: must be what config.yaml gives"),
     ],
 )
 def test_a_value_that_would_not_come_back_is_refused_before_anything_is_written(
@@ -499,7 +499,7 @@ def test_a_record_that_its_reader_refuses_is_refused_before_anything_is_written(
     monkeypatch.setattr(model_options.ResNet18, "multiply_accumulates", lambda *of: 0.5)
     outcome = program(*TINY)
     assert outcome.code == 2
-    assert "run.json could not be read back: multiply_accumulates=0.5 is not" in outcome.err
+    assert "run.json could not be read back: multiply_accumulates=0.5: must" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

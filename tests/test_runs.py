@@ -199,7 +199,7 @@ def test_a_run_that_is_being_trained_is_left_alone(
     with Lock(tree / "lr0.1_a-11111111" / "seed=0" / ".lock"):
         assert main(["remove", "outputs", "--cell", "lr0.1_*", "--yes"]) == 0
     assert [run.path.name for run in find_runs(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
-    assert "left alone" in capsys.readouterr().out
+    assert "not touched" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_every_run_is_taken_by_its_own_option(
 ) -> None:
     """`"$CELL*"` without a CELL."""
     assert main(["remove", "outputs", pattern, "--yes"]) == 2
-    assert "--all says so" in capsys.readouterr().err
+    assert "use --all" in capsys.readouterr().err
     assert len(find_runs(tree)) == 4
 
 
@@ -348,7 +348,8 @@ def test_a_directory_that_is_named_like_an_action(
 ) -> None:
     assert main(["Lst"]) == 2
     assert (
-        capsys.readouterr().err == "error: Lst is no action and no directory: did you mean list?\n"
+        capsys.readouterr().err
+        == "error: Lst is neither an action nor a directory: did you mean list?\n"
     )
     tree.rename("Lst")
     assert main(["Lst", "--status", "completed"]) == 0

@@ -78,7 +78,7 @@ def check_readable(config: Config) -> None:
     again = flatten(_parse(to_yaml(config).encode()))
     for key, value in flatten(config).items():
         read = again.get(key)
-        require(read == value, key, value, f"config.yaml would give it back as {read}")
+        require(read == value, key, value, f"what config.yaml gives back: {read}")
 
 
 def _parse(content: bytes, default: Config | None = None) -> Config:
@@ -93,7 +93,7 @@ def _parse(content: bytes, default: Config | None = None) -> Config:
             kind = next((kind for kind in kinds if name == kind.NAME), None)
             if kind is None:
                 where = f"{USER_CONFIG} says where options of your own are"
-                raise ConfigError(f"{group}.name={name} is unknown here; {where}")
+                raise ConfigError(f"{group}.name={name} is not known here; {where}")
             whole = _absent(kind, getattr(default, group, None)) | values
             plain[group] = OmegaConf.merge(OmegaConf.structured(kind), whole)
         plain = _absent(Config, default) | plain
@@ -160,4 +160,4 @@ def reproduce_command(config: Config) -> str:
     with contextlib.suppress(ConfigError):
         if wanted.items() <= dict(items(compose(overrides), everything=True)).items():
             return " ".join([command_name("train"), *map(shlex.quote, overrides)])
-    raise ConfigError(f"no command line holds {' '.join(overrides)}: the run's {CONFIG} does")
+    raise ConfigError(f"no command line can hold {' '.join(overrides)}: use the run's {CONFIG}")

@@ -250,7 +250,7 @@ def _parse(content: bytes, directory: Path) -> RunRecord:
     except msgspec.ValidationError as error:
         path, value, allowed = explain_mismatch(error, plain, RunRecord)
         key = ".".join(map(str, path))
-        problem = f"{key}={reprlib.repr(value)} is not allowed: {allowed}" if path else allowed
+        problem = f"{key}={reprlib.repr(value)}: must be {allowed}" if path else allowed
         raise ValueError(problem) from error
     expect(record.status in STATUSES, f"status={record.status!r} is none of {STATUSES}")
     expect(record.seed >= 0, f"seed={record.seed} is negative")

@@ -314,7 +314,9 @@ def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
 
 
 def _refusal(place: str, value: object, allowed: str) -> UserError:
-    return UserError(f"{place}={shorten(repr(value), 60)} is not allowed: {allowed}")
+    # A rule that is a sentence of its own stands alone.
+    must = "" if re.match("each |give |where |a (metric|name|pair) ", allowed) else "must be "
+    return UserError(f"{place}={shorten(repr(value), 60)}: {must}{allowed}")
 
 
 def _check(condition: object, place: str, value: object, allowed: str) -> None:

@@ -115,19 +115,19 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
         raise UserError(f"{options.action} what? Select runs by {ways}")
     values = [value for *_, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
-        raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
+        raise ConfigError("* means every run (was a variable before it not set?): use --all")
     found = select(options)
     problems: list[BaseException | str] = [run.problem for run in found if run.closed]
     chosen = [run for run in found if not run.closed]  # of those nobody knows what they meet
     if not chosen:
-        print("no run meets that")
+        print("no run fits these conditions")
         fail_for(problems)
         return
     listing.print_runs(chosen)
     size = decimal(sum(run.bytes for run in chosen))
     question = f"{options.action} {plural(len(chosen), 'run')}, {size}?"
     if not options.yes and not sys.stdin.isatty():
-        raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
+        raise UserError(f"{question} There is no terminal to answer on: add --yes")
     if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing done")
         return
@@ -140,7 +140,7 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
                 done = f"{run.path} is now {housekeeping.archive(run.path, options.root)}"
             print(printable(done))
         except LockHeld as busy:
-            print(printable(f"{run.path}: {busy} is at it, left alone"))
+            print(printable(f"{run.path}: {busy} is training it, not touched"))
         except (UserError, OSError) as error:  # the others are not to suffer
             problems.append(error)
     fail_for(problems)
@@ -209,7 +209,7 @@ ACTIONS = {
 def _root(text: str) -> Path:
     close = difflib.get_close_matches(text.lower(), ACTIONS, n=1)
     if close and text.isalpha() and not os.path.lexists(text):
-        raise ConfigError(f"{text} is no action and no directory: did you mean {close[0]}?")
+        raise ConfigError(f"{text} is neither an action nor a directory: did you mean {close[0]}?")
     return paths.local_path(not_empty(text))
 
 
