@@ -7,13 +7,6 @@ BIN := .venv/bin
 # The learning-rate question on synthetic data: a minute or two on two cores, after the installation.
 demo: .venv/demo
 	$(BIN)/python train.py experiment=quickstart
-	$(BIN)/python -m resnet_cifar runs demo
-	@echo
-	@echo "Look further:"
-	@echo "  $(BIN)/python -m resnet_cifar report demo       answers: report/report.html"
-	@echo "  $(BIN)/tensorboard --logdir demo                curves, HPARAMS"
-	@echo "  $(BIN)/python train.py --help                   what can be set"
-	@echo "  $(BIN)/python train.py experiment=quickstart    again: finished runs are skipped"
 
 # Lint, types, tests: more workers than cores, because many tests wait for processes. Modules are
 # compiled once, not by each of these processes, also where an environment variable asks for that.

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in ("-h", "--help"):
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
-            raise ConfigError(f"{name} is no command: {hint}")
+            raise ConfigError(f"{name} is not a command: {hint}")
         commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
         print(PAGE.format(commands=commands), end="")
 

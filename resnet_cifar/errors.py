@@ -32,9 +32,9 @@ class Interrupted(BaseException):
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Raise ConfigError naming `key`, `value` and what is `allowed`, unless `condition` holds."""
+    """Raise ConfigError, "key=value: must be `allowed`", unless `condition` holds."""
     if not condition:
-        raise ConfigError(f"{key}={shorten(str(value), 200)} is not allowed: {allowed}")
+        raise ConfigError(f"{key}={shorten(str(value), 200)}: must be {allowed}")
 
 
 def describe(error: BaseException) -> str:

@@ -249,4 +249,4 @@ def is_held(path: Path) -> bool:
 def refuse_link(directory: Path) -> None:
     """Raise UserError if a run directory is not a directory but a link to one."""
     if directory.is_symlink():
-        raise UserError(f"{directory} is a link, not a run's directory: left alone")
+        raise UserError(f"{directory} is a link, not a run's directory: not touched")

@@ -6,16 +6,21 @@ added after runs exist is declared by `added(absent)`, so that they keep their n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 # A label shows a coordinate of the study always, any other value only where it differs from the
 # usual one. Part of the naming contract, hence frozen here and not read from conf/: a changed
-# default must not rename old runs.
+# default must not rename old runs. A field that is new needs no line: it is shown wherever it is
+# part of the identity, and so, if it was `added`, at every value but that of its absence.
 COORDINATES = ("optimizer.lr", "scheduler", "regularization.weight_decay", "norm", "norm.detach")
 USUAL: dict[str, Any] = {
     "data": "cifar10",
@@ -43,6 +48,13 @@ USUAL: dict[str, Any] = {
     "trainer.precision": "auto",
     "trainer.deterministic": False,
 }
+# Fields that labels have never shown: the name of their kind has to say enough.
+UNNAMED = (
+    *("synthetic.train_size", "synthetic.test_size", "cutout.size", "mixup.alpha"),
+    *("groupnorm.groups", "adamw.beta1", "adamw.beta2", "adamw.eps"),
+    *("step.step_size", "step.gamma", "milestones.milestones", "milestones.factor"),
+    *("one_cycle.pct_start", "one_cycle.div_factor", "one_cycle.final_div_factor"),
+)
 # Keys that have moved since runs exist. Names go on being made from the old ones.
 MOVED = {
     "augmentation.crop_padding": "data.crop_padding",
@@ -141,19 +153,22 @@ def label(cell: dict[str, Any]) -> str:
         {"none": norm, "both": f"detached_{norm}"}.get(detach, f"{norm}_detach_{detach}"),
         f"{number(cell['trainer.epochs'])}ep",
     ]
-    # A part of an unusual kind brings fields the reference doesn't have; its name says enough.
-    for key, usual in USUAL.items():
-        value = cell.get(key, usual)
-        if key in COORDINATES or key == "trainer.epochs" or value == usual:
+    for key in [*USUAL, *(key for key in cell if key not in USUAL)]:
+        value = cell.get(key, USUAL.get(key))
+        group, _, name = key.rpartition(".")
+        usual = USUAL[key] == value if key in USUAL else f"{cell.get(group)}.{name}" in UNNAMED
+        of_data = key == "data.val_size" and cell["data"] != USUAL["data"]
+        if key in COORDINATES or key == "trainer.epochs" or usual or of_data:
             continue
-        if key in ("data", "augmentation", "model", "optimizer"):
-            part = SHORT.get(f"{key}={value}", str(value))
+        short = SHORT.get(key, name)
+        if not group and isinstance(value, str):  # a kind
+            part = SHORT.get(f"{key}={value}", value)
         elif value is True:
-            part = SHORT.get(key, key.rpartition(".")[2])
-        elif key == "data.val_size" and cell["data"] != USUAL["data"]:
-            continue
-        else:
-            part = SHORT.get(key, key.rpartition(".")[2]) + number(value)
+            part = short
+        elif key in USUAL or (type(value) in (int, float) and not name[-1].isdigit()):
+            part = short + number(value)
+        else:  # any text, or a list, as a part of a directory's name
+            part = f"{short}={'-'.join(re.findall(r'[A-Za-z0-9_.+-]+', number(value)))}"
         if len("_".join([*parts, part])) <= LABEL_LENGTH:
             parts.append(part)
     return "_".join(parts)
@@ -169,6 +184,42 @@ def cell_name(config: Any) -> str:
     return f"{label(cell)}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
+def cell_hash(name: str) -> str:
+    """Return what identifies a cell in its name, the hash; a name without one as it is."""
+    hashed = re.fullmatch(r".+-([0-9a-f]{8})", name)
+    return hashed[1] if hashed else name
+
+
 def run_directory(config: Any) -> Path:
-    """Return `<output_root>/<cell>/seed=<seed>`, relative to the working directory."""
-    return Path(config.output_root) / cell_name(config) / f"seed={config.seed}"
+    """Return `<output_root>/<cell>/seed=<n>`, relative to the working directory.
+
+    A run that is there under the same hash and another label stays where it is: labels may change.
+    """
+    root, cell, seed = Path(config.output_root), cell_name(config), f"seed={config.seed}"
+    names = [cell]
+    with contextlib.suppress(OSError):  # the reader of records says why it can't be looked at
+        if not os.path.lexists(root / cell / seed):
+            there = os.stat(root)
+            alike = _list_cells(str(root), there.st_ino, there.st_mtime_ns).get(cell_hash(cell), ())
+            names += [name for name in alike if name != cell and _is_of(root / name, config)]
+    places = sorted((root / name for name in names), key=Path.is_dir, reverse=True)
+    return next((p / seed for p in places if os.path.lexists(p / seed)), places[0] / seed)
+
+
+@functools.lru_cache(maxsize=4)  # a plan asks thousands of times
+def _list_cells(root: str, inode: int, changed: int) -> dict[str, list[str]]:
+    """List the names in a directory that has not `changed`, by the hash of a cell in them."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(root)):
+        names.setdefault(cell_hash(name), []).append(name)
+    return names
+
+
+def _is_of(cell: Path, config: Any) -> bool:
+    """True unless a record there is another configuration's: 32 bits agree by chance, too."""
+    wanted = json.loads(json.dumps(dict(items(config))))
+    for record in cell.glob("seed=*/run.json"):
+        with contextlib.suppress(Exception):  # the reader of records says what is wrong with it
+            had = json.loads(record.read_bytes())["config"]
+            return all(had[key] == wanted[key] for key in had.keys() & wanted)
+    return True

@@ -12,6 +12,7 @@ import operator
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+LONG = 3600.0  # seconds; what is expected to take longer says so before it starts
+
+
 def duration(seconds: float) -> str:
     """Write a duration to plan by: 45 s, 12 min, 3.4 h, 2.1 days."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size * (1.0 if unit != "min" else 1.5):
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def long_line(what: str, seconds: float) -> str:
+    """Say that something takes longer than LONG here, and what takes less."""
+    time = f"{what} takes about {duration(seconds)} here; Ctrl-C saves, the same command goes on"
+    return f"{time}. Shorter: add model.width=16 trainer.epochs=15 data=synthetic, or some of these"
 
 
 def printable(text: str) -> str:
@@ -44,6 +54,9 @@ def visible(text: str) -> str:
     )
 
 
+WORD_WIDTH = 18  # characters of a column of words, at least, where a table has little room
+# TensorBoard smooths unless told otherwise, and a smoothed curve does not end at its last value.
+CURVES = "http://localhost:6006/?smoothing=0#timeseries"
 PATHS = ("directory", "image", "path")  # the columns of a CSV that lead to files
 
 
@@ -96,8 +109,8 @@ def explain_mismatch(
         return [], value, str(error)
     if field := re.fullmatch(r"Object .* (required|unknown) field `(.*)`", problem, re.DOTALL):
         known = ", ".join(kind.__struct_fields__) if not path else ""
-        unknown = f"the keys here are {known}" if known else "no such key is known here"
-        allowed = f"{field[2]} is missing" if field[1] == "required" else unknown
+        unknown = f"left out: the keys here are {known}" if known else "left out: no such key"
+        allowed = "given" if field[1] == "required" else unknown
         return [*path, field[2]], here.get(field[2]), allowed
     if expected := re.match(r"Expected `([^`]*)`(?: of length (>= )?(\d+))?", problem):
         names = " or ".join(_WORDS.get(name, name) for name in expected[1].split(" | "))
@@ -148,39 +161,95 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
 def print_table(
     heads: Sequence[str],
     lines: Iterable[Sequence[str]],
     numbers: Collection[str] = (),
-    folded: int = -1,
+    cut: bool = False,
+    more: str = "a wider window or a pipe shows all",
 ) -> None:
     """Print a table: on a terminal as wide as fits, elsewhere as plain lines, `-` for no value.
 
-    On a terminal `numbers`, by their heads, are set right, and the column at `folded`, if it holds
-    words, takes several lines where there is little room.
+    On a terminal `numbers`, by their heads, are set right and stay whole. Where there is little
+    room words take several lines or, with `cut`, lose their middle; at last columns are left out
+    from the right, and a line says which, and what shows `more`.
     """
-    heads, *lines = [list(map(visible, line)) for line in (heads, *lines)]
+    rows = [list(map(visible, line)) for line in (heads, *lines)]
     if not on_terminal():
-        plain = [heads, *([field or "-" for field in line] for line in lines)]
-        widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
-        for line in plain:
-            print("  ".join(map(str.ljust, line, widths)).rstrip())
+        rows[1:] = [[field or "-" for field in row] for row in rows[1:]]
+        lengths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(map(str.ljust, row, lengths)).rstrip())
         return
     from rich.table import Table
     from rich.text import Text
 
+    console = wide_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        folds = head == heads[folded] and head not in numbers
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    words = [head not in numbers for head in heads]
+    widths = _fit(columns, words, console.width)
+    for i, width in enumerate(widths):
+        if cut and words[i]:
+            columns[i][1:] = cut_middles(columns[i][1:], width)
         table.add_column(
-            Text(head),
-            justify="right" if head in numbers else "left",
-            no_wrap=not folds,
-            overflow="fold" if folds else "ellipsis",  # a number is never cut without a mark
+            Text(columns[i][0]),
+            justify="left" if words[i] else "right",
+            no_wrap=cut or not words[i],
+            overflow="ellipsis" if cut else "fold",
+            width=width,
         )
-    for line in lines:
+    for line in [*zip(*columns[: len(widths)], strict=True)][1:]:
         table.add_row(*map(Text, line))
-    wide_console().print(table)
+    console.print(table)
+    if left_out := heads[len(widths) :]:
+        note = f"{plural(len(left_out), 'more column')}: {', '.join(left_out)}; {more}"
+        print(textwrap.fill(visible(note), console.width))
+
+
+def _fit(columns: list[list[str]], words: list[bool], room: int) -> list[int]:
+    """The widths of the columns that fit; where not all do as they are, heads get more lines."""
+    from rich.cells import cell_len
+
+    whole = [max(map(cell_len, column)) for column in columns]
+    if sum(whole) + 2 * len(whole) - 2 <= room:
+        return whole
+    widths = []
+    for column, are_words in zip(columns, words, strict=True):
+        column[0] = re.sub(r"([_./])(?=\w)", "\\1\n", column[0])
+        value = max(map(cell_len, ("", *column[1:])))
+        least = min(value, WORD_WIDTH) if are_words else value
+        widths.append(max(least, *map(cell_len, column[0].split("\n"))))
+    while len(widths) > 1 and sum(widths) + 2 * len(widths) - 2 > room:
+        widths.pop()
+    room -= sum(widths) + 2 * len(widths) - 2
+    for i, width in enumerate(widths):
+        widths[i] += max(0, min(room, whole[i] - width)) if words[i] else 0
+        room -= widths[i] - width
+    return widths
+
+
+def cut_middles(texts: Sequence[str], width: int) -> list[str]:
+    """Texts of at most `width` characters: without their middle where they are longer.
+
+    The hash at the end of cells' names goes first, where the rest tells them apart; then whatever
+    leaves most texts different.
+    """
+    if max(map(len, texts), default=0) <= width:
+        return list(texts)
+    bare = [re.sub(r"-[0-9a-f]{8}$", "", text) for text in texts]
+    texts = bare if len(set(bare)) == len(set(texts)) else texts
+    begins = sorted(range(width - 1), key=lambda begin: abs(2 * begin + 1 - width))
+    ways = (
+        [t if len(t) <= width else f"{t[:begin]}…{t[begin + 1 - width :]}" for t in texts]
+        for begin in begins
+    )
+    return max(ways, key=lambda way: len(set(way)))
 
 
 def print_json(value: object) -> None:

@@ -113,8 +113,10 @@ CHECKS = {
       return { all: rows.length, left: rows.filter((row) => !row.hidden).length };
     """,
     "pointer": """
-      const script = document.querySelector("script.points");
-      const panel = JSON.parse(script.textContent)[0];
+      const panels = (each) => JSON.parse(each.textContent);
+      const script = [...document.querySelectorAll("script.points")]
+        .find((each) => panels(each)[0].lines[0].epoch.length);
+      const panel = panels(script)[0];
       const line = panel.lines[0];
       const figure = script.closest("figure");
       const plot = figure.querySelector(".plot");

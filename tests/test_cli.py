@@ -46,7 +46,7 @@ def test_without_a_command_they_are_listed(arguments, capsys: pytest.CaptureFixt
 def test_an_unknown_command_is_refused(typed, said, capsys: pytest.CaptureFixture[str]) -> None:
     assert package.main([typed]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"error: {typed} is no command")
+    assert captured.err.startswith(f"error: {typed} is not a command")
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
@@ -87,7 +87,7 @@ def test_training_and_the_plan_are_commands(tmp_path: Path) -> None:
     for command in ("train", "plan"):
         ended = shell(f"$PYTHON -m resnet_cifar {command} optimizer.lrr=1", tmp_path)
         assert ended.returncode == 2
-        assert ended.stderr.startswith("error: optimizer.lrr is no key")
+        assert ended.stderr.startswith("error: optimizer.lrr is not a key")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +196,7 @@ def test_the_end_of_a_run_and_a_longer_one(program: Program) -> None:
         r"the best epoch was [12] of 2 \(val \d+\.\d+ %\): best\.pt",
         lines[-1],
     )
-    assert re.search(r"epoch 2/2  train +\d+\.\d+ %, loss \d\.\d{4}  val +\d+\.\d+ %, loss ", out)
+    assert re.search(r"epoch 2/2  val +\d+\.\d+ %, loss \d\.\d{4}  train +\d+\.\d+ %, loss ", out)
     run = run_directory(compose(TINY))
     before = (run / "run.json").read_bytes()
     longer = program(*TINY, "trainer.epochs=3")

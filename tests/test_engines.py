@@ -123,8 +123,8 @@ def test_a_missing_extra_is_named(
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("hydra.launcher.partitio=gpu", "hydra.launcher.partitio is no key"),
-        ("hydra.launcher.timeout_min=long", "hydra.launcher.timeout_min=long is not allowed"),
+        ("hydra.launcher.partitio=gpu", "hydra.launcher.partitio is not a key"),
+        ("hydra.launcher.timeout_min=long", "hydra.launcher.timeout_min=long: must be"),
         ("optimizer.lr=0.1,-1", "optimizer.lr=-1"),
     ],
 )

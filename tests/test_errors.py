@@ -1,6 +1,7 @@
 """Bad input: one clear line that names the key and what is allowed; no trace is left."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,16 +14,17 @@ from conftest import ROOT, TINY, Program
 from resnet_cifar import files
 from resnet_cifar.cli.edge import run_to_exit_code
 from resnet_cifar.config.compose import compose
-from resnet_cifar.errors import UserError, describe, shorten
+from resnet_cifar.data.datasets import Cifar10
+from resnet_cifar.errors import ConfigError, UserError, describe, shorten
 from resnet_cifar.identity import run_directory
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.training.engine import Engine
 
 
 def fails(outcome, *parts: str) -> None:
-    """One line on stderr that has all `parts`; exit code 1."""
+    """One line on stderr that has all `parts`, after one that something begins; exit code 1."""
     assert outcome.code == 1
-    assert outcome.err.count("\n") == 1, outcome.err
+    assert len(re.findall("^(?!downloading ).+$", outcome.err, re.MULTILINE)) == 1, outcome.err
     for part in parts:
         assert part in outcome.err, outcome.err
 
@@ -46,6 +48,7 @@ def test_no_data_and_no_network(
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
     outcome = program(*CIFAR)
     fails(outcome, "no network here", "cifar-10-python.tar.gz", "data=synthetic", "data.root")
+    assert outcome.err.startswith("downloading CIFAR-10, 170 MB, to ")
     assert not (tmp_path / "outputs").exists()
 
 
@@ -342,3 +345,47 @@ def test_whatever_a_process_ends_with_is_an_exit_code(
 
     assert run_to_exit_code(work) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [["-m", "seed=0,1,2"], ["hydra/sweeper=optuna", "optimizer.lr=interval(0.01,0.1)"]],
+    ids=["grid", "search"],
+)
+def test_a_sweep_asks_for_its_data_once(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sweep: list[str]
+) -> None:
+    """Before its first job, and a sweep that can't have it starts none."""
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    outcome = program(*CIFAR, *sweep)
+    fails(outcome, "there is no CIFAR-10 in", "no network here", "data=synthetic", "data.root")
+    assert outcome.err.count("downloading CIFAR-10") == 1
+    assert "started" not in outcome.out
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(("less", "read"), [(0, False), (1000_000, True)])
+def test_data_that_is_there_needs_no_second_look(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, less: int, read: bool
+) -> None:
+    """One by its sizes: torchvision's import would take seconds of every sweep's start."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, size in enumerate((186_218_122 - 5_000 - less, 5_000)):
+        with open(folder / str(number), "wb") as file:
+            file.truncate(size)
+    asked: list[bool] = []
+    monkeypatch.setattr(Cifar10, "_read", lambda self, train: asked.append(train))
+    compose([f"data.root={tmp_path}"]).data.prepare()
+    assert asked == [True] * read
+
+
+def test_refusals_have_one_form() -> None:
+    """The key and its value, then what they must be; "not allowed: 1 or more" is its opposite."""
+    with pytest.raises(ConfigError, match=r"^model.width=16.5: must be a whole number$"):
+        compose(["model.width=16.5"])
+    with pytest.raises(ConfigError, match=r"^model.width=0: must be 1 to 1024$"):
+        compose(["model.width=0"])
+    for room in ("resnet_cifar", "hydra_plugins", "benchmarks"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert not re.search(r"[^.] not allowed:", path.read_text("utf-8")), path

@@ -70,6 +70,19 @@ def test_the_published_tables(sweep: Sweep, experiment: str, wanted: list[str]) 
     assert len(configs) == len(wanted)
 
 
+def test_the_demo_is_around_the_study_s_best_cell(sweep: Sweep) -> None:
+    configs = sweep("experiment=quickstart")
+    assert [(config.optimizer.lr, config.seed) for config in configs] == list(
+        itertools.product((0.0001, 0.001, 0.01), (0, 1, 2))
+    )
+    best = flatten(compose(["cell=cosine_wd_1e-2"]))
+    rest = ("data", "augmentation", "model.width", "trainer", "optimizer.lr", "output_root", "seed")
+    for config in configs:
+        flat = flatten(config)
+        different = {key for key in best.keys() | flat.keys() if best.get(key) != flat.get(key)}
+        assert not [key for key in different if not key.startswith(rest)]
+
+
 def test_an_experiment_carries_its_seeds(sweep: Sweep) -> None:
     configs = sweep("experiment=batchnorm")
     assert sorted(config.seed for config in configs) == [0, 0, 1, 1, 2, 2]

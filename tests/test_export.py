@@ -136,7 +136,7 @@ def test_under_torchvision_s_names(
     model = load_model(runs[norm], device="cpu")
     images = model.preprocess(compose(SHORT).data.load().val.pixels)
     torch.testing.assert_close(net(images), model.network(images), rtol=1e-5, atol=1e-5)
-    with pytest.raises(UserError, match=r"conv.weight is no weight of a ResNet"):
+    with pytest.raises(UserError, match=r"conv.weight is not a weight of a ResNet"):
         export.torchvision_names({"conv.weight": torch.zeros(1)})
 
 
@@ -185,8 +185,8 @@ def test_nothing_is_overwritten_or_half_written(
     assert file.read_text() == "somebody's"
     assert call(capsys, run, file, "--overwrite").code == 0
     assert load_file(file)
-    assert "its ending says what it is to be: one of .safe" in refused(tmp_path / "net.pth")
-    assert "in one that is not there" in refused(tmp_path / "no" / "net.onnx")
+    assert "the name must end in one of .safe" in refused(tmp_path / "net.pth")
+    assert "its directory is missing" in refused(tmp_path / "no" / "net.onnx")
     assert "is for .safetensors files" in refused("a.onnx", "--names", "torchvision")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert 'needs onnxscript, which is not here: pip install -c constraints.txt -e ".[export]"' in (

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+import signal
+import sys
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY, Program
@@ -17,10 +23,13 @@ from made_up import make_run
 from torch import Tensor, nn
 
 from resnet_cifar.__main__ import main
+from resnet_cifar.compute import step
+from resnet_cifar.config.compose import CONF, compose
+from resnet_cifar.config.schema import PARTS
 from resnet_cifar.data import augmentation, datasets
 from resnet_cifar.data.augmentation import AugmentationDraw, CropFlip, Stream
 from resnet_cifar.data.datasets import THE_STUDYS, Dataset, Images, Normalisation, Split
-from resnet_cifar.identity import execution
+from resnet_cifar.identity import added, cell_name, execution
 from resnet_cifar.model import options as model_options
 from resnet_cifar.model.options import Model, Norm
 from resnet_cifar.optim import optimizer, regularization, scheduler
@@ -33,6 +42,9 @@ from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.record.tracker import TrackedRun, Tracker
+from resnet_cifar.report.groups import group_by_question
+from resnet_cifar.results import load_runs
+from resnet_cifar.training.live import Display
 
 
 @dataclass
@@ -190,10 +202,16 @@ def test_one_class_and_one_yaml_file_each(
         file.write_text(f"defaults:\n  - /hydra/schema/{group}/{kind.NAME}@_here_\n{values}")
     chosen = [f"{group}={kind.NAME}" for _, group, kind, _ in ADDED]
     tiny = [o for o in TINY if not o.startswith(("data", "model"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Display, "step", lambda *of: os.kill(os.getpid(), signal.SIGTERM))
+        stopped = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
+        assert stopped.code == 128 + signal.SIGTERM
     outcome = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
     assert outcome.code == 0, outcome.err
+    assert "resumed at epoch 1 of 8, step 1 of 4" in outcome.out
     (directory,) = (tmp_path / "outputs").glob("*/seed=0")
-    assert "stripes" in directory.parent.name
+    parts = directory.parent.name.rpartition("-")[0].split("_")
+    assert set(parts) >= {"stripes", "noise", "linear", "shift", "sign", "linearly"}
     record = json.loads((directory / "run.json").read_text())
     assert record["config"]["data.thickness"] == 4
     assert record["multiply_accumulates"] == 16 * (8 * 8 * 3 * 4) + 16 * 4 * 2
@@ -203,9 +221,177 @@ def test_one_class_and_one_yaml_file_each(
     told = (tmp_path / "kept").read_text().splitlines()
     assert len(told) == 8
     assert told[-1] == f"{directory.relative_to(tmp_path / 'outputs')} 1.0"
+    monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", str(tmp_path / "conf"))
+    for some, label in (
+        (["data=stripes", "trainer.batch_size=8", "data.thickness=8"], "stripes_bs8_thickness8"),
+        (["augmentation=noise"], "noise_crop_padding0_flip_probability0_strength0.1"),
+        (["regularization=temperate"], "temperate_temperature2"),
+    ):
+        assert f"ep_{label}-" in cell_name(compose(some))
     # The same command finds its run: the options of this process name and read it.
     again = program(f"--config-dir={tmp_path / 'conf'}", *chosen, *tiny, "trainer.epochs=8")
     assert "completed before, skipped" in again.out
+
+
+@dataclass
+class Extended(Regularization):
+    """An existing part, with a field of each type that is added when runs exist."""
+
+    gate: bool = added(False)
+    ramp: float = added(0.0)
+    depth2: int = added(1)
+    shape: str = added("plain")
+    cap: float | None = added(None)
+    stages: list[int] = added([])  # noqa: RUF009
+
+
+# Of each field another value, the part of a label that says so, and the difference in words.
+FIELDS = {
+    "gate": ("true", "gate", "gate true − false"),
+    "ramp": ("0.5", "ramp0.5", "ramp 0.5 − 0"),
+    "depth2": ("3", "depth2=3", "depth2 3 − 1"),
+    "shape": ("/a b", "shape=a-b", "shape /a b − plain"),
+    "cap": ("2.5", "cap2.5", "cap 2.5 − no cap"),
+    "stages": ("[3,4]", "stages=3-4", "stages \\[3,4\\] − \\[\\]"),
+}
+
+
+def test_a_field_that_is_added_is_in_labels_lists_and_reports_and_spoils_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A field declared by `added` in an existing class, its value in YAML, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    base = ["data=synthetic", "model.width=8", "trainer.epochs=3"]
+    before = {make_run(tmp_path / "runs", base, seed, 0.5 + seed / 100).parent for seed in (0, 1)}
+    assert len(before) == 1
+    monkeypatch.setattr(regularization, "OPTIONS", (Extended,))
+    monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", str(tmp_path / "own"))
+    file = tmp_path / "own" / "regularization" / "none.yaml"
+    file.parent.mkdir(parents=True)
+    usual = "gate: false\nramp: 0\ndepth2: 1\nshape: plain\ncap: null\nstages: []\n"
+    file.write_text(f"{(CONF / 'regularization' / 'none.yaml').read_text()}\n{usual}")
+    assert {make_run(tmp_path / "runs", [*base, "seed=2"], 2, 0.52).parent} == before
+    for field, (value, part, _) in FIELDS.items():
+        for seed in range(3):
+            override = f"regularization.{field}={value}"
+            directory = make_run(tmp_path / "runs", [*base, override], seed, 0.7 + seed / 100)
+        (old,) = before
+        assert re.sub("-[^-]{8}$", "", directory.parent.name) == f"{old.name[:-9]}_{part}"
+    capsys.readouterr()
+    assert main(["runs", "runs"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert set(table[0].split()) >= FIELDS.keys()
+    assert main(["report", "runs", "--to", "after", "--quiet"]) == 0
+    report = Path("after/report.md").read_text(encoding="utf-8")
+    for field, (_, _, difference) in FIELDS.items():
+        assert difference in report
+        (curves,) = Path("after/figures").glob(f"curves-by-regularization.{field}-*.svg")
+        assert len(re.findall(field, curves.name)) == 1
+        others = FIELDS.keys() - {field}
+        assert not any(other in curves.name for other in others)
+        assert f"{field} " in curves.read_text(encoding="utf-8")
+    assert "synthetic data, width 8, 3 epochs, val size 2000: best is " in report
+
+
+QUICK = ("data", "model", "trainer")
+REST = [
+    pytest.param(group, marks=pytest.mark.soak)
+    for group in sorted(PARTS.keys() - {*QUICK, "logger"})
+]
+
+
+@pytest.mark.parametrize("group", [*QUICK, *REST])
+def test_a_field_that_is_added_to_any_part_is_compared(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every group, to its first kind; of data it makes a setting, which names it."""
+    module = sys.modules[PARTS[group].__module__]
+    kind = next(kind for kind in module.OPTIONS if issubclass(kind, PARTS[group]))
+    extended = make_dataclass("Extended", [("own", float, added(0.0))], bases=(kind,))
+    kinds = tuple(extended if each is kind else each for each in module.OPTIONS)
+    schema = f"/hydra/schema/{group}/{kind.NAME}@_here_"
+    (plain,) = (path for path in (CONF / group).iterdir() if schema in path.read_text())
+    base = [f"optimizer.lr=0.0{list(PARTS).index(group) + 1}", "trainer.epochs=3"]
+    old = make_run(tmp_path / "runs", base).parent
+    monkeypatch.setattr(module, "OPTIONS", kinds)
+    monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", str(tmp_path / "own"))
+    (tmp_path / "own" / group).mkdir(parents=True)
+    (tmp_path / "own" / group / plain.name).write_text(f"{plain.read_text()}\nown: 0\n")
+    new = make_run(tmp_path / "runs", [*base, f"{group}.own=0.5"]).parent
+    assert new.name[:-9] == f"{old.name[:-9]}_own0.5"
+    assert make_run(tmp_path / "runs", [*base, "seed=1"], 1).parent == old
+    found = group_by_question(load_runs(tmp_path / "runs"), [])
+    if group == "data":
+        assert sorted("own 0.5" in each.setting for each in found) == [False, True]
+        assert sorted("own" in each.setting for each in found) == [False, True]
+    else:
+        (asked,) = found
+        assert list(asked.labels.values()) == ["own 0", "own 0.5"]
+        assert "own" not in asked.setting
+
+
+def test_a_metric_of_one_s_own_is_claimed_shown_and_evaluated(
+    program: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line in `score`, one entry of a file."""
+    plain = step.score
+
+    def more(logits: Tensor, labels: Tensor) -> dict[str, float]:
+        best = logits.topk(5).indices == labels[:, None]
+        norm = logits.norm().item()
+        return {
+            **plain(logits, labels),
+            "accuracy_top5": best.sum().item() / len(labels),
+            "n": norm,
+        }
+
+    monkeypatch.setattr(step, "score", more)
+    cells = ("optimizer.lr=0.001", "optimizer.lr=0.3")
+    for cell in cells:
+        for seed in range(3):
+            assert program(*TINY, cell, f"seed={seed}", "trainer.epochs=1").code == 0
+    claim = """
+    - claim: {metric}
+      metric: {metric}
+      pairs: [[{{optimizer.lr: 0.3}}, {{optimizer.lr: 0.001}}]]"""
+    metrics = ("accuracy_top5/val", "n/val", "accuracy_top5/vla")
+    Path("mine.yaml").write_text(
+        "mine:\n  question: Own?\n  where: {}\n  vary: [optimizer.lr]\n  claims:"
+        + "".join(claim.format(metric=metric) for metric in metrics)
+    )
+    arguments = ["--questions", "mine.yaml", "--to", "report", "--quiet"]
+    assert main(["report", "outputs", *arguments]) == 0
+    report = Path("report/report.md").read_text(encoding="utf-8")
+    assert re.search(r"\*: accuracy_top5/val\..* points \(n = 3\)", report)
+    assert re.search(r"\*: n/val\..*: [+−][\d.]+ ± [\d.]+ \(n = 3\)", report)
+    assert re.search("no run has accuracy_top5/vla; there is .*accuracy_top5/val[,.; ]", report)
+    heads = next(line for line in report.splitlines() if line.startswith("| lr | n |"))
+    assert heads.endswith("| accuracy_top5/val % | n/val |")
+    (cells_table,) = Path("report/tables").glob("cells-mine-*.csv")
+    frame = pd.read_csv(cells_table)
+    runs = load_runs("outputs")
+    for metric in metrics[:2]:
+        means = runs.groupby("optimizer.lr")[metric].mean()
+        assert list(frame[metric]) == pytest.approx(list(means))
+        judged = pd.read_csv("report/tables/claims.csv")
+        (row,) = judged[judged["claim"] == metric].itertuples()
+        assert row.difference == pytest.approx(means[0.3] - means[0.001])
+        assert row.n == 3
+        assert not math.isnan(row.p)
+    assert metrics[0] in pd.read_csv("report/tables/runs.csv")
+    capsys.readouterr()
+    (run,) = Path("outputs").glob("lr0.3*/seed=0")
+    assert main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out
+    (heads,) = (line for line in said.splitlines() if line.startswith("view "))
+    (values,) = (line for line in said.splitlines() if line.startswith("val  "))
+    scores = read_metrics(run / "metrics.jsonl")[-1]
+    assert re.split("  +", heads)[4:6] == ["accuracy top5 %", "n"]
+    shown = [f"{100 * scores['accuracy_top5/val']:.2f}", f"{scores['n/val']:.4f}"]
+    assert values.split()[4:6] == shown
 
 
 def test_a_claim_is_an_entry_of_a_file(tmp_path: Path) -> None:
@@ -284,7 +470,7 @@ class Odd(SGD):
         ("Literal['a']", "a", "self.x", "Odd.x is of the type Literal[a], which no option can"),
         ("set[int]", "[1]", "self.x", "Odd.x is of the type set[int], which no option can have"),
         ("date", "2026-01-01", "self.x", "Odd.x is of the type date, which no option can have"),
-        ("float", "0.5", "2 * self.x", "optimizer.x=1.0 is not allowed: config.yaml would give it"),
+        ("float", "0.5", "2 * self.x", "optimizer.x=1.0: must be what config.yaml gives"),
     ],
 )
 def test_a_value_that_would_not_come_back_is_refused_before_anything_is_written(
@@ -313,7 +499,7 @@ def test_a_record_that_its_reader_refuses_is_refused_before_anything_is_written(
     monkeypatch.setattr(model_options.ResNet18, "multiply_accumulates", lambda *of: 0.5)
     outcome = program(*TINY)
     assert outcome.code == 2
-    assert "run.json could not be read back: multiply_accumulates=0.5 is not" in outcome.err
+    assert "run.json could not be read back: multiply_accumulates=0.5: must" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

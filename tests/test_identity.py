@@ -2,14 +2,21 @@
 
 import copy
 import dataclasses
+import json
+import os
 import re
+import shutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import TINY, Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import change_record
 
+from resnet_cifar.__main__ import main
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.identity import (
@@ -23,6 +30,8 @@ from resnet_cifar.identity import (
     run_directory,
 )
 from resnet_cifar.model.options import DETACH
+from resnet_cifar.results import load_runs
+from resnet_cifar.training.live import Display
 
 
 def name(*overrides: str) -> str:
@@ -140,6 +149,54 @@ def test_a_field_added_later_is_absent_at_its_absent_value() -> None:
 def test_run_directory() -> None:
     config = compose(["seed=7", "output_root=some/where"])
     assert run_directory(config).parts == ("some", "where", cell_name(config), "seed=7")
+
+
+def test_a_run_is_found_by_its_hash_whatever_its_label(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained, interrupted, planned, swept, listed, verified, reported: one run, trained once."""
+    sweep = ("-m", "seed=0,1", "hydra/launcher=basic", "trainer.progress=quiet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Display, "step", lambda *of: os.kill(os.getpid(), signal.SIGTERM))
+        assert program(*TINY, "seed=1").code == 128 + signal.SIGTERM
+    assert program(*TINY).code == 0
+    (cell,) = Path("outputs").iterdir()
+    renamed = cell.rename(cell.with_name(f"in_other_words-{cell.name[-8:]}"))
+    assert "completed before, skipped" in program(*TINY).out
+    plan = program(*TINY, "--plan", "seed=0,1").out.splitlines()
+    head, line = (next(x for x in plan if word in x) for word in (" done", cell.name[-8:]))
+    counts = dict(zip(head.split(), re.split("  +", line), strict=True))
+    assert (counts["runs"], counts["done"], counts["partial"]) == ("2", "1", "1")
+    resumed = program(*TINY, "seed=1")
+    assert resumed.code == 0
+    assert "resumed at epoch 1" in resumed.out
+    swept = program(*TINY, *sweep)
+    assert swept.code == 0, swept.err
+    assert list(Path("outputs").glob("*-*")) == [renamed]
+    table = load_runs("outputs")
+    assert list(table["cell"]) == [renamed.name] * 2
+    assert list(table["status"]) == ["completed"] * 2
+    for command in (["runs", "verify", "outputs"], ["evaluate", str(renamed / "seed=1")]):
+        assert main(command) == 0
+    assert "2 runs, 0 of them damaged" in capsys.readouterr().out
+    # A cell may lie under two labels: each run where it is, a new one under the label of today.
+    config = compose(TINY)
+    cell.mkdir()
+    (renamed / "seed=0").rename(cell / "seed=0")
+    places = [run_directory(dataclasses.replace(config, seed=seed)) for seed in range(3)]
+    assert [place.parent.name for place in places] == [cell.name, renamed.name, cell.name]
+    assert load_runs("outputs")["cell"].nunique() == 1
+    assert len(load_runs("outputs")) == 2
+    shutil.copytree(cell / "seed=0", renamed / "seed=0")
+    assert run_directory(config).parent.name == cell.name
+    assert len(load_runs("outputs")) == 2
+    assert len(load_runs("outputs").attrs["skipped"]) == 1
+    # Of another configuration whose hash is the same by chance.
+    shutil.rmtree(cell)
+    record = json.loads((renamed / "seed=0" / "run.json").read_text())["config"]
+    for run in renamed.iterdir():
+        change_record(run, config=record | {"optimizer.lr": 3.0})
+    assert run_directory(config).parent.name == cell.name
 
 
 def changed(values: dict[str, Any]) -> Config:

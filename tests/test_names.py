@@ -11,7 +11,8 @@ from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import MOVED, cell_name
 
 RECORDS = sorted((ROOT / "experiments" / "results" / "runs").glob("*/seed=*/run.json"))
-# A name and its overrides to a line, as versions before the group `augmentation` made them.
+# A name and its overrides to a line, as earlier versions made them: many before there was a group
+# `augmentation`, and of each field that labels do not show another value.
 NAMES = (ROOT / "tests" / "names.txt").read_text().splitlines()
 
 

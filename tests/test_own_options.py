@@ -155,14 +155,15 @@ def test_every_way_to_name_the_directory(
         outcome = program(*option.split(), *choice, "--cfg", "job")
         assert "\n  lr: 0.5\n" in outcome.out
         assert ("dampening: 0.6" in outcome.out) == bool(choice)
-        assert outcome.err == f"{file} stands in for the packaged one\n"
+        assert outcome.err == f"{file} is used in place of the packaged file\n"
     if option:  # what is composed without it, in the same process, is as it was
         assert compose().optimizer.lr == 0.01
         assert "\n  lr: 0.01\n" in program("--cfg", "job").out
 
 
 def test_a_run_a_sweep_and_a_plan_take_it(program: Program, mine: Path) -> None:
-    said = f"{write(mine / 'optimizer' / 'sgd.yaml', SGD_AT_HALF)} stands in for the packaged one\n"
+    path = write(mine / "optimizer" / "sgd.yaml", SGD_AT_HALF)
+    said = f"{path} is used in place of the packaged file\n"
     swept = program(*TINY, "-m", "seed=0,1", "trainer.progress=quiet")
     assert swept.code == 0, swept.err
     assert swept.err == said
@@ -179,14 +180,14 @@ def test_one_s_own_file_that_can_t_stand_in(program: Program, mine: Path) -> Non
     """What people try: to extend the packaged file of the same name, to keep a config.yaml."""
     for name, text, said in (
         ("optimizer/sgd", "defaults: [sgd]\nlr: 0.5\n", "can't extend the packaged one in whose"),
-        ("config", "seed: 3\n", "config.yaml has not the defaults of conf/config.yaml: rename it"),
-        ("config", "- \xff\n", "config.yaml has not the defaults of conf/config.yaml: rename it"),
+        ("config", "seed: 3\n", "config.yaml lacks the defaults of conf/config.yaml: rename it"),
+        ("config", "- \xff\n", "config.yaml lacks the defaults of conf/config.yaml: rename it"),
     ):
         file = write(mine / f"{name}.yaml", text)
         outcome = program("seed=1")
         assert outcome.code == 2
         note, error = outcome.err.splitlines()
-        assert note == f"{file} stands in for the packaged one"
+        assert note == f"{file} is used in place of the packaged file"
         assert said in error
         with pytest.raises(ConfigError, match=f"{said[:30]}"):
             compose()
@@ -203,7 +204,7 @@ def test_a_directory_that_is_not_there_is_refused(
 ) -> None:
     for named in ("nowhere", "run/run.json"):
         assert program(*TINY, f"--config-dir={named}").err.startswith(
-            f"error: --config-dir={named} is not allowed: a directory"
+            f"error: --config-dir={named}: must be a directory"
         )
         monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", named)
         assert main(["runs", "."]) == 2

@@ -104,7 +104,7 @@ END
     assert any(line.startswith("  resnet-cifar evaluate outputs/") for line in out)
     (printed,) = [line for line in out if line.startswith("resnet-cifar train ")]
     assert "optimizer.lr=0.1" in printed
-    assert out[-1] == "1 runs, 0 of them damaged"
+    assert out[-1] == "1 run, 0 of them damaged"
     assert (work / "report" / "report.html").exists()
     assert sorted(each.name for each in work.iterdir()) == ["outputs", "report"]
 
@@ -125,7 +125,7 @@ def test_the_demo_where_nothing_is_installed(wheel: Path, tmp_path: Path) -> Non
     environment = {"PYTHONPATH": "", "VIRTUAL_ENV": ""}
     out = in_a_shell(script, tmp_path, **environment)
     assert "report/report.html" in out
-    assert "99×70, resized" in out
+    assert "99×70, 29 % cut off" in out
 
 
 def test_two_clones_in_one_environment(tmp_path: Path) -> None:

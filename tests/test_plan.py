@@ -1,5 +1,6 @@
 """The plan: how runs stand, what is left, how long it takes."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from made_up import make_run
 from hydra_plugins.local_pool import AtOnce
 from resnet_cifar.config.compose import compose, compose_untyped
 from resnet_cifar.config.schema import VALIDATION_COST
+from resnet_cifar.data.datasets import Cifar10
 from resnet_cifar.record.schema import Session
 from resnet_cifar.sweep import plan
 from resnet_cifar.sweep.job import RunJob
@@ -156,3 +158,37 @@ def test_what_is_left_takes_as_long_as_the_same_kind_has(
     failed = make_run(root, longer, status="failed", curve=[0.5] * 9, sessions=[slow])
     assert failed == job.directory
     assert job.seconds() == pytest.approx(START_UP + job.run.images(1) / 7)
+
+
+@pytest.mark.parametrize(
+    ("speed", "gpu", "told"), [(100.0, False, True), (1e6, False, False), (100.0, True, False)]
+)
+def test_a_sweep_that_takes_long_says_so_and_what_is_shorter(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    speed: float,
+    gpu: bool,
+    told: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "find_speed", lambda config, threads: (speed, "as measured"))
+    monkeypatch.setattr(plan, "has_no_gpu", lambda: not gpu)
+    monkeypatch.setattr(Cifar10, "prepare", lambda data: None)
+    jobs = [RunJob(compose_untyped([f"seed={seed}", "trainer.epochs=15"]), []) for seed in (0, 1)]
+    RunJob.prepare(jobs, AtOnce(1), 1)
+    out = capsys.readouterr().out
+    assert ("this sweep takes about" in out) == told == ("2 cells" in out or "1 cells" in out)
+    RunJob.prepare(jobs, AtOnce(0), 1)  # a search, whose number of runs nobody knows
+    assert not capsys.readouterr().out
+    if told:
+        shorter = re.search(r"Shorter: add (.*), or", out)
+        assert shorter
+        small = compose(["trainer.epochs=15", *shorter[1].split()])
+        assert (small.model.width, small.data.NAME) == (16, "synthetic")
+
+
+def test_a_short_sweep_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "find_speed", None)
+    RunJob.prepare([RunJob(compose_untyped(TINY), [])], AtOnce(1), 1)

@@ -96,7 +96,7 @@ def test_every_command(platform: str, tmp_path: Path) -> None:
     said, _ = start(platform, tmp_path, "-c", IN_TURN, *words).communicate(timeout=200)
     assert re.findall(r"ended with (\d+) (\w+)", said) == [("0", step[0]) for step in steps], said
     assert "Traceback" not in said
-    assert "1 runs, " in said.splitlines()[-2]  # the one that rerun=true has set aside
+    assert "1 run, " in said.splitlines()[-2]  # the one that rerun=true has set aside
     assert list(tmp_path.glob("outputs.archive/*/seed=1/run.json"))
 
 

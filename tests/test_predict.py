@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import runpy
 import shutil
 import struct
 import zlib
@@ -15,13 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Outcome
+from conftest import ROOT, TINY, Outcome
 from PIL import Image
 
-from resnet_cifar import compose, load_model, train
+from resnet_cifar import compose, load_model, text, train
+from resnet_cifar.data.synthetic import CLASSES
 from resnet_cifar.errors import UserError
 from resnet_cifar.trained import photos, predict
 
+SHAPES = ROOT / "docs" / "images" / "shapes"
 VAL = 100
 SETTING = [*TINY, f"data.val_size={VAL}", "trainer.progress=quiet", "optimizer.lr=0.1"]
 
@@ -93,19 +97,71 @@ def test_several_runs_are_averaged(
         assert image["probability"] == max(image["probabilities"].values())
 
 
+def test_the_pictures_to_try_are_what_their_command_draws(tmp_path: Path) -> None:
+    """One of each class, small files, and none that a run has seen."""
+    runpy.run_path(str(SHAPES.with_suffix(".py")))["draw_shapes"](tmp_path)
+    names = [path.name for path in sorted(SHAPES.iterdir())]
+    assert sorted(name.replace("_", " ") for name in names) == sorted(f"{c}.png" for c in CLASSES)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == names
+    split = compose(SETTING).data.load()
+    for name in names:
+        assert (SHAPES / name).stat().st_size < 10_000
+        with Image.open(tmp_path / name) as drawn, Image.open(SHAPES / name) as kept:
+            np.testing.assert_array_equal(np.asarray(drawn), np.asarray(kept), name)
+            original = np.asarray(kept)[::4, ::4]
+        for images in (split.train, split.val):
+            assert not (images.pixels == original).all((1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_eighty_columns_hold_the_pictures_and_the_runs(
+    terminal: bool,
+    runs: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each picture is a line, numbers are whole and aligned, and a cell is named once."""
+    monkeypatch.setattr(text, "on_terminal", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(ROOT)
+    lines = call(capsys, *runs, SHAPES.relative_to(ROOT)).out.splitlines()
+    assert lines[0] == str(runs[0].parent)
+    assert [line.split()[0] for line in lines[1:3]] == ["seed=0", "seed=1"]
+    assert lines[4] == "mean of the 2 runs' probabilities"
+    table = lines[6:]
+    assert len(table) == len(CLASSES)
+    assert all(len(line.rstrip()) <= 80 for line in lines[1:])
+    assert all(re.search(r" \d+\.\d  .* \d+\.\d  128×128$", line.rstrip()) for line in table)
+    points = [[match.start() for match in re.finditer(r"\.\d ", line)] for line in table]
+    assert len(points[0]) == 2
+    assert all(each == points[0] for each in points)
+
+
+@pytest.mark.soak
+def test_the_demo_s_best_run_names_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(compose(["experiment=quickstart", "trainer.threads=1", f"output_root={tmp_path}"]))
+    said = json.loads(call(capsys, run, SHAPES, "--json").out)["images"]
+    right = [Path(each["image"]).stem.replace("_", " ") == each["class"] for each in said]
+    assert sum(right) >= 8
+
+
 def test_tables_say_what_was_done(
     runs: list[Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (640, 480), "red").save(tmp_path / "red, wide.jpg")
+    Image.new("RGB", (20, 20), "red").save(small := tmp_path / "small.bmp")
     (tmp_path / "[b]broken[b].png").write_bytes(b"no image")
     (tmp_path / ".hidden.png").write_bytes(b"nobody looks")
     (tmp_path / "notes.txt").write_text("nor here")
     arguments = (runs[0], tmp_path, folder / "000.png")
     table = call(capsys, *arguments)
     assert table.code == 1  # something was left out
-    assert table.err == f"error: {tmp_path}/[b]broken[b].png is no PNG, JPEG, WebP or BMP file\n"
-    assert "640×480, resized" in table.out
-    assert table.out.count("resized") == 1
+    assert table.err == f"error: {tmp_path}/[b]broken[b].png is not a PNG, JPEG, WebP or BMP file\n"
+    for ending in ("  640×480, 25 % cut off\n", "  20×20, enlarged\n", "  32×32\n"):
+        assert table.out.count(ending) == 1
+    small.unlink()
     assert "last weights, epoch 2 (val " in table.out
     lines = list(csv.DictReader(io.StringIO(call(capsys, *arguments, "--csv").out)))
     assert [line["image"] for line in lines] == [f"{tmp_path}/red, wide.jpg", f"{folder}/000.png"]
@@ -206,7 +262,9 @@ def test_options_of_one_s_own_and_runs_of_different_data_sets(
     assert load_model(run).classes == ("lying", "standing")
     with monkeypatch.context() as without:
         without.delenv("RESNET_CIFAR_CONFIG_DIR")
-        with pytest.raises(UserError, match=r"name=stripes is unknown here; RESNET_CIFAR_CONFIG_D"):
+        with pytest.raises(
+            UserError, match=r"name=stripes is not known here; RESNET_CIFAR_CONFIG_D"
+        ):
             load_model(run)
     outcome = call(capsys, runs[0], run, folder)
     assert outcome.code == 1
@@ -226,7 +284,7 @@ def test_options_of_one_s_own_and_runs_of_different_data_sets(
     with pytest.raises(UserError, match=r"first.py can't be imported: Mod.*nothing_there"):
         compose(chosen)
     monkeypatch.setenv("RESNET_CIFAR_CONFIG_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"RESNET_CIFAR_CONFIG_DIR=.*nowhere is not allowed: a dir"):
+    with pytest.raises(UserError, match=r"RESNET_CIFAR_CONFIG_DIR=.*nowhere: must be a dir"):
         compose([])
 
 
@@ -302,9 +360,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     )
     whole = (tmp_path / "whole.png").read_bytes()
     assert "cut.png can't be read" in reason("cut.png", whole[: len(whole) // 2])
-    assert "is no PNG, JPEG, WebP or BMP file" in reason("empty.png", b"")
+    assert "is not a PNG, JPEG, WebP or BMP file" in reason("empty.png", b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "film.gif")
-    assert "is no PNG, JPEG, WebP or BMP file" in reason(
+    assert "is not a PNG, JPEG, WebP or BMP file" in reason(
         "film.png", (tmp_path / "film.gif").read_bytes()
     )
     assert "gone.png is not there" in reason("gone.png")
@@ -345,7 +403,9 @@ def test_pictures_of_other_kinds_are_classified_or_named(
     assert len(said["images"]) == len(photos.SUFFIXES) >= 8
     assert said["left_out"].keys() == {f"{tmp_path}/b{ending}" for ending in photos.OTHERS}
     assert outcome.err.count("\n") == len(photos.OTHERS)
-    assert f"error: {tmp_path}/b.gif is no PNG, JPEG, WebP or BMP file: convert it" in outcome.err
+    assert (
+        f"error: {tmp_path}/b.gif is not a PNG, JPEG, WebP or BMP file: convert it" in outcome.err
+    )
     # The same picture, from files without loss.
     chances = {Path(each["image"]).suffix.lower(): each["probability"] for each in said["images"]}
     assert chances[".png"] == chances[".bmp"] == chances[".dib"]

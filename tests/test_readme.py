@@ -47,7 +47,7 @@ def smaller(script: str, quick: bool = False) -> str:
                 command += f" {SWEEP}"
             if "experiment=study" in command:
                 command += " cell=lr_0.01,detached_bn"
-            if re.search("experiment=(study|label_smoothing|lr_x_wd)", command):
+            if re.search("experiment=(study|label_smoothing|lr_x_wd|quickstart)", command):
                 command += " seed=0"
             if "experiment=lr_x_wd" in command:
                 command += " optimizer.lr=0.01,0.1 regularization.weight_decay=1e-2"
@@ -126,7 +126,12 @@ def test_everything_can_be_pasted_where_nothing_is_installed(checkout: Path) -> 
     """The installation and the demo as they are, then every block of README and docs."""
     python = getattr(sys, "_base_executable", sys.executable)
     script = "\n".join(block for page in (README, *DOCS) for block in blocks(page))
-    paste(f"export PYTHON={python}\n{smaller(script)}", checkout, timeout=3600)
+    out = paste(f"export PYTHON={python}\n{smaller(script)}", checkout, timeout=3600)
+    ranked = re.findall(r"^  [123]  (\S+) +\d+\.\d\d ± \d+\.\d\d  n = 3$", out, re.M)
+    assert ranked[:3] == ["lr=0.01", "lr=0.001", "lr=0.0001"]  # of the demo, which is whole
+    assert "ahead of lr=0.001: more than chance between seeds, as the best of 3" in " ".join(
+        out.split()
+    )
     assert (checkout / "report" / "report.html").exists()
 
 

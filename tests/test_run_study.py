@@ -72,4 +72,4 @@ def test_the_study_in_the_minutes_there_are(
 
 def test_a_wrong_override_is_one_line(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--minutes", "1", "--", "optimizer.lrr=1"]) == 2
-    assert "optimizer.lrr is no key" in capsys.readouterr().err
+    assert "optimizer.lrr is not a key" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Program
+from conftest import ROOT, TINY, Program
 from made_up import make_run
 from made_up import make_small_run as make
 
@@ -22,7 +23,7 @@ from resnet_cifar.cli import edge
 from resnet_cifar.config.compose import compose
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import Lock
-from resnet_cifar.identity import run_directory
+from resnet_cifar.identity import cell_name, run_directory
 from resnet_cifar.runs import find
 from resnet_cifar.runs.command import main
 from resnet_cifar.runs.find import find_runs
@@ -50,7 +51,7 @@ def test_list(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 completed, 1 interrupted, 1 failed, 1 unreadable" in out
     assert "seed=1 failed: OSError: no space" in out
     assert main(["outputs", "--status", "failed"]) == 0
-    assert "1 runs" in capsys.readouterr().out
+    assert "1 run, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,8 @@ def test_a_copied_run_is_a_run_everywhere(copies: Path, capsys: pytest.CaptureFi
     ]
     assert {(run.status, run.seed) for run in runs} == {("completed", "0")}
     assert main(["outputs"]) == 0
-    names = [line.rpartition("  ")[2] for line in capsys.readouterr().out.splitlines()[1:5]]
+    lines = capsys.readouterr().out.splitlines()[1:5]
+    names = [re.split(" {2,}", line)[5] for line in lines]
     assert names == ["outputs/a net", "outputs/best of all/net", cell.name, f"{cell}/a copy"]
     assert main(["verify", "outputs"]) == 0
     assert capsys.readouterr().out.startswith("4 runs, 0 of them damaged\n")
@@ -197,7 +199,7 @@ def test_a_run_that_is_being_trained_is_left_alone(
     with Lock(tree / "lr0.1_a-11111111" / "seed=0" / ".lock"):
         assert main(["remove", "outputs", "--cell", "lr0.1_*", "--yes"]) == 0
     assert [run.path.name for run in find_runs(tree) if "lr0.1_a" in str(run.path)] == ["seed=0"]
-    assert "left alone" in capsys.readouterr().out
+    assert "not touched" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_a_run_that_is_being_trained_is_left_alone(
     [
         (["remove", "outputs"], "--status, --cell, --seed, --older-than or --where"),
         (["list", "nowhere"], "nowhere is not a directory"),
-        (["command", "outputs/lr0.1_a-11111111/seed=0"], "config.yaml"),
+        (["command", "outputs/lr0.1_a-11111111/seed=0"], "run.json has no whole configuration"),
     ],
 )
 def test_refused_in_one_line(
@@ -226,6 +228,15 @@ def test_command(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(capsys.readouterr().out)
     assert words[:2] == ["python", "train.py"]
     assert run_directory(compose(words[2:])) == run_directory(compose(wanted))
+
+
+@pytest.mark.parametrize("run", sorted((ROOT / "experiments/results/runs").glob("*/*"))[::13])
+def test_a_committed_record_has_its_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that left only run.json and its metrics."""
+    assert not (run / "config.yaml").exists()
+    assert main(["command", str(run)]) == 0
+    again = compose(shlex.split(capsys.readouterr().out)[2:])
+    assert (cell_name(again), f"seed={again.seed}") == (run.parent.name, run.name)
 
 
 # Arguments ----------------------------------------------------------------------------------------
@@ -293,7 +304,7 @@ def test_every_run_is_taken_by_its_own_option(
 ) -> None:
     """`"$CELL*"` without a CELL."""
     assert main(["remove", "outputs", pattern, "--yes"]) == 2
-    assert "--all says so" in capsys.readouterr().err
+    assert "use --all" in capsys.readouterr().err
     assert len(find_runs(tree)) == 4
 
 
@@ -305,6 +316,7 @@ def test_every_run_is_taken_by_its_own_option(
         ("--cell=?", "there is lr0.01_b-22222222, lr0.1_a-11111111\n"),
         ("--seed=7", "there is 0, 1\n"),
         ("--where=epochs=7", "there is 3"),
+        ("--where=val>60", "accuracy/val goes from 0.5 to 0.5\n"),
     ],
 )
 def test_a_condition_that_no_run_meets_is_said(
@@ -336,11 +348,12 @@ def test_a_directory_that_is_named_like_an_action(
 ) -> None:
     assert main(["Lst"]) == 2
     assert (
-        capsys.readouterr().err == "error: Lst is no action and no directory: did you mean list?\n"
+        capsys.readouterr().err
+        == "error: Lst is neither an action nor a directory: did you mean list?\n"
     )
     tree.rename("Lst")
     assert main(["Lst", "--status", "completed"]) == 0
-    assert "1 runs" in capsys.readouterr().out
+    assert "1 run, " in capsys.readouterr().out
 
 
 # What can't be looked at --------------------------------------------------------------------------
@@ -462,7 +475,7 @@ def test_a_run_that_is_asked_about_is_looked_at(
         assert main(["verify", str(run)]) == 1
         out = capsys.readouterr().out
         assert str(run) in out
-        assert "1 runs, 1 of them damaged" in out
+        assert "1 run, 1 of them damaged" in out
 
 
 @pytest.mark.parametrize(

@@ -83,20 +83,20 @@ def test_a_pruned_run_keeps_its_record_and_goes_on_by_hand(
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("optimizer.lr=interval(1,0)", "an interval goes from the smaller to the larger"),
-        ("optimizer.lr=tag(log,interval(0,1))", "on a log scale an interval begins above 0"),
-        ("optimizer.lr=tag(log,choice(0.1,0.2))", "only an interval has a log scale"),
-        ("optimizer.lr=tag(lg,interval(1,2))", "the only tag a search knows is log, not lg"),
-        ("optimizer.lr=range(1,1)", "no value"),
-        ("optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0 is not allowed: a finite number"),
+        ("optimizer.lr=interval(1,0)", "must go from the smaller to the larger"),
+        ("optimizer.lr=tag(log,interval(0,1))", "must begin above 0: its scale is log"),
+        ("optimizer.lr=tag(log,choice(0.1,0.2))", "must be an interval: its scale is log"),
+        ("optimizer.lr=tag(lg,interval(1,2))", "must have no tag but log, not lg"),
+        ("optimizer.lr=range(1,1)", "must give a value"),
+        ("optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0: must be a finite number"),
         ("scheduler=cosine,cosin", "scheduler=cosin is not an option"),
         ("optimizer.lrr=0.1,0.2", "did you mean optimizer.lr?"),
         ("hydra/sweeper/sampler=grid", "sampler=grid: optimizer.lr is an interval, which has no"),
         ("hydra/sweeper/sampler=tp", "sampler=tp is not an option"),
         ("+hydra.sweeper.sampler.foo=1", "unexpected keyword argument 'foo'"),
         ("hydra.sweeper.pruner.n_warmup_steps=-1", "hydra.sweeper.pruner: "),
-        ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0 is not allowed: 1 or more"),
-        ("hydra.sweeper.direction=up", "direction=up is not allowed: maximize or minimize"),
+        ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be 1 or more"),
+        ("hydra.sweeper.direction=up", "direction=up: must be maximize or minimize"),
         ("optimizer.lr=0.1 regularization.weight_decay=0", "has nothing to search"),
     ],
 )
@@ -113,7 +113,7 @@ def test_what_can_t_be_searched_is_refused_in_one_line(
 def test_the_plan_of_a_search_is_its_first_runs(program: Program, tmp_path: Path) -> None:
     outcome = program("--plan", *TINY, "experiment=search", "data=synthetic")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("the first of a search") == 1
+    assert outcome.out.count("the first runs of a search") == 1
     assert "1 cells" in outcome.out
     assert list(tmp_path.iterdir()) == []
 

@@ -163,6 +163,7 @@ def test_the_hparams_tab_has_its_columns_and_true_statuses(tensorboard: Get) -> 
     names = {column["name"] for column in experiment["hparamInfos"]}
     assert {"optimizer.lr", "scheduler", "regularization.weight_decay", "norm.detach", "seed",
             "model.width", "trainer.epochs"} <= names  # fmt: skip
+    assert experiment["hparamInfos"][0]["name"] == "optimizer.lr"  # what differs comes first
     metrics = {metric["name"]["tag"] for metric in experiment["metricInfos"]}
     assert {"accuracy/val", "loss/val", "accuracy/val_augmented"} <= metrics
     body = {

@@ -9,9 +9,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import rich.console
 from conftest import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -65,10 +67,55 @@ def test_every_console_takes_text_for_text() -> None:
         path for room in ("resnet_cifar", "hydra_plugins") for path in (ROOT / room).rglob("*.py")
     ]
     made = [(path, how) for path in paths for how in making.findall(path.read_text("utf-8"))]
-    assert {path.name for path, _ in made} == {"live.py", "text.py", "_view.py"}
+    assert {path.name for path, _ in made} == {"text.py", "_view.py"}
     for path, how in made:
         assert "markup=False" in how, path
         assert "emoji=False" in how, path
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (120, "epoch 12/15  val 84.10 %  ━━━───────  120/352  2.4 h left  1,234 images/s"),
+        (80, "epoch 12/15  val 84.10 %  ━━━───────  120/352  2.4 h left  1,234 images/s"),
+        (73, "epoch 12/15  val 84.10 %  120/352  2.4 h left  1,234 images/s"),
+        (60, "epoch 12/15  val 84.10 %  120/352  2.4 h left"),
+        (45, "epoch 12/15  val 84.10 %  2.4 h left"),
+        (30, "epoch 12/15  val 84.10 %"),
+    ],
+)
+def test_the_live_line_fits_and_keeps_the_accuracy(
+    width: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar goes first, then images/s, the step, the time left; of an epoch's line its end."""
+    display = Display("live")
+    display.console.file = written = io.StringIO()
+    display.console.size = rich.console.ConsoleDimensions(width, 24)
+    display.start(15, 352)
+    parts = ["epoch 11/15", "val  84.10 %, loss 0.5123", "train  88.12 %, loss 0.4123", "lr 0.01"]
+    display.epoch(parts, 0.841)
+    display.step(12, 120, 1234, 2.4 * 3600)
+    shown = re.sub(r"\x1b(\[[?\d;]*[A-Za-z]|[78])", "\n", written.getvalue()).split("\n")
+    lines = [line.strip() for line in shown if line.strip()]
+    assert lines[-1] == expected
+    assert lines[1].startswith("epoch 11/15  val  84.10 %, loss 0.5123")
+    assert len(lines[1]) <= max(width, 38)
+    assert lines[1].endswith(("loss 0.5123", "loss 0.4123", "lr 0.01"))
+
+
+def test_a_run_leaves_signs_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a sweep that watches: the time of its log, now and then."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    log = tmp_path / "train.log"
+    with Display("quiet") as display:
+        display.alive()  # there is no log yet
+        display.log_to(log)
+        for seconds, later in ((10.0, True), (1.0, False), (1.5, True)):
+            os.utime(log, (0, 0))
+            now += seconds
+            display.alive()
+            assert (log.stat().st_mtime > 0) == later
 
 
 def give_back(field: str, path: bool) -> str:

@@ -85,7 +85,7 @@ def test_a_loaded_network_answers_as_the_run_did(run: Path) -> None:
 def test_the_best_epoch_s_weights(run: Path) -> None:
     best = load_model(str(run), weights="best")
     assert best.epoch == best.metrics["epoch"]
-    with pytest.raises(UserError, match="weights=middle is not allowed: one of last, best"):
+    with pytest.raises(UserError, match="weights=middle: must be one of last, best"):
         load_model(run, weights="middle")
 
 

@@ -135,7 +135,7 @@ def test_an_archive_on_another_disk_is_left_to_mv(
     assert "is on another disk than outputs/" in said
     assert tree(root) == before
     assert not Path("outputs.archive").exists()
-    by_hand = said.partition("left alone; ")[2].partition(" would move it")[0]
+    by_hand = said.partition("not touched; ")[2].partition(" would move it")[0]
     subprocess.run(by_hand, shell=True, check=True)
     assert sorted(path.name for path in (root / CELL).iterdir()) == ["seed=1"]
     moved = tree(Path("outputs.archive") / CELL / "seed=0")

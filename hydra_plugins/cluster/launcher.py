@@ -96,9 +96,8 @@ class ClusterLauncher(Launcher):
                 done[job.key] = ended
             console.print(f"{label[job]}: {text}")
         missing = len(distinct) - len(done)
-        console.print(
-            f"{len(distinct)} runs: {len(done)} done" + f", {missing} not" * bool(missing)
-        )
+        rest = f", {missing} not" if missing else ""
+        console.print(f"{len(distinct)} runs: {len(done)} done{rest}")
         if "n_trials" not in self.config.hydra.sweeper:  # a search is not over yet
             self.job.answer(distinct)
         failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")

@@ -193,9 +193,6 @@ def _is_safe(pid: int) -> bool:
     return not any(os.path.realpath(file).startswith(DRIVER) for file in files)
 
 
-# In the children ---------------------------------------------------------------------------------
-
-
 def _send_parent(answer: Connection) -> None:
     answer.send(os.getppid())
 

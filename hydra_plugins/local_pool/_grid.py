@@ -53,9 +53,6 @@ class Composer:
     merged once for each choice, and the values applied to a copy, by Hydra's own code. Hydra's node
     is large and no job changes it but for the few keys set here, so it is passed on, not copied: a
     configuration is whole until the next one is composed.
-
-    Args:
-        config: the sweep's.
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:

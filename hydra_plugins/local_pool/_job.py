@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -113,6 +114,10 @@ class Job:
         """Its progress, as far as it is known."""
         return None
 
+    def last_sign(self) -> float:
+        """The time of the last sign that it works; now, if it gives none."""
+        return time.time()
+
     def curve(self) -> Sequence[tuple[int, float]]:
         """The objective by step, for a search to compare: of all steps but the last."""
         return []
@@ -157,6 +162,10 @@ class Job:
     def labels(cls, jobs: Sequence[Job]) -> list[str]:
         """Short names of the jobs of one sweep: what tells them apart."""
         return [job.label for job in jobs]
+
+    @classmethod
+    def prepare(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
+        """Get what `jobs` share, before the first starts; of a search, examples, 0 at once."""
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

@@ -112,7 +112,7 @@ class Pool:
             return
         self._stops += 1
         if self._running:
-            self._view.say("the time is up: what runs saves and ends")
+            self._view.say("the time is up: running jobs save and end")
 
     def _start_jobs(self) -> None:
         """Start a job on every free slot, as long as there are any."""
@@ -179,7 +179,7 @@ class Pool:
     def _put_off_busy(self, job: Job) -> None:
         if job.key not in self._told_busy:
             self._told_busy.add(job.key)
-            self._view.say_of(job, "another process is at it, later")
+            self._view.say_of(job, "another process is running it: later")
         self._put_off[job] = time.monotonic()
 
     def _collect(self) -> None:
@@ -217,7 +217,7 @@ class Pool:
         elif code == 0 and (outcome := job.outcome()):  # the other one has just got it done
             self._record_end(job, outcome, "elsewhere")
         else:
-            nothing = "its process ended well and left no outcome"
+            nothing = "its process ended without an error and without a result"
             self.failures[job.key] = process.explain(code) if code else nothing
             self._view.end(job, f"FAILED: {self.failures[job.key]}")
 

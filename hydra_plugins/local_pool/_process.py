@@ -37,6 +37,7 @@ class JobProcess:
     ) -> None:
         self.job, self.slot = job, slot
         self.started = time.monotonic()
+        self._signs = deque([time.time()], maxlen=20)  # of its work, the latest
         self.at_start = job.progress()
         self.tail: deque[str] = deque(maxlen=50)
         self.stops = 0  # how often it was told to end
@@ -90,6 +91,15 @@ class JobProcess:
         self._reader.join(1.0)  # a grandchild could hold the pipe open for longer
         return code
 
+    def silence(self) -> float:
+        """Seconds since its last sign of work: if 30 at least, and ten times the usual; else 0."""
+        signs = self._signs
+        if (sign := self.job.last_sign()) > signs[-1]:
+            signs.append(sign)
+        usual = (signs[-1] - signs[0]) / (len(signs) - 1) if len(signs) > 4 else PATIENCE / 10
+        silence = time.time() - signs[-1]
+        return silence if silence > max(30.0, 10 * usual) else 0.0
+
     def stop(self) -> None:
         """Tell the job and what it started to save and end; the second time, end them."""
         self.stops += 1
@@ -119,9 +129,9 @@ class JobProcess:
     def explain(self, code: int) -> str:
         """Say why it failed, in one line: its last word, or the signal that ended it."""
         if code == UNKNOWN:
-            return "ended by a signal; by which, the fork server knew, which is gone"
+            return "ended by a signal, it is not known which"
         if code < 0:
             return f"ended by signal {-code} ({signal.Signals(-code).name})"
         errors = [line for line in self.tail if line.startswith("error: ")]
         last = "".join([*self.tail, *errors][-1:]).removeprefix("error: ")
-        return one_line(last) or f"exit code {code}, without a word"
+        return one_line(last) or f"exit code {code}, nothing printed"

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from hydra_plugins.local_pool._job import Job, JobSource, Outcome
+from hydra_plugins.local_pool._job import Job, JobSource, Outcome, Progress
 
 if TYPE_CHECKING:
     from hydra_plugins.local_pool._process import JobProcess
 
 REFRESH = 0.5  # seconds; a job's progress is read from its files
 BAR = 10  # columns
-SHORTEST = 12  # columns of a label
+NARROWED = ((3, 0), (5, 0), (0, 12), (4, 0))  # columns of a job's line, and their least widths
 
 
 def duration(seconds: float) -> str:
@@ -32,9 +32,11 @@ def duration(seconds: float) -> str:
 
 
 def fit(text: str, width: int) -> str:
-    """Bring `text` to exactly `width` columns: padded, or cut with an ellipsis."""
-    text = visible(text)
-    return text.ljust(width) if len(text) <= width else text[: max(0, width - 1)] + "…"
+    """Bring `text` to exactly `width` columns: padded, or an ellipsis in place of its middle."""
+    text, end = visible(text), (width - 1) // 2
+    if len(text) <= width or not width:
+        return text[:width].ljust(width)
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 def visible(text: str) -> str:
@@ -73,32 +75,34 @@ class SweepConsole(Console):
 
 
 class LiveLines:
-    """The last lines of a terminal, drawn again and again.
+    """Lines at the bottom of a terminal, drawn again and again; what is printed stays above them.
 
-    rich's own live view goes up by as many rows as it has drawn; in a window that became narrower
-    since, the terminal has folded them into more, and the rest stays behind.
+    The cursor waits where the next line is printed. So, where tmux folds the lines of a window that
+    became narrower and puts the top into its history, none of these is among them.
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._drawn: list[int] = []  # the lines' lengths
+        self._console, self._count = console, 0
+        self.size = console.size
 
     def draw(self, lines: Sequence[Text]) -> None:
         """Show `lines`, cut to the window, in place of those before."""
-        self.clear()
-        width, height = self._console.size
-        for line in lines[-max(1, height - 2) :]:
-            line.truncate(width - 1)
-            self._console.print(line, soft_wrap=True)
-            self._drawn.append(line.cell_len)
-
-    def clear(self) -> None:
-        """Take the lines away; what is printed next takes their place."""
-        width = self._console.size.width
-        rows = sum(max(1, -(-length // width)) for length in self._drawn)
-        if rows:
-            self._console.file.write(f"\r\x1b[{rows}A\x1b[J")
-        self._drawn = []
+        steady, self.size = self.size == self._console.size, self._console.size
+        width, height = self.size
+        lines = lines[-max(1, height - 2) :]
+        if self._count and not (steady and self._count == len(lines)):
+            # No `ESC[J`, which at the top of a window copies it all into tmux's history.
+            below = "\x1b[B\x1b[2K" * height
+            self._console.print("", end=f"\r\x1b[2K\x1b7{below}\x1b8")
+        if count := len(lines):
+            # Without folding: the window may be narrower than this process knows yet.
+            top = f"\x1b7\x1b[?7l\x1b[{height - count + 1};1H"
+            self._console.print("", end="\n" * count + "\x1b[A" * count + top)
+            for line in lines:
+                line.truncate(width - 1)
+                self._console.print(line, end="\x1b[K\x1b[E")
+            self._console.print("", end="\x1b[?7h\x1b8")
+        self._count = count
 
 
 class SweepView:
@@ -111,8 +115,9 @@ class SweepView:
     """
 
     def __init__(self, mode: str, jobs: Sequence[Job], source: JobSource | None = None) -> None:
-        self._mode = mode if mode != "auto" else "live" if sys.stdout.isatty() else "plain"
         self._console = SweepConsole()
+        able = sys.stdout.isatty() and not self._console.is_dumb_terminal
+        self._mode = mode if mode != "auto" else "live" if able else "plain"
         self._live = LiveLines(self._console) if self._mode == "live" else None
         self._lock = threading.Lock()  # jobs' lines come from threads of their own
         self._source = source
@@ -122,8 +127,7 @@ class SweepView:
         self._labels = dict(zip(jobs, labels, strict=True))
         self._numbers = {job: number for number, job in enumerate(jobs, 1)}
         self._costs: dict[Job, float] = {}  # of what is to do, at the beginning
-        self._ended = 0
-        self._refreshed = 0.0
+        self._ended, self._refreshed = 0, 0.0
         self._start = time.monotonic()
 
     def begin(self, jobs: Sequence[Job], done: Mapping[str, Outcome], slots: int) -> None:
@@ -153,48 +157,43 @@ class SweepView:
             self.say(f"{self._number(job)} {line}")
 
     def refresh(self, running: Sequence[JobProcess], waiting: Sequence[Job]) -> None:
-        """Bring the live view up to date, now and then."""
-        if self._live is None or time.monotonic() - self._refreshed < REFRESH:
+        """Bring the live view up to date: now and then, and where the window has changed."""
+        recent = time.monotonic() - self._refreshed < REFRESH
+        if self._live is None or (recent and self._live.size == self._console.size):
             return
-        width = self._console.size.width
-        lines = self._lay_out(running, width)
-        share = self._ended / self._total
+        lines = self._lay_out(running, self._console.width)
         text = f" {self._ended} of {self._total} ended, {len(running)} running"
         if left := self._estimate_left(running, waiting):
             text += f", about {duration(left)} left"
         with self._lock:
-            self._live.draw([*lines, self._console.bar(share, BAR) + Text(text)])
+            self._live.draw([*lines, self._console.bar(self._ended / self._total, BAR) + text])
         self._refreshed = time.monotonic()
 
-    def _describe(self, process: JobProcess) -> tuple[str, float, list[str]]:
-        """Describe a running job: label, share done, and the rest in order of importance."""
-        job, progress = process.job, process.job.progress()
-        label = f"{self._number(job)} {self._labels[job]}"
-        slot = f"GPU {process.slot}" if process.slot else ""
-        if progress is None:
-            return label, 0.0, ["starting", "", slot, ""]
+    def _describe(self, process: JobProcess) -> list[str | Text]:
+        """Describe a running job: label, progress, detail, bar, time left, device."""
+        job, progress = process.job, process.job.progress() or Progress(0, 1, "starting")
         before = process.at_start.done if process.at_start else 0.0
         made, passed = progress.done - before, time.monotonic() - process.started
         left = f"{duration(passed / made * (progress.total - progress.done))} left" if made else ""
-        return label, progress.done / progress.total, [progress.text, left, slot, progress.detail]
+        if silence := process.silence():
+            left = f"no step for {duration(silence)}"
+        bar = self._console.bar(progress.done / progress.total, BAR)
+        texts = [f"{self._number(job)} {self._labels[job]}", progress.text, progress.detail]
+        return [*texts, bar, left, f"GPU {process.slot}" if process.slot else ""]
 
     def _lay_out(self, running: Sequence[JobProcess], width: int) -> list[Text]:
-        """Return a line for each job; if they are too wide, the detail goes, then labels' ends."""
+        """Return a line for each job. Where it is narrow, columns go in the order of NARROWED."""
         rows = [self._describe(process) for process in running]
-        widths = [max(map(len, column)) for column in zip(*(row[2] for row in rows), strict=True)]
-        longest = max((len(label) for label, _, _ in rows), default=0)
-
-        def room() -> int:  # for the label, between gaps of two columns
-            return width - 1 - BAR - 2 - sum(w + 2 for w in widths if w)
-
-        if rows and room() < longest:
-            widths[-1] = 0
-        longest = min(longest, max(SHORTEST, room()))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for column, least in NARROWED if rows else ():
+            missing = sum(w + 2 for w in widths if w) - 2 - (width - 1)
+            if missing > 0 and widths[column] > least:
+                widths[column] = max(least, widths[column] - missing) if least else 0
         lines = []
-        for label, share, texts in rows:
-            cells = [fit(text, w) for text, w in zip(texts, widths, strict=True) if w]
-            bar = self._console.bar(share, BAR)
-            lines.append(Text(fit(label, longest) + "  ") + bar + Text("  " + "  ".join(cells)))
+        for row in rows:
+            cells = zip(row, widths, strict=True)
+            texts = [c if isinstance(c, Text) else Text(fit(c, w)) for c, w in cells if w]
+            lines.append(Text("  ").join(texts))
             lines[-1].rstrip()
         return lines
 
@@ -216,9 +215,6 @@ class SweepView:
         pruned: Mapping[str, str],
     ) -> None:
         """Say how it ended: counts, failures with cause and log, jobs there was no time for."""
-        if self._live:
-            with self._lock:
-                self._live.clear()
         counts = {"before": self._before, "done": len(outcomes), "stopped early": len(pruned)}
         counts["failed"] = len(failures)
         counts["not finished"] = self._total - sum(counts.values())
@@ -251,6 +247,6 @@ class SweepView:
             return
         with self._lock:
             if self._live:
-                self._live.clear()
+                self._live.draw([])
                 self._refreshed = 0.0  # soon again
             self._console.print(text)

@@ -64,8 +64,8 @@ def check_options(options: object, group: str, **rules: tuple[bool, str]) -> Non
     """Refuse an option whose rule does not hold; a rule is a truth, and what is allowed."""
     for key, (holds, allowed) in rules.items():
         if not holds:
-            message = f"{group}.{key}={getattr(options, key)} is not allowed: {allowed}"
-            raise ConfigCompositionException(message)
+            value = getattr(options, key)
+            raise ConfigCompositionException(f"{group}.{key}={value}: must be {allowed}")
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local_pool", node=LocalPoolConf)
@@ -102,8 +102,7 @@ class LocalPool(Launcher):
             type(distinct[0]).answer(distinct)
         if pool.left and not pool.failures:
             raise SystemExit(0)
-        failed = len(pool.failures)
-        error = SweepFailed(f"{failed} of {len(distinct)} runs failed; see above for each")
+        error = SweepFailed(f"{len(pool.failures)} of {len(distinct)} runs failed: see above")
         return make_returns(jobs, pool.outcomes, error)
 
     def search(self, source: JobSource) -> None:
@@ -112,7 +111,7 @@ class LocalPool(Launcher):
         Raises SweepFailed; SystemExit at a signal, when the time is up, and after the plan.
         """
         if self.options.plan:
-            print("These are the first of a search, which chooses the next by what they reach.")
+            print("These are the first runs of a search; it chooses the next by their results.")
             self._plan([job for _ in self._slots()[0] if (job := source.next())])
         pool = self._run([], source.total, source)
         if pool.interrupted:
@@ -162,6 +161,8 @@ class LocalPool(Launcher):
         env |= {**self.options.env, **self.config.hydra.job.env_set}
         several = source.total - source.before if source else len(to_do)
         kind: type[Job] = get_class(self.options.job)
+        if to_do:
+            kind.prepare(to_do, AtOnce(min(len(slots), len(to_do)), len(slots + spare)), threads)
         # Not with GPUs: that a fork is safe for CUDA has not been tried on one.
         forks = AVAILABLE and kind.entry and several > 1 and not any(slots)
         server = ForkServer(kind.preload, env) if forks else None

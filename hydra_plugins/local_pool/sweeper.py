@@ -92,7 +92,7 @@ class Grid(LaunchingSweeper):
                 run_mode=RunMode.MULTIRUN,
             )
             if composed.hydra.sweeper._target_ != GridConf._target_:
-                message = f"{preset} is no grid and can't be swept over with others: run it alone"
+                message = f"{preset} is not a grid: run it alone, not with others"
                 raise ConfigCompositionException(message)
             grids.append(([preset, *others], dict(composed.hydra.sweeper.params)))
         return grids
@@ -114,5 +114,5 @@ class Grid(LaunchingSweeper):
                 message = f"{override.input_line}: a grid has no {kind}; hydra/sweeper=optuna does"
                 raise ConfigCompositionException(message)
             if not values[key]:
-                raise ConfigCompositionException(f"{override.input_line} is not allowed: no value")
+                raise ConfigCompositionException(f"{override.input_line}: must give a value")
         return [list(job) for job in itertools.product(*values.values())]

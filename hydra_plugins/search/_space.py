@@ -20,31 +20,31 @@ def distribution(override: Override) -> Axis:
 
     def require(condition: bool, allowed: str) -> None:
         if not condition:
-            raise ConfigCompositionException(f"{override.input_line} is not allowed: {allowed}")
+            raise ConfigCompositionException(f"{override.input_line}: must {allowed}")
 
     value = override.value()
     tags: set[str] = getattr(value, "tags", set())
-    require(tags <= {"log"}, f"the only tag a search knows is log, not {', '.join(sorted(tags))}")
+    require(tags <= {"log"}, f"have no tag but log, not {', '.join(sorted(tags))}")
     log = "log" in tags
     if isinstance(value, IntervalSweep):
         low, high = value.start, value.end
         assert low is not None
         assert high is not None
-        require(low < high, "an interval goes from the smaller to the larger value")
-        require(not log or low > 0, "on a log scale an interval begins above 0")
+        require(low < high, "go from the smaller to the larger value")
+        require(not log or low > 0, "begin above 0: its scale is log")
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=log)
         return FloatDistribution(low, high, log=log)
-    require(not log, "only an interval has a log scale")
+    require(not log, "be an interval: its scale is log")
     if isinstance(value, RangeSweep):
         numbers = sorted(value.range()) if value.step else []
-        require(bool(numbers), "no value")
+        require(bool(numbers), "give a value")
         low, high, step = numbers[0], numbers[-1], abs(value.step)
         if all(isinstance(number, int) for number in numbers):
             return IntDistribution(int(low), int(high), step=int(step))
         return FloatDistribution(low, high, step=step)
     choices = list(dict.fromkeys(override.sweep_string_iterator()))
-    require(bool(choices), "no value")
+    require(bool(choices), "give a value")
     return CategoricalDistribution(choices)
 
 

@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from hydra_plugins.local_pool import Job, Outcome
+from hydra_plugins.local_pool import AtOnce, Job, Outcome
 from hydra_plugins.local_pool._grid import Composer, make_jobs
 from hydra_plugins.local_pool._view import SweepConsole
 from hydra_plugins.local_pool.launcher import LocalPool, check_options
@@ -85,11 +85,13 @@ class OptunaSearch(LaunchingSweeper):
             return make_jobs(kind, self.config, self.context, [[*fixed, *overrides]], composer)[0]
 
         # Before anything is written: every extreme value is tried, and the options are Optuna's.
-        first, *_ = [make(_space.overrides(point)) for point in _space.list_corners(space)]
+        first, *others = [make(_space.overrides(point)) for point in _space.list_corners(space)]
         with _study.open_storage(None) as nowhere:
             _study.SearchStudy(nowhere, space, self.options, "")
         quiet = OmegaConf.select(self.config, "hydra.launcher.progress") == "quiet"
         planned = isinstance(self.launcher, LocalPool) and self.launcher.options.plan
+        if isinstance(self.launcher, LocalPool) and not planned:
+            kind.prepare([first, *others], AtOnce(0), 0)
         file = None if planned else Path(self.options.storage).expanduser()
         with _study.open_storage(file) as storage:
             study = _study.SearchStudy(storage, space, self.options, first.label)
@@ -123,7 +125,7 @@ class OptunaSearch(LaunchingSweeper):
     def _search_in_batches(self, search: "Search") -> None:
         """Search on a launcher that takes a list of jobs and returns when all have ended."""
         if not self.options.pruner._target_.endswith(".NopPruner"):
-            self._console.print("without pruning: this launcher says nothing of jobs that run")
+            self._console.print("without pruning: this launcher tells nothing of running jobs")
         index = 0
         while batch := [j for _ in range(self.options.batch) if (j := search.next())]:
             results = self.launcher.launch([job.overrides for job in batch], index)
@@ -133,7 +135,7 @@ class OptunaSearch(LaunchingSweeper):
 
     def _summarize(self, study: "SearchStudy", file: Path | None) -> None:
         counts = Counter(trial.state.name for trial in study.trials)
-        names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "not allowed", "RUNNING": "open"}
+        names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "refused", "RUNNING": "open"}
         parts = [f"{counts[name]} {word}" for name, word in names.items() if counts[name]]
         said = f"{len(study.trials)} trials: {', '.join(parts)}; {study.name} in {file}"
         self._console.print(said)

@@ -6,6 +6,7 @@ from textwrap import fill
 
 from resnet_cifar import paths
 from resnet_cifar.config.compose import CONF, compose_yaml
+from resnet_cifar.text import CURVES
 
 # Hydra's own page takes twice as long and lists schemas.
 PAGE = """\
@@ -25,7 +26,8 @@ Examples
 The same command again goes on where it stopped; finished runs are skipped. Afterwards
   {runs:<{width}}  what there is
   {evaluate:<{width}}  what it reached; --test: on test
-  {tensorboard:<{width}}  curves
+  {tensorboard:<{width}}  curves, at
+    {curves}
 
 Groups and their options
 {options}
@@ -58,6 +60,7 @@ def help_page(overrides: list[str]) -> str:
         runs=f"{paths.command_name('runs')} outputs",
         evaluate=f"{paths.command_name('evaluate')} outputs/<cell>/seed=<n>",
         tensorboard="tensorboard --logdir outputs",
+        curves=CURVES,
         options="\n".join(options),
         configuration="\n  ".join(configuration),
         conf="conf/" if paths.checkout() else CONF,

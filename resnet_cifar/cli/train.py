@@ -53,7 +53,7 @@ def train(composed: DictConfig) -> float:
             instantiate(HydraConfig.get().launcher)  # not used, but its options are to be allowed
             for argument in sys.argv[1:]:
                 if argument.lstrip("+~").startswith(DIRECTORIES):
-                    raise ConfigError(f"{argument} is not allowed: runs go to output_root")
+                    raise ConfigError(f"{argument}: must not be set: runs go to output_root")
         config = from_dictconfig(composed)
         from resnet_cifar.training.run import run  # imports torch: not for --help and completion
 
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         hydra_utils.run_and_report = lambda func: func()
         register()
         for path in replaced():
-            print(f"{path} stands in for the packaged one", file=sys.stderr)
+            print(f"{path} is used in place of the packaged file", file=sys.stderr)
         train()
 
     return run_training_command(compose_and_train)

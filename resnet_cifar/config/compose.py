@@ -46,7 +46,7 @@ def register() -> None:
             if theirs := user_config_directory():
                 main = theirs / "config.yaml"
                 if main.is_file() and b"/hydra/schema/config@_here_" not in main.read_bytes():
-                    raise ConfigError(f"{main} has not the defaults of conf/config.yaml: rename it")
+                    raise ConfigError(f"{main} lacks the defaults of conf/config.yaml: rename it")
                 search_path.prepend("own", f"file://{theirs}")
 
     kinds_of = groups()

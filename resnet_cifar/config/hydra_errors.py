@@ -39,35 +39,33 @@ OTHER_NAMES = {
     ),
     "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
     "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
-    "the images lie on the device, no process loads them": "num_workers workers pin_memory",
+    "the images are on the device; no other process loads them": "num_workers workers pin_memory",
     "the same command goes on where it stopped": "resume ckpt_path checkpoint resume_from",
 }
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
-NOT_ALLOWED = "{key}={0} is not allowed: "
+MUST_BE = "{key}={0}: must be "
 _VALUE = r"Value '(.*?)'(?: of type '\w+')? (?:could not be converted to|is not a valid) "
 _PARSING = r"Error parsing override '(.*?)'\n"
 MESSAGES = {
     r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'": (
         "{0} has several values: add -m to sweep over them"
     ),
-    _VALUE + "(?:Integer|int)": NOT_ALLOWED + "a whole number",
-    _VALUE + "Float": NOT_ALLOWED + "a number",
-    _VALUE + "bool": NOT_ALLOWED + "true or false",
+    _VALUE + "(?:Integer|int)": MUST_BE + "a whole number",
+    _VALUE + "Float": MUST_BE + "a number",
+    _VALUE + "bool": MUST_BE + "true or false",
     r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
         "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
         "tuple, dict, or one of them | None"
     ),
-    r"is not Optional": "{key}=null is not allowed: it needs a value",
-    r"merging override ([^\n]+).*Cannot [ca]": "{0} is not allowed: a value of another type",
+    r"is not Optional": "{key}=null: must have a value",
+    r"merging override ([^\n]+).*Cannot [ca]": "{0}: must be of the type that it has in conf/",
     r"In '([^']+)': .*(?:is not a subclass of|Cannot merge \w+ with)": (
         "conf/{0}.yaml has a value where a group's keys belong, or a list"
     ),
     r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
     r"[Mm]issing mandatory value": "{key} has no value",
-    _PARSING + r"[^\n]* while evaluating .*NoneType": (
-        "{0} is not allowed: null is the absence of a value, and every key needs one"
-    ),
+    _PARSING + r"[^\n]* while evaluating .*NoneType": "{0}: must be a value other than null",
     _PARSING + r"[^\n]* while evaluating '.*?': ([^\n]*)": (
         "{0} can't be read: {1} (text with a parenthesis needs quotes)"
     ),
@@ -105,17 +103,17 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     for argument in argv:
         name, given, value = argument.partition("=")
         if digits := re.search(r"\d{309,}", value):  # no float is so large, nor any file so named
-            return f"{name} is not allowed: a number of {len(digits[0])} digits"
+            return f"{name}: must be a number of fewer than {len(digits[0])} digits"
         if key_kind(name[1:].rpartition(".")[0]) == MAPPING:
             continue
         if name.startswith("~") and name[1:] not in PRESETS:
             if name[1:] not in known_keys():
                 return unknown_key(name[1:])
-            return f"{argument} is not allowed: every key of the configuration is needed"
+            return f"{argument}: must stay: every key of the configuration is needed"
         if name.lstrip("+") not in (*groups(), *PRESETS):
             continue
         if given and re.fullmatch(r"null|[^a-zA-Z{]*|\[.*", value):
-            return f"{argument} is not allowed: a group takes the name of an option"
+            return f"{argument}: must be the name of an option of {name.lstrip('+')}"
     return None
 
 
@@ -165,12 +163,12 @@ def unknown_key(key: str) -> str:
         return f"{key} can't be set in this configuration, which is not the packaged config.yaml"
     if key in known:
         group = key.partition(".")[0]
-        return f"{key} is no key of the {group} chosen: another option of {group} has it"
+        return f"{key} is not a key of the {group} chosen: another option of {group} has it"
     last = key.rpartition(".")[2]
     for meant, names in OTHER_NAMES.items():
         if last.lower().replace("-", "_") in names.split():
             meant = meant if " " in meant else f"did you mean {meant}?"
-            return f"{key} is no key of the configuration: {meant}"
+            return f"{key} is not a key of the configuration: {meant}"
     # The right name in the wrong group says more than a name that looks like it.
     close = [name for name in known if name.rpartition(".")[2] == last]
     if not close:
@@ -180,4 +178,4 @@ def unknown_key(key: str) -> str:
         close = [name for name in dict.fromkeys(close) if "." not in key or name not in groups()]
     listed = f"{command_name('train')} --help lists them"
     hint = f"did you mean {' or '.join(close)}?" if close else listed
-    return f"{key} is no key of the configuration: {hint}"
+    return f"{key} is not a key of the configuration: {hint}"

@@ -19,10 +19,10 @@ from resnet_cifar.config.hydra_errors import one_line
 from resnet_cifar.config.schema import PARTS, Config, groups
 from resnet_cifar.errors import ConfigError, describe, require
 from resnet_cifar.files import read_regular
-from resnet_cifar.identity import flatten, items
+from resnet_cifar.identity import USUAL, flatten, items
 from resnet_cifar.paths import USER_CONFIG, command_name
 from resnet_cifar.record.integrity import read_summed
-from resnet_cifar.record.layout import CONFIG
+from resnet_cifar.record.layout import CONFIG, RUN
 from resnet_cifar.record.schema import RunRecord, record_or_reason
 
 OF_YAML = (YAMLError, OmegaConfBaseException, RecursionError)
@@ -58,12 +58,27 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read as a configuration: {describe(error)}") from error
 
 
+def from_record(directory: Path) -> Config:
+    """Read a run's configuration from run.json. Raises ConfigError, as `load`."""
+    record = record_or_reason(directory)
+    if isinstance(record, str):
+        raise ConfigError(record)
+    plain: dict[str, Any] = {group: {"name": kinds[0].NAME} for group, kinds in groups().items()}
+    for key, value in record.config.items():
+        group, _, name = (key, "", "name") if key in groups() else key.rpartition(".")
+        (plain[group] if group else plain)[name] = value
+    try:
+        return _parse(OmegaConf.to_yaml(OmegaConf.create(literally(plain))).encode(), compose())
+    except ConfigError as error:
+        raise ConfigError(f"{directory / RUN} has no whole configuration: {error}") from error
+
+
 def check_readable(config: Config) -> None:
     """Raise ConfigError, naming key and value, unless config.yaml gives `config` back."""
     again = flatten(_parse(to_yaml(config).encode()))
     for key, value in flatten(config).items():
         read = again.get(key)
-        require(read == value, key, value, f"config.yaml would give it back as {read}")
+        require(read == value, key, value, f"what config.yaml gives back: {read}")
 
 
 def _parse(content: bytes, default: Config | None = None) -> Config:
@@ -78,7 +93,7 @@ def _parse(content: bytes, default: Config | None = None) -> Config:
             kind = next((kind for kind in kinds if name == kind.NAME), None)
             if kind is None:
                 where = f"{USER_CONFIG} says where options of your own are"
-                raise ConfigError(f"{group}.name={name} is unknown here; {where}")
+                raise ConfigError(f"{group}.name={name} is not known here; {where}")
             whole = _absent(kind, getattr(default, group, None)) | values
             plain[group] = OmegaConf.merge(OmegaConf.structured(kind), whole)
         plain = _absent(Config, default) | plain
@@ -121,6 +136,12 @@ def _added(chosen: tuple[str, ...], own_options: str | None) -> dict[str, Any]:
     }
 
 
+def usual_values() -> dict[str, Any]:
+    """Map keys to their usual values: identity's table, and of added fields that of absence."""
+    kinds = [("", Config), *((f"{group}.", kind) for group in groups() for kind in groups()[group])]
+    return {p + name: v for p, kind in kinds for name, v in _absent(kind).items()} | USUAL
+
+
 def reproduce_command(config: Config) -> str:
     """Print the command that trains `config`: only what differs from conf/.
 
@@ -139,4 +160,4 @@ def reproduce_command(config: Config) -> str:
     with contextlib.suppress(ConfigError):
         if wanted.items() <= dict(items(compose(overrides), everything=True)).items():
             return " ".join([command_name("train"), *map(shlex.quote, overrides)])
-    raise ConfigError(f"no command line holds {' '.join(overrides)}: the run's {CONFIG} does")
+    raise ConfigError(f"no command line can hold {' '.join(overrides)}: use the run's {CONFIG}")

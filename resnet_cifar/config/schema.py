@@ -75,7 +75,7 @@ class Config:
                 try:  # a path, say, or a file name's undecodable byte fits into no record
                     json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
                 except (TypeError, ValueError):
-                    rule = "finite numbers, text that UTF-8 can hold, true, false, null, and lists "
+                    rule = "made of finite numbers, text in UTF-8, true, false, null, and lists "
                     require(False, key, ascii(value), rule + "and mappings of these")
         require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         require(bool(self.output_root.strip()), "output_root", "''", "a directory")
@@ -99,7 +99,7 @@ class Config:
             return
         for beside, key, only in WITHOUT_EFFECT:
             where = ", ".join(f"{name}={value}" for name, value in beside.items())
-            rule = f"it has no effect beside {where}; write {key}={number(only)}"
+            rule = f"{number(only)}: it has no effect beside {where}"
             idle = beside.items() <= flat.items() and flat.get(key, only) != only
             require(not idle, key, flat.get(key), rule)
         kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
@@ -108,8 +108,8 @@ class Config:
         rate = self.scheduler.shape(self.optimizer.lr, epochs, steps)
         # Most schedules differ from a constant at the end.
         changes = any(rate(step) != self.optimizer.lr for step in reversed(range(epochs * steps)))
-        rule = f"the rate of {self.scheduler} is constant over trainer.epochs={epochs}"
-        require(changes, "scheduler", kind, f"{rule}: change it, or write scheduler=constant")
+        rule = f"constant: {self.scheduler} is constant over trainer.epochs={epochs}"
+        require(changes, "scheduler", kind, f"{rule}; or change its values")
 
     def build_model(self) -> nn.Module:
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""

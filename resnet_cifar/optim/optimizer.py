@@ -46,7 +46,7 @@ class SGD(Optimizer):
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, allowed)
         require(0 <= self.dampening < 1, "optimizer.dampening", self.dampening, allowed)
         possible = not self.nesterov or (self.momentum > 0 and self.dampening == 0)
-        rule = "Nesterov needs optimizer.momentum above 0 and optimizer.dampening=0"
+        rule = "false, or optimizer.momentum above 0 and optimizer.dampening=0"
         require(possible, "optimizer.nesterov", self.nesterov, rule)
 
     def build(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:

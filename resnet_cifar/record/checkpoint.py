@@ -11,6 +11,7 @@ import torch
 
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import read_regular, write_atomically
+from resnet_cifar.identity import cell_hash
 from resnet_cifar.record.integrity import check_archive, read_summed
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS, WEIGHTS
 from resnet_cifar.record.schema import START_AGAIN, RecordError, RunRecord, expect
@@ -103,7 +104,7 @@ def check_owner(state: dict[str, Any], path: Path, record: RunRecord, steps: int
     cell, seed, step = state.get("cell"), state.get("seed"), state.get("step", 0)
     epoch, epochs = state.get("epoch"), record.epochs
     problems = {
-        f"of another run, {cell}/seed={seed}": (cell, seed) != (record.cell, record.seed),
+        f"of another run, {cell}/seed={seed}": (cell_hash(str(cell)), seed) != record.key,
         f"at epoch {epoch}": type(epoch) is not int or not 0 <= epoch <= epochs,
         f"at step {step}": type(step) is not int or not 0 <= step <= steps,
         f"at step {step} after the last epoch": epoch == epochs and step,
@@ -154,7 +155,7 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
         raise RecordError(f"{directory} has no {name}: {record.status}")
     state = load(path, content=content)
     cell, seed, epoch = state.get("cell"), state.get("seed"), state.get("epoch")
-    if (cell, seed) != (record.cell, record.seed):
+    if (cell_hash(str(cell)), seed) != record.key:
         raise RecordError(f"{path} is of another run, {cell}/seed={seed}")
     recorded = record.epochs_done if record.finished else epoch
     if name == BEST:

@@ -104,7 +104,7 @@ class LinesFile:
 def refuse_changed(path: Path) -> NoReturn:
     """Raise UserError: somebody else wrote to a file that this process was writing."""
     what = f"{path} was changed or removed during training, so this run stops"
-    raise UserError(f"{what}; put back as it was, the same command goes on")
+    raise UserError(f"{what}; put it back as it was, and the same command goes on")
 
 
 def _check(line: Metrics, path: Path, where: str) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from resnet_cifar.errors import ConfigError, UserError, describe, shorten
 from resnet_cifar.files import is_held, read_regular, write_json
+from resnet_cifar.identity import cell_hash
 from resnet_cifar.record.layout import LOCK, RUN
 from resnet_cifar.text import explain_mismatch
 
@@ -118,6 +119,11 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
         """The last word on each tracker, by its option."""
         given = [session.tracked for session in self.sessions if session.tracked]
         return {each.tracker: each for each in [*given, *self.handed_in]}
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The run's identity, whatever the label of its cell."""
+        return cell_hash(self.cell), self.seed
 
     def precision_on(self, device_type: str) -> str | None:
         """The precision it was last trained in on such a device."""
@@ -244,7 +250,7 @@ def _parse(content: bytes, directory: Path) -> RunRecord:
     except msgspec.ValidationError as error:
         path, value, allowed = explain_mismatch(error, plain, RunRecord)
         key = ".".join(map(str, path))
-        problem = f"{key}={reprlib.repr(value)} is not allowed: {allowed}" if path else allowed
+        problem = f"{key}={reprlib.repr(value)}: must be {allowed}" if path else allowed
         raise ValueError(problem) from error
     expect(record.status in STATUSES, f"status={record.status!r} is none of {STATUSES}")
     expect(record.seed >= 0, f"seed={record.seed} is negative")
@@ -259,9 +265,11 @@ def _parse(content: bytes, directory: Path) -> RunRecord:
         expect(whole, f"it says completed with {done} and final={record.final}")
     # A copy of a run may have any name that is not like a run's: a folder of networks, say.
     seed = re.fullmatch(r"seed=(\d+)(\..*)?", directory.name)
-    cell = re.fullmatch(r".+-[0-9a-f]{8}", directory.parent.name)
-    own = (not seed or int(seed[1]) == record.seed) and (not cell or cell[0] == record.cell)
+    parent = directory.parent.name
+    cell = record.cell if cell_hash(parent) == parent else parent
+    own = record.key == (cell_hash(cell), int(seed[1]) if seed else record.seed)
     expect(own, f"it is the record of {record.cell}/seed={record.seed}, another run")
+    record.cell = cell  # its label may have been another then
     return record
 
 

@@ -134,7 +134,8 @@ def judge(claim: Claim, group: Group) -> Judgement | None:
     at_chance, p_chance = _decide(claim, [c.with_diverged for c in comparisons])
     if alone != at_chance:
         alone, p = UNDECIDED, math.nan
-        remarks.append("undecided, as the diverged seeds at chance level change the verdict")
+        count = f"have no {claim.metric} and" if math.isnan(_chance(claim)) else "at chance level"
+        remarks.append(f"undecided, as the diverged seeds {count} change the verdict")
     ended = rows[counted & rows["status"].isin(("completed", "diverged"))]
     cells = ended.groupby("seed")["cell"].nunique()
     missing = [s for s in sorted(claim.seeds) if cells.get(s, 0) < rows[there]["cell"].nunique()]
@@ -169,14 +170,22 @@ def _compare_cells(claim: Claim, group: Group) -> tuple[list[Comparison], list[s
         if comparison := _compare(claim, group, name, contrast, cells):
             comparisons.append(comparison)
             continue
-        missing = [m for m in (claim.metric, against) if m not in group.runs]
-        why = f"no run has {missing[0]}" if missing else "a cell has no completed run"
+        why = _name_missing(group, claim.metric, against) or "a cell has no completed run"
         if len(set(cells)) == 1 and against == claim.metric:
             why = "both are the same cell"
         remarks.append(f"{name}: {why}")
     if 0 < there < len(claim.contrasts):
         remarks.append(f"comparisons that are there: {there} of {len(claim.contrasts)}")
     return comparisons, remarks
+
+
+def _name_missing(group: Group, *metrics: str) -> str:
+    """Say which metric no run has, and which ones there are; nothing where all are there."""
+    measured = group.runs.dropna(axis="columns", how="all")
+    there = [key for key in map(str, measured) if "/" in key]
+    missing = [f"no run has {metric}" for metric in metrics if there and metric not in there]
+    plain = [key for key in there if not key.startswith(("best/", "speed/"))]
+    return f"{missing[0]}; there is {', '.join(plain)}" if missing else ""
 
 
 def _compare(
@@ -208,8 +217,9 @@ def _compare_pairs(name: str, values: list[float], with_diverged: list[float]) -
 
 
 def _chance(claim: Claim) -> float:
-    """The value of a claim's metric for a run that diverged."""
-    chance = CHANCE if claim.metric.startswith("accuracy/") else -math.log(CHANCE)
+    """The value of a claim's metric for a run that diverged; NaN of a metric of one's own."""
+    chances = {"accuracy": CHANCE, "loss": -math.log(CHANCE)}
+    chance = chances.get(claim.metric.partition("/")[0], math.nan)
     return math.log(chance) if claim.relative else chance
 
 
@@ -313,8 +323,8 @@ def _compare_by_pass(
 
 def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], list[str]]:
     """Compare a product of keys with the best of them: R² of quadratics in their log10."""
-    if claim.metric not in group.runs:
-        return [], []
+    if missing := _name_missing(group, claim.metric):
+        return [], [missing]
     diverged = group.everything["status"] == "diverged"
     at_chance = group.everything[claim.metric].mask(diverged, _chance(claim))
     ended = group.everything.assign(**{claim.metric: at_chance})[

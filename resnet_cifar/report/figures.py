@@ -7,19 +7,23 @@ that a figure is at home in light and dark. Nothing global of matplotlib is touc
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import textwrap
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import isotonic_regression
 
-from resnet_cifar.report.groups import Group, name_key
+from resnet_cifar.errors import shorten
+from resnet_cifar.identity import number
+from resnet_cifar.report.groups import Group, describe_value, name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
 from resnet_cifar.runs.table import records
@@ -28,8 +32,10 @@ from resnet_cifar.text import no_backend
 with no_backend():
     import matplotlib
     from matplotlib.axes import Axes as Axes
+    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure as Figure
     from matplotlib.lines import Line2D as Line2D
+    from matplotlib.text import Annotation
     from matplotlib.ticker import LogFormatter, MaxNLocator
     from matplotlib.transforms import Affine2D as Affine2D
 
@@ -37,30 +43,43 @@ _STYLE = matplotlib.rc_params_from_file(
     str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
 )
 INK, FAINT, PAPER = (_STYLE[key] for key in ("text.color", "axes.edgecolor", "axes.facecolor"))
-# After Okabe and Ito's palette (distinguishable with any colour vision), in shades that stand out
-# on light and on dark.
-COLORS = ("#2b8cce", "#dd6426", "#149c78", "#c470a6", "#7d83d6", "#cc9515")
-STYLES = ("-", "--", ":", "-.")
-MOST_LINES, MOST_ROWS = 12, 16  # cells in a figure of curves, and in one of dots
-MOST_RUNS = 24  # drawn one by one
+COLORS = (*_STYLE["axes.prop_cycle"].by_key()["color"], INK)
+FEW_VALUES, SEQUENTIAL = 3, (0.27, 0.67)  # of a numeric key; the part of viridis for more of them
+FEWEST_PANELS, MOST_PANELS = 6, 16  # cells from which on each, or each value, has a panel
+MOST_ROWS, MOST_RUNS = 16, 24  # cells in a figure of dots; runs drawn one by one
 
-Styles = dict[str, tuple[str, str, str]]  # of a cell: label, colour, line style
+Looks = dict[str, tuple[str, str]]  # of a cell: its name at the end of its line, and its colour
+Panels = list[tuple[str, Looks]]  # each with its title
+Drawing = Iterator[tuple[Figure, Any]]  # the figure and its axes
 
 
 @contextmanager
-def panels(width: float, height: float, **subplots: Any) -> Iterator[tuple[Figure, Any]]:
+def panels(width: float, height: float, title: str = "", **subplots: Any) -> Drawing:
     """Draw into a new figure of so many inches, in the style of the report."""
-    with matplotlib.rc_context(_STYLE):
+    with _styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(**subplots)
+        figure.suptitle(textwrap.fill(title, round(14 * width)), x=0.01, ha="left")
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)
+        figure.set_layout_engine("none")  # the places of labels depend on it
+        for axis in figure.axes:  # the layout's last digits differ from call to call
+            axis.set_position(np.round(axis.get_position().bounds, 6))
+            _spread_labels(axis)
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A label may be in any script; an SVG's text is drawn by the reader's fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def draw_svg(figure: Figure) -> str:
     """The figure as an SVG document."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # A label may be in any script; an SVG's text is drawn by the reader's fonts.
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
+    with _styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     # Places to a hundredth of a point; the text that people read stands between the tags.
     tags = re.compile(r"<[^>]+>")
@@ -70,217 +89,284 @@ def draw_svg(figure: Figure) -> str:
 def label_epochs(axis: Axes) -> None:
     """The x axis counts epochs: whole ones."""
     axis.set_xlabel("epoch")
+    axis.margins(x=0.02)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+class _PlainFormatter(LogFormatter):
+    """Ticks as people write them: 0.6, 1, 2; never powers, which are formulas, nor 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return number(float(x)) if super().__call__(x, pos) else ""
+
+
 def set_log_scale(axis: Axes) -> None:
-    """A logarithmic y axis, labelled 0.1 and 1e-07: without powers, which are formulas."""
+    """A logarithmic y axis, labelled 0.1 and 1e-07."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(LogFormatter())
-    axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    axis.yaxis.set_major_formatter(_PlainFormatter())
+    axis.yaxis.set_minor_formatter(_PlainFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
-def choose_drawn(tables: Tables) -> list[str]:
-    """The cells that a figure of curves has room for, best first."""
-    means = tables.cells.set_index("cell")[VAL].dropna()
-    return list(means.sort_values(ascending=False, kind="stable").index[:MOST_LINES])
+def label_end(axis: Axes, y: float, text: str, color: str) -> None:
+    """Write `text` to the right of a line that ends at `y`; `panels` moves such labels apart."""
+    line = {"arrowstyle": "-", "color": color, "lw": 1.6, "relpos": (0, 0.5)}
+    text, where = shorten_label(text), axis.get_yaxis_transform()
+    label = axis.annotate(text, (1, y), (12, 0), where, "offset points", line)
+    label.set(va="center", fontsize=8)
 
 
-def style_cells(group: Group, among: Collection[str]) -> Styles:
-    """(label, colour, line style) of the cells `among` which a figure draws, in the group's order.
-
-    Colour is by the first varied key, line style by the rest.
-    """
-    drawn = set(among)
-    cells = [cell for cell in group.labels if cell in drawn]
-    runs = [group.configurations[cell] for cell in cells]
-    values = [str(run[group.vary[0] if group.vary else "cell"]) for run in runs]
-    rest = [str([run[key] for key in group.vary[1:]]) for run in runs]
-    hues, kinds = list(dict.fromkeys(values)), list(dict.fromkeys(rest))
-    if len(kinds) > len(STYLES) or len(hues) > len(COLORS):
-        hues = kinds = []  # too many to tell apart by two codes: colours in turn
-    styles = {}
-    for i, cell in enumerate(cells):
-        color = COLORS[(hues.index(values[i]) if hues else i) % len(COLORS)]
-        style = STYLES[(kinds.index(rest[i]) if kinds else i // len(COLORS)) % len(STYLES)]
-        styles[cell] = group.labels[cell], color, style
-    return styles
+def _spread_labels(axis: Axes) -> None:
+    """Move the labels at the ends of lines apart, as little as possible."""
+    labels = [text for text in axis.texts if isinstance(text, Annotation)]
+    if not labels:
+        return
+    ends = axis.transData.transform([(0, label.xy[1]) for label in labels])[:, 1]
+    low, high = axis.bbox.intervaly
+    order, point = np.argsort(ends, kind="stable"), axis.figure.dpi / 72
+    gaps = 10.5 * point * np.arange(len(labels))
+    places = isotonic_regression(ends[order].clip(low, high) - gaps).x
+    places = places.clip(low, max(low, high - gaps[-1])) + gaps
+    for i, place in zip(order, places, strict=True):
+        labels[i].xyann = (12, (place - ends[i]) / point)
 
 
-def draw_legend(on: Axes | Figure, styles: Styles, **options: Any) -> None:
-    """A legend of cells: the lines themselves are labelled with what they say when pointed at."""
-    lines = [Line2D([], [], color=c, ls=style, label=name) for name, c, style in styles.values()]
-    on.legend(handles=lines, **options)
+def describe_figure(group: Group, runs: pd.DataFrame) -> str:
+    """The setting and the seeds, which a figure that travels alone has to say."""
+    counts, seeds = runs.groupby("cell")["seed"].nunique(), sorted(runs["seed"].unique())
+    n = " to ".join(map(str, sorted({counts.min(), counts.max()})))
+    return f"{group.setting}; n = {n}, seeds {', '.join(map(str, seeds))}"
+
+
+def shorten_label(label: str, longest: int = 52) -> str:
+    """A cell's label; of a long one its first part and its last: no number is cut."""
+    parts = label.split(", ")
+    return label if len(label) <= longest else shorten(f"{parts[0]}, …, {parts[-1]}", longest)
+
+
+def color_values(values: Iterable[Any]) -> dict[str, str]:
+    """A colour for each value, by its text, numbers by size: of many along a map, else by kind."""
+    distinct = {str(value): value for value in values}
+    colors: Iterable[Any] = itertools.cycle(COLORS)
+    if all(isinstance(value, (int, float)) for value in distinct.values()):
+        distinct = dict(sorted(distinct.items(), key=lambda item: item[1]))
+        if len(distinct) > FEW_VALUES:
+            shades = matplotlib.colormaps["viridis"](np.linspace(*SEQUENTIAL, len(distinct)))
+            colors = map(to_hex, shades)
+    return dict(zip(distinct, colors, strict=False))
+
+
+_MARKS: dict[str, dict[str, Any]] = {  # by their names in the key
+    "a run": {"marker": "o", "ms": 4, "ls": "", "color": COLORS[0], "alpha": 0.8},
+    "mean, 95 % interval": {"marker": "|", "ms": 10, "color": COLORS[0], "markevery": [1]},
+    "range of the repetitions": {"color": FAINT, "lw": 5, "alpha": 0.45},
+    "published (augmented)": {"marker": "D", "ms": 4, "ls": "", "color": INK},
+    "a run, augmented view": {"marker": "^", "ms": 4, "ls": "", "color": COLORS[1]},
+}
 
 
 def draw_overview(rankings: Sequence[Tables]) -> Figure:
     """The cells of every setting, best first: a dot a run, from three runs the mean's interval.
 
-    At the full setting also the published value (diamond) and the repetitions' range (bar), which
-    are in the augmented view, and ours in that view beside the clean one.
+    At the full setting also the published value and the repetitions' range, which are in the
+    augmented view, and ours in that view beside the clean one.
     """
     ranked = [tables.ranks.iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
-    heights = [len(table) + 1.6 for table in ranked]
-    with panels(
-        5.6, 0.19 * sum(heights) + 0.3, nrows=len(ranked), squeeze=False, height_ratios=heights
-    ) as (figure, axes):
+    heights, seen = [len(table) + 0.4 for table in ranked], set[str]()
+    rows: dict[str, Any] = {"nrows": len(ranked), "squeeze": False, "height_ratios": heights}
+    with panels(5.6, 0.2 * sum(heights) + 0.7 * len(ranked) + 0.4, **rows) as (figure, axes):
         for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
-            labels = []
             for y, row in enumerate(records(table)):
-                seen = 100 * tables.group.values(row["cell"], VAL)
-                axis.plot(seen, np.full(len(seen), y), "o", ms=4, color=COLORS[0], alpha=0.8)
-                if row["n"] >= FEWEST_FOR_A_BAND:
-                    mean, low, high = (100 * row[key] for key in (VAL, f"{VAL}/low", f"{VAL}/high"))
-                    axis.plot([low, high], [y, y], color=COLORS[0], lw=1.6)
-                    axis.plot(mean, y, "|", ms=11, color=COLORS[0])
-                label = textwrap.shorten(row["label"], 60, placeholder=" …")
-                labels.append(f"{label}  (n = {row['n']})")
+                for kind, what, at, values in _list_marks(tables.group, row, y):
+                    label = f"{row['label']}, {what}"
+                    axis.plot(
+                        100 * np.array(values), [at] * len(values), **_MARKS[kind], label=label
+                    )
+                    seen.add(kind)
+            labels = [f"{shorten_label(row['label'])}  (n = {row['n']})" for row in records(table)]
             axis.set_yticks(range(len(table)), labels, fontsize=8)
             axis.set_ylim(-0.7, len(table) - 0.3)
             axis.grid(axis="y", visible=False)
-            if table["published"].notna().any():
-                _draw_published(axis, tables.group, table)
             low, high = axis.get_xlim()
             axis.set_xlim(max(0, low), min(100, high))
-            axis.set_title(
-                textwrap.shorten(tables.group.setting, 70, placeholder=" …"), loc="right"
-            )
+            axis.set_title(shorten(tables.group.setting, 70), loc="right")
             axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
+        keys = [Line2D([0] * 3, [0] * 3, **_MARKS[x], label=x) for x in _MARKS if x in seen]
+        figure.legend(handles=keys, loc="outside lower right", ncols=3)
     return figure
 
 
-def _draw_published(axis: Axes, group: Group, table: pd.DataFrame) -> None:
-    for y, row in enumerate(records(table)):
-        augmented = 100 * group.values(row["cell"], AUGMENTED).to_numpy()
-        axis.plot(augmented, np.full(len(augmented), y - 0.22), "o", ms=3, color=COLORS[1])
-        low, high = 100 * row["repetitions/low"], 100 * row["repetitions/high"]
-        axis.plot([low, high], [y - 0.22] * 2, color=FAINT, lw=5, alpha=0.45)
-        axis.plot(100 * row["published"], y - 0.22, "D", ms=4, color=INK)
-    axis.plot([], [], "o", color=COLORS[0], label="ours, clean")
-    axis.plot([], [], "o", color=COLORS[1], label="ours, augmented view")
-    axis.plot([], [], "D", color=INK, label="published (augmented)")
-    axis.plot([], [], color=FAINT, lw=5, alpha=0.45, label="repetitions")
-    axis.legend()
+def _list_marks(group: Group, row: dict[str, Any], y: float) -> Iterator[tuple[Any, ...]]:
+    """The marks of a cell: kind, words for what it is, height and values."""
+    for seed, value in group.values(row["cell"], VAL).items():
+        yield "a run", f"seed {seed}", y, [value]
+    if row["n"] >= FEWEST_FOR_A_BAND:
+        ends = [row[key] for key in (f"{VAL}/low", VAL, f"{VAL}/high")]
+        yield "mean, 95 % interval", "mean and interval", y, ends
+    if not math.isnan(row["published"]):
+        ends = [row["repetitions/low"], row["repetitions/high"]]
+        yield "range of the repetitions", "range of the repetitions", y - 0.22, ends
+        yield "published (augmented)", "published", y - 0.22, [row["published"]]
+        for seed, value in group.values(row["cell"], AUGMENTED).items():
+            yield "a run, augmented view", f"seed {seed}, augmented view", y - 0.22, [value]
+
+
+def arrange(tables: Tables) -> Panels:
+    """Share cells out: one panel for a few, one for each value of a key, or one for each."""
+    group = tables.group
+    runs = {cell: run for cell, run in group.configurations.items() if len(group.values(cell, VAL))}
+    many, first = len(runs) >= FEWEST_PANELS, (*group.vary, "cell")[0]
+    if many and len(group.vary) == 2:
+        colors = {key: color_values(run[key] for run in runs.values()) for key in group.vary}
+        by = group.vary[len(colors[first]) >= len(colors[group.vary[1]])]
+        key = group.vary[by == first]
+        found: dict[str, Looks] = {text: {} for text in colors[by]}
+        for cell, run in runs.items():
+            found[str(run[by])][cell] = describe_value(key, run[key]), colors[key][str(run[key])]
+        if max(map(len, found.values())) < FEWEST_PANELS and 2 * len(found) <= MOST_PANELS:
+            return [(describe_value(by, runs[min(x)][by]), x) for x in found.values()]
+    key = first if many or len(group.vary) == 1 else "cell"
+    shades = color_values(run[key] for run in runs.values())
+    looks = {cell: (group.labels[cell], shades[str(run[key])]) for cell, run in runs.items()}
+    if not many:
+        return [("", looks)]
+    best = tables.cells.dropna(subset=[VAL]).nlargest(MOST_PANELS, VAL)["cell"]
+    return [(looks[cell][0], {cell: ("", looks[cell][1])}) for cell in looks if cell in set(best)]
+
+
+@contextmanager
+def small_panels(title: str, parts: Panels, blocks: int = 1) -> Drawing:
+    """A figure with a panel for each part, `blocks` times: (figure, the axes block by block)."""
+    count = len(parts)
+    columns = blocks if count == 1 else count if count <= 4 else 3 if count <= 6 else 4
+    rows = 1 if count == 1 else blocks * math.ceil(count / columns)
+    height = 3.2 if rows == 1 else 2.3 if rows == blocks else 1.5
+    grid: dict[str, Any] = {"nrows": rows, "ncols": columns, "sharex": True, "squeeze": False}
+    with panels(9.2, height * rows + 0.4, title, **grid) as (figure, axes):
+        found = [list(block.flat) for block in np.split(axes, blocks, axis=int(count == 1))]
+        yield figure, [block[:count] for block in found]
+        for block in found:
+            for axis in block[count:]:
+                axis.remove()
+            for i, (axis, (name, _)) in enumerate(zip(block, parts, strict=False)):
+                label_epochs(axis)
+                # No left title: pointing at a line says its y axis and value.
+                axis.set_title(shorten_label(name, 38), loc="center", x=0, ha="left", fontsize=8)
+                axis.tick_params(labelbottom=i + columns >= count, labelleft=i % columns == 0)
+                axis.xaxis.label.set_visible(i // columns == (count - 1) // columns)
+                axis.yaxis.label.set_visible(i % columns == 0)
 
 
 def draw_curves(tables: Tables) -> Figure:
     """Accuracy and loss by epoch: validation with seed bands, training faint, augmented marks.
 
-    A line's label says what it is where one points at it: the cell, and the seed or the mean.
+    From six cells on in small panels, each with the other cells faint behind its own; with more
+    than eight panels accuracy alone. A line's label says what it is where one points at it.
     """
-    styles = style_cells(tables.group, choose_drawn(tables))
-    with panels(8.4, 3.6, ncols=2, sharex=True) as (figure, axes):
-        for axis, quantity, scale in zip(axes, ("accuracy", "loss"), (100, 1), strict=True):
-            for cell in styles:
-                _draw_cell(axis, tables, cell, quantity, scale, styles)
-            label_epochs(axis)
-        axes[0].set_title("accuracy (%)")
-        axes[1].set_title("loss (nats)")
-        _fit_limits(axes[0], most=100)
-        _fit_limits(axes[1])
-        draw_legend(axes[0], styles)
+    parts, title = arrange(tables), describe_figure(tables.group, tables.group.runs)
+    drawn = {cell for _, looks in parts for cell in looks}
+    shown = (("accuracy", "accuracy (%)", 100), ("loss", "loss (nats)", 1))
+    count = 1 if 2 * len(parts) > MOST_PANELS else 2
+    with small_panels(title, parts, count) as (figure, blocks):
+        for block, (quantity, name, scale) in zip(blocks, shown, strict=False):
+            means = tables.curves[f"{quantity}/val"]
+            for axis, (_, looks) in zip(block, parts, strict=True):
+                axis.set_ylabel(name)
+                for _, other in means[means["cell"].isin(drawn - looks.keys())].groupby("cell"):
+                    axis.plot(other["epoch"], scale * other["mean"], color=FAINT, lw=0.6, alpha=0.6)
+                for cell, look in looks.items():
+                    _draw_cell(axis, tables, cell, quantity, look)
+            _fit_limits(block, 100 if quantity == "accuracy" else math.inf)
     return figure
 
 
-def _draw_cell(
-    axis: Axes, tables: Tables, cell: str, quantity: str, scale: float, styles: Styles
-) -> None:
-    label, color, style = styles[cell]
+def _draw_cell(axis: Axes, tables: Tables, cell: str, quantity: str, look: tuple[str, str]) -> None:
+    (end, color), scale = look, 100 if quantity == "accuracy" else 1
+    label = tables.group.labels[cell]
     val, train, augmented = (
         table[table["cell"] == cell]
         for table in (tables.curves[f"{quantity}/{of}"] for of in ("val", "train", "val_augmented"))
     )
-    n = int(val["n"].max()) if len(val) else 0
-    if n > 1:
-        if tables.group.runs["cell"].isin(styles).sum() <= MOST_RUNS:
-            curves = tables.runs[tables.runs["cell"] == cell].dropna(subset=[f"{quantity}/val"])
-            for _, run in curves.groupby("directory"):
-                name = f"{label}, seed {run['seed'].iloc[0]}"
-                x, y = run["epoch"], scale * run[f"{quantity}/val"]
-                axis.plot(x, y, color=color, ls=style, lw=0.7, alpha=0.6, label=name)
+    seeds = tables.group.values(cell, VAL).index
+    of = f"mean of {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    if len(seeds) > 1 and len(val):
+        curves = tables.runs[tables.runs["cell"] == cell].dropna(subset=[f"{quantity}/val"])
+        for seed, run in curves.groupby("seed") if len(tables.group.runs) <= MOST_RUNS else ():
+            x, y, name = run["epoch"], scale * run[f"{quantity}/val"], f"{label}, seed {seed}"
+            axis.plot(x, y, color=color, lw=0.7, alpha=0.6, label=name)
         low, high = scale * val["low"], scale * val["high"]
         axis.fill_between(val["epoch"], low, high, color=color, alpha=0.15, lw=0)
-    seeds = tables.group.runs.loc[tables.group.runs["cell"] == cell, "seed"]
-    of = f"mean of {n}" if n > 1 else f"seed {seeds.iloc[0]}" if len(seeds) else ""
-    for table, name, line, marker, width, alpha in (
-        (val, of, style, "", 1.6, 1.0),
-        (train, f"{of}, training", style, "", 1.0, 0.35),
-        (augmented, f"{of}, augmented view", "", "x", 0.0, 1.0),
+    for table, name, marker, width, alpha in (
+        (val, of, "", 1.6, 1.0),
+        (train, f"{of}, training", "", 1.0, 0.35),
+        (augmented, f"{of}, augmented view", "x", 0.0, 1.0),
     ):
         x, y, name = table["epoch"], scale * table["mean"], f"{label}, {name}"
-        axis.plot(
-            x, y, color=color, ls=line, marker=marker, ms=4, lw=width, alpha=alpha, label=name
-        )
+        axis.plot(x, y, color=color, marker=marker, ms=4, lw=width, alpha=alpha, label=name)
+    if len(val):
+        label_end(axis, last := scale * val["mean"].iloc[-1], end or f"{last:.3g}", color)
 
 
-def _fit_limits(axis: Axes, most: float = math.inf) -> None:
-    """Limits by what was measured, not by how far a band reaches; logarithmic over 1 : 20."""
-    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for line in axis.lines]
-    values = np.concatenate([y[np.isfinite(y)] for y in drawn] or [np.empty(0)])
-    if not len(values):
+def _fit_limits(block: Sequence[Axes], most: float) -> None:
+    """One scale for all, by what was measured, not by a band's reach; logarithmic over 1 : 20."""
+    drawn = [np.asarray(line.get_ydata(), np.float64) for axis in block for line in axis.lines]
+    if not np.isfinite(values := np.concatenate(drawn)).any():
         return
-    low, high = float(values.min()), float(values.max())
-    if most == math.inf and low > 0 and high / low > 20:
-        set_log_scale(axis)
-        axis.set_ylim(low / 1.3, high * 1.3)
-    else:
-        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        axis.set_ylim(max(0.0, low - room), min(most, high + room))
+    low, high = np.nanmin(values), np.nanmax(values)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    limits = max(0.0, low - room), min(most, high + room)
+    if logarithmic := most == math.inf and 0 < 20 * low < high:
+        limits = low / 1.3, high * 1.3
+    for axis in block:
+        if logarithmic:
+            set_log_scale(axis)
+        axis.set_ylim(limits)
 
 
 def draw_ranks(tables: Tables) -> Figure:
-    """The cells' ranks by epoch: what deciding early would have picked."""
-    picks = tables.picks
-    cells = [cell for cell in choose_drawn(tables) if f"rank/{cell}" in picks]
-    names: dict[int, str] = {}  # at the right end; cells may share a rank
-    with panels(7.2, 0.8 + 0.26 * len(cells)) as (figure, axis):
-        for cell, (label, color, style) in style_cells(tables.group, cells).items():
-            y = picks[f"rank/{cell}"]
-            axis.plot(picks["epoch"], y, color=color, ls=style, lw=1.6, label=label)
-            last = int(y.iloc[-1])
-            names[last] = f"{names[last]} = {label}" if last in names else label
-        axis.set_ylim(picks[[f"rank/{cell}" for cell in cells]].to_numpy().max() + 0.5, 0.5)
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    """The cells' ranks by epoch; of many in colour up to five that were first at some epoch."""
+    group, picks = tables.group, tables.picks
+    ranks = picks.set_index("epoch").filter(like="rank/").rename(columns=lambda x: x[5:])
+    worst = picks.sort_values("behind")["cell"].iloc[-1]
+    first = dict.fromkeys([picks["cell"].iloc[-1], worst, *picks["cell"].iloc[::-1]])
+    cells = list(dict.fromkeys([*first, *ranks.iloc[-1].sort_values().index]))[:MOST_PANELS]
+    (_, looks), *more = arrange(tables)
+    if more:
+        colors = dict(zip(first, COLORS, strict=False))
+        looks = {c: (group.labels[c], colors.get(c, FAINT)) for c in reversed(cells)}
+    size = 7.2, 1 + 0.22 * max(4, len(cells))
+    with panels(*size, describe_figure(group, group.runs)) as (figure, axis):
+        for cell, (name, color) in looks.items():
+            width = 0.8 if color == FAINT else 1.8
+            axis.plot(ranks[cell], color=color, lw=width, label=group.labels[cell])
+            label_end(axis, ranks[cell].iloc[-1], name, color)
+        last = int(ranks[cells].to_numpy().max())
+        axis.set_ylim(last + 0.5, 0.5)
+        axis.set_yticks(range(1, last + 1, math.ceil(last / MOST_PANELS)))
         label_epochs(axis)
         axis.set_ylabel("rank (1 is best)")
-        right = axis.secondary_yaxis("right")
-        right.set_yticks(list(names), list(names.values()))
-        right.spines["right"].set_visible(False)
-        right.tick_params(length=0)
     return figure
 
 
-def draw_map(table: pd.DataFrame) -> Figure:
-    """A `grid_table` of two numeric keys, with lines of equal product."""
-    values = 100 * table.to_numpy()
+def draw_map(tables: Tables) -> Figure:
+    """The mean accuracy of every cell as a map of the two varied keys: `Tables.grid`."""
+    table = tables.grid
+    assert table is not None
     height, width = table.shape
-    with panels(5.4, 3.8) as (figure, axis):
-        image = axis.pcolormesh(np.arange(width + 1), np.arange(height + 1), values, cmap="viridis")
-        for (row, column), value in np.ndenumerate(values):
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    size = 2.2 + 0.8 * width, 1.2 + 0.55 * height
+    with panels(*size, describe_figure(tables.group, tables.group.runs)) as (figure, axis):
+        image = axis.pcolormesh(x, y, 100 * table.to_numpy(), cmap="viridis")
+        for (row, column), value in np.ndenumerate(100 * table.to_numpy()):
             if math.isfinite(value):
-                color = "#ffffff" if image.norm(value) < 0.6 else "#000000"
-                place = column + 0.5, row + 0.5
-                axis.text(*place, f"{value:.1f}", ha="center", va="center", color=color)
-        axis.set_xticks(np.arange(width) + 0.5, [f"{v:g}" for v in table.columns])
-        axis.set_yticks(np.arange(height) + 0.5, [f"{v:g}" for v in table.index])
+                # White or black, by the relative luminance at which both have the same contrast.
+                shade = np.array(image.to_rgba(value)[:3]) ** 2.2 @ (0.2126, 0.7152, 0.0722)
+                color = "#ffffff" if shade < 0.18 else "#000000"
+                at = x[column], y[row]
+                axis.text(*at, f"{value:.1f}", ha="center", va="center", color=color)
+        axis.set_xticks(x, map(number, table.columns))
+        axis.set_yticks(y, map(number, table.index))
         axis.grid(visible=False)
         axis.set_xlabel(name_key(str(table.columns.name)))
         axis.set_ylabel(name_key(str(table.index.name)))
-        _draw_products(axis, table)
         figure.colorbar(image, ax=axis, label="validation accuracy (%)")
     return figure
-
-
-def _draw_products(axis: Axes, table: pd.DataFrame) -> None:
-    """Lines along which the product of the two keys is constant, one a decade."""
-    if min(*table.columns, *table.index) <= 0:
-        return
-    x, y = np.log10(table.columns.to_numpy(float)), np.log10(table.index.to_numpy(float))
-    fine = np.linspace(0.5, len(x) - 0.5, 50)
-    log_x = np.interp(fine, np.arange(len(x)) + 0.5, x)
-    for decade in range(math.floor(x.min() + y.min()), math.ceil(x.max() + y.max()) + 1):
-        at = np.interp(decade - log_x, y, np.arange(len(y)) + 0.5, left=np.nan, right=np.nan)
-        if np.isfinite(at).sum() > 1:
-            axis.plot(fine, at, color="#ffffff", lw=1.2, ls="--")
-            k = int(np.flatnonzero(np.isfinite(at))[0])
-            axis.annotate(f"1e{decade}", (fine[k], at[k]), color="#ffffff", fontsize=7)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from resnet_cifar.report import figures
 from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
-from resnet_cifar.report.figures import FAINT, Axes, Figure, Styles
+from resnet_cifar.report.figures import FAINT, Axes, Figure
 from resnet_cifar.report.groups import Group
 from resnet_cifar.runs.table import records
 
@@ -29,6 +30,8 @@ IDENTITIES = {
 }
 # An identity that holds leaves float32 rounding and eps, 1e-7 to 1e-4; one that is broken 1e-2.
 HOLDS_BELOW = 1e-3
+STYLES = ("-", "--", ":", "-.")
+Styles = dict[str, tuple[str, str, str]]  # of a cell: label, colour, line style
 LOSSES = {
     "loss/train": "train loss",
     "loss/val": "val loss",
@@ -162,13 +165,27 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
     return pd.DataFrame(rows)
 
 
+def style_cells(group: Group, among: Iterable[str]) -> Styles:
+    """Style the cells `among` which a figure draws: colour by the first key, line by the rest."""
+    drawn, key = set(among), (*group.vary, "cell")[0]
+    runs = {cell: run for cell, run in group.configurations.items() if cell in drawn}
+    colors = figures.color_values(run[key] for run in runs.values())
+    styles: Styles = {}
+    for cell, run in runs.items():
+        color = colors[str(run[key])]
+        used = sum(other == color for _, other, _ in styles.values())
+        styles[cell] = group.labels[cell], color, STYLES[used % len(STYLES)]
+    return styles
+
+
 def _draw_panels(
     group: Group, lines: pd.DataFrame, titles: dict[str, str], sharey: bool = False
 ) -> Figure:
     """A panel a quantity by epoch, three in a row: one line a run."""
-    styles = figures.style_cells(group, lines["cell"])
-    subplots = {"nrows": math.ceil(len(titles) / 3), "ncols": 3, "sharex": True, "sharey": sharey}
-    with figures.panels(9.2, 1 + 2.2 * subplots["nrows"], **subplots) as (figure, axes):
+    styles = style_cells(group, lines["cell"])
+    rows, setting = math.ceil(len(titles) / 3), figures.describe_figure(group, lines)
+    subplots: dict[str, Any] = {"nrows": rows, "ncols": 3, "sharex": True, "sharey": sharey}
+    with figures.panels(9.2, 1.2 + 2.2 * rows, setting, **subplots) as (figure, axes):
         for axis in axes.flat[len(titles) :]:
             axis.remove()
         for axis, (quantity, title) in zip(axes.flat, titles.items(), strict=False):
@@ -177,7 +194,8 @@ def _draw_panels(
             axis.tick_params(labelbottom=True)
             if quantity in IDENTITIES:
                 axis.axhline(HOLDS_BELOW, color=FAINT, lw=0.8, ls=":")
-        figures.draw_legend(figure, styles, loc="outside lower center", ncols=4, fontsize=8)
+        keys = [figures.Line2D([], [], color=c, ls=x, label=name) for name, c, x in styles.values()]
+        figure.legend(handles=keys, loc="outside lower left", ncols=4, fontsize=8)
     return figure
 
 
@@ -194,13 +212,16 @@ def draw_rotation(group: Group, probe: pd.DataFrame) -> Figure | None:
         return None
     keys = [mine[key] for key in ("cell", "seed", "epoch")]
     table = ratio.groupby(keys).agg(["median", "min", "max"]).reset_index()
-    styles = figures.style_cells(group, table["cell"])
-    with figures.panels(6.4, 3.2) as (figure, axis):
-        axis.axhline(1, color=FAINT, lw=1)
-        axis.axhspan(0.9, 1.1, color=FAINT, alpha=0.12, lw=0)
-        _draw_runs(axis, table, "median", styles)
-        axis.set_ylabel("measured / predicted")
-        figures.draw_legend(axis, styles)
+    styles = style_cells(group, table["cell"])
+    parts = [(name, {cell: (name, color)}) for cell, (name, color, _) in styles.items()]
+    parts, setting = parts[: figures.MOST_PANELS], figures.describe_figure(group, table)
+    with figures.small_panels(setting, parts) as (figure, (block,)):
+        for axis, (_, part) in zip(block, parts, strict=True):
+            axis.axhline(1, color=FAINT, lw=1)
+            axis.axhspan(0.9, 1.1, color=FAINT, alpha=0.12, lw=0)
+            _draw_runs(axis, table[table["cell"].isin(part)], "median", styles)
+            axis.set_ylim(table["min"].min() / 1.1, table["max"].max() * 1.1)
+            axis.set_ylabel("measured / predicted")
     return figure
 
 

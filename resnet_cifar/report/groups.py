@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import COORDINATES, USUAL, number, varying_keys
+from resnet_cifar.config.saved import usual_values
+from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
 from resnet_cifar.report.study import VAL, Question, Selector, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.statistics import Estimate
@@ -101,19 +102,21 @@ class Group:
     def configurations(self) -> dict[str, dict[str, Any]]:
         """One run's row for each cell, in the order of the varied values."""
         rows = records(self.everything.drop_duplicates("cell"))
-        rows.sort(key=lambda row: [_order_value(row[key]) for key in self.vary])
+        usual = usual_values()
+        rows.sort(key=lambda row: [_order_value(row[key], usual.get(key)) for key in self.vary])
         return {str(row["cell"]): row for row in rows}
 
     @cached_property
     def labels(self) -> dict[str, str]:
         """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
-        plain = USUAL if self.question is BEST else {}  # of many keys most have their usual value
+        # Of many keys most have their usual value.
+        plain = usual_values() if self.question is BEST else {}
         labels = {}
         for cell, row in self.configurations.items():
-            odd = [key for key in self.vary if row.get(key) != plain.get(key, _MISSING)]
+            words = {key: describe_value(key, row.get(key)) for key in self.vary}
+            odd = [key for key in words if words[key] != describe_value(key, plain.get(key))]
             told = [key for key in self.vary if key in COORDINATES or key in odd] or self.vary
-            words = [describe_value(key, row.get(key)) for key in told]
-            labels[cell] = ", ".join(words) or printable(cell)
+            labels[cell] = ", ".join(words[key] for key in told) or printable(cell)
         return labels
 
     @cached_property
@@ -217,9 +220,9 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
             words = f"What {'do' if count > 1 else 'does'} {names} change?"
             question = Question(words, {}, keys, name="-".join(["by", *keys]))
             for group in _split(rows, question, whole.spreads, following):
-                levels = [group.everything[key].nunique() for key in keys]
+                pairs = group.everything[[*keys]].drop_duplicates()
                 cells = set(group.everything["cell"])
-                grid = count == 1 or len(cells) > sum(levels) - 1
+                grid = count == 1 or len(pairs) > pairs.nunique(dropna=False).sum() - 1
                 known = any(cells <= set(other.everything["cell"]) for other in groups)
                 if grid and not known and not set(group.everything["directory"]) <= seen:
                     groups.append(group)
@@ -262,9 +265,8 @@ def _split(
     fixed = [
         key
         for key in keys
-        if (statistics.is_of_setting(key) or question.vary)
+        if (statistics.is_of_setting(key) or (question.vary and key not in question.where))
         and key not in question.vary
-        and key not in question.where
         and key not in following
         and not (key.startswith(free) and runs[key].isna().any())
     ]
@@ -272,9 +274,9 @@ def _split(
     parts = list(runs.groupby([plain[key] for key in fixed], sort=False))
     settings = Counter(values[:-1] for values, _ in parts)  # without the precision, the last
     for values, part in parts:
-        if any(part[key].nunique() < 2 for key in question.vary):
-            continue
         mine = plain.loc[part.index]
+        if any(mine[key].nunique() < 2 for key in question.vary):
+            continue
         several = [key for key in keys if mine[key].nunique() > 1]
         if vary := list(question.vary):
             # `scheduler.eta_min` is there for cosine alone: it follows from the schedule.
@@ -304,14 +306,15 @@ def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     first = ("model.width", "trainer.epochs")
     parts = [printable(str(names.get(data, data)))]
     parts += [describe_value(key, values[key]) for key in first if key in values.keys() - varied]
-    usual = USUAL | {"norm": "batchnorm", "norm.detach": "none"}
+    usual = usual_values() | {"norm": "batchnorm", "norm.detach": "none"}
     for key, value in values.items():
         if key in ("data", *first, *varied) or value == _MISSING:
             continue
-        if key.startswith("data.") and key not in USUAL:
+        if key.startswith("data.") and f"{data}.{key[5:]}" in UNNAMED:
             continue  # the synthetic data's own constants
-        if value != usual.get(key) or (key == "data.val_size" and data != USUAL["data"]):
-            parts.append(describe_value(key, value))
+        words, validated = describe_value(key, value), key == "data.val_size"
+        if words != describe_value(key, usual.get(key)) or (validated and data != USUAL["data"]):
+            parts.append(words)
     return ", ".join(parts)
 
 
@@ -351,8 +354,10 @@ def name_key(key: str) -> str:
     return TITLES.get(key, printable(key.rpartition(".")[2].replace("_", " ")))
 
 
-def _order_value(value: object) -> tuple[int, float, str]:
-    """Sort key: numbers by size, words in the study's order."""
+def _order_value(value: object, usual: object) -> tuple[int, float, str]:
+    """Sort key: numbers by size, words in the study's order; first none, and the usual word."""
+    if is_missing(value) or (isinstance(usual, (str, list)) and value == number(usual)):
+        return 0, -math.inf, ""
     if isinstance(value, (int, float)) and not math.isnan(float(value)):
         return 0, float(value), ""
     return 1, float(_ORDER.index(str(value)) if str(value) in _ORDER else len(_ORDER)), str(value)

@@ -49,8 +49,7 @@ def format_difference(claim: Claim, mean: float, low: float, high: float) -> str
     if claim.relative:  # of logarithms: its interval is not symmetric
         share, *ends = (f"{100 * math.expm1(x):+.1f}".replace("-", "−") for x in (mean, low, high))
         return f"{share} %" if math.isnan(low) else f"{share} % ({ends[0]} to {ends[1]})"
-    points = claim.metric.startswith("accuracy/")
-    return signed(mean, low, high) if points else signed(mean, low, high, 1, 4)
+    return signed(mean, low, high, *((100, 2) if claim.unit == "points" else (1, 4)))
 
 
 def list_differences(claim: Claim, values: Sequence[float]) -> str:
@@ -114,7 +113,7 @@ def chance_column(key: str) -> Column:
 
     def show(row: Row) -> str:
         if math.isnan(row["difference"]):
-            return ""
+            return "one run" if row["n"] == 1 else ""
         if row.get("lost"):
             return f"undecided, seeds diverged: {row['lost']}"
         if math.isnan(row[key]):

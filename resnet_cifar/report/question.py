@@ -21,15 +21,16 @@ def question_part(answer: Tables, draw: bool = True) -> list[Part]:
     caption = (
         "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
         "training (faint: running mean in training mode on augmented images) and the augmented "
-        "validation view (crosses). Bands are cut off at 0 and 100 %."
+        "validation view (crosses). Bands are cut off at 0 and 100 %. Grey: the other cells."
     )
-    if len(group.labels) > figures.MOST_LINES:
-        caption += f" The best {figures.MOST_LINES} of {len(group.labels)} cells are drawn."
+    ran = int((answer.cells["n"] > 0).sum())
+    if ran > (drawn := sum(len(cells) for _, cells in figures.arrange(answer))):
+        caption += f" The best {drawn} of {ran} cells are drawn."
     parts.append(Picture(f"curves-{group.name}", figures.draw_curves(answer), caption))
     parts += _early_part(answer)
     if answer.grid is not None:
-        caption = "Mean validation accuracy; dashed, lines of equal product."
-        parts.append(Picture(f"map-{group.name}", figures.draw_map(answer.grid), caption))
+        caption = "Mean validation accuracy of each cell, last epoch."
+        parts.append(Picture(f"map-{group.name}", figures.draw_map(answer), caption))
     return parts
 
 
@@ -47,6 +48,9 @@ def cells_table(answer: Tables) -> Table:
         "val loss": numbers.mean_column("loss/val", 1, 4),
         "train loss": numbers.mean_column("loss/train", 1, 4),
     }
+    for metric in answer.claimed:
+        share = metric.startswith("accuracy")
+        columns[metric + " %" * share] = numbers.mean_column(metric, *(() if share else (1, 4)))
     if frame["diverged"].any():
         columns["diverged"] = numbers.diverged_column
     caption = ""
@@ -82,6 +86,9 @@ def _early_part(answer: Tables) -> list[Part]:
         f"as at the end. At epoch {worst['epoch']} it would have been {worst['label']}, which ends "
         f"{100 * worst['behind']:.2f} points lower."
     )
-    caption = "Ranks of the cells' mean validation accuracy by epoch."
+    caption = (
+        "Ranks of the cells' mean validation accuracy by epoch, over the seeds of the table above. "
+        "Of six cells or more, up to five that were first at some epoch are in colour."
+    )
     picture = Picture(f"ranks-{answer.group.name}", figures.draw_ranks(answer), caption)
     return [escape(sentence), picture]

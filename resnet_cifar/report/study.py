@@ -35,7 +35,7 @@ Selector = dict[str, Any]  # configuration keys and the values they may have, ea
 Contrast = tuple[tuple[int, Selector], ...]  # cells, each with the sign it is added with
 PUBLISHED = "published"
 
-_METRIC = re.compile(r"(accuracy|loss)/[a-z][a-z_]*")
+_METRIC = re.compile(r"[^\s/]+(/[^\s/]+)+")
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _NotEmpty = msgspec.Meta(min_length=1)
 _TwoOrMore = msgspec.Meta(min_length=2)
@@ -76,7 +76,13 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def sign(self) -> int:
         """1 where more is better, −1 for a loss."""
-        return -1 if self.metric.startswith("loss/") and not self.predictor else 1
+        return -1 if self.metric.startswith("loss") and not self.predictor else 1
+
+    @property
+    def unit(self) -> str:
+        """The unit of its differences: points, nats, or none for a metric of another kind."""
+        kind = re.match("accuracy|loss", self.metric)
+        return {"accuracy": "points", "loss": "nats"}[kind[0]] if kind else ""
 
 
 class _QuestionNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,14 +214,17 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
         _check_line(f"{place}: note", claim.note)
     _check(len(set(claim.seeds)) == len(claim.seeds), f"{place}: seeds", claim.seeds, "each once")
     quantity = claim.metric.partition("/")[0]
-    share = claim.relative or claim.predictor or quantity == "accuracy"
-    most, limit = (1, "a fraction less than 1") if share else (10, "less than 10 nats")
+    share = claim.relative or claim.predictor or claim.unit == "points"
+    most, limit = (10, "less than 10 nats") if claim.unit else (math.inf, "finite")
+    most, limit = (1, "a fraction less than 1") if share else (most, limit)
     margin, within, against = claim.margin, claim.within, claim.against or claim.metric
     like = _METRIC.fullmatch(against) and against.startswith(f"{quantity}/")
     numeric = [key for key in vary if _known_keys()[key].kind.endswith("number")]
     alone, known = "not beside predictor", "as metrics.jsonl names it"
+    usual = "accuracy/… or loss/…"
     for fits, key, allowed in (
-        (_METRIC.fullmatch(claim.metric), "metric", f"accuracy/… or loss/…, {known}"),
+        (_METRIC.fullmatch(claim.metric), "metric", f"{usual} or another, {known}"),
+        (not claim.predictor or quantity in ("accuracy", "loss"), "metric", f"{usual}, {known}"),
         (like, "against", f"{quantity}/…, {known}"),
         (not (claim.predictor and claim.against), "against", alone),
         (not (claim.interaction and claim.against), "against", "not beside interaction"),
@@ -305,7 +314,9 @@ def _convert(node: object, kind: type[_Struct], place: str) -> _Struct:
 
 
 def _refusal(place: str, value: object, allowed: str) -> UserError:
-    return UserError(f"{place}={shorten(repr(value), 60)} is not allowed: {allowed}")
+    # A rule that is a sentence of its own stands alone.
+    must = "" if re.match("each |give |where |a (metric|name|pair) ", allowed) else "must be "
+    return UserError(f"{place}={shorten(repr(value), 60)}: {must}{allowed}")
 
 
 def _check(condition: object, place: str, value: object, allowed: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,17 +37,17 @@ class Tables:
         """One row a cell of the group, in order.
 
         Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m
-        of `METRICS`: m (mean), m/low, m/high (95 % t-interval, NaN with one run), m/sd; diverged,
-        the number of seeds that did; published, repetitions/low, repetitions/high (their range),
-        prediction/low, prediction/high (where the mean of n runs should lie with 95 %), all in the
-        augmented view, and verdict, where the cell is one of the published study.
+        of `METRICS` and `claimed`: m (mean), m/low, m/high (95 % t-interval, NaN with one run),
+        m/sd; diverged, the number of seeds that did; published, repetitions/low, repetitions/high
+        (their range), prediction/low, prediction/high (where the mean of n runs should lie with
+        95 %), all in the augmented view, and verdict, where the cell is one of the published study.
         """
         group, rows = self.group, []
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
             row["diverged"] = group.diverged(cell)
-            for metric in METRICS:
+            for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
             known = [
                 each
@@ -57,6 +58,13 @@ class Tables:
             row |= _compare_with_published(known[0] if known else None, ours)
             rows.append(row)
         return pd.DataFrame(rows)
+
+    @cached_property
+    def claimed(self) -> list[str]:
+        """The metrics that claims of the group's question are about, beside `METRICS`."""
+        claims = self.group.question.claims
+        named = dict.fromkeys(name for c in claims for name in (c.metric, c.against) if name)
+        return [name for name in named if name in self.group.runs and name not in METRICS]
 
     @cached_property
     def differences(self) -> pd.DataFrame:
@@ -142,22 +150,17 @@ class Tables:
     def picks(self) -> pd.DataFrame:
         """The pick of a decision at epoch k: the cell with the best mean `accuracy/val` by then.
 
-        Means are over the seeds every cell has. Columns: epoch, cell, label, right (is the last
-        epoch's pick), behind (how far the pick's last epoch lies below the best's, a fraction), and
-        rank/<cell> (1 is best).
+        Means are those of `curve` and `cells`, over each cell's own seeds. Columns: epoch, cell,
+        label, right (is the last epoch's pick), behind (how far the pick's last epoch lies below
+        the best's, a fraction), and rank/<cell> (1 is best).
         """
-        group = self.group
-        counts = group.runs.groupby("seed")["cell"].nunique()
-        common = counts[counts == group.runs["cell"].nunique()].index
-        mine = self.runs[self.runs["seed"].isin(common)]
-        if mine.empty or VAL not in mine:
-            return pd.DataFrame()
-        table = mine.pivot_table(index="epoch", columns="cell", values=VAL, aggfunc="mean").dropna()
+        means = self.curve().pivot_table(index="epoch", columns="cell", values="mean")
+        table = means.dropna(axis="columns", how="all").dropna()
         if table.empty or table.shape[1] < 2:
             return pd.DataFrame()
         last, chosen = table.iloc[-1], table.idxmax(axis=1)
         picks = chosen.to_frame("cell")
-        picks["label"] = chosen.map(group.labels)
+        picks["label"] = chosen.map(self.group.labels)
         picks["right"] = chosen == last.idxmax()
         picks["behind"] = last.max() - chosen.map(last)
         ranks = table.rank(axis=1, ascending=False, method="min").astype(int)
@@ -167,14 +170,12 @@ class Tables:
     def grid(self) -> pd.DataFrame | None:
         """The mean `accuracy/val` as a map: rows the second varied key, columns the first.
 
-        None unless the group's cells differ in two numeric keys and fill at least 2 × 2 of a grid.
+        None unless the group's cells differ in two keys and fill at least 2 × 2 of a grid.
         """
-        group = self.group
-        keys = list(group.vary)
-        numeric = [key for key in keys if pd.api.types.is_numeric_dtype(group.runs[key])]
-        if len(keys) != 2 or len(numeric) != 2 or group.runs.empty:
+        if len(keys := self.group.vary) != 2:
             return None
-        table = group.runs.pivot_table(index=keys[1], columns=keys[0], values=VAL, aggfunc="mean")
+        table = self.cells.pivot_table(VAL, keys[1], keys[0], sort=False)
+        table = table.sort_index() if pd.api.types.is_numeric_dtype(table.index) else table
         return table if min(table.shape) >= 2 else None
 
 
@@ -261,8 +262,9 @@ def run_table(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """All runs, best `accuracy/val` first, and the columns of the configuration that differ."""
     keys = varying(runs)
     columns = ["cell", "seed", "status", *keys, "epochs_done", "epochs"]
-    more = ("accuracy/val_ema", "loss/val_ema", "best/accuracy/val", "best/epoch")
-    measured = [name for name in (*METRICS, *more) if name in runs]
+    others = "(?!speed/|best/(?!accuracy/val$|epoch$)).+/(?!test$).+"
+    own = [key for key in map(str, runs) if re.fullmatch(others, key) and key not in METRICS]
+    measured = [*(metric for metric in METRICS if metric in runs), *own]
     rest = ["seconds", "images_per_second", "device", "precision", "code", "started", "directory"]
     table = runs[[*columns, *measured, *rest]]
     if VAL in table:

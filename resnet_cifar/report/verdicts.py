@@ -95,9 +95,7 @@ def _describe_claim(judgements: Sequence[Judgement]) -> Item:
 def _show_grounds(judgement: Judgement) -> str:
     """The differences behind a verdict, named where there are several, and what would decide it."""
     claim, comparisons = judgement.claim, judgement.comparisons
-    unit = " points" if claim.metric.startswith("accuracy/") else " nats"
-    if claim.relative or claim.predictor:
-        unit = ""
+    unit = "" if claim.relative or claim.predictor else f" {claim.unit}".rstrip()
     differences = "; ".join(
         f"{comparison.name}: " * (len(comparisons) > 1)
         + f"{_show_comparison(claim, comparison)}{unit} (n = {comparison.difference.n})"

@@ -8,6 +8,7 @@ import difflib
 import fnmatch
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from os.path import normpath
@@ -21,11 +22,11 @@ from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
-from resnet_cifar.record.layout import CONFIG
+from resnet_cifar.record.layout import CONFIG, RUN
 from resnet_cifar.runs import housekeeping, listing
 from resnet_cifar.runs.diff import print_differences
 from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
-from resnet_cifar.text import print_csv, print_json, printable, visible
+from resnet_cifar.text import plural, print_csv, print_json, printable, visible
 
 
 def select(options: argparse.Namespace) -> list[Run]:
@@ -49,11 +50,20 @@ def select(options: argparse.Namespace) -> list[Run]:
         if wanted:
             found = {run for text in wanted for run in _match(option, normpath(text), names)}
             chosen = [run for run in chosen if run in found]
-    for name, values in options.where or ():
-        key = listing.match_key(name, runs)
-        found = {run for run in runs if listing.meets(run.row, key, values)}
-        if runs and not found:
-            _note(f"--where {name}={values}", values, [number(run.row.get(key)) for run in runs])
+    for name, relation, values in options.where or ():
+        key = listing.match_key(name, [run.row for run in runs])
+        found = {run for run in runs if listing.meets(run.row, key, relation, values)}
+        known = [run.row[key] for run in runs if run.row.get(key) is not None]
+        texts = list(dict.fromkeys(map(number, known)))
+        numbers = list(filter(listing.is_number, known))
+        condition = f"--where {name}{relation}{values}"
+        if known and not found and relation in listing.COMPARISONS:
+            if not numbers:
+                raise UserError(f"{condition}: {key} is no number: {shorten(', '.join(texts))}")
+            ends = f"from {number(min(numbers))} to {number(max(numbers))}"
+            complain(f"{condition}: no run matches; {key} goes {ends}", "note: ")
+        elif runs and not found:
+            _note(condition, values, texts)
         chosen = [run for run in chosen if run in found]
     return [*chosen, *(run for run in there if run.closed)]
 
@@ -73,21 +83,28 @@ def _note(condition: str, wanted: str, known: Sequence[str]) -> None:
     begin = [name for name in there if name.startswith(wanted)]
     some = shorten(", ".join(begin or difflib.get_close_matches(wanted, there) or there))
     pattern = f"; {wanted}* takes all that begin so" * bool(begin)
-    complain(f"{condition}: no run is; there is {some}{pattern}", "note: ")
+    complain(f"{condition}: no run matches; there is {some}{pattern}", "note: ")
 
 
 def _list(options: argparse.Namespace) -> None:
     runs = select(options)
-    if options.sort:
-        runs = listing.sort_runs(runs, listing.match_key(options.sort, runs), options.reverse)
-    keys = list(dict.fromkeys(listing.match_key(name, runs) for name in options.columns or ()))
+    rows = [run.row for run in runs]
+    by = [listing.match_key(name, rows) for name in options.group or ()]
+    rows = listing.group_rows(runs, by) if by else rows
+    if options.sort or by:
+        key = listing.match_key(options.sort, rows) if options.sort else "accuracy/val"
+        rows = listing.sort_rows(rows, key, options.reverse)
+    keys = list(dict.fromkeys(listing.match_key(name, rows) for name in options.columns or ()))
     if options.json:
-        print_json([{key: run.row.get(key) for key in keys or run.row} for run in runs])
+        print_json([{key: row.get(key) for key in keys or row} for row in rows])
     elif options.csv:
-        every = dict.fromkeys(key for run in runs for key in run.row)  # rows differ
-        print_csv(keys or sorted(every, key=LAST.__contains__), [run.row for run in runs])
+        every = dict.fromkeys(key for row in rows for key in row)  # rows differ
+        print_csv(keys or sorted(every, key=LAST.__contains__), rows)
     else:
-        listing.print_runs(runs, [listing.make_column(key, key, runs) for key in keys])
+        columns = [listing.make_column(key, key, rows) for key in keys]
+        listing.print_runs(runs, columns or listing.usual_columns(runs, rows, by))
+        if by:
+            print("means over n completed runs; ±: half the 95 % t-interval, from n = 3 on")
     fail_for([run.problem for run in runs if run.closed])
 
 
@@ -96,21 +113,21 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
     if not options.all and not any(given is not None for given in conditions):
         ways = "--status, --cell, --seed, --older-than or --where, or take --all"
         raise UserError(f"{options.action} what? Select runs by {ways}")
-    values = [value for _, value in options.where or ()]
+    values = [value for *_, value in options.where or ()]
     if {"*"} in map(set, (*(options.cell or ()), *(options.seed or ()), *values)):
-        raise ConfigError("* is every run (a variable that is not set before it?): --all says so")
+        raise ConfigError("* means every run (was a variable before it not set?): use --all")
     found = select(options)
     problems: list[BaseException | str] = [run.problem for run in found if run.closed]
     chosen = [run for run in found if not run.closed]  # of those nobody knows what they meet
     if not chosen:
-        print("no run meets that")
+        print("no run fits these conditions")
         fail_for(problems)
         return
     listing.print_runs(chosen)
     size = decimal(sum(run.bytes for run in chosen))
-    question = f"{options.action} these {len(chosen)} runs, {size}?"
+    question = f"{options.action} {plural(len(chosen), 'run')}, {size}?"
     if not options.yes and not sys.stdin.isatty():
-        raise UserError(f"{question} Not asked without a terminal: add --yes to go on")
+        raise UserError(f"{question} There is no terminal to answer on: add --yes")
     if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing done")
         return
@@ -123,7 +140,7 @@ def _archive_or_remove(options: argparse.Namespace) -> None:
                 done = f"{run.path} is now {housekeeping.archive(run.path, options.root)}"
             print(printable(done))
         except LockHeld as busy:
-            print(printable(f"{run.path}: {busy} is at it, left alone"))
+            print(printable(f"{run.path}: {busy} is training it, not touched"))
         except (UserError, OSError) as error:  # the others are not to suffer
             problems.append(error)
     fail_for(problems)
@@ -157,7 +174,7 @@ def _verify(options: argparse.Namespace) -> None:
         damaged += bool(problems)
         for line in problems:
             print(printable(line))
-    print(f"{len(runs)} runs, {damaged} of them damaged")
+    print(f"{plural(len(runs), 'run')}, {damaged} of them damaged")
     count_runs(runs)
     listing.print_repeats(runs)
     if damaged:
@@ -165,9 +182,10 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _print_command(options: argparse.Namespace) -> None:
-    from resnet_cifar.config.saved import load, reproduce_command
+    from resnet_cifar.config.saved import from_record, load, reproduce_command
 
-    print(reproduce_command(load(options.run / CONFIG)))
+    copied = (options.run / RUN).exists() and not (options.run / CONFIG).exists()  # records alone
+    print(reproduce_command(from_record(options.run) if copied else load(options.run / CONFIG)))
 
 
 # Each action: what it is for, and the function that does it.
@@ -191,16 +209,20 @@ ACTIONS = {
 def _root(text: str) -> Path:
     close = difflib.get_close_matches(text.lower(), ACTIONS, n=1)
     if close and text.isalpha() and not os.path.lexists(text):
-        raise ConfigError(f"{text} is no action and no directory: did you mean {close[0]}?")
+        raise ConfigError(f"{text} is neither an action nor a directory: did you mean {close[0]}?")
     return paths.local_path(not_empty(text))
 
 
-def _condition(text: str) -> tuple[str, str]:
-    name, _, values = text.partition("=")
-    if not name.strip() or not all(map(str.strip, values.split(","))):
-        problem = f"{text!r} is not of the form key=value (a run without a value has null)"
-        raise argparse.ArgumentTypeError(problem)
-    return name, values
+def _condition(text: str) -> tuple[str, str, str]:
+    name, relation, values = (*re.split("([<>=!]+)", text, maxsplit=1), "", "")[:3]
+    relations = ("=", "==", "!=", *listing.COMPARISONS)
+    if not name.strip() or relation not in relations or not all(map(str.strip, values.split(","))):
+        problem = f"{text!r} is not of the form key=value or 'key>value', in quotes"
+        raise argparse.ArgumentTypeError(f"{problem} (a run without a value has null)")
+    with contextlib.suppress(ValueError):
+        if relation not in listing.COMPARISONS or math.isfinite(float(values)):
+            return name.strip(), relation.replace("==", "="), values.strip()
+    raise argparse.ArgumentTypeError(f"{text!r}: {relation} needs one number, not {values!r}")
 
 
 def _keys(text: str) -> list[str]:
@@ -242,7 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("--cell", action="append", help=text)
             sub.add_argument("--seed", action="append")
             sub.add_argument("--older-than", type=days, metavar="DAYS")
-            text = "any key of a run: optimizer.lr=0.1, scheduler=cosine,step, 'device=*H100*'"
+            text = "any key: lr=0.1, scheduler=cosine,step, 'device=*H100*', 'status!=failed', "
+            text += "'lr<0.1', 'val>=0.85' (a fraction); in quotes: < > ! * are the shell's, too"
             more = sub.add_argument("--where", action="append", metavar="KEY=VALUE", help=text)
             more.type = _condition
         if action in ("archive", "remove"):
@@ -250,8 +273,11 @@ def main(arguments: list[str] | None = None) -> int:
         if action in ("archive", "remove", "clean"):
             sub.add_argument("--yes", action="store_true", help="don't ask")
     sub = parsers["list"]
-    sub.add_argument("--sort", metavar="KEY", help="by any key, such as accuracy/val")
-    sub.add_argument("--reverse", action="store_true", help="the largest first")
+    text = "a line a group, with means, intervals and counts: cell, or any keys; best first"
+    sub.add_argument("--group", type=_keys, metavar="KEY,KEY", help=text)
+    text = "by any key: lr; val (accuracy/val: best first), loss (loss/val: smallest first)"
+    sub.add_argument("--sort", metavar="KEY", help=text)
+    sub.add_argument("--reverse", action="store_true", help="the other way round")
     text = "these, instead of the usual"
     sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help=text)
     form = sub.add_mutually_exclusive_group()

@@ -206,7 +206,7 @@ def count_runs(runs: Iterable[Run]) -> list[Run]:
             run.left_out = "set aside"
         elif run.record is None:
             run.left_out = run.problem
-        elif (same := counted.setdefault((run.record.cell, run.record.seed), run)) is not run:
+        elif (same := counted.setdefault(run.record.key, run)) is not run:
             differs = same.record is None or same.record.final != run.record.final
             run.left_out = f"the same run as {same.path}" + ", with another result" * differs
     return list(counted.values())

@@ -41,7 +41,7 @@ def remove(directory: Path, root: Path) -> None:
     with _take(directory, root) as lock:
         if os.path.lexists(gone):  # an earlier removal was killed
             if gone.is_symlink() or _find_strange(gone):
-                raise UserError(f"{gone} is in the way and not of this program: left alone")
+                raise UserError(f"{gone} is in the way and not from this program: not touched")
             _delete(gone)
         lock.move_directory(gone)
         _delete(gone)
@@ -60,7 +60,7 @@ def archive(directory: Path, root: Path) -> Path:
     with _take(directory, root, foreign=True) as lock:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.parent.resolve() != archived.resolve() / target.parent.name:
-            raise UserError(f"{target.parent} is a link: left alone")
+            raise UserError(f"{target.parent} is a link: not touched")
         if os.path.lexists(target):
             raise UserError(f"{target} exists already: remove or rename it first")
         try:
@@ -71,7 +71,7 @@ def archive(directory: Path, root: Path) -> Path:
             if error.errno != errno.EXDEV:
                 raise
             made, moved, to = (shlex.quote(str(p)) for p in (target.parent, directory, target))
-            remedy = f"left alone; mkdir -p {made} && mv {moved} {to} would move it"
+            remedy = f"not touched; mkdir -p {made} && mv {moved} {to} would move it"
             raise UserError(f"{archived} is on another disk than {directory}: {remedy}") from error
     return target
 
@@ -84,10 +84,10 @@ def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[Lock]:
     """
     refuse_link(directory)
     if directory.resolve() != root.resolve() / directory.relative_to(root):
-        raise UserError(f"{directory} is reached through a link: left alone")
+        raise UserError(f"{directory} is reached through a link: not touched")
     record = record_or_reason(directory)
     if isinstance(record, str):
-        raise UserError(f"{record}: left alone, since it can't be known for a run")
+        raise UserError(f"{record}: not touched, because nothing shows that it is a run")
     if directory == root:
         raise UserError(f"{directory} is a run itself: give the directory that it lies in")
     with Lock(directory / LOCK, wait=False) as lock:
@@ -136,10 +136,10 @@ def _find_strange(directory: Path, foreign: bool = False) -> str:
     entries = sorted(directory.iterdir())
     for entry in entries:
         if entry.is_symlink() or not entry.is_file():
-            return f"{entry} is not a regular file: {directory} is left alone"
+            return f"{entry} is not a regular file: {directory} is not touched"
     names = [entry.name for entry in entries if not foreign and not layout.is_ours(entry.name)]
     some = ", ".join(names[:3]) + ("…" if names[3:] else "")
-    holds = f"{directory} also holds what this program did not write ({some}): left alone"
+    holds = f"{directory} also holds what this program did not write ({some}): not touched"
     return holds if names else ""
 
 

@@ -114,7 +114,8 @@ class Pool(NamedTuple):
 
 def is_of_setting(key: str) -> bool:
     """True for a key that cells must have in common to be compared, and to share a variance."""
-    return key in ("trainer.epochs", "precision") or key.partition(".")[0] in ("data", "model")
+    named = key in ("model", "model.width", "trainer.epochs", "precision")
+    return named or key.partition(".")[0] == "data"
 
 
 def collapses(cell: Mapping[Any, Any]) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from resnet_cifar.config.keys import execution_keys, known_identity_keys
 from resnet_cifar.errors import UserError, describe
-from resnet_cifar.identity import COORDINATES
+from resnet_cifar.identity import COORDINATES, cell_hash
 from resnet_cifar.record.integrity import check_archive, read_run_lines, read_summed
 from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE
 from resnet_cifar.record.schema import expect, read_record
@@ -53,8 +53,10 @@ def load_runs(*roots: str | Path) -> pd.DataFrame:
     found = [run for root in roots for run in find_runs(Path(root))]
     counted = count_runs(found)
     skipped = {str(run.path): run.left_out for run in found if run.left_out}
-    rows = [
+    cells = {cell_hash(run.record.cell): run.record.cell for run in counted if run.record}
+    rows = [  # a cell may be there under two labels
         {"directory": str(run.path), **flat_row(run.record), "error": run.record.error or ""}
+        | {"cell": cells[run.record.key[0]]}
         for run in counted
         if run.record
     ]

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from textwrap import fill
 from typing import Any
 
+from resnet_cifar.config.keys import execution_keys
 from resnet_cifar.config.schema import Config, groups
-from resnet_cifar.identity import items, number, run_directory, varying_keys
-from resnet_cifar.paths import command_name
+from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
+from resnet_cifar.paths import checkout, command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import printable, visible, wide_console
+from resnet_cifar.text import (
+    CURVES,
+    WORD_WIDTH,
+    cut_middles,
+    plural,
+    printable,
+    visible,
+    wide_console,
+)
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -23,8 +36,9 @@ def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str
 
     The keys in `but` are left out.
     """
-    flat = [{**dict(items(config)), "seed": config.seed} for config in configs]
-    names = varying_keys([{k: v for k, v in f.items() if k not in but} for f in flat])
+    flat = [dict(items(config, everything=True)) for config in configs]
+    apart = execution_keys() | {*but}
+    names = varying_keys([{k: v for k, v in f.items() if k not in apart} for f in flat])
     return [
         [
             number(f[key]) if key in groups() else f"{name}={number(f[key])}"
@@ -83,7 +97,7 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     """The cells of a sweep that have results, best first; one with a diverged seed after others."""
     by_cell: dict[str, list[Config]] = {}
     for config in configs:
-        by_cell.setdefault(str(run_directory(config).parent), []).append(config)
+        by_cell.setdefault(f"{config.output_root}/{cell_name(config)}", []).append(config)
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
     cells = [
         RankedCell(
@@ -98,17 +112,23 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
 
 
 def verdict(ranked: Sequence[RankedCell]) -> str:
-    """Say in words how far the best cell is ahead of the next, and if the seeds can tell.
+    """Say in words how far the first cell is ahead of the next, and if the seeds can tell.
 
-    As the report does: two-sample, with the variance that the cells of a setting share; the best
-    was picked among all of them.
+    As the report does: two-sample, with the variance that the cells of a setting share; it was
+    picked among all of them. Only one that is ahead by more than chance is called the best.
     """
     best, other = ranked[:2]
+    reached = best.result if len(best.values) > 2 else f"{best.mean:.2f}"
+    name = f"{best.label}, {reached} %"
     if not other.values:
-        return f"{other.label} diverged."
-    ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
+        return f"Best: {name}; {other.label} diverged."
+    alike = [c for c in ranked if round(best.mean - c.mean, 2) == 0 and c.diverged == best.diverged]
+    if other in alike:
+        tied = " and ".join(cell.label for cell in alike)
+        return f"No best: {tied} have the same mean, {best.mean:.2f} %."
     if min(len(best.values), len(other.values)) == 1:
-        return f"{ahead}, with one run: whether more than chance can't be said (try seed=0,1,2)."
+        ahead = f"{best.mean - other.mean:.2f} points ahead of {other.label}"
+        return f"Highest: {name}; {ahead}; one run can't tell if by chance (try seed=0,1,2)."
     from resnet_cifar.runs import statistics
 
     alike = [each for each in ranked if not each.diverged and not statistics.collapses(each.config)]
@@ -120,14 +140,26 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     ]
     lead = statistics.compare([(1, best.values, pools[0]), (-1, other.values, pools[1])])
     ahead = f"{statistics.plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
+    ahead = f"{name}; {ahead}"
     ran = sum(bool(cell.values) for cell in ranked)
     if other.diverged or best.diverged:
-        return f"{ahead}: undecided, as seeds diverged."
+        return f"Highest: {ahead}: undecided, as seeds diverged."
     if lead.p_of_best(ran) < 1 - statistics.CONFIDENCE:
-        return f"{ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
+        return f"Best: {ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
     needed = statistics.seeds_needed(lead.mean, pools[0]) if lead.n > 2 else None
     more = f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large" if needed else ""
-    return f"{ahead}: undecided, as the best of {ran} (Tukey){more}."
+    return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey){more}."
+
+
+def _from_here(command: str) -> str:
+    """The command as it works in this shell, also where this Python's environment is not active."""
+    program, _, arguments = command.partition(" ")
+    own, found = Path(sys.executable).with_name(program), shutil.which(program)
+    active = found and (checkout() is None or Path(found).absolute().parent == own.parent)
+    if active or not own.exists():
+        return command
+    near = os.path.relpath(own)
+    return f"{shlex.quote(str(own) if near.startswith('..') else near)} {arguments}"
 
 
 def print_answer(configs: Sequence[Config]) -> None:
@@ -136,12 +168,13 @@ def print_answer(configs: Sequence[Config]) -> None:
     if not ranked:
         return
     console = wide_console()
-    width = max(len(cell.label) for cell in ranked[:SHOWN])
+    labels = [cell.label for cell in ranked[:SHOWN]]
+    labels = cut_middles(labels, max(WORD_WIDTH, console.width - 40))
     seeds = len({config.seed for config in configs}) > 1
     console.print()
     console.print("accuracy on validation, last epoch, %" + ", mean ± 95 % t-interval" * seeds)
-    for place, cell in enumerate(ranked[:SHOWN], 1):
-        line = f"{place:>3}  {cell.label:<{width}}  {cell.result}"
+    for place, (cell, label) in enumerate(zip(ranked, labels, strict=False), 1):
+        line = f"{place:>3}  {label:<{max(map(len, labels))}}  {cell.result}"
         if seeds and cell.values:
             line += f"  n = {len(cell.values)}"
         if cell.diverged and cell.values:
@@ -151,16 +184,18 @@ def print_answer(configs: Sequence[Config]) -> None:
         console.print(f"     and {len(ranked) - SHOWN} more")
     best = ranked[0]
     if len(ranked) > 1 and best.values:
-        words = f"Best: {best.label}, {best.result} %; {verdict(ranked)}"
-        console.print(fill(printable(words), min(console.width, 100)))
+        console.print(fill(printable(verdict(ranked)), min(console.width, 100)))
     root = configs[0].output_root
     console.print("\nLook further")
     look = [(command_name("runs"), root), (command_name("report"), root)]
     trained = [str(run.path) for run in best.runs if run.status == "completed"]
     look += [(command_name("evaluate"), path) for path in trained[:1]]
     for command, directory in (*look, ("tensorboard --logdir", root)):
-        console.print(f"  {command} {visible(shlex.quote(directory))}")
+        console.print(f"  {_from_here(command)} {visible(shlex.quote(directory))}")
+    console.print(f"    {CURVES}  (untick Ignore outliers)")
     logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
     if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
-        missed = f"logger={logger.NAME} lacks {lacking} runs: the same command hands them in"
+        missed = (
+            f"logger={logger.NAME} lacks {plural(lacking, 'run')}: the same command hands them in"
+        )
         console.print(f"{missed}; after a search, each run's own (runs command)")

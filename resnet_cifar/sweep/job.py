@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -17,7 +18,7 @@ from resnet_cifar.config.compose import from_dictconfig
 from resnet_cifar.config.schema import Config
 from resnet_cifar.errors import describe
 from resnet_cifar.files import is_held
-from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.identity import run_directory
 from resnet_cifar.record.layout import LOCK, METRICS
 from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, objective, result
@@ -47,7 +48,7 @@ class RunJob(Job):
 
     @property
     def label(self) -> str:
-        return f"{cell_name(self.run)}/seed={self.run.seed}"
+        return f"{self.directory.parent.name}/{self.directory.name}"
 
     def command(self) -> list[str]:
         # It imports from where this process does, however that was started; ps shows the label.
@@ -73,13 +74,17 @@ class RunJob(Job):
         return is_held(self.directory / LOCK)
 
     def progress(self) -> Progress | None:
-        record = Run(self.directory).record
-        if record is None or not record.epochs_done:
+        if (record := Run(self.directory).record) is None:
             return None
         done, total = record.epochs_done, record.epochs
         reached = (record.final or {}).get(OBJECTIVE)
         detail = "" if reached is None else f"val {100 * reached:.2f} %"
         return Progress(done, total, f"epoch {done}/{total}", detail)
+
+    def last_sign(self) -> float:
+        with contextlib.suppress(OSError):  # not there yet
+            return os.stat(self.directory / "train.log").st_mtime
+        return 0.0
 
     def curve(self) -> Sequence[tuple[int, float]]:
         try:
@@ -145,6 +150,14 @@ class RunJob(Job):
         names = [" ".join(parts) for parts in varying(_configs(jobs))]
         distinct = all(names) and len(set(names)) == len(jobs)  # a single run has nothing to vary
         return names if distinct else [job.label for job in jobs]
+
+    @classmethod
+    def prepare(cls, jobs: Sequence[Job], at_once: AtOnce, threads: int) -> None:
+        configs = _configs(jobs)
+        for data in {repr(run.data): run.data for run in configs}.values():
+            data.prepare()
+        if at_once.runs:
+            show_plan(configs, at_once, threads, always=False)
 
     @classmethod
     def answer(cls, jobs: Sequence[Job]) -> None:

@@ -20,13 +20,14 @@ from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import duration, print_table
+from resnet_cifar.text import LONG, duration, long_line, print_table
 
 # The states of runs, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
 STATE_OF = {"completed": "done", "interrupted": "partial"}
 MEASURED_SECONDS = 1.0  # of training steps, for a speed no earlier run here has recorded
 START_UP = 20.0  # seconds from a run's command to its first step, on a machine just started
+SLOW = 1e10  # FLOP/s that two slow cores reach with a narrow network
 ENOUGH_STEPS = 50  # of a session, for its speed to count
 # The keys of a configuration that decide the speed; a group's name stands for all its options.
 SPEED_KEYS = ("model", "norm", "trainer.batch_size", "trainer.precision", "trainer.deterministic")
@@ -51,9 +52,14 @@ def planned_run(config: Config) -> PlannedRun:
     return PlannedRun(config, state, 0.0 if state in ("done", "diverged") else left, flop)
 
 
-def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
-    """Print the plan of a sweep that runs so many at once with `threads` CPU threads each."""
+def show_plan(
+    configs: Sequence[Config], at_once: AtOnce, threads: int, always: bool = True
+) -> None:
+    """Print the plan of a sweep on so many CPU threads each; or only if it takes LONG on a CPU."""
     runs = [planned_run(config) for config in configs]
+    # Measuring takes seconds, and memory for torch.
+    if not always and (sum(run.flop for run in runs) < LONG * SLOW or not has_no_gpu()):
+        return
     speeds: dict[Any, tuple[float, str]] = {}
     seconds = []
     cells: dict[str, list[int]] = {}
@@ -63,21 +69,26 @@ def show_plan(configs: Sequence[Config], at_once: AtOnce, threads: int) -> None:
         if run.images and kind not in speeds:
             speeds[kind] = find_speed(run.config, threads)
         seconds.append(run.images / speeds[kind][0] if run.images else 0.0)
+    if (whole := makespan(seconds, at_once)) < LONG and not always:
+        return
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
-    for name, positions in [*cells.items(), (f"{len(cells)} cells", range(len(runs)))]:
+    total = f"{len(cells)} cell" + "s" * (len(cells) != 1)
+    for name, positions in [*cells.items(), (total, range(len(runs)))]:
         those = [runs[p] for p in positions]
         counts = [sum(run.state == state for run in those) for state in states]
         pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"
         left = duration(sum(seconds[p] for p in positions))
         rows.append([name, str(len(those)), *(str(n or "") for n in counts), pflop, left])
-    rows[-1][-1] = duration(makespan(seconds, at_once))
+    rows[-1][-1] = duration(whole)
     heads = ["cell", "runs", *states, "PFLOP", "left"]
-    print_table(heads, rows, numbers=heads[1:], folded=0)
+    print_table(heads, rows, numbers=heads[1:], cut=True)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
     print(f"{where}, {threads} CPU threads each; training and validation only.")
     for _, note in speeds.values():
         print(note)
+    if whole > LONG:
+        print(long_line("this sweep", whole))
 
 
 def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:

@@ -154,12 +154,15 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
     """Print the scores of every view, and the accuracy of every class."""
     weights, epoch, views = (evaluation[key] for key in ("weights", "epoch", "views"))
     print(f"{printable(evaluation['run'])}  {weights} weights, epoch {epoch}")
-    heads = ["view", "images", "accuracy %", "loss", "calibration error %"]
-    lines = []
+    lines: list[list[str]] = []
     for view, value in views.items():
-        accuracy, gap = value["accuracy"], value["expected_calibration_error"]
-        shown = (f"{100 * accuracy:.2f}", f"{value['loss']:.4f}", f"{100 * gap:.2f}")
-        lines.append([view, f"{value['images']:,}", *shown])
+        row = {"view": view, "images": f"{value['images']:,}"}
+        for name, x in value.items():
+            if isinstance(x, float):  # what `score` returns, and the calibration
+                share = name.startswith(("accuracy", "expected"))
+                title = name.removeprefix("expected_").replace("_", " ") + " %" * share
+                row[title] = f"{100 * x:.2f}" if share else f"{x:.4f}"
+        heads, lines = [*row], [*lines, [*row.values()]]
     print()
     print_table(heads, lines, numbers=heads[1:])
     by_view = [[f"{100 * a:.1f}" for a in v["accuracy_per_class"]] for v in views.values()]

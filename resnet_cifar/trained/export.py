@@ -83,11 +83,11 @@ def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
     kind = file.suffix.lower()
     if kind not in KINDS:
-        raise UserError(f"{file}: its ending says what it is to be: one of {', '.join(KINDS)}")
+        raise UserError(f"{file}: the name must end in one of {', '.join(KINDS)}")
     if names != "ours" and kind != ".safetensors":
         raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
     if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"{file} can't be written: a directory, or in one that is not there")
+        raise UserError(f"{file} can't be written: it is a directory, or its directory is missing")
     if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
     for package in KINDS[kind].split():
@@ -141,7 +141,7 @@ def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif module in _MODULES:
             theirs = _MODULES[module]
         else:
-            raise UserError(f"--names=torchvision: {name} is no weight of a ResNet")
+            raise UserError(f"--names=torchvision: {name} is not a weight of a ResNet")
         renamed[f"{theirs}.{leaf}"] = tensor
     return renamed
 

@@ -16,7 +16,7 @@ from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import Augmentation, AugmentationDraw, NoAugmentation
 from resnet_cifar.data.datasets import Images, Normalisation
 from resnet_cifar.errors import UserError, require
-from resnet_cifar.identity import cell_name, run_directory
+from resnet_cifar.identity import cell_hash, cell_name, run_directory
 from resnet_cifar.record.layout import CONFIG, WEIGHTS
 from resnet_cifar.record.schema import Metrics, RunRecord
 from resnet_cifar.runs.find import read_run
@@ -50,7 +50,7 @@ def open_run(directory: Path) -> tuple[RunRecord, Config]:
     if record is None:
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
     config = load(directory / CONFIG)
-    if (cell_name(config), config.seed) != (record.cell, record.seed):
+    if (cell_hash(cell_name(config)), config.seed) != record.key:
         path = directory / CONFIG
         raise UserError(f"{path} is of {cell_name(config)}/seed={config.seed}, another run")
     return record, config

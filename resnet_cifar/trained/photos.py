@@ -64,7 +64,7 @@ def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
             if file.suffix.lower() in SUFFIXES:
                 files.append(file)
             elif file.suffix.lower() in OTHERS:
-                left_out[str(file)] = f"{file} is no {NAMES} file: convert it"
+                left_out[str(file)] = f"{file} is not a {NAMES} file: convert it"
         for link in (Path(folder, name) for name in folders):
             if link.is_symlink():
                 left_out[str(link)] = f"{link} is a link to a folder: give that folder itself"
@@ -86,7 +86,7 @@ def read_photo(path: Path) -> Photo:
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no {NAMES} file") from error
+        raise UserError(f"{path} is not a {NAMES} file") from error
     except Exception as error:  # Pillow raises many kinds on a damaged file
         raise UserError(f"{path} can't be read: {describe(error)}") from error
     width, height = image.size

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         description="Classify PNG, JPEG, WebP and BMP files with a trained run. Several runs, or a "
         "cell with its seeds, answer together: their probabilities are averaged.",
         epilog="An image that is not 32 x 32 is resized, its shorter side to 32 pixels, and its "
-        "centre is taken. One that can't be read is named and left out, and the exit code is 1.",
+        "centre is taken: the table says how much is cut off. One that can't be read is named and "
+        "left out, and the exit code is 1.",
     )
     text = "runs (<cell>/seed=<n>), image files, and folders of them, in any order"
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=text)
@@ -136,17 +137,26 @@ def _classify(models: Sequence[TrainedModel], photos: Sequence[Photo]) -> list[d
 
 
 def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]]) -> None:
-    """Print the runs, and the two likeliest classes of every image."""
+    """Print the runs by cell, and the two likeliest classes of every image."""
+    from resnet_cifar.data.images import SIZE
+
+    cell = None
     for model in models:
+        if model.directory.parent != cell:
+            cell = model.directory.parent
+            print(printable(str(cell)))
         reached = result(model.record) if model.weights == "last" else ""
         state = "" if model.record.finished else f", {model.record.status}"
         weights = f"{model.weights} weights, epoch {model.epoch}"
-        print(f"{printable(str(model.directory))}  {weights}{state}{reached}")
+        print(f"  {printable(model.directory.name)}  {weights}{state}{reached}")
     lines = []
     for row in rows:
         (best, p), (second, q) = sorted(row["probabilities"].items(), key=lambda kv: -kv[1])[:2]
-        size = f"{row['width']}×{row['height']}" + (", resized" if row["resized"] else "")
+        shorter, longer = sorted((row["width"], row["height"]))
+        cut = round(100 * (1 - shorter / longer))
+        size = f"{row['width']}×{row['height']}" + (f", {cut} % cut off" if cut else "")
+        size += ", enlarged" if shorter < SIZE else ""
         image = printable(row["image"])
-        lines.append([image, best, f"{100 * p:.1f}", second, f"{100 * q:.1f}", size])
-    print()
-    print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"], folded=0)
+        lines.append([image, best, f"{100 * p:5.1f}", second, f"{100 * q:5.1f}", size])
+    print(f"\nmean of the {len(models)} runs' probabilities" if len(models) > 1 else "")
+    print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"])

@@ -27,7 +27,7 @@ from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.schema import OBJECTIVE, finite
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
-from resnet_cifar.training.notes import epoch_line
+from resnet_cifar.training.notes import epoch_parts
 from resnet_cifar.training.state import State
 
 # Training images that measure the averaged network's BatchNorm statistics.
@@ -236,7 +236,7 @@ class Engine:
         if improved:
             checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
         self.recorder.progress(epoch, state.best)
-        self.display.epoch(epoch_line(metrics, options.epochs))
+        self.display.epoch(epoch_parts(metrics, options.epochs), metrics[OBJECTIVE])
 
     def finish(self, logits: dict[str, Tensor] | None) -> None:
         """Write what a finished run must have, also where a kill kept an earlier process from it.
@@ -258,7 +258,8 @@ class Engine:
         self._saved_at = time.monotonic()
 
     def stop_if_interrupted(self) -> None:
-        """Save and raise Interrupted where a signal has come."""
+        """Save and raise Interrupted where a signal has come. Called after each batch."""
+        self.display.alive()
         if self.interrupt.signal is not None:
             self.save()
             self.interrupt.check()

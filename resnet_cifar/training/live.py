@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
+from hydra_plugins.local_pool._view import LiveLines, SweepConsole
 from resnet_cifar.files import open_regular
 from resnet_cifar.text import duration, on_terminal, visible
 
-
-class _Console(Console):
-    """Console that outlives its reader (a closed pipe, a dead launcher): the run goes on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+REFRESH = 0.25  # seconds
+SIGN = 2.0  # seconds between two signs of work
 
 
 class Display:
@@ -34,25 +27,25 @@ class Display:
     """
 
     def __init__(self, mode: str) -> None:
-        self._quiet = mode == "quiet"
-        # Text is text: no [markup] and no :emoji: in what people have named.
-        self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._live = mode == "live" or (mode == "auto" and on_terminal())
+        self.console = SweepConsole()
+        self.console.quiet = mode == "quiet"
+        able = on_terminal() and not self.console.is_dumb_terminal
+        self._live = mode == "live" or (mode == "auto" and able)
+        self._line = LiveLines(self.console)
         self._log: TextIO | None = None
-        self._bar: Progress | None = None
+        self._of = (0, 0)  # epochs, and steps of an epoch
+        self._last = ""  # the accuracy of the last epoch
+        self._drawn = self._signed = 0.0  # time.monotonic() of the live line, and of `alive`
 
     def log_to(self, path: Path) -> None:
         """Append the lines from now on to `path` too, with date and time."""
         file = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._log = os.fdopen(file, "a", encoding="utf-8")  # closed by __exit__
 
-    def say(self, text: str) -> None:
-        """Print one line, unless quiet, and log it."""
-        if not self._quiet:
-            try:
-                self.console.print(visible(text))
-            except OSError:  # the terminal is gone, and SIGHUP on its way
-                self.console.quiet = True
+    def say(self, text: str, shown: str = "") -> None:
+        """Print one line, or what is `shown` of it, unless quiet, and log it."""
+        self._line.draw([])
+        self.console.print(visible(shown or text))
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -62,43 +55,48 @@ class Display:
                 self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
                 self._log.flush()
 
+    def alive(self) -> None:
+        """Leave a sign of work for a sweep that watches: the time of train.log."""
+        if self._log and time.monotonic() - self._signed > SIGN:
+            self._signed = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(self._log.name)
+
     def start(self, epochs: int, steps: int) -> None:
         """Show the live line, where there is one."""
-        if self._live and not self._quiet:
-            self._bar = Progress(
-                TextColumn(f"epoch {{task.fields[epoch]}}/{epochs}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}", markup=False),
-                TextColumn("{task.fields[last]}", markup=False),
-                console=self.console,
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._bar.add_task("", total=steps, epoch=0, speed="starting", last="")
-            self._bar.start()
+        self._of = epochs, steps
+        if self._live:
+            self._line.draw([Text("starting")])
 
     def step(self, epoch: int, step: int, rate: float, left: float) -> None:
         """Show that `step` updates of `epoch` are done, where there is a live line.
 
         `rate` is in images a second, `left` in seconds until the run's end.
         """
-        if self._bar:
-            speed = f"{rate:,.0f} images/s, {duration(left)} left"
-            self._bar.update(self._bar.task_ids[0], completed=step, epoch=epoch, speed=speed)
+        if not self._live or time.monotonic() - self._drawn < REFRESH:
+            return
+        self._drawn, (epochs, steps) = time.monotonic(), self._of
+        bar, speed = self.console.bar(step / steps, 10), Text(f"{rate:,.0f} images/s")
+        done, time_left = Text(f"{step}/{steps}"), Text(f"{duration(left)} left")
+        known = [Text(f"epoch {epoch}/{epochs}"), *([Text(self._last)] if self._last else [])]
+        parts = [*known, bar, done, time_left, speed]
+        for part in (bar, speed, done, time_left):  # go in this order where the window is narrow
+            if len(Text("  ").join(parts)) >= self.console.width:
+                parts.remove(part)
+        self._line.draw([Text("  ").join(parts)])
 
-    def epoch(self, text: str) -> None:
-        """Print the line of a finished epoch."""
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], last="last: " + text.partition("  ")[2])
-        self.say(text)
+    def epoch(self, parts: Sequence[str], accuracy: float) -> None:
+        """Print the line of a finished epoch, which reached this accuracy on validation."""
+        self._last, shown = f"val {100 * accuracy:.2f} %", list(parts)
+        while self._live and len("  ".join(shown)) > self.console.width and shown[2:]:
+            shown.pop()
+        self.say("  ".join(parts), "  ".join(shown))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._line.draw([])
         if self._log:
             with contextlib.suppress(OSError):
                 self._log.close()

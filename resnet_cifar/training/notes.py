@@ -10,10 +10,9 @@ from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.schema import Config
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.schema import OBJECTIVE, RunRecord, Session, result
-from resnet_cifar.text import duration
+from resnet_cifar.text import LONG, long_line
 
-LONG = 3600.0  # seconds; a run expected to take longer says so before it starts
-VIEWS = {"train": "train", "val": "val", "val_augmented": "augmented", "val_ema": "averaged"}
+VIEWS = {"val": "val", "train": "train", "val_augmented": "augmented", "val_ema": "averaged"}
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
 
@@ -33,14 +32,12 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     flop = training_flop(config.multiply_accumulates()) * config.images(epochs - session.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
     if expected > LONG:
-        shorter = "model.width=16, trainer.epochs=15, data=synthetic"
-        what = "it can be interrupted and resumed at any time"
-        lines.append(f"this will take about {duration(expected)}; {what}. Shorter: {shorter}")
+        lines.append(long_line("this run", expected))
     return lines
 
 
-def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
-    """Format an epoch's metrics for people: accuracies in per cent."""
+def epoch_parts(metrics: dict[str, Any], epochs: int) -> list[str]:
+    """Format an epoch's metrics for people, the first ones first: accuracies in per cent."""
     width = len(str(epochs))
     parts = [f"epoch {metrics['epoch']:>{width}}/{epochs}"]
     for view, name in VIEWS.items():
@@ -50,7 +47,7 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     parts.append(f"lr {metrics['lr']:.4g}")
     if (speed := metrics["speed/images_per_second"]) is not None:
         parts.append(f"{speed:,.0f} images/s")
-    return "  ".join(parts)
+    return parts
 
 
 def closing(directory: Path, record: RunRecord, status: str) -> list[str]:

@@ -23,7 +23,7 @@ from resnet_cifar.data.datasets import Split
 from resnet_cifar.data.images import DeviceImages
 from resnet_cifar.errors import Interrupted, UserError, describe, shorten
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
-from resnet_cifar.identity import cell_name, flatten, items, run_directory
+from resnet_cifar.identity import flatten, items, run_directory
 from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
@@ -252,7 +252,7 @@ def begin_record(config: Config) -> schema.RunRecord:
     """Make the record of a run before its device and its network are known."""
     return schema.RunRecord(
         status="running",
-        cell=cell_name(config),
+        cell=run_directory(config).parent.name,
         seed=config.seed,
         epochs=config.trainer.epochs,
         config=flatten(config),

@@ -91,8 +91,8 @@ def test_a_failure_leaves_the_others_alone(
     assert pool.failures == {
         str(tmp_path / "raises"): "no more paper",
         str(tmp_path / "killed"): "ended by signal 9 (SIGKILL)",
-        str(tmp_path / "silent"): "exit code 7, without a word",
-        str(tmp_path / "empty"): "its process ended well and left no outcome",
+        str(tmp_path / "silent"): "exit code 7, nothing printed",
+        str(tmp_path / "empty"): "its process ended without an error and without a result",
     }
     out = capfd.readouterr().out
     assert "6 runs: 2 done, 4 failed" in out
@@ -132,7 +132,7 @@ def test_a_busy_job_is_put_off_and_counted_when_the_other_is_done(
     assert taken.path.read_text() == "by another"
     assert set(pool.outcomes) == {taken.key, free.key}
     out = capfd.readouterr().out
-    assert out.index("another process is at it") < out.index("free: started")
+    assert out.index("another process is running it") < out.index("free: started")
     assert "taken: completed (elsewhere)" in out
 
 
@@ -276,11 +276,11 @@ def test_a_job_that_leaves_its_work_to_another_process_waits_unless_it_failed(
     pool.run()
     out = capfd.readouterr().out
     if code:
-        assert pool.failures == {job.key: "exit code 7, without a word"}
+        assert pool.failures == {job.key: "exit code 7, nothing printed"}
         assert "another process" not in out
     else:
         assert (pool.failures, pool.outcomes.keys()) == ({}, {job.key})
-        assert out.count("another process is at it, later") == 1
+        assert out.count("another process is running it: later") == 1
         assert "shared: completed (elsewhere)" in out
         assert out.count("shared: started") == 1
 
