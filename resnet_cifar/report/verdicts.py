@@ -115,7 +115,7 @@ def name_what_decides(judgement: Judgement) -> str:
         planned = f" of seeds {', '.join(map(str, claim.seeds))}" if claim.seeds else ""
         return f"new runs{planned}: those there are exploration"
     if not there or "planned seeds" in remark:
-        return remark.rpartition("; ")[2]
+        return remark.rpartition("; ")[2] if there else remark
     if 0 < there < len(claim.contrasts):
         return f"cells for its other comparisons ({there} of {len(claim.contrasts)} are there)"
     if judgement.verdict != judgement.alone:
