@@ -39,7 +39,7 @@ def test_a_killed_search_goes_on(program: Program, tmp_path: Path) -> None:
     process.wait()
     wait_for(lambda: not any(is_running(record) for record in records(tmp_path)), "a run stayed")
     text = finish(tmp_path, *search)
-    assert "1 runs: 0 done before, 1 to do, 1 at once" in text
+    assert "1 run: 0 done before, 1 to do, 1 at once" in text
     assert "1 trials: 1 done; lr-weight_decay-" in text
     assert "in outputs/search.journal" in text
     found = results(tmp_path)
