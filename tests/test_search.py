@@ -114,7 +114,7 @@ def test_the_plan_of_a_search_is_its_first_runs(program: Program, tmp_path: Path
     outcome = program("--plan", *TINY, "experiment=search", "data=synthetic")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("the first runs of a search") == 1
-    assert "1 cells" in outcome.out
+    assert "1 cell" in outcome.out
     assert list(tmp_path.iterdir()) == []
 
 
