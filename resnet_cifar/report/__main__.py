@@ -1,7 +1,5 @@
 """`python -m resnet_cifar report [outputs]`: the answers in the terminal and in a folder."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from datetime import date

@@ -1,7 +1,5 @@
 """The contents of a report, in order: claims, the published study, every question, bookkeeping."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

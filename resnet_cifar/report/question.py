@@ -1,7 +1,5 @@
 """One question in one setting: cells, differences, curves, deciding early."""
 
-from __future__ import annotations
-
 from resnet_cifar.report import figures, numbers
 from resnet_cifar.report.document import WORDS, Column, Part, Picture, Table, escape
 from resnet_cifar.report.groups import name_key

@@ -1,7 +1,5 @@
 """A report in a terminal: the first screen and the main table of each question."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """The verdicts of a report: its first list, and the tables of claims and of published passes."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
