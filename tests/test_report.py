@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from made_up import FULL, add_probe, change_record, composed, make_run
 from rich.console import Console
 from scipy import stats
 
+from resnet_cifar import text
 from resnet_cifar.errors import UserError
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.report import (
@@ -934,10 +936,24 @@ def test_the_terminal_shows_verdicts_and_what_is_left_out(reported: Reported) ->
 NAME = f"lr0.01_constant_wd0_bn_{'x' * 90}-0123abcd"
 
 
+def is_made_of(cell: str, words: set[str]) -> bool:
+    """True if a text is there in `words`, those that are longer than a line in pieces."""
+    return not cell or any(
+        is_made_of(cell.removeprefix(word).lstrip(), words)
+        for word in sorted(words, key=len, reverse=True)
+        if cell.startswith(word)
+    )
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
-    reported: Reported, width: int
+    reported: Reported,
+    width: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(text, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
     runs = load_runs(reported.runs)
     curves = load_metrics(runs)
     groups = group_by_question(runs, [QUESTIONS["learning_rate"]])
@@ -952,26 +968,28 @@ def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
         document.Table("named", named, {key: key for key in named}),
     ]
     for table in shown:
-        report = document.Report("Title", "", [table])
-        console = Console(file=io.StringIO(), width=width)
-        terminal.print_report(report, console)
-        printed = console.file.getvalue()
-        lines = printed.splitlines()
-        assert max(map(len, lines)) <= width
-        hidden = 0
-        if lines[-1].endswith(("more columns in report.html", "more column in report.html")):
-            hidden = int(lines[-1].split()[0])
-        assert hidden < len(table.columns) / 2 or width == 80
-        words = printed.split()
-        for title in list(table.columns)[: len(table.columns) - hidden]:
-            assert set(title.split()) <= set(words), title  # headings over several lines
+        terminal.print_report(document.Report("Title", "", [table]), text.wide_console())
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= width
+        printed, _, more = printed.partition(" more column")
+        titles, hidden = list(table.columns), 0
+        if more:
+            printed, _, count = printed.rpartition("\n")
+            hidden = int(count)
+            names = ", ".join(titles[-hidden:])
+            assert " ".join(more.split()).removeprefix("s") == f": {names}; report.html shows all"
+        assert hidden < len(titles) / 2 or width == 80
+        words = set(printed.split())
+        for title in titles[: len(titles) - hidden]:
+            assert is_made_of(title, words), title  # headings over several lines
         for row in table.rows():
-            for text in row[: len(row) - hidden]:
-                assert NAME in text or set(text.split()) <= set(words), text
-        if table is shown[-1] and width < 120:
-            assert "lr0.01" in printed  # both ends of a name
-            assert "…" in printed
-            assert "-0123abcd" in printed
+            for title, cell in zip(titles[: len(titles) - hidden], row, strict=False):
+                whole = set(cell.split()) <= words
+                assert whole or (table.is_left(title) and is_made_of(cell, words)), cell
+        if table is shown[-1]:  # all of a name, over several lines
+            pieces = re.findall(r"^(?:  )?(lr0\S*|\S*x\S*|\S*-0123abcd)", printed, re.MULTILINE)
+            assert "".join(pieces) == NAME
+            assert (len(pieces) > 1) == (width < len(NAME))
 
 
 def test_a_terminal_shows_the_first_screen_and_a_table_a_question(reported: Reported) -> None:
