@@ -483,6 +483,28 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
     ]
 
 
+@pytest.mark.parametrize(
+    ("variance", "words"),
+    [
+        (1e-6, "that may be chance. The best"),  # two runs would do, by a test that asks for less
+        (6e-5, "that may be chance; 4 runs a cell would tell. The best"),
+        (2e-4, "that may be chance; 7 to 11 runs a cell would tell. The best"),
+    ],
+)
+def test_how_many_runs_would_tell_is_said_where_it_is_more_than_there_are(
+    variance: float, words: str
+) -> None:
+    pool = statistics.Pool(variance, math.inf, 60)
+    rows = pd.DataFrame({"label": ["lr 0.1", "lr 0.01"], "cell": ["a", "b"], "n": [5, 3]})
+    rows = rows.assign(diverged=0, p=0.2, difference=-0.02, low=-0.04, high=0.0)
+    rows["accuracy/val"] = [0.8, 0.78]
+    group = SimpleNamespace(setting="CIFAR-10", pool=lambda cell: pool)
+    assert words in contents.describe_best(SimpleNamespace(ranks=rows, group=group))
+    seeds = statistics.seeds_needed(-0.02, pool)
+    assert seeds
+    assert (verdicts.name_seeds(3, seeds) == "") == (variance == 1e-6)
+
+
 def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.9], "0.1": [0.5, 0.52, 0.54]})
     (ranking,) = (
@@ -1240,9 +1262,9 @@ def test_only_what_a_report_wrote_is_removed(reported: Reported, tmp_path: Path)
     shutil.copytree(reported.folder, to)
     written = read(to)
     mine = {"figures/architecture.png": "mine", "tables/survey.csv": "mine", "notes.md": "mine"}
-    for name, text in mine.items():
+    for name, content in mine.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
-        (to / name).write_text(text)
+        (to / name).write_text(content)
     (to / "tables" / "claims.csv").write_text("edited")
     # A process of this number was killed: there is none, it is above the largest.
     (to / f".report.md.{platform.node()}.{2**22 + 1}.tmp").write_text("killed")

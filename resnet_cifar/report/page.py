@@ -88,7 +88,7 @@ def _list_contents(parts: Iterable[Part], above: str = "") -> str:
 def _render(part: Part) -> str:
     match part:
         case str():
-            text = _MARKDOWN.render(part).replace("<blockquote>", _NOTES)
+            text: str = _MARKDOWN.render(part).replace("<blockquote>", _NOTES)
             return text.replace("</blockquote>", "</aside>").strip()
         case list():
             return f'<ul class="verdicts">\n{"".join(map(_item, part))}</ul>'
