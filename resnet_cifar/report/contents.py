@@ -20,12 +20,6 @@ from resnet_cifar.text import plural
 FIRST_ROWS = 5  # of the ranked table on the first screen
 MOST_OPEN = 2  # questions with a verdict that are unfolded from the start; without any, the first
 MOST_DRAWN = 12  # questions and settings that get figures: at a thousand nobody would look
-_PLURAL = {
-    "code": "states of the code",
-    "versions": "versions of the libraries",
-    "device": "devices",
-    "precision": "precisions",
-}
 
 
 @any_text
@@ -56,18 +50,16 @@ def build_report(
     tables.correct_differences(answers)
     asked = [a for a in answers if a.group.question is not OTHER and len(a.group.runs)]
     drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
-    full: list[Part] = []
-    other: list[Part] = []
+    sections: list[Part] = []
     decided = {each.group: verdicts.list_verdicts(judgements, each) for each in answers}
     opened = [each for each in answers if decided[each.group]][:MOST_OPEN] or answers[:1]
-    for each in answers:
+    for each in sorted(answers, key=lambda each: not each.cells["verdict"].any()):
         parts = question_part(each, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(each.group.runs["cell"]) < set(group.runs["cell"]) for group in groups):
             parts += flow.flow_part(each.group, curves, probe)
         name = f"{each.group.question.question}{document.BETWEEN}{each.group.setting}"
-        fold = Fold(name, parts, 3, each in opened, verdicts=decided[each.group])
-        (full if each.cells["verdict"].any() else other).append(fold)
+        sections.append(Fold(name, parts, 3, each in opened, verdicts=decided[each.group]))
     reading = "\n".join(f"- {escape(rule)}" for rule in WORDS["reading"])
     rest = _notes_part(runs, answers)
     if judgements:
@@ -83,9 +75,9 @@ def build_report(
     rest.append(Fold("Beside the published study", beside, 2, True))
     if len(drawn) < len(asked):
         few = WORDS["few drawn"].format(drawn=len(drawn), others=len(asked) - len(drawn))
-        full.insert(0, escape(few))
-    if full or other:
-        rest.append(Fold("Question by question", [*full, *other], 2, True))
+        sections.insert(0, escape(few))
+    if sections:
+        rest.append(Fold("Question by question", sections, 2, True))
     rest += _bookkeeping_part(runs, skipped)
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
     first = verdicts.claims_part(judgements, answers)
@@ -201,7 +193,7 @@ def _notes_part(runs: pd.DataFrame, answers: Sequence[Tables]) -> list[Part]:
         which = f" ({', '.join(kinds)})" if key != "versions" else ""
         one = f"One cell, {next(iter(cells))}, mixes"
         count = one if len(cells) == 1 else f"{len(cells)} cells mix"
-        notes.append(f"{count} runs of several {_PLURAL[key]}{which}.")
+        notes.append(f"{count} runs of several {WORDS['kinds'][key]}{which}.")
     return ["\n".join(map(document.note_line, notes))] if notes else []
 
 

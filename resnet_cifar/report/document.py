@@ -134,14 +134,13 @@ Part = str | list[Item] | Table | Picture | Fold  # text is Markdown: headings, 
 
 def join_markdown(parts: Iterable[Part]) -> str:
     """Write parts one after the other; the items of a list a line each."""
-    return "\n\n".join(
-        part
-        if isinstance(part, str)
-        else "\n".join(map(Item.markdown, part))
-        if isinstance(part, list)
-        else part.markdown()
-        for part in parts
-    )
+    return "\n\n".join(map(_write_part, parts))
+
+
+def _write_part(part: Part) -> str:
+    if isinstance(part, list):
+        return "\n".join(map(Item.markdown, part))
+    return part if isinstance(part, str) else part.markdown()
 
 
 def unfold(parts: Iterable[Part]) -> Iterator[Part]:
