@@ -23,7 +23,6 @@ import pytest
 import yaml
 from conftest import ROOT
 from made_up import FULL, add_probe, change_record, composed, make_run
-from rich.console import Console
 from scipy import stats
 
 from resnet_cifar import text
@@ -990,7 +989,7 @@ def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
         document.Table("named", named, {key: key for key in named}),
     ]
     for table in shown:
-        terminal.print_report(document.Report("Title", "", [table]), text.wide_console())
+        terminal.print_report(document.Report("Title", "", [table]))
         printed = capsys.readouterr().out
         assert max(map(len, printed.splitlines())) <= width
         printed, _, more = printed.partition(" more column")
@@ -1024,12 +1023,11 @@ def test_a_terminal_shows_the_first_screen_and_a_table_a_question(reported: Repo
     assert "report.html: all of it" in printed
 
 
-def test_what_is_folded_is_cut_off_in_a_terminal() -> None:
+def test_what_is_folded_is_cut_off_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     items = [document.Item((), f"claim {i}", "a third run") for i in range(9)]
     fold = document.Fold("9 undecided", [items])
-    console = Console(file=io.StringIO(), width=80)
-    terminal.print_report(document.Report("Title", "", [fold]), console)
-    printed = console.file.getvalue()
+    terminal.print_report(document.Report("Title", "", [fold]))
+    printed = capsys.readouterr().out
     assert [f"claim {i}" in printed for i in range(9)] == [True] * 5 + [False] * 4
     assert "4 more in report.html" in printed
 

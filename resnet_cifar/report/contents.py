@@ -265,11 +265,10 @@ def runs_table(runs: pd.DataFrame) -> Table:
     """Every run with its outcome and whatever of the configuration differs between runs."""
     frame, keys = tables.run_table(runs)
     named = {name_key(key): key for key in keys}
-    columns: dict[str, Column] = {}
     accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
-    for name, metric in accuracies.items():
-        if metric in frame:
-            columns[name] = numbers.percent_column(metric)
+    columns: dict[str, Column] = {
+        name: numbers.percent_column(key) for name, key in accuracies.items() if key in frame
+    }
     if "loss/val" in frame:
         columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
     columns |= {name: numbers.value_column(key) for name, key in named.items()}

@@ -8,14 +8,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from resnet_cifar.report.document import MARKS, Fold, Item, Part, Report, Table
-from resnet_cifar.text import print_table, printable
+from resnet_cifar.text import print_table, printable, wide_console
 
 MOST_ITEMS = 5  # of what is folded
 _STYLES = {"holds": "green", "differs": "green", "does not hold": "red", "undecided": "yellow"}
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report) -> None:
     """Print the first screen, and of each question its first table; the page has the rest."""
+    console = wide_console()
     console.print(Text(printable(report.subtitle)))
     _print_parts(report.parts, console)
 
@@ -38,7 +39,7 @@ def _print_parts(parts: Iterable[Part], console: Console) -> None:
                 # Of a question the first table, of what is folded the first lines.
                 few: list[Part] = [*(each[:MOST_ITEMS] for each in lists), *tables[:1]]
                 _print_parts(part.parts if part.level == 2 else few, console)
-                if (more := sum(len(each[MOST_ITEMS:]) for each in lists)) > 0:
+                if more := sum(len(each[MOST_ITEMS:]) for each in lists):
                     console.print(Text(f"{more} more in report.html", style="dim"))
 
 
@@ -47,18 +48,12 @@ def _mark(verdicts: Sequence[str], between: str = "\n") -> Text:
     return Text(between).join(marks)
 
 
-def _sentence(item: Item) -> Text:
-    return Text.assemble(printable(item.sentence), ". ", (printable(item.grounds), "dim"))
-
-
 def _print_items(items: Sequence[Item], console: Console) -> None:
-    """Print a line for each claim, and those of its settings that disagree."""
+    """Print a line for each claim; the page unfolds its settings."""
     grid = RichTable.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column()
     for item in items:
-        grid.add_row(_mark(item.verdicts) if item.verdicts else Text("•"), _sentence(item))
-        for each in item.items:
-            if each.verdicts:
-                grid.add_row("", Text("  ") + _mark(each.verdicts) + Text(" ") + _sentence(each))
+        said = Text.assemble(printable(item.sentence), ". ", (printable(item.grounds), "dim"))
+        grid.add_row(_mark(item.verdicts) if item.verdicts else Text("•"), said)
     console.print(grid)
