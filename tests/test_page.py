@@ -22,7 +22,7 @@ from resnet_cifar.report.document import (
     Table,
     escape,
     heading,
-    note_line,
+    listing,
 )
 from resnet_cifar.report.page import render, render_notebook, render_page
 from resnet_cifar.text import printable
@@ -82,7 +82,13 @@ def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
 def test_what_a_person_wrote_is_text_on_the_page() -> None:
     evil = "<img src=x onerror=alert(1)> $x$ [red] \x1b[2J"
     items = [Item(["undecided"], evil, evil, [Item([], evil, evil)])]
-    parts = [heading(evil), escape(evil), note_line(evil), items, Fold(evil, [escape(evil)], 2)]
+    parts = [
+        heading(evil),
+        escape(evil),
+        listing([evil], "> - "),
+        items,
+        Fold(evil, [escape(evil)], 2),
+    ]
     for page in (
         render_page(Report(evil, evil, parts[:2], parts[2:], parts)),
         render_notebook(parts),
@@ -152,7 +158,7 @@ def test_headings_that_repeat_have_no_place_of_their_own() -> None:
 def test_no_line_breaks_inside_a_number_and_its_unit() -> None:
     said, shown = "95.06 % (n = 3)", "95.06\u00a0% (n\u00a0=\u00a03)"
     frame = pd.DataFrame({said: [said]})
-    parts = [heading(said), escape(said), note_line(said), [Item([], said, said)]]
+    parts = [heading(said), escape(said), listing([said], "> - "), [Item([], said, said)]]
     parts += [Fold(said, [], 2), Fold(said, []), Table("t", frame, {said: said}, said)]
     written = Report(said, said, parts)
     for text in (render_page(written), written.markdown()):
@@ -220,7 +226,7 @@ def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
         image, caption = read_markdown(Picture("p", figures.Figure(), text).markdown())
         assert plain_text(caption) == shown
         assert [node.type for node in image.children[0].children] == ["image"]
-    texts, tags = read_page([note_line(text)], "li")
+    texts, tags = read_page([listing([text], "> - ")], "li")
     assert (texts, tags) == ([shown], {"aside", "ul", "li"})
     frame = pd.DataFrame({"a": [text], "b": ["x"]})
     table = Table("t", frame, {"b": "b", text: "a"}, words=("b",))

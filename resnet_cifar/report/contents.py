@@ -60,12 +60,11 @@ def build_report(
             parts += flow.flow_part(each.group, curves, probe)
         name = f"{each.group.question.question}{document.BETWEEN}{each.group.setting}"
         sections.append(Fold(name, parts, 3, each in opened, verdicts=decided[each.group]))
-    reading = "\n".join(f"- {escape(rule)}" for rule in WORDS["reading"])
     rest = _notes_part(runs, answers)
     if judgements:
         claimed = [verdicts.claims_table(judgements)]
         rest.append(Fold("Does the claim hold?", claimed, 2, apart=True))
-    rest.append(Fold("How to read this", [reading], 2, apart=True))
+    rest.append(Fold("How to read this", [document.listing(WORDS["reading"])], 2, apart=True))
     rest += rankings_part(rankings)
     beside = _published_part(runs, published)
     passes = claims.judge_published(questions, published)
@@ -194,7 +193,7 @@ def _notes_part(runs: pd.DataFrame, answers: Sequence[Tables]) -> list[Part]:
         one = f"One cell, {next(iter(cells))}, mixes"
         count = one if len(cells) == 1 else f"{len(cells)} cells mix"
         notes.append(f"{count} runs of several {WORDS['kinds'][key]}{which}.")
-    return ["\n".join(map(document.note_line, notes))] if notes else []
+    return [document.listing(notes, "> - ")] if notes else []
 
 
 def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[Part]:

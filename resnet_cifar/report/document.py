@@ -190,6 +190,6 @@ def heading(text: str, level: int = 2) -> str:
     return f"{'#' * level} {escape(text)}"
 
 
-def note_line(text: str) -> str:
-    """A warning as an item of the list that is set off from the text."""
-    return f"> - {escape(text)}"
+def listing(texts: Iterable[str], start: str = "- ") -> str:
+    """A list of `texts`; one of notes, which is set off from the text, by the start `> - `."""
+    return "\n".join(start + escape(text) for text in texts)
