@@ -156,7 +156,8 @@ def test_headings_that_repeat_have_no_place_of_their_own() -> None:
 
 
 def test_no_line_breaks_inside_a_number_and_its_unit() -> None:
-    said, shown = "95.06 % (n = 3)", "95.06\u00a0% (n\u00a0=\u00a03)"
+    said = "9.1 ± 0.2 % (n = 3)"
+    shown = "9.1\u00a0±\u00a00.2\u00a0% (n\u00a0=\u00a03)"
     frame = pd.DataFrame({said: [said]})
     parts = [heading(said), escape(said), listing([said], "> - "), [Item([], said, said)]]
     parts += [Fold(said, [], 2), Fold(said, []), Table("t", frame, {said: said}, said)]

@@ -173,8 +173,11 @@ class Report:
 
 
 def unbroken(text: str) -> str:
-    """One printable line of `text`, with no-break spaces in `95 %` and `n = 3`."""
-    return printable(text).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
+    """One printable line of `text`, with no-break spaces in `95 %`, `1 ± 2` and `n = 3`."""
+    text = printable(text)
+    for together in (" %", " ± ", "n = "):
+        text = text.replace(together, together.replace(" ", "\u00a0"))
+    return text
 
 
 def escape(text: str) -> str:
