@@ -1032,6 +1032,13 @@ def test_what_is_folded_is_cut_off_in_a_terminal(capsys: pytest.CaptureFixture[s
     assert "4 more in report.html" in printed
 
 
+def test_no_mark_beside_a_title_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    for length in range(165, 200):  # of 200 columns
+        fold = document.Fold("x" * length, [], 3, verdicts=["does not hold", "holds"])
+        terminal.print_report(document.Report("Title", "", [fold]))
+        assert "✗ does not hold  ✓ holds" in capsys.readouterr().out
+
+
 # One line a claim ---------------------------------------------------------------------------------
 
 

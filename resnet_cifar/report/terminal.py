@@ -32,8 +32,9 @@ def _print_parts(parts: Iterable[Part], console: Console) -> None:
                 numbers = [title for title in part.columns if not part.is_left(title)]
                 print_table([*part.columns], part.rows(), numbers, more="report.html shows all")
             case Fold(apart=False):
-                title = Text.assemble("\n", (printable(part.title), "bold"), "  ")
-                console.print(title + _mark(part.verdicts, "  "), soft_wrap=False)
+                # Marks first: behind a long title a line would break inside one.
+                title = [*map(_mark, part.verdicts), Text(printable(part.title), "bold")]
+                console.print("", Text("  ").join(title), sep="\n", soft_wrap=False)
                 lists = [each for each in part.parts if isinstance(each, list)]
                 tables = [each for each in part.parts if isinstance(each, Table)]
                 # Of a question the first table, of what is folded the first lines.
@@ -43,9 +44,8 @@ def _print_parts(parts: Iterable[Part], console: Console) -> None:
                     console.print(Text(f"{more} more in report.html", style="dim"))
 
 
-def _mark(verdicts: Sequence[str], between: str = "\n") -> Text:
-    marks = [Text(f"{MARKS[each]} {each}", style=_STYLES[each]) for each in verdicts]
-    return Text(between).join(marks)
+def _mark(verdict: str) -> Text:
+    return Text(f"{MARKS[verdict]} {verdict}", style=_STYLES[verdict])
 
 
 def _print_items(items: Sequence[Item], console: Console) -> None:
@@ -54,6 +54,7 @@ def _print_items(items: Sequence[Item], console: Console) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column()
     for item in items:
+        marks = Text("\n").join(map(_mark, item.verdicts)) or Text("•")
         said = Text.assemble(printable(item.sentence), ". ", (printable(item.grounds), "dim"))
-        grid.add_row(_mark(item.verdicts) if item.verdicts else Text("•"), said)
+        grid.add_row(marks, said)
     console.print(grid)
