@@ -1,7 +1,5 @@
 """Write a configuration to config.yaml and read it back; print the command that trains it."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

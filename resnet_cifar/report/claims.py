@@ -3,8 +3,6 @@
 The rules and their reasons: docs/report.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

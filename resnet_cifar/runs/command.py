@@ -1,7 +1,5 @@
 """Look after runs: `python -m resnet_cifar runs outputs` lists them; verify, archive, remove, …."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import difflib

@@ -1,7 +1,5 @@
 """Differences of two runs, or two cells: `python -m resnet_cifar runs diff A B`. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ directory that is named like a run, `seed=…`, and has no run.json is a run wit
 directory whose name begins with a dot is none: it is on its way out (`housekeeping`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -4,8 +4,6 @@ A run is known by its record. Every step is a rename or the deletion of one file
 begun is finished, or begun anew, when the same is asked again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -3,8 +3,6 @@
 Whatever stands in a run's row can be shown, sorted by and selected by.
 """
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 import operator

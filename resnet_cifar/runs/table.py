@@ -1,7 +1,5 @@
 """Runs as tables: one row a run, or a run and epoch (`resnet_cifar.results`). No torch here."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

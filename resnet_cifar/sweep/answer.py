@@ -1,7 +1,5 @@
 """The answer after a sweep: cells ranked, the best in words, the commands to look further."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

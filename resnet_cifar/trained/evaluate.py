@@ -4,8 +4,6 @@ Validation in both views by default; the test set only when asked for, since eve
 one more selection on it. Each evaluation is counted in run.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from pathlib import Path
@@ -123,7 +121,7 @@ def evaluate(
     return {"run": str(directory), **evaluation}
 
 
-def _evaluate_views(model: TrainedModel, images: Images, split: str) -> dict[str, Any]:
+def _evaluate_views(model: "TrainedModel", images: "Images", split: str) -> dict[str, Any]:
     """Every view's scores, by view. The augmented one is what training saw at that epoch."""
     from resnet_cifar import scores
     from resnet_cifar.compute.step import score

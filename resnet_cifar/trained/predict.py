@@ -3,8 +3,6 @@
 Several runs answer together: their probabilities are averaged.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +111,7 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], dict[str, s
     return list(dict.fromkeys(chosen)), others, left_out
 
 
-def _classify(models: Sequence[TrainedModel], photos: Sequence[Photo]) -> list[dict[str, Any]]:
+def _classify(models: Sequence["TrainedModel"], photos: Sequence["Photo"]) -> list[dict[str, Any]]:
     """One row an image, with the mean of the models' probabilities by class."""
     import numpy as np
 
@@ -136,7 +134,7 @@ def _classify(models: Sequence[TrainedModel], photos: Sequence[Photo]) -> list[d
     ]
 
 
-def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]]) -> None:
+def _print_classes(models: Sequence["TrainedModel"], rows: Sequence[dict[str, Any]]) -> None:
     """Print the runs by cell, and the two likeliest classes of every image."""
     from resnet_cifar.data.images import SIZE
 
