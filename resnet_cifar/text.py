@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
-import functools
 import json
 import math
-import operator
 import os
 import re
 import sys
@@ -93,7 +90,7 @@ def explain_mismatch(
     here = value
     try:
         for name, index, any_key in steps:
-            part = _find_key(error, value, path, kind) if any_key else int(index) if index else name
+            part = _find_key(error, value, here, kind) if any_key else int(index) if index else name
             path.append(part)
             here = here[part]
     except (LookupError, TypeError):  # an unknown key that looks like a path
@@ -113,12 +110,13 @@ def explain_mismatch(
     return path, here, problem
 
 
-def _find_key(error: ValidationError, whole: Any, path: list[Any], kind: type[Struct]) -> str:
-    """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
+def _find_key(error: ValidationError, whole: Any, mapping: Any, kind: type[Struct]) -> str:
+    """Find the key of a mapping that the error is about; nothing else is left in that.
+
+    To msgspec any is `[...]`.
+    """
     import msgspec
 
-    whole = copy.deepcopy(whole)
-    mapping = functools.reduce(operator.getitem, path, whole)
     for key, value in dict(mapping).items():
         mapping.clear()
         mapping[key] = value

@@ -117,10 +117,10 @@ def judge(claim: Claim, group: Group) -> Judgement | None:
         started = pd.to_datetime(rows["started"], utc=True, format="ISO8601", errors="coerce")
         counted &= started >= claim.since
     compare = _compare_predictor if claim.predictor else _compare_cells
-    comparisons, remarks = compare(claim, group.select(counted))
+    comparisons, remarks = compare(claim, dataclasses.replace(group, everything=rows[counted]))
     if not comparisons:
         # Runs that suggested a claim are shown and decide nothing.
-        comparisons, remarks = compare(claim, group.select(there))
+        comparisons, remarks = compare(claim, dataclasses.replace(group, everything=rows[there]))
         if not comparisons and not remarks:
             return None
         if comparisons:

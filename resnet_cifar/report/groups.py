@@ -80,8 +80,7 @@ class Group:
 
     question: Question
     setting: str  # for people
-    runs: pd.DataFrame  # completed
-    left_out: pd.DataFrame  # every other run of the group
+    everything: pd.DataFrame  # its runs of every status
     vary: tuple[str, ...]  # columns that tell its cells apart, the question's first
     spreads: Spreads
 
@@ -94,9 +93,9 @@ class Group:
         return f"{name[:140]}-{hashlib.sha256(self.setting.encode()).hexdigest()[:8]}"
 
     @cached_property
-    def everything(self) -> pd.DataFrame:
-        """The runs of every status."""
-        return pd.concat([self.runs, self.left_out]) if len(self.left_out) else self.runs
+    def runs(self) -> pd.DataFrame:
+        """The completed runs."""
+        return self.everything[self.everything["status"] == "completed"]
 
     @cached_property
     def configurations(self) -> dict[str, dict[str, Any]]:
@@ -125,7 +124,7 @@ class Group:
 
     @cached_property
     def _diverged(self) -> Counter[str]:
-        return Counter(self.left_out["cell"][self.left_out["status"] == "diverged"])
+        return Counter(self.everything["cell"][self.everything["status"] == "diverged"])
 
     @cached_property
     def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
@@ -170,13 +169,6 @@ class Group:
     def find(self, selector: Selector) -> list[str]:
         """The cells `selector` means."""
         return list(self.everything[matches(self.everything, selector)]["cell"].unique())
-
-    def select(self, rows: pd.Series[bool]) -> Group:
-        """The group of the runs of `everything` for which `rows` is true."""
-        chosen = rows.index[rows]
-        runs = self.runs[self.runs.index.isin(chosen)]
-        left_out = self.left_out[self.left_out.index.isin(chosen)]
-        return dataclasses.replace(self, runs=runs, left_out=left_out)
 
 
 def last_values(runs: pd.DataFrame, metric: str, logs: bool = False) -> pd.Series[float]:
@@ -289,8 +281,7 @@ def _split(
         # Named where the runs at hand have several in the same setting.
         alone = [] if settings[values[:-1]] > 1 else ["precision"]
         setting = describe_setting(known, (*question.vary, *alone))
-        done = part["status"] == "completed"
-        groups.append(Group(question, setting, part[done], part[~done], tuple(vary), spreads))
+        groups.append(Group(question, setting, part, tuple(vary), spreads))
     largest = ("parameters", "epochs")
     groups.sort(key=lambda g: [float(g.everything[x].max()) for x in largest], reverse=True)
     return groups

@@ -118,11 +118,9 @@ class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def values(self, metric: str, published: bool = False) -> dict[str, float]:
         """The counted repetitions' values, by source; the `published` one on request."""
-        first = (
-            {PUBLISHED: self.published[metric]} if published and metric in self.published else {}
-        )
-        counted = [each for each in self.repetitions if not each.left_out]
-        return first | {e.by: e.measured[metric] for e in counted if metric in e.measured}
+        every = [(PUBLISHED, self.published)] * published
+        every += [(each.by, each.measured) for each in self.repetitions if not each.left_out]
+        return {by: measured[metric] for by, measured in every if metric in measured}
 
 
 class Published(_PublishedNode, frozen=True):
@@ -174,9 +172,8 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
     published = []
     for name, cell in cells.items():
         alike = shared if name in shared else (name,)
-        variance, freedom = pooled_variance(
-            list(cells[each].values(AUGMENTED).values()) for each in alike
-        )
+        measured = (cells[each].values(AUGMENTED).values() for each in alike)
+        variance, freedom = pooled_variance(map(list, measured))
         # Ten thousand images alone leave a spread: three results that are closer were lucky.
         share = cell.published[AUGMENTED]
         sd = max(math.sqrt(variance), math.sqrt(share * (1 - share) / IMAGES))

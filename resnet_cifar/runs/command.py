@@ -190,16 +190,10 @@ def _print_command(options: argparse.Namespace) -> None:
 ACTIONS = {
     "list": ("what there is (the default)", _list),
     "verify": ("look whether every file is as its run left it", _verify),
-    "archive": (
-        "move runs to <outputs>.archive/, where nothing looks; moving back restores",
-        _archive_or_remove,
-    ),
+    "archive": ("move runs to <outputs>.archive/; moving back restores", _archive_or_remove),
     "remove": ("delete runs, after asking", _archive_or_remove),
     "clean": ("what killed processes left behind; --yes deletes it", _clean),
-    "diff": (
-        "in what two runs, or two cells, differ: configuration and outcome",
-        lambda options: print_differences(options.first, options.second),
-    ),
+    "diff": ("in what two runs, or cells, differ: configuration, outcome", print_differences),
     "command": ("the command that trains the configuration of a run again", _print_command),
 }
 

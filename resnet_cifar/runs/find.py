@@ -265,9 +265,9 @@ def flat_row(record: RunRecord) -> Row:
         "images_trained": images,
         "images_per_second": images / sum(n / rate for n, rate in rates) if images else None,
         "share_of_matmul_rate": shares[-1] if shares else None,
-        **{key: _join(getattr(s, key) for s in sessions) for key in joined},
-        "versions": _join(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
-        "code": _join(code(s.git) for s in sessions),
+        **{key: join(getattr(s, key) for s in sessions) for key in joined},
+        "versions": join(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
+        "code": join(code(s.git) for s in sessions),
     }
 
 
@@ -279,5 +279,6 @@ def code(git: dict[str, str | None]) -> str:
     return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
 
 
-def _join(values: Iterable[Any]) -> str:
-    return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))
+def join(values: Iterable[Any]) -> str:
+    """Write each value once, as people do, with " | " between them; nothing for None."""
+    return " | ".join(dict.fromkeys(number(value) for value in values if value is not None))

@@ -193,7 +193,5 @@ def print_answer(configs: Sequence[Config]) -> None:
     console.print(f"    {CURVES}  (untick Ignore outliers)")
     logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
     if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
-        missed = (
-            f"logger={logger.NAME} lacks {plural(lacking, 'run')}: the same command hands them in"
-        )
-        console.print(f"{missed}; after a search, each run's own (runs command)")
+        missed = f"logger={logger.NAME} lacks {plural(lacking, 'run')}: the same command"
+        console.print(f"{missed} hands them in; after a search, each run's own (runs command)")
