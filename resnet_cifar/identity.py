@@ -65,7 +65,6 @@ SHORT = {
     "augmentation=none": "noaug",
     "model.width": "w",
     "trainer.batch_size": "bs",
-    "trainer.deterministic": "deterministic",
     "trainer.precision": "",
     "regularization.label_smoothing": "ls",
     "regularization.ema_decay": "ema",

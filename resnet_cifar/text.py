@@ -1,7 +1,5 @@
 """Text for people and programs: durations, printable lines, consoles, tables, JSON and CSV."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
@@ -76,7 +74,7 @@ _WORDS = {
 
 
 def explain_mismatch(
-    error: ValidationError, value: Any, kind: type[Struct]
+    error: "ValidationError", value: Any, kind: "type[Struct]"
 ) -> tuple[list[str | int], Any, str]:
     """Take msgspec's complaint about `value` apart: path to the fault, what is there, what may be.
 
@@ -110,7 +108,7 @@ def explain_mismatch(
     return path, here, problem
 
 
-def _find_key(error: ValidationError, whole: Any, mapping: Any, kind: type[Struct]) -> str:
+def _find_key(error: "ValidationError", whole: Any, mapping: Any, kind: "type[Struct]") -> str:
     """Find the key of a mapping that the error is about; nothing else is left in that.
 
     To msgspec any is `[...]`.
@@ -128,7 +126,7 @@ def _find_key(error: ValidationError, whole: Any, mapping: Any, kind: type[Struc
     raise LookupError
 
 
-def wide_console() -> Console:
+def wide_console() -> "Console":
     """Make a console for tables: as wide as the terminal, or without one 200 columns.
 
     rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
@@ -183,16 +181,12 @@ def print_table(
     columns = [list(column) for column in zip(*rows, strict=True)]
     words = [head not in numbers for head in heads]
     widths = _fit(columns, words, console.width)
-    for i, width in enumerate(widths):
-        if cut and words[i]:
-            columns[i][1:] = cut_middles(columns[i][1:], width)
-        table.add_column(
-            Text(columns[i][0]),
-            justify="left" if words[i] else "right",
-            no_wrap=cut or not words[i],
-            overflow="ellipsis" if cut else "fold",
-            width=width,
-        )
+    for column, are_words, width in zip(columns, words, widths, strict=False):
+        if cut and are_words:
+            column[1:] = cut_middles(column[1:], width)
+        table.add_column(Text(column[0]), width=width, no_wrap=cut or not are_words)
+        table.columns[-1].justify = "left" if are_words else "right"
+        table.columns[-1].overflow = "ellipsis" if cut else "fold"
     for line in [*zip(*columns[: len(widths)], strict=True)][1:]:
         table.add_row(*map(Text, line))
     console.print(table)
@@ -234,10 +228,8 @@ def cut_middles(texts: Sequence[str], width: int) -> list[str]:
     bare = [re.sub(r"-[0-9a-f]{8}$", "", text) for text in texts]
     texts = bare if len(set(bare)) == len(set(texts)) else texts
     begins = sorted(range(width - 1), key=lambda begin: abs(2 * begin + 1 - width))
-    ways = (
-        [t if len(t) <= width else f"{t[:begin]}…{t[begin + 1 - width :]}" for t in texts]
-        for begin in begins
-    )
+    ends = [(begin, begin + 1 - width) for begin in begins]
+    ways = ([t if len(t) <= width else f"{t[:a]}…{t[b:]}" for t in texts] for a, b in ends)
     return max(ways, key=lambda way: len(set(way)))
 
 

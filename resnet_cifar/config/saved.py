@@ -125,13 +125,9 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
 @cache  # a list of runs asks thousands of times
 def _added(chosen: tuple[str, ...], own_options: str | None) -> dict[str, Any]:
-    return {
-        f"{group}.{name}": value
-        for group, kinds in groups().items()
-        for kind in kinds
-        if f"{group}={kind.NAME}" in chosen
-        for name, value in _absent(kind).items()
-    }
+    kinds = [(group, kind) for group, options in groups().items() for kind in options]
+    mine = [(group, kind) for group, kind in kinds if f"{group}={kind.NAME}" in chosen]
+    return {f"{group}.{k}": value for group, kind in mine for k, value in _absent(kind).items()}
 
 
 def usual_values() -> dict[str, Any]:

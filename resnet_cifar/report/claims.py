@@ -16,18 +16,9 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import SHORT
+from resnet_cifar.report import study
 from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
-from resnet_cifar.report.study import (
-    AUGMENTED,
-    PUBLISHED,
-    VAL,
-    Claim,
-    Contrast,
-    Published,
-    Question,
-    Selector,
-    matches,
-)
+from resnet_cifar.report.study import Claim, Contrast, Published, Question, Selector
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.statistics import Estimate
 
@@ -89,27 +80,21 @@ class Judgement:
 
 def judge_all(groups: Sequence[Group]) -> list[Judgement]:
     """Every claim of the groups' questions that there are runs for, in order."""
-    judgements = [
-        judgement
-        for group in groups
-        for claim in group.question.claims
-        if (judgement := judge(claim, group)) is not None
-    ]
-    corrected = statistics.holm([judgement.p for judgement in judgements])
+    claims = ((claim, group) for group in groups for claim in group.question.claims)
+    judged = [judgement for claim, group in claims if (judgement := judge(claim, group))]
+    corrected = statistics.holm([judgement.p for judgement in judged])
     among = sum(not math.isnan(p) for p in corrected)
-    return [
-        dataclasses.replace(judgement, among=among, p_among=p)
-        for judgement, p in zip(judgements, corrected, strict=True)
-    ]
+    pairs = zip(judged, corrected, strict=True)
+    return [dataclasses.replace(each, among=among, p_among=p) for each, p in pairs]
 
 
 def judge(claim: Claim, group: Group) -> Judgement | None:
     """Judge a claim in a setting; None where the cells it is about are not there."""
     rows = group.everything
-    there = matches(rows, claim.where)
+    there = study.matches(rows, claim.where)
     if claim.contrasts:  # only the cells that it is about
         sides = [side for contrast in claim.contrasts for _, side in contrast]
-        there &= functools.reduce(operator.or_, (matches(rows, side) for side in sides))
+        there &= functools.reduce(operator.or_, (study.matches(rows, side) for side in sides))
     counted = there.copy()
     if claim.seeds:
         counted &= rows["seed"].isin(claim.seeds)
@@ -163,7 +148,7 @@ def _compare_cells(claim: Claim, group: Group) -> tuple[list[Comparison], list[s
         cells = [cells[0] for cells in found]
         for cell in dict.fromkeys(cells):
             if lost := group.diverged(cell):
-                seeds = lost + len(group.values(cell, VAL))
+                seeds = lost + len(group.values(cell, study.VAL))
                 remarks.append(f"{group.labels[cell]}: {lost} of {seeds} seeds diverged")
         if comparison := _compare(claim, group, name, contrast, cells):
             comparisons.append(comparison)
@@ -272,7 +257,7 @@ def judge_published(
         (claim, _name_contrast(contrast), passes)
         for question in questions
         for claim in question.claims
-        for contrast in (claim.contrasts if claim.declared == PUBLISHED else ())
+        for contrast in (claim.contrasts if claim.declared == study.PUBLISHED else ())
         for cells in itertools.product(
             *(_find_published(question.where | side, published) for _, side in contrast)
         )
@@ -304,16 +289,13 @@ def _compare_by_pass(
     is relative.
     """
     # Published validation is in the augmented view.
-    metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric, claim.metric)
+    augmented = {study.VAL: study.AUGMENTED, "loss/val": "loss/val_augmented"}
+    measure = math.log if claim.relative else float
+    metric = augmented.get(claim.metric, claim.metric)
     values = [cell.values(metric, published=True) for cell in cells]
-    return {
-        source: sum(
-            sign * (math.log(each[source]) if claim.relative else each[source])
-            for (sign, _), each in zip(contrast, values, strict=True)
-        )
-        for source in values[0]
-        if all(source in each for each in values)
-    }
+    terms = [(sign, each) for (sign, _), each in zip(contrast, values, strict=True)]
+    common = [source for source in values[0] if all(source in each for each in values)]
+    return {by: sum(sign * measure(each[by]) for sign, each in terms) for by in common}
 
 
 # A predictor -------------------------------------------------------------------------------------

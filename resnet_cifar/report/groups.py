@@ -5,8 +5,6 @@ Whatever else varies there is what was asked, by a question of experiments/quest
 one. Only completed runs enter a mean.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import itertools
@@ -119,7 +117,7 @@ class Group:
         return labels
 
     @cached_property
-    def _values(self) -> dict[tuple[str, str, bool], pd.Series[float]]:
+    def _values(self) -> "dict[tuple[str, str, bool], pd.Series[float]]":
         return {}  # asked for again by every pair
 
     @cached_property
@@ -130,7 +128,7 @@ class Group:
     def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
         return {str(cell): part for cell, part in self.runs.groupby("cell")}
 
-    def values(self, cell: str, metric: str, logs: bool = False) -> pd.Series[float]:
+    def values(self, cell: str, metric: str, logs: bool = False) -> "pd.Series[float]":
         """The last epoch's metric of a cell's completed runs, as `last_values`."""
         key = cell, metric, logs
         if key not in self._values:
@@ -171,7 +169,7 @@ class Group:
         return list(self.everything[matches(self.everything, selector)]["cell"].unique())
 
 
-def last_values(runs: pd.DataFrame, metric: str, logs: bool = False) -> pd.Series[float]:
+def last_values(runs: pd.DataFrame, metric: str, logs: bool = False) -> "pd.Series[float]":
     """The last epoch's metric of one cell's runs, or its logarithm, by seed, where there is one."""
     if metric not in runs:
         return pd.Series(dtype=float)
@@ -254,14 +252,10 @@ def _split(
     # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
     # kind has, as every model its width, does not come with the kind.
     free = tuple(f"{key}." for key in question.vary if "." not in key)
-    fixed = [
-        key
-        for key in keys
-        if (statistics.is_of_setting(key) or (question.vary and key not in question.where))
-        and key not in question.vary
-        and key not in following
-        and not (key.startswith(free) and runs[key].isna().any())
-    ]
+    brought = [key for key in keys if key.startswith(free) and runs[key].isna().any()]
+    others = [key for key in keys if key not in (*question.vary, *following, *brought)]
+    may_vary = question.where if question.vary else keys
+    fixed = [key for key in others if statistics.is_of_setting(key) or key not in may_vary]
     groups: list[Group] = []
     parts = list(runs.groupby([plain[key] for key in fixed], sort=False))
     settings = Counter(values[:-1] for values, _ in parts)  # without the precision, the last
@@ -313,10 +307,8 @@ def name_difference(first: Selector, second: Selector) -> str:
     """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`: what differs, then what is equal."""
     differing, equal = [], []
     for key in first | second:
-        a, b = (
-            " or ".join(describe_value(key, value) for value in side.get(key, [None]))
-            for side in (first, second)
-        )
+        sides = [side.get(key, [None]) for side in (first, second)]
+        a, b = (" or ".join(describe_value(key, one) for one in values) for values in sides)
         if a == b:
             equal.append(a)
         else:

@@ -4,8 +4,6 @@ Both files have a schema. A file that does not fit it is refused in one line tha
 the place in it, the value and what is allowed there: a misspelt key never makes a question vanish.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re
@@ -144,7 +142,7 @@ class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Selecting runs ----------------------------------------------------------------------------------
 
 
-def matches(runs: pd.DataFrame, selector: Selector) -> pd.Series[bool]:
+def matches(runs: pd.DataFrame, selector: Selector) -> "pd.Series[bool]":
     """Compare `runs` (configuration keys as columns) with a selector: bool [rows]."""
     chosen = pd.Series(True, index=runs.index)
     for key, values in selector.items():

@@ -35,12 +35,9 @@ def select(options: argparse.Namespace) -> list[Run]:
     there = find_runs(options.root)
     count_runs(there)
     runs = [run for run in there if not run.closed]
-    chosen = [
-        run
-        for run in runs
-        if (not options.status or run.status in options.status)
-        and (options.older_than is None or run.age > 86400 * options.older_than)
-    ]
+    chosen = [run for run in runs if not options.status or run.status in options.status]
+    if options.older_than is not None:
+        chosen = [run for run in chosen if run.age > 86400 * options.older_than]
     # A cell is also known by its path, and a copy by its own: so they are listed.
     cells = {run: [run.cell, str(run.path.parent), str(run.path)] for run in runs}
     seeds = {run: [run.seed] for run in runs}
@@ -49,19 +46,16 @@ def select(options: argparse.Namespace) -> list[Run]:
             found = {run for text in wanted for run in _match(option, normpath(text), names)}
             chosen = [run for run in chosen if run in found]
     for name, relation, values in options.where or ():
-        key = listing.match_key(name, [run.row for run in runs])
+        rows = [run.row for run in runs]
+        key = listing.match_key(name, rows)
         found = {run for run in runs if listing.meets(run.row, key, relation, values)}
-        known = [run.row[key] for run in runs if run.row.get(key) is not None]
-        texts = list(dict.fromkeys(map(number, known)))
-        numbers = list(filter(listing.is_number, known))
-        condition = f"--where {name}{relation}{values}"
-        if known and not found and relation in listing.COMPARISONS:
-            if not numbers:
-                raise UserError(f"{condition}: {key} is no number: {shorten(', '.join(texts))}")
-            ends = f"from {number(min(numbers))} to {number(max(numbers))}"
-            complain(f"{condition}: no run matches; {key} goes {ends}", "note: ")
-        elif runs and not found:
-            _note(condition, values, texts)
+        known = [row[key] for row in listing.sort_rows(rows, key) if row.get(key) is not None]
+        condition, texts = f"--where {name}{relation}{values}", list(map(number, known))
+        if relation in listing.COMPARISONS and known and not any(map(listing.is_number, known)):
+            some = shorten(", ".join(dict.fromkeys(texts)))
+            raise UserError(f"{condition}: {key} is no number: {some}")
+        if runs and not found:
+            _note(condition, values if relation == "=" else condition, texts)
         chosen = [run for run in chosen if run in found]
     return [*chosen, *(run for run in there if run.closed)]
 
@@ -237,10 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in (*ACTIONS, "-h", "--help", "--version"):
         arguments = ["list", *arguments]
-    parser = Parser(
-        prog=paths.command_name("runs"),
-        description="List, check and tidy up runs, or print the command that trains one.",
-    )
+    text = "List, check and tidy up runs, or print the command that trains one."
+    parser = Parser(prog=paths.command_name("runs"), description=text)
     actions = parser.add_subparsers(dest="action", metavar=" | ".join(ACTIONS))
     actions.type = str  # an empty argument of an action is the action's own to refuse
     parsers = {}
@@ -252,8 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("root", nargs="?", type=kind, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
-            text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"
-            sub.add_argument("--cell", action="append", help=text)
+            sub.add_argument("--cell", action="append", help="its name, or a pattern: 'lr0.1_*'")
             sub.add_argument("--seed", action="append")
             sub.add_argument("--older-than", type=days, metavar="DAYS")
             text = "any key: lr=0.1, scheduler=cosine,step, 'device=*H100*', 'status!=failed', "
@@ -270,14 +261,11 @@ def main(arguments: list[str] | None = None) -> int:
     text = "by any key: lr; val (accuracy/val: best first), loss (loss/val: smallest first)"
     sub.add_argument("--sort", metavar="KEY", help=text)
     sub.add_argument("--reverse", action="store_true", help="the other way round")
-    text = "these, instead of the usual"
-    sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help=text)
+    sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help="instead of the usual")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every key, for programs")
     form.add_argument("--csv", action="store_true", help="every key, for spreadsheets")
-    text = "a run, <cell>/seed=<n>, or a cell, <cell>"
-    parsers["diff"].add_argument("first", type=Path, help=text)
+    parsers["diff"].add_argument("first", type=Path, help="a run, <cell>/seed=<n>, or a cell")
     parsers["diff"].add_argument("second", type=Path)
-    text = "a run directory, <cell>/seed=<n>"
-    parsers["command"].add_argument("run", type=Path, help=text)
+    parsers["command"].add_argument("run", type=Path, help="a run, <cell>/seed=<n>")
     return run_command(parser, lambda options: options.work(options), arguments)

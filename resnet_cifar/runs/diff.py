@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from resnet_cifar.cli.edge import fail_for
 from resnet_cifar.errors import UserError
 from resnet_cifar.record.schema import RunRecord
-from resnet_cifar.runs.find import flat_row, join, read_run, runs_at
+from resnet_cifar.runs.find import code, flat_row, join, read_run, runs_at
 from resnet_cifar.text import duration, print_table, printable
 
 LEFT_OUT = ("output_root", "rerun", "when_busy", "seed")  # of one call; the seed of a run
@@ -101,13 +101,9 @@ def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
 
 def _describe_sessions(side: Side) -> list[dict[str, Any]]:
     """Devices, versions and code, which are no part of the configuration."""
-    return [
-        {key: getattr(session, key) for key in ("device", "precision", "threads")}
-        | {"code": " + ".join(filter(None, map(session.git.get, ("commit", "uncommitted"))))}
-        | dict(sorted(session.versions.items()))
-        for record in side.records.values()
-        for session in record.sessions
-    ]
+    sessions = [session for record in side.records.values() for session in record.sessions]
+    keys = ("device", "precision", "threads")
+    return [{k: getattr(s, k) for k in keys} | {"code": code(s.git)} | s.versions for s in sessions]
 
 
 def _measure(side: Side, key: str) -> dict[int, float]:

@@ -74,7 +74,7 @@ def _equals(value: Any, wanted: str) -> bool:
     return value == wanted.replace(", ", ",") or fnmatch.fnmatchcase(str(value), wanted)
 
 
-def sort_rows(rows: Sequence[Row], key: str, reverse: bool) -> list[Row]:
+def sort_rows(rows: Sequence[Row], key: str, reverse: bool = False) -> list[Row]:
     """Accuracies with the best first, all else from small to large, numbers before text.
 
     `reverse` turns that round; rows without a value are last in either order.
