@@ -383,12 +383,9 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_timestamp(self, node: Any) -> Any:
-        """Keep a date as it is written: one that is none is refused like any other value."""
-        return self.construct_scalar(node)
 
-
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
+# A date stays as it is written: one that is none is refused like any other value.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_scalar)
 # To YAML 1.1 a number like 5e-4 is text: its decimal point is missing.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")

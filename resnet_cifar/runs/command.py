@@ -1,4 +1,4 @@
-"""Look after runs: `python -m resnet_cifar runs outputs` lists them; verify, archive, remove, …."""
+"""List, check and tidy up runs, or print the command that trains one."""
 
 import argparse
 import contextlib
@@ -231,8 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in (*ACTIONS, "-h", "--help", "--version"):
         arguments = ["list", *arguments]
-    text = "List, check and tidy up runs, or print the command that trains one."
-    parser = Parser(prog=paths.command_name("runs"), description=text)
+    parser = Parser(prog=paths.command_name("runs"), description=__doc__)
     actions = parser.add_subparsers(dest="action", metavar=" | ".join(ACTIONS))
     actions.type = str  # an empty argument of an action is the action's own to refuse
     parsers = {}

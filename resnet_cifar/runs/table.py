@@ -168,8 +168,8 @@ def varying(runs: pd.DataFrame) -> list[str]:
     """The configuration's columns in which `runs` differ; UserError where there are no runs."""
     if runs.empty:
         raise UserError("there are no runs: train some, or name the directory that holds them")
-    table = runs[identity_keys(runs)].astype(object)
-    texts = table.where(table.notna(), None).map(repr)
-    keys = [key for key in texts if texts[key].nunique() > 1]
+    keys = identity_keys(runs)
+    texts = runs[keys].astype(object).where(runs[keys].notna(), None).map(repr)
+    keys = [key for key in keys if texts[key].nunique() > 1]
     first = (*COORDINATES, "model.width", "trainer.epochs")
     return sorted(keys, key=lambda key: first.index(key) if key in first else len(first))

@@ -87,7 +87,8 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     for label, same in zip(labels, by_cell.values(), strict=True):
         runs = [Run(run_directory(config)) for config in same]
         cell = RankedCell(" ".join(label) or "this cell", dict(items(same[0])), runs)
-        ranked += [cell] if cell.values or cell.diverged else []
+        if cell.values or cell.diverged:
+            ranked.append(cell)
     return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
 
 

@@ -1,7 +1,7 @@
-"""Evaluate a trained run: `python -m resnet_cifar evaluate outputs/<cell>/seed=<n>`.
+"""Evaluate trained runs: loss, accuracy, accuracy per class, confusion matrix and calibration.
 
 Validation in both views by default; the test set only when asked for, since every look at it is
-one more selection on it. Each evaluation is counted in run.json.
+one more selection on it. Writes evaluation-<split>.json beside the run and counts it in run.json.
 """
 
 import argparse
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and evaluate; the process's exit code."""
-    parser = Parser(
-        prog=paths.command_name("evaluate"),
-        description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
-        epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
-    )
+    parser = Parser(prog=paths.command_name("evaluate"), description=__doc__)
     parser.add_argument("run", nargs="+", type=Path, help="runs, <cell>/seed=<n>, and cells")
     parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
     ask_for_weights(parser)

@@ -1,6 +1,8 @@
-"""Classify a person's own images: `resnet-cifar predict outputs/<cell>/seed=0 photos/`.
+"""Classify PNG, JPEG, WebP and BMP files: `resnet-cifar predict outputs/<cell>/seed=0 photos/`.
 
-Several runs answer together: their probabilities are averaged.
+Several runs, or a cell with its seeds, answer together: their probabilities are averaged. An image
+that is not 32 x 32 is resized, its shorter side to 32 pixels, and its centre is taken: the table
+says how much is cut off. One that can't be read is named and left out, and the exit code is 1.
 """
 
 import argparse
@@ -22,14 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and predict; the process's exit code: 1 if an image was left out."""
-    parser = Parser(
-        prog=paths.command_name("predict"),
-        description="Classify PNG, JPEG, WebP and BMP files with a trained run. Several runs, or a "
-        "cell with its seeds, answer together: their probabilities are averaged.",
-        epilog="An image that is not 32 x 32 is resized, its shorter side to 32 pixels, and its "
-        "centre is taken: the table says how much is cut off. One that can't be read is named and "
-        "left out, and the exit code is 1.",
-    )
+    parser = Parser(prog=paths.command_name("predict"), description=__doc__)
     text = "runs (<cell>/seed=<n>), image files, and folders of them, in any order"
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=text)
     ask_for_weights(parser)
