@@ -385,7 +385,7 @@ class _Loader(yaml.SafeLoader):
 
 
 # A date stays as it is written: one that is none is refused like any other value.
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_scalar)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 # To YAML 1.1 a number like 5e-4 is text: its decimal point is missing.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")

@@ -142,11 +142,10 @@ def find_runs(root: Path) -> list[Run]:
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    try:
-        is_run = is_run_directory(root, asked=True)
-    except OSError as error:
-        return [Run(root, describe(error), closed=True)]
-    return [Run(root)] if is_run else find_cell_runs(root, deeper=True)
+    with contextlib.suppress(OSError):  # so do the directories in it
+        if is_run_directory(root, asked=True):
+            return [Run(root)]
+    return find_cell_runs(root, deeper=True)
 
 
 def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:

@@ -173,7 +173,7 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     columns = columns or usual_columns(runs, [run.row for run in runs])
     heads, texts, words = zip(*columns, strict=True)
     numbers = [head for head, is_text in zip(heads, words, strict=True) if not is_text]
-    lines = list(zip(*texts, strict=True))
+    lines = zip(*texts, strict=True)
     print_table(heads, lines, numbers, cut=True, more="--columns picks, --csv has all")
     counts = Counter(run.status for run in runs)
     parts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])

@@ -161,5 +161,4 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
     print_table(heads, lines, numbers=heads[1:])
     by_view = [[f"{100 * a:.1f}" for a in v["accuracy_per_class"]] for v in views.values()]
     print("\naccuracy per class %")
-    lines = [list(line) for line in zip(evaluation["classes"], *by_view, strict=True)]
-    print_table(["class", *views], lines, numbers=list(views))
+    print_table(["class", *views], zip(evaluation["classes"], *by_view, strict=True), [*views])

@@ -149,7 +149,6 @@ def _print_classes(models: Sequence["TrainedModel"], rows: Sequence[dict[str, An
         cut = round(100 * (1 - shorter / longer))
         size = f"{row['width']}×{row['height']}" + (f", {cut} % cut off" if cut else "")
         size += ", enlarged" if shorter < SIZE else ""
-        image = printable(row["image"])
-        lines.append([image, best, f"{100 * p:5.1f}", second, f"{100 * q:5.1f}", size])
+        lines.append([row["image"], best, f"{100 * p:5.1f}", second, f"{100 * q:5.1f}", size])
     print(f"\nmean of the {len(models)} runs' probabilities" if len(models) > 1 else "")
     print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"])
