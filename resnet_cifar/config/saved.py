@@ -56,11 +56,8 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read as a configuration: {describe(error)}") from error
 
 
-def from_record(directory: Path) -> Config:
-    """Read a run's configuration from run.json. Raises ConfigError, as `load`."""
-    record = record_or_reason(directory)
-    if isinstance(record, str):
-        raise ConfigError(record)
+def from_record(record: RunRecord, directory: Path) -> Config:
+    """Read a run's configuration from its record. Raises ConfigError, as `load`."""
     plain: dict[str, Any] = {group: {"name": kinds[0].NAME} for group, kinds in groups().items()}
     for key, value in record.config.items():
         group, _, name = (key, "", "name") if key in groups() else key.rpartition(".")

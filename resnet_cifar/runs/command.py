@@ -20,7 +20,8 @@ from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
-from resnet_cifar.record.layout import CONFIG, RUN
+from resnet_cifar.record.layout import CONFIG
+from resnet_cifar.record.schema import read_record
 from resnet_cifar.runs import housekeeping, listing
 from resnet_cifar.runs.diff import print_differences
 from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
@@ -176,8 +177,9 @@ def _verify(options: argparse.Namespace) -> None:
 def _print_command(options: argparse.Namespace) -> None:
     from resnet_cifar.config.saved import from_record, load, reproduce_command
 
-    copied = (options.run / RUN).exists() and not (options.run / CONFIG).exists()  # records alone
-    print(reproduce_command(from_record(options.run) if copied else load(options.run / CONFIG)))
+    path = options.run / CONFIG
+    record = None if path.exists() else read_record(options.run)  # records are copied alone
+    print(reproduce_command(from_record(record, options.run) if record else load(path)))
 
 
 # Each action: what it is for, and the function that does it.

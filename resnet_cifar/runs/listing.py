@@ -92,9 +92,11 @@ def group_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
     these are of one cell, and three or more.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
+    cells: dict[str, str] = {}  # by hash: one may be there under two labels
     for run in runs:
         if run.record and run.left_out is None:
-            row = {**run.row, "cell": run.record.cell}  # a copy's directory has any name
+            cell = cells.setdefault(run.record.key[0], run.record.cell)
+            row = {**run.row, "cell": cell}  # a copy's directory has any name
             groups.setdefault(tuple(repr(row.get(key)) for key in keys), []).append(row)
     rows = []
     for group in groups.values():

@@ -70,7 +70,7 @@ def _predict(options: argparse.Namespace) -> None:
         complain(problem)
     if not files:
         raise UserError(f"{', '.join(map(str, others)) or 'the command'} names no {NAMES} file")
-    rows = _classify(models, photos)
+    rows = _classify(models, photos) if photos else []
     if options.json:
         used = [{"run": str(m.directory), "weights": m.weights, "epoch": m.epoch} for m in models]
         print_json({"runs": used, "images": rows, "left_out": left_out})
@@ -110,8 +110,6 @@ def _classify(models: Sequence["TrainedModel"], photos: Sequence["Photo"]) -> li
     """One row an image, with the mean of the models' probabilities by class."""
     import numpy as np
 
-    if not photos:
-        return []
     pixels = np.stack([photo.pixels for photo in photos])
     mean = np.mean([model.probabilities(pixels) for model in models], axis=0)
     classes = models[0].classes
