@@ -10,7 +10,6 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,24 +19,23 @@ from resnet_cifar.report import study
 from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
 from resnet_cifar.report.study import Claim, Contrast, Published, Question, Selector
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.statistics import Estimate
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
     """One of the differences a claim is about; of logarithms where the claim is relative."""
 
     name: str  # `lr 0.01 − 0.1`
-    difference: Estimate
-    with_diverged: Estimate  # the same with diverged seeds at chance level
+    difference: statistics.Estimate
+    with_diverged: statistics.Estimate  # the same with diverged seeds at chance level
     pool: statistics.Pool = statistics.EMPTY  # by which its cells' variances were moderated
     pairs: Sequence[float] = ()  # the differences within the seeds that all its cells have
     paired: bool = False  # True if these judge: two measurements of the same runs
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Judgement:
     """The verdict of one setting's runs on one claim, with its grounds."""
 
@@ -73,7 +71,7 @@ class Judgement:
                 distance = abs(_null(claim)) - abs(mean)
             needed.append(statistics.seeds_needed(distance, comparison.pool, cells))
         known = [each for each in needed if each is not None]
-        if not known or len(known) < len(needed) or self.n < 3:
+        if len(known) < len(needed) or self.n < 3:
             return None
         return max(low for low, _ in known), max(high for _, high in known)
 
@@ -206,7 +204,7 @@ def _chance(claim: Claim) -> float:
     return math.log(chance) if claim.relative else chance
 
 
-def _decide(claim: Claim, seen: Sequence[Estimate]) -> tuple[str, float]:
+def _decide(claim: Claim, seen: Sequence[statistics.Estimate]) -> tuple[str, float]:
     """The verdict on the differences of a claim, and its p: NaN without a test.
 
     A claim holds where every comparison does, so the largest p counts. It fails where one does: of
@@ -224,7 +222,7 @@ def _decide(claim: Claim, seen: Sequence[Estimate]) -> tuple[str, float]:
     return verdict, min(holds, fails)
 
 
-def _p_values(claim: Claim, e: Estimate) -> tuple[float, float]:
+def _p_values(claim: Claim, e: statistics.Estimate) -> tuple[float, float]:
     """The p of a difference's being as claimed, and of its being otherwise."""
     null, up = _null(claim), claim.sign > 0
     if claim.within is None:

@@ -12,7 +12,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +22,6 @@ from resnet_cifar.config.saved import usual_values
 from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
 from resnet_cifar.report.study import VAL, Question, Selector, matches
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.statistics import Estimate
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
@@ -72,7 +70,7 @@ class Spreads:
         return self._pools[key]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Group:
     """The runs that answer one question in one setting."""
 
@@ -140,13 +138,13 @@ class Group:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
         return self.spreads.pool(self.configurations[cell], metric, logs)
 
-    def compare(self, first: str, second: str, metric: str = VAL) -> Estimate | None:
+    def compare(self, first: str, second: str, metric: str = VAL) -> statistics.Estimate | None:
         """The two-sample comparison of two cells; None where one has no completed run."""
         return self.combine({(first, metric): 1, (second, metric): -1})
 
     def combine(
         self, weights: Weights, logs: bool = False, lost: float | None = None
-    ) -> Estimate | None:
+    ) -> statistics.Estimate | None:
         """Add cells' means, or those of logarithms, weighted; None where one has no value.
 
         With `lost`, a diverged run counts with that value.

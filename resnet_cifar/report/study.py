@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -214,7 +213,7 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
     most, limit = (1, "a fraction less than 1") if share else (most, limit)
     margin, within, against = claim.margin, claim.within, claim.against or claim.metric
     like = _METRIC.fullmatch(against) and against.startswith(f"{quantity}/")
-    numeric = [key for key in vary if _known_keys()[key].kind.endswith("number")]
+    numeric = [key for key in vary if known_identity_keys()[key].kind.endswith("number")]
     alone, known = "not beside predictor", "as metrics.jsonl names it"
     usual = "accuracy/… or loss/…"
     for fits, key, allowed in (
@@ -285,7 +284,7 @@ def _read_selector(
         _check_key(at, key, value, vary)
         values = value if isinstance(value, list) else [value]
         _check(values, at, value, "a list [ ] of 1 or more values")
-        known = _known_keys()[key]
+        known = known_identity_keys()[key]
         for i, one in enumerate(values, 1):
             _check(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
         values = [number(x) if isinstance(x, (list, dict)) else x for x in values]  # as in tables
@@ -330,12 +329,9 @@ def _list_named(place: str, nodes: dict[str, Any]) -> Iterator[tuple[str, str, A
         yield f"{place}: {name}", name, node
 
 
-_known_keys = cache(known_identity_keys)
-
-
 def _check_key(place: str, key: str, value: object, vary: Collection[str] = ()) -> None:
     """Refuse what is no configuration key that names a cell, or none of `vary`."""
-    known = vary or _known_keys()
+    known = vary or known_identity_keys()
     allowed = "a configuration key that names a cell, such as optimizer.lr"
     if vary:
         allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"

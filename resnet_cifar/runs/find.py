@@ -142,7 +142,7 @@ def find_runs(root: Path) -> list[Run]:
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    with contextlib.suppress(OSError):  # so do the directories in it
+    with contextlib.suppress(OSError):  # a closed one is listed as what is in it, closed
         if is_run_directory(root, asked=True):
             return [Run(root)]
     return find_cell_runs(root, deeper=True)
