@@ -387,7 +387,7 @@ def test_what_predicts_survivors_is_undecided(tmp_path: Path) -> None:
     assert judged.verdict == "undecided"
     assert "runs that diverged: 3; undecided, as the diverged seeds" in judged.remark
     survivors = group(tmp_path, "lr_x_wd")
-    kept = survivors.select(survivors.everything["status"] == "completed")
+    kept = dataclasses.replace(survivors, everything=survivors.runs)
     holds = claims.judge(QUESTIONS["lr_x_wd"].claims[0], kept)
     assert holds
     assert holds.verdict == "holds"
