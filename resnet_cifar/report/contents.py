@@ -138,7 +138,8 @@ def describe_best(ranking: Tables) -> str:
     """Name the best cell of a setting, and say if its distance to the next means anything."""
     best, second = records(ranking.ranks)[:2]
     mean = f"{numbers.percent(best[VAL])} % ({plural(best['n'], 'run')})"
-    start = f"{ranking.group.setting}: best is {best['label']} with {mean}."
+    word = "best" if second["p"] < 1 - CONFIDENCE else "highest"  # a tie crowns nobody
+    start = f"{ranking.group.setting}: {word} is {best['label']} with {mean}."
     ahead = numbers.plus_minus(abs(second["difference"]), second["low"], second["high"])
     start += f" It is ahead of the next, {second['label']}, by {ahead} points"
     ran = int((ranking.ranks["n"] > 0).sum())

@@ -104,8 +104,8 @@ class Group:
     @cached_property
     def labels(self) -> dict[str, str]:
         """The label of each cell, in the same order: `lr 0.01`, `cosine, weight decay 0.01`."""
-        # Of many keys most have their usual value.
-        plain = usual_values() if self.question is BEST else {}
+        # Of many keys most have their usual value; two or three are all named.
+        plain = usual_values() if self.question is BEST and len(self.vary) > 3 else {}
         labels = {}
         for cell, row in self.configurations.items():
             words = {key: describe_value(key, row.get(key)) for key in self.vary}
