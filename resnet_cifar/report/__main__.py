@@ -42,8 +42,9 @@ def _report(options: argparse.Namespace) -> None:
     closed = runs.attrs["closed"]
     if runs.empty:
         roots = ", ".join(map(str, options.outputs))
-        hint = next(iter(closed), "train some, or name the directory that holds them")
-        raise UserError(f"{roots}: no runs there; {hint}")
+        causes = [*closed, *runs.attrs["skipped"].values()]
+        hint = next(iter(causes), "train some, or name the directory that holds them")
+        raise UserError(f"{roots}: no runs there{' that can be read' * bool(causes)}; {hint}")
     today = date.today()
     report = contents.build_report(
         runs,

@@ -101,7 +101,7 @@ def count_runs(runs: pd.DataFrame) -> str:
         return "No runs"
     counts = runs["status"].value_counts()
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{len(runs)} runs in {runs['cell'].nunique()} cells: {states}"
+    return f"{plural(len(runs), 'run')} in {plural(runs['cell'].nunique(), 'cell')}: {states}"
 
 
 # The first screen --------------------------------------------------------------------------------
@@ -244,7 +244,6 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
         parts.append(Fold("Cost", [cost], 2, True, apart=True))
         parts.append(Fold("All runs", [runs_table(runs)], 2, True, apart=True))
     rest = runs[runs["status"] != "completed"] if len(runs) else runs
-    left: list[Part] = []
     if len(rest):
         columns = {
             "cell": "cell",
@@ -254,11 +253,13 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
             "cause": "error",
         }
         kept = ["cell", "seed", "status", "epochs_done", "epochs", "error", "directory"]
-        left.append(Table("left-out", rest[kept], columns))
+        table = Table("left-out", rest[kept], columns)
+        parts.append(Fold("Left out of every mean", [table], 2, True))
     if skipped:
         frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
-        left.append(Table("skipped", frame, {"path": "path", "why": "why"}, WORDS["skipped"]))
-    return [*parts, Fold("Left out of every mean", left, 2, True)] if left else parts
+        table = Table("skipped", frame, {"path": "path", "why": "why"}, WORDS["skipped"])
+        parts.append(Fold("Not read, or not counted", [table], 2, True))
+    return parts
 
 
 def runs_table(runs: pd.DataFrame) -> Table:

@@ -324,7 +324,7 @@ def describe_value(key: str, value: object) -> str:
     if is_missing(value):
         return f"no {name_key(key)}"
     if key == "trainer.epochs":
-        return f"{value} epochs"
+        return f"{value} epoch" + "s" * (value != 1)
     if key in ("scheduler", "norm", "optimizer", "model", "data"):
         return printable(str(value))
     return printable(f"{name_key(key)} {number(value)}")

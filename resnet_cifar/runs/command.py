@@ -55,6 +55,9 @@ def select(options: argparse.Namespace) -> list[Run]:
         if relation in listing.COMPARISONS and known and not any(map(listing.is_number, known)):
             some = shorten(", ".join(dict.fromkeys(texts)))
             raise UserError(f"{condition}: {key} is no number: {some}")
+        if relation in listing.COMPARISONS and "accuracy" in key and float(values) > 1:
+            hint = f"{name}{relation}{float(values) / 100:g}"
+            raise UserError(f"{condition}: must be a fraction, 0 to 1; {values} % is {hint}")
         if runs and not found:
             _note(condition, values if relation == "=" else condition, texts)
         chosen = [run for run in chosen if run in found]
@@ -258,11 +261,13 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("--yes", action="store_true", help="don't ask")
     sub = parsers["list"]
     text = "a line a group, with means, intervals and counts: cell, or any keys; best first"
-    sub.add_argument("--group", type=_keys, metavar="KEY,KEY", help=text)
+    sub.add_argument("--group", type=_keys, action="extend", metavar="KEY,KEY", help=text)
     text = "by any key: lr; val (accuracy/val: best first), loss (loss/val: smallest first)"
     sub.add_argument("--sort", metavar="KEY", help=text)
     sub.add_argument("--reverse", action="store_true", help="the other way round")
-    sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help="instead of the usual")
+    sub.add_argument(
+        "--columns", type=_keys, action="extend", metavar="KEY,KEY", help="instead of the usual"
+    )
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every key, for programs")
     form.add_argument("--csv", action="store_true", help="every key, for spreadsheets")

@@ -45,7 +45,7 @@ def match_key(name: str, rows: Sequence[Row]) -> str:
 
 
 def meets(row: Row, key: str, relation: str, values: str) -> bool:
-    """True if a row has the key, and its value the `relation` to `values`.
+    """True if a row's value has the `relation` to `values`; without the key it is null.
 
     Those are a number for `COMPARISONS`, else `a,b`, any of them; text may have * and ?. A list has
     commas of its own: [150,225],[1].
@@ -54,8 +54,8 @@ def meets(row: Row, key: str, relation: str, values: str) -> bool:
         return is_number(row.get(key)) and COMPARISONS[relation](row[key], float(values))
     parts = values.split(",")
     spans = combinations(range(len(parts) + 1), 2)
-    is_one = any(_equals(row.get(key), ",".join(parts[a:b])) for a, b in spans)
-    return key in row and is_one == (relation == "=")
+    is_one = any(_equals(row.get(key), ",".join(parts[a:b]).strip()) for a, b in spans)
+    return is_one == (relation == "=")
 
 
 def is_number(value: Any) -> bool:
