@@ -1,7 +1,5 @@
 """Write the page of `train --help`: examples, options, the configuration as composed."""
 
-from __future__ import annotations
-
 from textwrap import fill
 
 from resnet_cifar import paths

@@ -3,8 +3,6 @@
 The texts are those of hydra-core 1.3 and omegaconf 2.3; one that isn't known is passed on, folded.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Images are uint8 [n, 32, 32, 3] (height, width, RGB), labels int64 [n].
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from abc import ABC, abstractmethod

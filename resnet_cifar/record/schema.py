@@ -1,7 +1,5 @@
 """run.json: its types, the one reader that checks it and the one writer. No torch here."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -4,8 +4,6 @@ The HPARAMS tab works across a sweep only if each run writes a session start and
 its own event file, without an experiment summary (the tab then infers the columns).
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator, Mapping

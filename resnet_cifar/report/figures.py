@@ -4,8 +4,6 @@ Text and lines are drawn in INK and on PAPER, which the HTML page replaces by it
 that a figure is at home in light and dark. Nothing global of matplotlib is touched.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Gradient flow: the probe's measurements, cells side by side. layers.py has the identities."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

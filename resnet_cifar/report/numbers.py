@@ -1,7 +1,5 @@
 """Numbers as people read them, and columns of tables that show them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Tables of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -201,7 +199,7 @@ def correct_differences(answers: Sequence[Tables]) -> None:
         answer.differences["p/holm"] = [corrected[key] for key in keys]
 
 
-def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
+def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
     mean = low = high = math.nan
     if len(values):
         e = statistics.estimate(values)
@@ -209,7 +207,7 @@ def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
     return {name: mean, f"{name}/low": low, f"{name}/high": high, f"{name}/sd": values.std()}
 
 
-def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
+def _compare_with_published(known: Published | None, ours: "pd.Series[float]") -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
     theirs = low = high = least = most = math.nan
     verdict = ""

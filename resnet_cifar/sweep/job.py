@@ -1,7 +1,5 @@
 """A sweep's run as a job of the launcher. Imports no torch; the plan does where it measures."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import dataclasses

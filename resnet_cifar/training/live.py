@@ -1,7 +1,5 @@
 """Show a run while it trains: a live line on a terminal, a line per epoch elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -1,7 +1,5 @@
 """One run, from configuration to record: `run`, then `train`, then `assemble`."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
