@@ -6,6 +6,9 @@ The texts are those of hydra-core 1.3 and omegaconf 2.3; one that isn't known is
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
 
 from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
@@ -19,27 +22,7 @@ EXTRAS = {
     "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
     "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
 }
-# By a key or a sentence: names that people know from elsewhere and that don't look like the key.
-OTHER_NAMES = {
-    "optimizer.lr": "learning_rate base_lr init_lr",
-    "regularization.weight_decay": "wd l2",
-    "regularization.clip_norm": "grad_clip gradient_clip_val max_grad_norm",
-    "trainer.batch_size": "bs batch batchsize",
-    "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps t_max",
-    "trainer.device": "gpu accelerator cuda no_cuda",
-    "trainer.precision": "amp use_amp mixed_precision fp16 bf16 half dtype",
-    "data.root": "data_dir data_path datadir",
-    "model": "arch net network backbone depth",
-    "hydra.launcher.jobs_per_device": "n_jobs",
-    "output_root": "output_dir out_dir save_dir log_dir logdir ckpt_dir",
-    "a run uses one device, trainer.device; a sweep (-m) uses all": (
-        "gpus devices num_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
-    ),
-    "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
-    "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
-    "the images are on the device; no other process loads them": "num_workers workers pin_memory",
-    "the same command goes on where it stopped": "resume ckpt_path checkpoint resume_from",
-}
+OTHER_NAMES = Path(__file__).with_name("other_names.yaml")
 # By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
 # that fits is taken.
 MUST_BE = "{key}={0}: must be "
@@ -163,7 +146,7 @@ def unknown_key(key: str) -> str:
         group = key.partition(".")[0]
         return f"{key} is not a key of the {group} chosen: another option of {group} has it"
     last = key.rpartition(".")[2]
-    for meant, names in OTHER_NAMES.items():
+    for meant, names in yaml.safe_load(OTHER_NAMES.read_text(encoding="utf-8")).items():
         if last.lower().replace("-", "_") in names.split():
             meant = meant if " " in meant else f"did you mean {meant}?"
             return f"{key} is not a key of the configuration: {meant}"
