@@ -72,9 +72,7 @@ def mean_column(metric: str, scale: float = 100, digits: int = 2) -> Column:
     def show(row: Row) -> str:
         mean, half = row[metric], row[f"{metric}/sd"] / math.sqrt(2)
         if row["n"] == 2 and not math.isnan(half):  # an interval of two is nearly always impossible
-            return ", ".join(
-                decimals(scale * value, digits) for value in (mean - half, mean + half)
-            )
+            return ", ".join(decimals(scale * x, digits) for x in (mean - half, mean + half))
         return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits)
 
     return show

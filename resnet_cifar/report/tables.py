@@ -106,10 +106,7 @@ class Tables:
         and p, corrected for the best's having been picked among all (Tukey's range).
         """
         order = self.cells.assign(apart=self.cells["diverged"] > 0)
-        order = order.sort_values(
-            ["apart", VAL], ascending=[True, False], na_position="last", kind="stable"
-        )
-        order = order.reset_index(drop=True)
+        order = order.sort_values(["apart", VAL], ascending=[True, False], ignore_index=True)
         order["rank"] = order.index + 1
         against = ["difference", "low", "high", "p"]
         order[against] = math.nan
