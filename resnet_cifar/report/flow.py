@@ -59,10 +59,7 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     table = flow_table(group, probed, curves)
     titles = {quantity: title for quantity, _, title in PANELS}
     measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
-    panels = (
-        "Median over layers, a line a run. Dotted: below it an identity holds, up to rounding and "
-        "eps."
-    )
+    panels = "Median over layers, a line a run. Dotted: below it an identity holds up to rounding."
     losses = (
         "Where validation explodes but not with its own statistics, the running statistics lag; "
         "where both do, the network itself is broken."
