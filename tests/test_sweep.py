@@ -164,7 +164,7 @@ def test_a_failed_run_is_named_and_tried_again(
     text = (tmp_path / "log").read_text()
     assert "2 runs: 1 done, 1 failed" in text
     assert f"failed: seed=0: outputs/{cell}/seed=0 can't be written" in text
-    assert text.splitlines()[-1] == "error: 1 of 2 runs failed; see above for each"
+    assert text.splitlines()[-1] == "error: 1 of 2 runs failed: see above"
     obstacle.unlink()
     text = finish(tmp_path, *grid)
     assert text.count("skipped") == 1

@@ -41,19 +41,14 @@ class Tables:
         95 %), all in the augmented view, and verdict, where the cell is one of the published study.
         """
         group, rows = self.group, []
+        known = {cell: each for each in self.published for cell in group.find(each.selector)}
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
             row["diverged"] = group.diverged(cell)
             for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
-            known = [
-                each
-                for each in self.published
-                if all(run.get(key) in values for key, values in each.selector.items())
-            ]
-            ours = group.values(cell, AUGMENTED)
-            row |= _compare_with_published(known[0] if known else None, ours)
+            row |= _compare_with_published(known.get(cell), group.values(cell, AUGMENTED))
             rows.append(row)
         return pd.DataFrame(rows)
 
