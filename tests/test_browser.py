@@ -1,6 +1,7 @@
 """The report's page in a real browser. Skipped where there is no Chromium."""
 
 import html
+import itertools
 import json
 import re
 import shutil
@@ -22,22 +23,79 @@ pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium here to open th
 CHECKS = {
     "first_screen": """
       const place = (selector) => document.querySelector(selector).getBoundingClientRect();
+      const marks = [...document.querySelectorAll(".columns .verdicts .mark")];
+      const fold = document.querySelector(".columns > div > details");
       return { verdicts: place(".verdicts").bottom, table: place(".columns table").bottom,
-               figure: place(".columns figure").top,
-               marks: [...document.querySelectorAll(".verdicts .mark")].map((m) => m.textContent) };
+               figure: place(".columns figure").top, height: document.body.scrollHeight,
+               marks: marks.map((mark) => mark.textContent),
+               fold: [fold.open, fold.querySelector("summary").textContent] };
+    """,
+    "sections": """
+      const folds = [...document.querySelectorAll("details.section")];
+      const closed = folds.filter((fold) => !fold.open);
+      const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map((h) => +h.tagName[1]);
+      const link = [...document.querySelectorAll("nav a")]
+        .find((a) => closed.some((fold) => fold.querySelector(a.hash)));
+      const target = document.querySelector(link.hash);
+      const before = target.checkVisibility({ contentVisibilityAuto: true });
+      link.click();
+      const fold = target.closest("details");
+      fold.open = false; // some browsers have opened it by themselves
+      dispatchEvent(new HashChangeEvent("hashchange")); // a link's own comes later
+      const opened = fold.open;
+      const contents = document.querySelector("nav ol").checkVisibility();
+      dispatchEvent(new Event("beforeprint"));
+      const printed = document.querySelectorAll("details:not([open])").length;
+      dispatchEvent(new Event("afterprint"));
+      const after = document.querySelectorAll("details:not([open])").length;
+      return { closed: closed.length, before, opened, printed, after, contents, levels };
     """,
     "overflow": """
+      document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
       const inside = document.documentElement.clientWidth;
       const over = [...document.querySelectorAll("body *")]
         .filter((element) => !element.parentElement.closest(".scroll, .plot"))
         .filter((element) => element.getBoundingClientRect().right > inside + 1)
         .map((element) => element.outerHTML.slice(0, 80));
-      return { inside, all: document.documentElement.scrollWidth, over };
+      // What scrolls sideways says so by a shadow at its edge, and can be reached by keyboard.
+      const unsaid = [...document.querySelectorAll(".scroll, .plot")]
+        .filter((element) => element.scrollWidth > element.clientWidth + 1)
+        .filter((element) => element.tabIndex < 0 ||
+          !getComputedStyle(element).backgroundImage.includes("gradient"))
+        .map((element) => element.outerHTML.slice(0, 80));
+      return { inside, all: document.documentElement.scrollWidth, over, unsaid };
+    """,
+    "runs": """
+      const table = document.querySelector("table.filter[data-plot='lr']");
+      const heads = [...table.tHead.rows[0].cells];
+      const head = heads.find((each) => /^val\\s%/.test(each.textContent));
+      const scroll = table.parentElement;
+      const before = table.rows[1].cells[0].getBoundingClientRect().left;
+      scroll.scrollLeft = 200;
+      return { titles: heads.map((each) => each.textContent.replace("\u00a0", " ")),
+               right: head.getBoundingClientRect().right,
+               moved: table.rows[1].cells[0].getBoundingClientRect().left - before };
+    """,
+    "scatter": """
+      const figure = document.querySelector(".scatter");
+      const [across, up] = figure.querySelectorAll("select");
+      const name = (select) => select.selectedOptions[0].text.replace("\u00a0", " ");
+      const places = () => [...figure.querySelectorAll("circle:not(.mark-point)")]
+        .map((dot) => ["cx", "cy"].map((key) => Math.round(dot.getAttribute(key))));
+      const first = { across: name(across), up: name(up), places: places() };
+      const labels = [...figure.querySelectorAll("text")].map((text) => text.textContent);
+      const names = [...across.options].map((option) => option.textContent);
+      const plot = figure.querySelector(".plot");
+      plot.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
+      const tip = figure.querySelector(".tip").textContent.replace("\u00a0", " ");
+      up.value = across.value;
+      up.dispatchEvent(new Event("change"));
+      return { ...first, labels, names, tip, same: places() };
     """,
     "sort": """
       const table = document.querySelector("table.sortable");
       const heads = [...table.tHead.rows[0].cells];
-      const column = heads.findIndex((head) => head.textContent.startsWith("val %"));
+      const column = heads.findIndex((head) => /^val\\s%/.test(head.textContent));
       const cells = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
       const button = heads[column].querySelector("button");
       const look = () => [cells(), heads[column].getAttribute("aria-sort")];
@@ -55,8 +113,10 @@ CHECKS = {
       return { all: rows.length, left: rows.filter((row) => !row.hidden).length };
     """,
     "pointer": """
-      const script = document.querySelector("script.points");
-      const panel = JSON.parse(script.textContent)[0];
+      const panels = (each) => JSON.parse(each.textContent);
+      const script = [...document.querySelectorAll("script.points")]
+        .find((each) => panels(each)[0].lines[0].epoch.length);
+      const panel = panels(script)[0];
       const line = panel.lines[0];
       const figure = script.closest("figure");
       const plot = figure.querySelector(".plot");
@@ -94,6 +154,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             make_run(root, overrides, seed, curve[-1], curve=curve)
     failed = ["optimizer.momentum=0.123456789", "optimizer.nesterov=true", "trainer.batch_size=64"]
     make_run(root, failed, 0, status="failed")
+    make_run(root, ["model.width=16", "trainer.epochs=5", "scheduler=cosine"], 0, 0.87)
     to = tmp_path_factory.mktemp("report")
     assert main([str(root), "--to", str(to), "--quiet"]) == 0
     return to / "report.html"
@@ -160,9 +221,9 @@ def test_a_curve_tells_run_epoch_and_value(wide: dict[str, Any]) -> None:
     assert seen["far"] < 0.2  # the places given to the pointer are those of a drawn line
 
 
-def test_nothing_overflows(page: Path, wide: dict[str, Any]) -> None:
+def test_nothing_overflows_with_all_sections_open(page: Path, wide: dict[str, Any]) -> None:
     for width, seen in ((1400, wide["overflow"]), (420, look(page, 420)["overflow"])):
-        assert seen == {"inside": width, "all": width, "over": []}
+        assert seen == {"inside": width, "all": width, "over": [], "unsaid": []}
 
 
 def test_the_first_screen_answers(wide: dict[str, Any]) -> None:
@@ -170,9 +231,70 @@ def test_the_first_screen_answers(wide: dict[str, Any]) -> None:
     seen = wide["first_screen"]
     assert max(seen["verdicts"], seen["table"], seen["figure"] + 100) < 900
     assert seen["marks"] == ["✓ holds"]
+    assert seen["fold"] == [False, "2 undecided: what would decide them"]
+
+
+def test_a_link_and_paper_open_what_is_folded(page: Path, wide: dict[str, Any]) -> None:
+    for width, seen in ((1400, wide["sections"]), (420, look(page, 420)["sections"])):
+        assert seen["closed"] > 2
+        assert (seen["before"], seen["opened"]) == (False, True)
+        assert seen["printed"] == 0
+        assert seen["after"] > 2
+        assert seen["contents"] == (width == 1400)  # beside the page, or behind a bar
+        steps = zip(seen["levels"], seen["levels"][1:], strict=False)
+        assert all(below <= above + 1 for above, below in steps)
+
+
+def test_numbers_come_first_among_all_runs_and_stay_in_sight(wide: dict[str, Any]) -> None:
+    seen = wide["runs"]
+    assert seen["right"] < 1400
+    assert seen["titles"][0].startswith("val %")
+    assert seen["titles"][-1].startswith("run")
+    assert abs(seen["moved"]) < 1
+
+
+def test_two_columns_are_plotted(wide: dict[str, Any]) -> None:
+    seen = wide["scatter"]
+    assert (seen["across"], seen["up"]) == ("lr", "val %")
+    assert "run" not in seen["names"]
+    assert len(seen["places"]) == 17  # every run
+    columns = sorted({x for x, _ in seen["places"]})
+    assert len(columns) == 5
+    steps = [right - left for left, right in itertools.pairwise(columns)]
+    # 0.001, 0.005, 0.01, 0.05, 0.1: over a factor of 20, so that 5 and 2 alternate.
+    assert steps[0] == pytest.approx(steps[2], abs=2)
+    assert steps[1] == pytest.approx(steps[3], abs=2)
+    assert steps[0] > 2 * steps[1]
+    assert {"0.001", "0.005", "0.01", "0.05", "0.1", "lr"} <= set(seen["labels"])
+    assert "val %: " in seen["tip"]
+    assert ", lr: 0." in seen["tip"]
+    assert all(abs((x - 70) / 620 - (310 - y) / 300) < 0.01 for x, y in seen["same"])
+
+
+def test_on_paper_nothing_is_folded_and_heads_are_repeated(page: Path, tmp_path: Path) -> None:
+    """Also without the script, as the browser lays the page out for print."""
+    inner = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    inner = inner.replace("<details open", "<details")
+    probe = """<script>addEventListener("load", () => {
+      const seen = { contentVisibilityAuto: true, contentVisibilityProperty: true };
+      const cells = [...document.querySelectorAll("td")];
+      document.body.dataset.result = cells.filter((cell) => !cell.checkVisibility(seen)).length;
+    });</script>"""
+    screen = tmp_path / "screen.html"
+    screen.write_text(inner.replace("</body>", f"{probe}</body>"))
+    paper = tmp_path / "paper.html"
+    paper.write_text(screen.read_text().replace("@media print", "@media all"))
+    hidden = [
+        int(re.findall(r'data-result="(\d+)"', browser(each, "--dump-dom", each.as_uri()))[0])
+        for each in (screen, paper)
+    ]
+    assert hidden[0] > 50
+    assert hidden[1] == 0
 
 
 def test_it_can_be_printed(page: Path) -> None:
     to = page.with_name("report.pdf")
     browser(page, f"--print-to-pdf={to}", page.as_uri())
     assert to.read_bytes().startswith(b"%PDF")
+    pages = len(re.findall(rb"/Type\s*/Page\b", to.read_bytes()))
+    assert 3 <= pages <= 9

@@ -365,8 +365,8 @@ def test_a_metric_of_one_s_own_is_claimed_shown_and_evaluated(
     arguments = ["--questions", "mine.yaml", "--to", "report", "--quiet"]
     assert main(["report", "outputs", *arguments]) == 0
     report = Path("report/report.md").read_text(encoding="utf-8")
-    assert re.search(r"\*: accuracy_top5/val\..* points \(n = 3\)", report)
-    assert re.search(r"\*: n/val\..*: [+−][\d.]+ ± [\d.]+ \(n = 3\)", report)
+    assert re.search(r"- accuracy_top5/val\..* points \(n\s=\s3\)", report)
+    assert re.search(r"- n/val\..*: [+−][\d.]+ ± [\d.]+ \(n\s=\s3\)", report)
     assert re.search("no run has accuracy_top5/vla; there is .*accuracy_top5/val[,.; ]", report)
     heads = next(line for line in report.splitlines() if line.startswith("| lr | n |"))
     assert heads.endswith("| accuracy_top5/val % | n/val |")

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+from typing import Any
 
 import pandas as pd
 from hypothesis import assume, example, given
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from resnet_cifar.report import figures
 from resnet_cifar.report.document import (
     MARKS,
+    Fold,
+    Item,
     Part,
     Picture,
     Report,
@@ -20,8 +23,6 @@ from resnet_cifar.report.document import (
     note_line,
     parse,
     plain_text,
-    read_verdict,
-    verdict_line,
 )
 from resnet_cifar.report.page import render, render_notebook, render_page
 from resnet_cifar.text import printable
@@ -37,6 +38,29 @@ def test_a_drawing_keeps_what_it_says() -> None:
     assert not re.search(r'd="[^"]*\d\.\d{3}', drawing)
 
 
+def report(*parts: Part) -> Report:
+    return Report("Title", "", rest=parts)
+
+
+def read_points(page: str) -> list[dict[str, Any]]:
+    """The panels that a page tells the values of."""
+    (script,) = re.findall(r'<script type="application/json" class="points">(.*?)</script>', page)
+    panels: list[dict[str, Any]] = json.loads(script)
+    return panels
+
+
+def test_dots_that_are_named_tell_their_value_by_the_axis_they_lie_along() -> None:
+    with figures.panels(3, 2) as (figure, axis):
+        axis.plot([87.5, 88.25], [0, 0], "o", label="lr 0.1")
+        axis.plot([80, 90], [0, 0])  # an interval: nothing to point at
+        axis.set_xlabel("accuracy (%)")
+    picture = Picture("overview", figure, "Dots.")
+    (panel,) = read_points(render_page(report(picture)))
+    assert panel["title"] == "accuracy (%)"
+    (line,) = panel["lines"]
+    assert (line["label"], line["value"], line["epoch"]) == ("lr 0.1", ["87.5", "88.25"], [])
+
+
 def curves(points: int) -> Picture:
     with figures.panels(3, 2) as (figure, axis):
         axis.plot(range(1, points + 1), [1 / n for n in range(1, points + 1)], label="lr <0.1>")
@@ -47,9 +71,7 @@ def curves(points: int) -> Picture:
 
 
 def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
-    page = render_page(Report("Title", "", [curves(1000)]))
-    (script,) = re.findall(r'<script type="application/json" class="points">(.*?)</script>', page)
-    ((line,),) = [panel["lines"] for panel in json.loads(script)]
+    ((line,),) = [panel["lines"] for panel in read_points(render_page(report(curves(1000))))]
     assert line["label"] == "lr <0.1>"
     assert len(line["x"]) == len(line["y"]) == len(line["value"]) == 60
     assert (line["epoch"][0], line["epoch"][-1]) == (1, 1000)
@@ -59,8 +81,8 @@ def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
 
 def test_what_a_person_wrote_is_text_on_the_page() -> None:
     evil = "<img src=x onerror=alert(1)> $x$ [red] \x1b[2J"
-    verdict = verdict_line("undecided", evil, evil)
-    parts = [heading(evil), escape(evil), note_line(evil), verdict]
+    items = [Item(["undecided"], evil, evil, [Item([], evil, evil)])]
+    parts = [heading(evil), escape(evil), note_line(evil), items, Fold(evil, [escape(evil)], 2)]
     for page in (
         render_page(Report(evil, evil, parts[:2], parts[2:], parts)),
         render_notebook(parts),
@@ -69,20 +91,62 @@ def test_what_a_person_wrote_is_text_on_the_page() -> None:
         assert "\x1b" not in page
         assert "&lt;img src=x onerror=alert(1)&gt; $x$ [red]" in page
         assert "? undecided" in page  # told by words and a sign, not by colour alone
+    written = Report(evil, evil, parts).markdown()
+    assert "<img" not in written
+    assert "\x1b" not in written
 
 
-def test_contents_follow_the_first_screen() -> None:
-    report = Report(
-        "Title", "", [heading("Claims")], [heading("Best")], [heading("Method"), "words"]
-    )
-    page = render_page(report)
-    assert page.index("Best") < page.index("<nav") < page.index('<h2 id="method"')
-    assert page.count('href="#') == 1
+QUESTION = "Which is best?"
+SECTIONS = [
+    Fold("How to read this", ["words"], 2),
+    Fold(
+        "Question by question",
+        [Fold(f"{QUESTION} – width {width}", ["words"], 3, open=width == 8) for width in (8, 16)],
+        2,
+        open=True,
+    ),
+]
+
+
+def test_contents_follow_the_first_screen_and_list_questions_below_their_section() -> None:
+    page = render_page(Report("Title", "", [heading("Claims")], [heading("Best")], SECTIONS))
+    assert page.index("Best") < page.index("<nav") < page.index("<h2>How to read this</h2>")
+    links = re.findall('<a href="#(.*?)">(.*?)</a>', page)
+    assert links == [
+        ("how-to-read-this", "How to read this"),
+        ("question-by-question", "Question by question"),
+        ("which-is-best-width-8", "Which is best? – width 8"),
+        ("which-is-best-width-16", "width 16"),  # the same question in another setting
+    ]
+    for place, _ in links:
+        assert page.count(f'id="{place}"') == 1
+
+
+def test_sections_fold_and_what_a_link_leads_to_lies_inside() -> None:
+    """So a browser opens it by itself; and a heading's level follows the one above."""
+    page = render(SECTIONS)
+    assert re.findall("<details class=.section.( open)?><summary><h(.)>(.*?)</h", page) == [
+        ("", "2", "How to read this"),
+        (" open", "2", "Question by question"),
+        (" open", "3", f"{QUESTION} – width 8"),
+        ("", "3", f"{QUESTION} – width 16"),
+    ]
+    assert page.count("</summary><div id=") == 4
+
+
+def test_a_table_s_class_is_by_its_width() -> None:
+    """On paper a wide one gets a page on its side; the plotted column is told to the script."""
+    for columns, wide in ((3, False), (9, True)):
+        frame = pd.DataFrame({f"column {i}": ["a few words of text"] for i in range(columns)})
+        table = Table("t", frame, {key: key for key in frame}, plot="column <1>")
+        page = render([table])
+        assert ('class="scroll wide"' in page) == wide
+        assert 'data-plot="column &lt;1&gt;"' in page
 
 
 def test_headings_that_repeat_have_no_place_of_their_own() -> None:
     page = render([heading("Method"), heading("Calibration", 4), heading("Calibration", 4)])
-    assert re.findall('id="(.*?)"', page) == ["method"]
+    assert "id=" not in page
 
 
 # Any text, and more often what Markdown and HTML would obey.
@@ -137,5 +201,9 @@ def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
     assert texts == ["x", shown]
     assert tags == {"div", "table", "thead", "tr", "th", "tbody", "td"}
     assert read_page([table], "th")[0] == ["b", shown]
-    (item,) = parse(verdict_line("holds", "a claim", f"Here: {text}"))[0].children
-    assert read_verdict(item) == ("holds", "a claim", f"Here: {shown}".strip())
+    item = Item(["holds"], f"a claim {text}", f"Here: {text}")
+    (listed,) = parse(item.markdown())[0].children
+    sentence, grounds = printable(item.sentence), printable(item.grounds)
+    assert plain_text(listed) == f"✓ holds: {sentence}. {grounds}".strip()
+    assert read_page([[item]], "div")[0] == [f"{sentence} "]
+    assert read_page([[item]], "small")[0] == [grounds]

@@ -1,6 +1,7 @@
 """From made-up runs with known results to tables, verdicts and files."""
 
 import contextlib
+import dataclasses
 import hashlib
 import html.parser
 import io
@@ -493,8 +494,19 @@ def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.86], "0.1": [0.87]})
     make_run(tmp_path, [*SHORT, "optimizer.momentum=0.8", "trainer.threads=2"], 0, 0.9)
     table = contents.runs_table(load_runs(tmp_path))
-    assert list(table.columns)[:4] == ["lr", "momentum", "seed", "status"]
-    assert [row[:2] for row in table.rows()] == [["0.01", "0.8"], ["0.1", "0.9"], ["0.01", "0.9"]]
+    titles = list(table.columns)
+    assert titles[0] == "val %"  # numbers first, names last
+    assert titles[-1] == "run"
+    rows = [dict(zip(titles, row, strict=True)) for row in table.rows()]
+    assert [(row["val %"], row["lr"], row["momentum"]) for row in rows] == [
+        ("90.00", "0.01", "0.8"),
+        ("87.00", "0.1", "0.9"),
+        ("86.00", "0.01", "0.9"),
+    ]
+    assert not {"status", "epochs", "seed"} & set(titles)  # one value each: the caption has it
+    assert "The same in every row: " in table.caption
+    assert "seed 0, status completed, epochs 5/5" in table.caption
+    assert table.plot == "lr"  # two keys vary: the page plots one column against another
 
 
 # Questions that nobody wrote ----------------------------------------------------------------------
@@ -529,11 +541,18 @@ def test_whatever_varies_is_compared(
     answers = [tables.tabulate(each, load_metrics(runs)) for each in groups]
     tables.correct_differences(answers)
     part = verdicts.claims_part([], answers)[1]
-    (line,) = str(part).splitlines()
-    assert name in line
-    assert f"**{verdict}**" in line
-    assert "synthetic data, width 32, 5 epochs" in line
-    assert "(n = 3)" in line
+    (listed,) = document.unfold([part])
+    assert isinstance(listed, list)
+    (item,) = listed
+    assert name in item.sentence
+    assert item.grounds.startswith("synthetic data, width 32, 5 epochs")
+    assert "(n = 3)" in item.grounds
+    if verdict == "differs":
+        assert [*item.verdicts] == ["differs"]
+    else:  # alone on the first screen, it is unfolded
+        assert isinstance(part, document.Fold)
+        assert (part.title, part.open) == ("1 undecided: what would decide it", True)
+        assert "Would decide: " in item.grounds
 
 
 def test_two_keys_that_fill_a_grid_are_one_question_and_a_star_is_several(tmp_path: Path) -> None:
@@ -747,11 +766,12 @@ def test_of_many_questions_and_settings_the_largest_have_figures(
         make_run(tmp_path, ["model.width=32", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
     runs = load_runs(tmp_path)
     report = contents.build_report(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
-    names = [part.name for part in report.parts if isinstance(part, document.Picture)]
+    parts = list(document.unfold(report.parts))
+    names = [part.name for part in parts if isinstance(part, document.Picture)]
     curves = [name for name in names if name.startswith("curves")]
     assert curves == ["curves-learning_rate-cifar-10-width-16-5-epochs"]
-    assert any("the other 1 tables only" in str(block) for block in report.parts)
-    kept = [part.name for part in report.parts if isinstance(part, document.Table)]
+    assert any("the other 1 tables only" in str(block) for block in parts)
+    kept = [part.name for part in parts if isinstance(part, document.Table)]
     assert sum(name.startswith("cells") for name in kept) == 2
 
 
@@ -796,7 +816,8 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
     report = contents.build_report(
         load_runs(tmp_path), curves, list(QUESTIONS.values()), PUBLISHED, probe=probe
     )
-    names = [part.name for part in report.parts if isinstance(part, document.Picture)]
+    parts = document.unfold(report.parts)
+    names = [part.name for part in parts if isinstance(part, document.Picture)]
     assert sum(name.startswith("flow") for name in names) == 1  # two questions share runs
     text = report.markdown()
     assert "detach none, weight decay 0.01: every identity holds" in text
@@ -910,27 +931,212 @@ def test_the_terminal_shows_verdicts_and_what_is_left_out(reported: Reported) ->
     assert "nothing here is judged against the published values" in reported.printed
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_terminal_s_width_cuts_nothing(reported: Reported, width: int) -> None:
+NAME = f"lr0.01_constant_wd0_bn_{'x' * 90}-0123abcd"
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
+    reported: Reported, width: int
+) -> None:
     runs = load_runs(reported.runs)
     curves = load_metrics(runs)
     groups = group_by_question(runs, [QUESTIONS["learning_rate"]])
     judgements = claims.judge_all(groups)
     rankings = [tables.tabulate(found, curves) for found in group_by_setting(runs)]
+    named = pd.DataFrame({"cell": [NAME, "a few words of it"], "n": [12_345, 6], "why": ["", "so"]})
     shown = [
         contents.ranking_table(rankings[0]),
         question.cells_table(tables.tabulate(groups[0], curves)),
+        contents.runs_table(runs),
         verdicts.claims_table(judgements),
+        document.Table("named", named, {key: key for key in named}),
     ]
-    report = document.Report("Title", "", verdicts.claims_part(judgements, []), shown)
-    console = Console(file=io.StringIO(), width=width)
-    terminal.print_report(report, console)
-    printed = console.file.getvalue()
-    assert max(map(len, printed.splitlines())) <= width
-    assert "…" not in printed
     for table in shown:
-        texts = itertools.chain(table.columns, *table.rows())
-        assert not [text for text in texts if len(text) < 20 and text not in printed]
+        report = document.Report("Title", "", [table])
+        console = Console(file=io.StringIO(), width=width)
+        terminal.print_report(report, console)
+        printed = console.file.getvalue()
+        lines = printed.splitlines()
+        assert max(map(len, lines)) <= width
+        hidden = 0
+        if lines[-1].endswith(("more columns in report.html", "more column in report.html")):
+            hidden = int(lines[-1].split()[0])
+        assert hidden < len(table.columns) / 2 or width == 80
+        words = printed.split()
+        for title in list(table.columns)[: len(table.columns) - hidden]:
+            assert set(title.split()) <= set(words), title  # headings over several lines
+        for row in table.rows():
+            for text in row[: len(row) - hidden]:
+                assert NAME in text or set(text.split()) <= set(words), text
+        if table is shown[-1] and width < 120:
+            assert "lr0.01" in printed  # both ends of a name
+            assert "…" in printed
+            assert "-0123abcd" in printed
+
+
+def test_a_terminal_shows_the_first_screen_and_a_table_a_question(reported: Reported) -> None:
+    printed = reported.printed
+    assert printed.count("Which learning rate is best?") == 1
+    assert "lr 0.1 − 0.001" not in printed  # differences, curves, rankings and runs: the page
+    for section in ("How to read this", "Does the claim hold?", "All runs"):
+        assert section not in printed
+        assert section in (reported.folder / "report.md").read_text()
+    assert "report.html: all of it" in printed
+
+
+def test_what_is_folded_is_cut_off_in_a_terminal() -> None:
+    items = [document.Item((), f"claim {i}", "a third run") for i in range(9)]
+    fold = document.Fold("9 undecided", [items])
+    console = Console(file=io.StringIO(), width=80)
+    terminal.print_report(document.Report("Title", "", [fold]), console)
+    printed = console.file.getvalue()
+    assert [f"claim {i}" in printed for i in range(9)] == [True] * 5 + [False] * 4
+    assert "4 more in report.html" in printed
+
+
+# One line a claim ---------------------------------------------------------------------------------
+
+
+def told(root: Path, *names: str) -> tuple[list[document.Item], list[document.Item]]:
+    """The decided claims of a report's first screen, and the undecided ones that it folds."""
+    runs = load_runs(root)
+    groups = group_by_question(runs, [QUESTIONS[name] for name in names])
+    parts = verdicts.claims_part(claims.judge_all(groups), [])
+    folds = [part for part in parts if isinstance(part, document.Fold)]
+    folded = [item for fold in folds for items in fold.parts for item in items]
+    return [item for part in parts if isinstance(part, list) for item in part], folded
+
+
+def test_a_claim_is_one_line_over_its_settings(tmp_path: Path) -> None:
+    values = {"0.01": [0.86, 0.87, 0.88], "0.1": [0.80, 0.81, 0.82], "0.001": [0.7, 0.71, 0.72]}
+    lrs(tmp_path, values)  # holds
+    for lr in values:  # undecided: a run each
+        make_run(tmp_path, ["model.width=32", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
+    decided, folded = told(tmp_path, "learning_rate")
+    (item,) = decided
+    assert folded == []
+    assert item.sentence == "lr 0.01 ends above 0.1 and above 0.001"
+    assert sorted(item.verdicts) == ["holds", "undecided"]
+    assert "holds in 1" in item.grounds
+    assert "undecided in 1" in item.grounds
+    assert item.grounds.endswith(" of 2 settings")
+    assert {below.sentence: [*below.verdicts] for below in item.items} == {
+        "CIFAR-10, width 32, 5 epochs": ["undecided"],
+        "CIFAR-10, width 16, 5 epochs": ["holds"],
+    }
+    written = item.markdown()
+    assert "✓ **holds**" in written.splitlines()[0]
+    assert "? **undecided**" in written.splitlines()[0]
+    assert [line[:4] for line in written.splitlines()[1:]] == ["  - "] * 2
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("one run", "a second and third run (n = 1)"),
+        ("one cell", "a second and third run of lr 0.1 (n = 1)"),
+        ("two runs", "a third run (n = 2)"),  # of three cells: too many to name
+        ("no spread", "more runs; how many, the spread does not tell yet"),
+        ("close", "runs a cell, if the difference is as large as it seems"),
+        ("missing cell", "cells for its other comparisons (1 of 2 are there)"),
+    ],
+)
+def test_an_undecided_claim_says_what_would_decide_it(
+    tmp_path: Path, case: str, words: str
+) -> None:
+    few = {"one run": (1, 1), "one cell": (3, 1), "two runs": (2, 2)}.get(case, (3, 3))
+    noise = [0.0, 0.02, -0.02]
+    lr, wide = ["0.01", "0.1", "0.001"], case == "close"
+    for rate, n in zip(lr, (*few, 0 if case == "missing cell" else max(few)), strict=True):
+        for seed in range(n):
+            value = 0.5 - 0.01 * (rate == "0.1") - 0.2 * (rate == "0.001") + noise[seed]
+            make_run(tmp_path, [*SHORT, f"{LR}={rate}"], seed, value)
+    for seed in range(6 * wide):  # a spread that is known
+        make_run(tmp_path, [*SHORT, "optimizer.momentum=0.8"], seed, 0.5 + 0.01 * seed)
+    decided, folded = told(tmp_path, "learning_rate")
+    assert decided == []
+    (item,) = folded
+    assert item.verdicts == ()
+    said = item.grounds.partition("Would decide: ")[2]
+    assert words in said
+    if wide:
+        low, high = map(int, said.split(" runs")[0].split(" to "))
+        assert 3 < low < high
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": (1, 7, 8)}, "planned seeds still missing: 7, 8"),
+        ({"seeds": (0, 1, 2)}, "a new claim, as its planned seeds are all there: "),
+        ({"declared": "2030-01-01T00:00Z"}, "new runs: those there are exploration"),
+        (
+            {"declared": "2030-01-01T00:00Z", "seeds": (3, 4)},
+            "new runs of seeds 3, 4: those there are exploration",
+        ),
+        ({"metric": "loss/never"}, "no run has loss/never"),
+    ],
+)
+def test_a_planned_claim_says_what_would_decide_it(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    lrs(tmp_path, {"0.01": [0.8, 0.84, 0.8], "0.1": [0.8, 0.8, 0.83], "0.001": [0.7, 0.71, 0.72]})
+    judgement = claims.judge(plan(**changes), group(tmp_path, "learning_rate"))
+    assert judgement
+    assert judgement.verdict == "undecided"
+    assert words in verdicts.name_what_decides(judgement)
+
+
+def test_undecided_claims_are_folded_where_others_are_decided(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.86, 0.87, 0.88], "0.1": [0.8, 0.81, 0.82], "0.001": [0.7] * 3})
+    make_run(tmp_path, [*SHORT, "scheduler=cosine"], 0, 0.9)
+    runs = load_runs(tmp_path)
+    asked = [QUESTIONS["learning_rate"], QUESTIONS["schedule"]]
+    report = contents.build_report(runs, load_metrics(runs), asked, PUBLISHED)
+    first, fold = report.claims[1:]
+    assert isinstance(first, list)
+    assert [[*item.verdicts] for item in first] == [["holds"]]
+    assert isinstance(fold, document.Fold)
+    assert (fold.title, fold.open) == ("2 undecided: what would decide them", False)
+    text = report.markdown()
+    start, _, rest = text.partition("<details>\n<summary>2 undecided: what would decide them</sum")
+    assert "cosine ends above constant" not in start
+    assert "- cosine ends above constant. " in rest.partition("</details>")[0]
+    assert "? **undecided**" not in text  # the list above says it
+    titles = [(each.title, each.open) for each in questions_of(report)]
+    assert titles == [
+        ("Which learning rate is best? – CIFAR-10, width 16, 5 epochs", True),
+        (
+            "What does cosine annealing add to a constant learning rate? – CIFAR-10, width 16, "
+            "5 epochs, lr 0.01",
+            False,
+        ),
+    ]
+
+
+def test_without_a_verdict_the_first_question_is_unfolded(tmp_path: Path) -> None:
+    for lr in ("0.01", "0.1"):
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}"], 0, 0.5)
+        make_run(tmp_path, ["model.width=8", "trainer.epochs=5", f"{LR}={lr}"], 0, 0.5)
+    runs = load_runs(tmp_path)
+    report = contents.build_report(runs, load_metrics(runs), [], PUBLISHED)
+    assert [each.open for each in questions_of(report)] == [True, False]
+
+
+def questions_of(report: document.Report) -> list[document.Fold]:
+    folds = [part for part in report.rest if isinstance(part, document.Fold)]
+    (found,) = [fold for fold in folds if fold.title == "Question by question"]
+    return [part for part in found.parts if isinstance(part, document.Fold)]
+
+
+def test_a_table_says_below_it_what_is_the_same_in_every_row() -> None:
+    frame = pd.DataFrame({"a": [1, 1], "b": [1, 2], "c": ["", ""], "d": [3, 3]})
+    table = document.Table("t", frame, {key: key for key in frame}, "Words.")
+    kept = table.compact("d")
+    assert list(kept.columns) == ["b", "d"]
+    assert kept.caption == "Words. The same in every row: a 1."
+    alone = dataclasses.replace(table, frame=frame[:1]).compact()
+    assert list(alone.columns) == ["a", "b", "d"]  # of one row all is the same
 
 
 def test_the_page_is_one_whole_file(reported: Reported) -> None:
@@ -1249,7 +1455,8 @@ def test_a_question_of_one_s_own(rates: Path, tmp_path: Path) -> None:
     for claimed, shown in (((), True), ((elsewhere,), True), (question.claims, False)):
         mine = msgspec.structs.replace(question, claims=claimed)
         report = contents.build_report(runs, load_metrics(runs).iloc[:0], [mine], PUBLISHED)
-        assert ("lr 0.01 − 0.001. " in str(report.claims[1])) == shown
+        claimed = document.join_markdown(report.claims)
+        assert ("**: lr 0.01 − 0.001. " in claimed) == shown
         report.markdown()  # there are no claims of the document
 
 

@@ -39,7 +39,7 @@ def test_a_killed_search_goes_on(program: Program, tmp_path: Path) -> None:
     process.wait()
     wait_for(lambda: not any(is_running(record) for record in records(tmp_path)), "a run stayed")
     text = finish(tmp_path, *search)
-    assert "1 runs: 0 done before, 1 to do, 1 at once" in text
+    assert "1 run: 0 done before, 1 to do, 1 at once" in text
     assert "1 trials: 1 done; lr-weight_decay-" in text
     assert "in outputs/search.journal" in text
     found = results(tmp_path)
@@ -114,7 +114,7 @@ def test_the_plan_of_a_search_is_its_first_runs(program: Program, tmp_path: Path
     outcome = program("--plan", *TINY, "experiment=search", "data=synthetic")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("the first runs of a search") == 1
-    assert "1 cells" in outcome.out
+    assert "1 cell" in outcome.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -76,7 +76,8 @@ class ClusterLauncher(Launcher):
         left = [job for job in distinct if job.key not in done]
         label = dict(zip(distinct, self.job.labels(distinct), strict=True))
         console = SweepConsole()
-        console.print(f"{len(distinct)} runs: {len(done)} done before, {len(left)} to do")
+        runs = f"{len(distinct)} run" + "s" * (len(distinct) != 1)
+        console.print(f"{runs}: {len(done)} done before, {len(left)} to do")
         for job in distinct:
             if job.key in done:
                 console.print(f"{label[job]}: skipped, {done[job.key].text}")
@@ -96,8 +97,7 @@ class ClusterLauncher(Launcher):
                 done[job.key] = ended
             console.print(f"{label[job]}: {text}")
         missing = len(distinct) - len(done)
-        rest = f", {missing} not" if missing else ""
-        console.print(f"{len(distinct)} runs: {len(done)} done{rest}")
+        console.print(f"{runs}: {len(done)} done" + f", {missing} not" * (missing > 0))
         if "n_trials" not in self.config.hydra.sweeper:  # a search is not over yet
             self.job.answer(distinct)
         failure = SweepFailed(f"{missing} of {len(distinct)} runs are not done: {cause}")

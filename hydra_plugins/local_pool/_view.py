@@ -122,6 +122,7 @@ class SweepView:
         self._lock = threading.Lock()  # jobs' lines come from threads of their own
         self._source = source
         self._total = source.total if source else len(jobs)
+        self._runs = f"{self._total} run" + "s" * (self._total != 1)
         self._before = source.before if source else 0  # done by earlier processes, not among `jobs`
         labels = type(jobs[0]).labels(jobs) if jobs else []
         self._labels = dict(zip(jobs, labels, strict=True))
@@ -136,7 +137,7 @@ class SweepView:
         left = self._total - self._ended
         if self._live:
             self._costs = {job: job.cost() for job in jobs if job.key not in done}
-        self.say(f"{self._total} runs: {self._ended} done before, {left} to do, {slots} at once")
+        self.say(f"{self._runs}: {self._ended} done before, {left} to do, {slots} at once")
         for job in jobs:
             if job.key in done:
                 self.say_of(job, f"skipped, {done[job.key].text}")
@@ -220,7 +221,7 @@ class SweepView:
         counts["not finished"] = self._total - sum(counts.values())
         parts = [f"{count} {how}" for how, count in counts.items() if count or how == "done"]
         passed = duration(time.monotonic() - self._start)
-        self.say(f"{self._total} runs: {', '.join(parts)}; {passed}")
+        self.say(f"{self._runs}: {', '.join(parts)}; {passed}")
         for job, cause in failures:
             log = job.log()
             self.say(f"failed: {self._labels[job]}: {cause}" + (f" (log: {log})" if log else ""))

@@ -1,7 +1,5 @@
 """A search space from Hydra's sweep syntax."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help=to)
     parser.add_argument("--questions", type=Path, help="instead of experiments/questions.yaml")
     parser.add_argument("--title", default="ResNet-18 on CIFAR-10: what the runs say")
-    parser.add_argument("--quiet", action="store_true", help="no tables in the terminal")
+    parser.add_argument("--quiet", action="store_true", help="nothing of it in the terminal")
     return run_command(parser, _report, arguments)
 
 
@@ -60,7 +60,7 @@ def _report(options: argparse.Namespace) -> None:
     console = wide_console()
     if not options.quiet:
         terminal.print_report(report, console)
-    console.print(f"\n{printable(str(options.to / 'report.html'))}: the same with figures")
+    console.print(f"\n{printable(str(options.to / 'report.html'))}: all of it, with figures")
     fail_for(closed)  # what it says is not of all runs that there are
 
 

@@ -9,8 +9,19 @@ import pandas as pd
 from scipy import stats
 
 from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
-from resnet_cifar.report.claims import Judgement
-from resnet_cifar.report.document import Column, Part, Picture, Report, Row, Table, escape, heading
+from resnet_cifar.report.document import (
+    BETWEEN,
+    WORDS,
+    Column,
+    Fold,
+    Part,
+    Picture,
+    Report,
+    Row,
+    Table,
+    escape,
+    heading,
+)
 from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part
@@ -19,25 +30,8 @@ from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
 from resnet_cifar.runs.table import any_text, records
 
-# The rules of docs/report.md, a line each.
-READING = (
-    "Accuracies and losses are the last epoch's, on the validation images, which a run was not "
-    "trained on; the clean view unless the augmented one is named. Only completed runs enter a "
-    "mean. From three runs on a ± b is the mean with its 95 % t-interval; of two runs both values "
-    "stand.",
-    "Two cells are compared by a two-sample t-test. A cell's variance is drawn towards the one "
-    "that the cells of its setting share (Smyth 2004); cells that collapse or diverge stay out of "
-    "it. At n = 2 that takes 8 degrees of freedom of the setting; one run decides nothing.",
-    "Nothing is compared across settings: data, model, epochs and the precision used.",
-    "The verdict on a claim is corrected for the number of claims judged here (Holm). A claim of "
-    "several pairs fails by its smallest p times their number. Comparisons that no claim asked for "
-    "are a family of their own; the best of many cells is judged by Tukey's range.",
-    "A comparison with diverged seeds is decided only if these, counted at chance level, do not "
-    "change the verdict. Runs that started before a claim was declared are exploration.",
-    "Looking after every added seed until something shows makes an error rate of 5 % one of 9 % at "
-    "three seeds and 20 % at ten: decide how many before, in the claim's seeds.",
-)
-FIRST_ROWS = 10  # of the ranked table on the first screen
+FIRST_ROWS = 5  # of the ranked table on the first screen
+MOST_OPEN = 2  # questions with a verdict that are unfolded from the start; without any, the first
 MOST_DRAWN = 12  # questions and settings that get figures: at a thousand nobody would look
 _PLURAL = {
     "code": "states of the code",
@@ -77,36 +71,41 @@ def build_report(
     drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
     full: list[Part] = []
     other: list[Part] = []
+    decided = {each.group: verdicts.list_verdicts(judgements, each) for each in answers}
+    opened = [each for each in answers if decided[each.group]][:MOST_OPEN] or answers[:1]
     for each in answers:
         parts = question_part(each, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(each.group.runs["cell"]) < set(group.runs["cell"]) for group in groups):
             parts += flow.flow_part(each.group, curves, probe)
-        (full if each.cells["verdict"].any() else other).extend(parts)
-    if other:
-        other.insert(0, heading("Other settings: smaller nets, shorter runs, other data"))
-    rest = [
-        *_notes_part(runs, judgements, answers),
-        heading("How to read this"),
-        "\n".join(f"- {escape(rule)}" for rule in READING),
-        *rankings_part(rankings),
-    ]
+        name = f"{each.group.question.question}{BETWEEN}{each.group.setting}"
+        fold = Fold(name, parts, 3, each in opened, verdicts=decided[each.group])
+        (full if each.cells["verdict"].any() else other).append(fold)
+    reading = "\n".join(f"- {escape(rule)}" for rule in WORDS["reading"])
+    rest = _notes_part(runs, answers)
     if judgements:
-        rest += [heading("Does the claim hold?"), verdicts.claims_table(judgements)]
+        claimed = [verdicts.claims_table(judgements)]
+        rest.append(Fold("Does the claim hold?", claimed, 2, apart=True))
+    rest.append(Fold("How to read this", [reading], 2, apart=True))
+    rest += rankings_part(rankings)
+    beside = _published_part(runs, published)
+    passes = claims.judge_published(questions, published)
+    if passes and any(each.cells["verdict"].any() for each in answers):
+        name = "The document's claims within its published passes"
+        beside.append(Fold(name, [verdicts.passes_table(passes)], 3, apart=True))
+    rest.append(Fold("Beside the published study", beside, 2, True))
     if len(drawn) < len(asked):
         sentence = (
             f"The {len(drawn)} questions and settings with most runs have figures, the other "
             f"{len(asked) - len(drawn)} tables only. A report on fewer directories draws them."
         )
-        rest.append(escape(sentence))
-    rest += [heading("Beside the published study"), _published_part(runs, published)]
-    passes = claims.judge_published(questions, published)
-    if passes and any(each.cells["verdict"].any() for each in answers):
-        rest.append(verdicts.passes_table(passes))
-    rest += [*full, *other, *_bookkeeping_part(runs, skipped)]
+        full.insert(0, escape(sentence))
+    if full or other:
+        rest.append(Fold("Question by question", [*full, *other], 2, True))
+    rest += _bookkeeping_part(runs, skipped)
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
-    claimed = verdicts.claims_part(judgements, answers)
-    return Report(title, subtitle, claimed, best_part(rankings), rest)
+    first = verdicts.claims_part(judgements, answers)
+    return Report(title, subtitle, first, best_part(rankings), rest)
 
 
 def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -138,10 +137,7 @@ def best_part(rankings: Sequence[Tables]) -> list[Part]:
     title = heading("Which is best?")
     if not rankings:
         return [title, "There are not yet two cells with a completed run in one setting."]
-    caption = (
-        "Each setting's cells, best first. A dot is a run; bars are 95 % intervals, from three "
-        "runs on."
-    )
+    caption = WORDS["overview"]
     if any(len(ranking.cells) > MOST_ROWS for ranking in rankings):
         caption += f" The best {MOST_ROWS} of each are drawn."
     return [
@@ -154,12 +150,13 @@ def best_part(rankings: Sequence[Tables]) -> list[Part]:
 
 def rankings_part(rankings: Sequence[Tables]) -> list[Part]:
     """Rank the settings and cells that the first screen has no room for."""
-    parts: list[Part] = []
-    for i, ranking in enumerate(rankings):
-        if i > 0 or len(ranking.cells) > FIRST_ROWS:
-            title = heading(ranking.group.setting, 3)
-            parts += [title, escape(describe_best(ranking)), ranking_table(ranking)]
-    return [heading("Which is best, setting by setting?"), *parts] if parts else []
+    parts = [
+        Fold(each.group.setting, [escape(describe_best(each)), ranking_table(each)], 3)
+        for i, each in enumerate(rankings)
+        if i > 0 or len(each.cells) > FIRST_ROWS
+    ]
+    title = "Which is best, setting by setting?"
+    return [Fold(title, parts, 2, True, apart=True)] if parts else []
 
 
 def describe_best(ranking: Tables) -> str:
@@ -183,7 +180,7 @@ def describe_best(ranking: Tables) -> str:
         return f"{start}: more than chance.{biased}"
     pool = ranking.group.pool(best["cell"])
     seeds = seeds_needed(second["difference"], pool) if min(best["n"], second["n"]) > 2 else None
-    would = f"; {seeds[0]} to {seeds[1]} runs a cell would tell" if seeds else ""
+    would = f"; {numbers.span(*seeds)} runs a cell would tell" if seeds else ""
     return f"{start}: that may be chance{would}.{biased}"
 
 
@@ -192,7 +189,9 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     frame = ranking.ranks.iloc[:most]
     caption = "Points of validation accuracy, two-sample; the best of many judged by Tukey's range."
     if len(frame) < len(ranking.ranks):
-        caption += f" The first {most} of {len(ranking.ranks)} cells."
+        caption = (
+            f"The first {most} of {len(ranking.ranks)} cells, in points of validation accuracy."
+        )
     columns: dict[str, Column] = {
         "rank": "rank",
         "cell": "label",
@@ -210,16 +209,9 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
 # The rest ----------------------------------------------------------------------------------------
 
 
-def _notes_part(
-    runs: pd.DataFrame, judgements: Sequence[Judgement], answers: Sequence[Tables]
-) -> list[Part]:
+def _notes_part(runs: pd.DataFrame, answers: Sequence[Tables]) -> list[Part]:
     """The warnings to know before believing a number, each thing said once."""
     notes = []
-    if single := sum(judgement.n == 1 for judgement in judgements):
-        notes.append(
-            f"{single} of {len(judgements)} verdicts rest on a cell with a single run and stay "
-            "undecided."
-        )
     edges = [
         f"{name_key(key)} ({each.group.setting})"
         for each in answers
@@ -239,37 +231,27 @@ def _notes_part(
     return ["\n".join(map(document.note_line, notes))] if notes else []
 
 
-def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> Part:
+def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[Part]:
     """The runs at the published setting beside the published values and their repetitions."""
     table = tables.study_table(runs, published)
     if not table["n"].sum():
-        return escape(
-            "No completed run is at the published setting (CIFAR-10, width 64, the full budget), "
-            "so nothing here is judged against the published values."
-        )
+        return [escape(WORDS["not published"])]
     columns: dict[str, Column] = {
         "cell": "cell",
         "published %": numbers.percent_column("published"),
         "repetitions %": numbers.range_column("repetitions"),
-        "predicted %": numbers.range_column("prediction"),
         "ours %": numbers.mean_column(AUGMENTED),
         "n": "n",
         "verdict": "verdict",
+        "predicted %": numbers.range_column("prediction"),
         "ours, clean %": numbers.mean_column(VAL),
         "test, published %": numbers.percent_column("published/test"),
         "test, ours %": numbers.percent_column("accuracy/test"),
     }
     shared = [list(known.values(AUGMENTED).values()) for known in published if known.pooled]
     equal = f"{stats.bartlett(*shared).pvalue:.3f}" if len(shared) > 1 else "–"
-    caption = (
-        "Published validation and its repetitions were measured in the augmented view, so ours in "
-        "that view is judged. Repetitions: their range and number; the published value is not one "
-        "of its own. Predicted: where the mean of n runs should lie with 95 % if they were drawn "
-        "like the repetitions (Student's t). The standard deviation of the 300-epoch BatchNorm "
-        f"cells is pooled, though Bartlett's test doubts that theirs are equal (p = {equal}), and "
-        "never below the binomial one of 10,000 images."
-    )
-    return Table("published", table, columns, caption)
+    caption = WORDS["published"].format(p=equal)
+    return [Table("published", table, columns, caption)]
 
 
 # Bookkeeping -------------------------------------------------------------------------------------
@@ -293,11 +275,11 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
             "share of matmul rate %": numbers.percent_column("share_of_matmul_rate", 0),
         }
         caption = "Hours of all sessions, one device each; images/s in training, median over runs."
-        cost = Table("cost", tables.cost_table(runs), columns, caption)
-        parts += [heading("Cost"), cost, heading("All runs"), runs_table(runs)]
+        cost = Table("cost", tables.cost_table(runs), columns, caption).compact("device", "runs")
+        parts.append(Fold("Cost", [cost], 2, True, apart=True))
+        parts.append(Fold("All runs", [runs_table(runs)], 2, True, apart=True))
     rest = runs[runs["status"] != "completed"] if len(runs) else runs
-    if len(rest) or skipped:
-        parts.append(heading("Left out of every mean"))
+    left: list[Part] = []
     if len(rest):
         columns = {
             "cell": "cell",
@@ -307,36 +289,33 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
             "cause": "error",
         }
         kept = ["cell", "seed", "status", "epochs_done", "epochs", "error", "directory"]
-        parts.append(Table("left-out", rest[kept], columns))
+        left.append(Table("left-out", rest[kept], columns))
     if skipped:
         frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
-        caption = (
-            "Runs that can't be read, are there twice or were set aside, and files of runs that "
-            "can't be read."
-        )
-        parts.append(Table("skipped", frame, {"path": "path", "why": "why"}, caption))
-    return parts
+        left.append(Table("skipped", frame, {"path": "path", "why": "why"}, WORDS["skipped"]))
+    return [*parts, Fold("Left out of every mean", left, 2, True)] if left else parts
 
 
 def runs_table(runs: pd.DataFrame) -> Table:
     """Every run with its outcome and whatever of the configuration differs between runs."""
     frame, keys = tables.run_table(runs)
-    columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in keys}
-    columns |= {"seed": "seed", "status": "status", "epochs": _show_epochs}
+    named = {name_key(key): key for key in keys}
+    columns: dict[str, Column] = {}
     accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
     for name, metric in accuracies.items():
         if metric in frame:
             columns[name] = numbers.percent_column(metric)
     if "loss/val" in frame:
         columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
+    columns |= {name: numbers.value_column(key) for name, key in named.items()}
+    columns |= {"seed": "seed", "status": "status", "epochs": _show_epochs}
     columns["minutes"] = lambda row: numbers.decimals(row["seconds"] / 60, 1)
     columns["run"] = lambda row: f"{row['cell']}/seed={row['seed']}"
-    caption = (
-        "The best last epoch first. Of the configuration the columns that differ between these "
-        "runs; the CSV has more."
-    )
-    words = [name_key(str(key)) for key in frame[keys].select_dtypes(exclude="number")]
-    return Table("runs", frame, columns, caption, (*words, "run"), detail=True)
+    numeric = [name for name, key in named.items() if pd.api.types.is_numeric_dtype(frame[key])]
+    words = [name for name in named if name not in numeric]
+    plot = numeric[0] if len(named) > 1 and numeric else ""
+    table = Table("runs", frame, columns, WORDS["runs"], (*words, "run"), plot)
+    return table.compact("val %", "run")
 
 
 def _show_epochs(row: Row) -> str:

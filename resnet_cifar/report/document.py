@@ -1,18 +1,21 @@
-"""A report in parts: Markdown, tables and pictures. Its Markdown is report.md.
+"""A report in parts: Markdown, verdicts, tables, pictures and folds. Its Markdown is report.md.
 
 page.py makes the HTML page of the parts, terminal.py what is printed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
@@ -23,6 +26,9 @@ from resnet_cifar.text import printable
 Row = dict[str, Any]
 Column = str | Callable[[Row], str]  # a key of the row, whose value is shown as it is, or its text
 
+# The longer texts, by what they are about.
+WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+BETWEEN = " – "  # in a title: a question and its setting
 MARKS = {"holds": "✓", "does not hold": "✗", "differs": "≠", "undecided": "?"}
 
 
@@ -35,7 +41,7 @@ class Table:
     columns: dict[str, Column]  # by title
     caption: str = ""
     words: tuple[str, ...] = ()  # titles of columns that are set left, as those of texts are
-    detail: bool = False  # too much for a terminal
+    plot: str = ""  # the title of a column against which the page plots the first one
 
     def is_left(self, title: str) -> bool:
         """True if the column holds words, which are set left, and numbers right."""
@@ -49,6 +55,19 @@ class Table:
         return [
             [printable(str(row[x] if isinstance(x, str) else x(row))) for x in keys] for row in rows
         ]
+
+    def compact(self, *kept: str) -> Table:
+        """The table without columns that are the same in every row, which its caption says."""
+        columns = dict(zip(self.columns, zip(*self.rows(), strict=True), strict=False))
+        same = {
+            title: texts[0]
+            for title, texts in columns.items()
+            if len(set(texts)) == 1 and title not in kept and (len(texts) > 1 or not texts[0])
+        }
+        said = ", ".join(f"{title} {text}" for title, text in same.items() if text)
+        caption = f"{self.caption} The same in every row: {said}." if said else self.caption
+        varied = {title: column for title, column in self.columns.items() if title not in same}
+        return dataclasses.replace(self, columns=varied, caption=caption.strip())
 
     def markdown(self) -> str:
         """The table, and below it a paragraph: its caption and a link to the CSV."""
@@ -77,7 +96,60 @@ class Picture:
         return f"![{caption}](figures/{self.name}.svg)\n\n*{caption}*"
 
 
-Part = str | Table | Picture  # text is Markdown: headings, paragraphs, verdicts, notes
+@dataclass(frozen=True)
+class Item:
+    """A line of a list: its verdicts, each once, a sentence, the grounds, and lines below it."""
+
+    verdicts: Sequence[str]
+    sentence: str
+    grounds: str = ""
+    items: Sequence[Item] = ()
+
+    def markdown(self) -> str:
+        marks = ", ".join(f"{MARKS[verdict]} **{verdict}**" for verdict in self.verdicts)
+        line = f"{escape(self.sentence)}. {escape(self.grounds)}"
+        start = f"- {marks}: {line}" if marks else f"- {line}"
+        return "\n  ".join([start, *(item.markdown() for item in self.items)])
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Parts behind a line that unfolds: a section with a heading, or without a level a detail."""
+
+    title: str
+    parts: Sequence[Part]
+    level: int = 0
+    open: bool = False  # from the start; on paper all are
+    apart: bool = False  # too much for a terminal
+    verdicts: Sequence[str] = ()  # beside the title
+
+    def markdown(self) -> str:
+        text = join_markdown(self.parts)
+        if self.level:
+            return f"{heading(self.title, self.level)}\n\n{text}"
+        start = f"<details{' open' * self.open}>\n<summary>{html.escape(printable(self.title))}"
+        return f"{start}</summary>\n\n{text}\n\n</details>"
+
+
+Part = str | list[Item] | Table | Picture | Fold  # text is Markdown: headings, paragraphs, notes
+
+
+def join_markdown(parts: Iterable[Part]) -> str:
+    """Write parts one after the other; the items of a list a line each."""
+    return "\n\n".join(
+        part
+        if isinstance(part, str)
+        else "\n".join(map(Item.markdown, part))
+        if isinstance(part, list)
+        else part.markdown()
+        for part in parts
+    )
+
+
+def unfold(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts that are no folds, and those within folds, in order."""
+    for part in parts:
+        yield from unfold(part.parts) if isinstance(part, Fold) else [part]
 
 
 @dataclass(frozen=True)
@@ -96,8 +168,8 @@ class Report:
 
     def markdown(self) -> str:
         """report.md: pictures and full-precision tables are linked files."""
-        texts = (part if isinstance(part, str) else part.markdown() for part in self.parts)
-        return "\n\n".join([f"# {escape(self.title)}", escape(self.subtitle), *texts]) + "\n"
+        start = f"# {escape(self.title)}\n\n{escape(self.subtitle)}"
+        return f"{start}\n\n{join_markdown(self.parts)}\n"
 
 
 # Writing Markdown --------------------------------------------------------------------------------
@@ -114,11 +186,6 @@ def escape(text: str) -> str:
 
 def heading(text: str, level: int = 2) -> str:
     return f"{'#' * level} {escape(text)}"
-
-
-def verdict_line(verdict: str, sentence: str, detail: str) -> str:
-    """A claim as an item of a list: mark, verdict, claim, and the grounds."""
-    return f"- {MARKS[verdict]} **{verdict}**: {escape(sentence)}. {escape(detail)}"
 
 
 def note_line(text: str) -> str:
@@ -140,11 +207,3 @@ def parse(markdown: str) -> list[SyntaxTreeNode]:
 def plain_text(node: SyntaxTreeNode) -> str:
     """The text of a block without its marks, that of links and images included."""
     return "".join(text.content for text in node.walk() if text.type == "text").strip()
-
-
-def read_verdict(item: SyntaxTreeNode) -> tuple[str, str, str]:
-    """Take a `verdict_line` apart: verdict, claim, grounds (after the first full stop)."""
-    strong = next(node for node in item.walk() if node.type == "strong")
-    verdict = plain_text(strong)
-    sentence, _, detail = plain_text(item).partition(f"{verdict}: ")[2].partition(". ")
-    return verdict, sentence, detail

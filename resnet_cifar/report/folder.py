@@ -11,7 +11,7 @@ from pathlib import Path
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.files import check_writable, read_regular, write_atomically, write_json
-from resnet_cifar.report.document import Picture, Report, Table
+from resnet_cifar.report.document import Picture, Report, Table, unfold
 from resnet_cifar.report.page import render_page
 from resnet_cifar.text import PATHS, csv_field
 
@@ -31,7 +31,7 @@ def write_report(report: Report, folder: Path) -> None:
         "report.md": report.markdown().encode(),
         "report.html": render_page(report).encode(),
     }
-    for part in report.parts:
+    for part in unfold(report.parts):
         if isinstance(part, Table):
             frame = part.frame.rename(columns=csv_field)
             for key in frame.select_dtypes(exclude="number"):

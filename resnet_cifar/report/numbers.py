@@ -33,6 +33,11 @@ def signed(mean: float, low: float, high: float, scale: float = 100, digits: int
     return plus_minus(mean, low, high, scale, digits, "+").replace("-", "−")
 
 
+def span(low: object, high: object) -> str:
+    """`2 to 5`, or the one value where both are the same."""
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def format_difference(claim: Claim, mean: float, low: float, high: float) -> str:
     """A claim's difference and interval: points of accuracy, nats, per cent, or R²."""
     if math.isnan(mean):
@@ -84,7 +89,7 @@ def range_column(key: str) -> Column:
     def show(row: Row) -> str:
         low, high = percent(row[f"{key}/low"]), percent(row[f"{key}/high"])
         count = f" ({row[f'{key}/n']})" if f"{key}/n" in row else ""
-        return low and (low if low == high else f"{low} to {high}") + count
+        return low and span(low, high) + count
 
     return show
 

@@ -1,7 +1,8 @@
 """A report as one HTML page that needs no other file, and parts of it in a notebook.
 
-Everything can be read without the script (page.js), which makes tables sortable and curves tell
-their values. The page's frame, figures and tables are the templates beside this file.
+Everything can be read without the script (page.js), which makes tables sortable, plots two of their
+columns and lets curves tell their values. The page's frame, figures and tables are the templates
+beside this file.
 """
 
 from __future__ import annotations
@@ -19,23 +20,20 @@ import numpy as np
 from markdown_it.tree import SyntaxTreeNode
 
 from resnet_cifar.report import document
-from resnet_cifar.report.document import Part, Picture, Report, Table, plain_text
+from resnet_cifar.report.document import BETWEEN, Fold, Item, Part, Picture, Report, Table
 from resnet_cifar.report.figures import INK, PAPER, Affine2D, Axes, Figure, Line2D
 from resnet_cifar.text import printable
 
-# A table with more rows gets a field to filter them, and with many more its own scroll bar.
-FILTER_ROWS, TALL_ROWS = 12, 40
+FILTER_ROWS = 12  # a table with more rows gets a field to filter them
+WIDE = 120  # characters of a row that on paper need a page on its side
 # Points of a line the pointer can find. Sixty are one every ten pixels of a panel.
 MOST_POINTS = 60
+EPOCH = "epoch"  # the x axis of panels whose lines tell y
 _CLASSES = {"does not hold": "fails", "differs": "holds"}  # of other verdicts: the same word
 
 
 def render_page(report: Report) -> str:
     """The report as one page; light or dark as the reader's system."""
-    texts = (part for part in report.rest if isinstance(part, str))
-    blocks = (block for text in texts for block in document.parse(text))
-    chapters = [plain_text(block) for block in blocks if block.tag == "h2"]
-    links = "".join(f'<li><a href="#{_anchor(text)}">{escape(text)}</a></li>' for text in chapters)
     return _fill(
         "page.html",
         title=escape(printable(report.title)),
@@ -44,7 +42,7 @@ def render_page(report: Report) -> str:
         script=_file("page.js"),
         claims=render(report.claims),
         best=render(report.best),
-        contents=links,
+        contents=_list_contents(report.rest),
         rest=render(report.rest),
     )
 
@@ -69,34 +67,70 @@ def render(parts: Iterable[Part]) -> str:
     return "\n".join(map(_render, parts))
 
 
+def _list_contents(parts: Iterable[Part], above: str = "") -> str:
+    """Links to the sections and those within; of a question's settings only the first names it."""
+    lines = []
+    for part in parts:
+        if isinstance(part, Fold):
+            question, _, setting = part.title.partition(BETWEEN)
+            text = setting if question == above and setting else part.title
+            above = question
+            link = f'<a href="#{_anchor(part.title)}">{escape(printable(text))}</a>'
+            lines.append(f"<li>{link}{_list_contents(part.parts)}</li>")
+    return f"<ol>{''.join(lines)}</ol>" if lines else ""
+
+
 def _render(part: Part) -> str:
-    if isinstance(part, str):
-        return "\n".join(map(_render_block, document.parse(part)))
-    caption = escape(printable(part.caption))
-    if isinstance(part, Table):
-        return _render_table(part, caption)
-    drawing, points = restyle_svg(part), collect_points(part.figure)
+    match part:
+        case str():
+            return "\n".join(map(_render_block, document.parse(part)))
+        case list():
+            return f'<ul class="verdicts">\n{"".join(map(_item, part))}</ul>'
+        case Fold():
+            return _render_fold(part)
+        case Table():
+            return _render_table(part)
+    drawing = restyle_svg(part)  # before its points are collected: it lays the figure out
+    points, caption = collect_points(part.figure), escape(printable(part.caption))
     return _fill("figure.html", caption=caption, drawing=drawing, points=points).strip()
 
 
+def _render_fold(fold: Fold) -> str:
+    title, kind, place = escape(printable(fold.title)), "", ""
+    if fold.level:
+        title = f"<h{fold.level}>{title}</h{fold.level}>"
+        # The place is inside: a link to what is folded away unfolds it, without a script too.
+        kind, place = ' class="section"', f' id="{_anchor(fold.title)}"'
+    title = " ".join([title, *map(_mark, fold.verdicts)])
+    start = f"<details{kind}{' open' * fold.open}><summary>{title}</summary>"
+    return f"{start}<div{place}>\n{render(fold.parts)}\n</div></details>"
+
+
 def _render_block(block: SyntaxTreeNode) -> str:
-    text = escape(plain_text(block))
+    text = escape(document.plain_text(block))
     match block.type:
         case "heading":
-            place = f' id="{_anchor(plain_text(block))}"' if block.tag == "h2" else ""  # linked
-            return f"<{block.tag}{place}>{text}</{block.tag}>"
+            return f"<{block.tag}>{text}</{block.tag}>"
         case "bullet_list":
-            return f'<ul class="verdicts">\n{"".join(map(_verdict, block.children))}</ul>'
+            return f"<ul>{_list_texts(block)}</ul>"
         case "blockquote":
-            notes = (escape(plain_text(item)) for item in block.children[0].children)
-            items = "".join(f"<li>{note}</li>" for note in notes)
+            items = _list_texts(block.children[0])
             return f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>'
     return f"<p>{text}</p>"
 
 
-def _verdict(item: SyntaxTreeNode) -> str:
-    verdict, sentence, detail = map(escape, document.read_verdict(item))
-    return f"<li>{_mark(verdict)} <span>{sentence} <small>{detail}</small></span></li>\n"
+def _list_texts(block: SyntaxTreeNode) -> str:
+    return "".join(f"<li>{escape(document.plain_text(item))}</li>" for item in block.children)
+
+
+def _item(item: Item) -> str:
+    marks = f"<span>{' '.join(map(_mark, item.verdicts))}</span> " if item.verdicts else ""
+    sentence, grounds = (escape(printable(text)) for text in (item.sentence, item.grounds))
+    text = f"{sentence} <small>{grounds}</small>"
+    if item.items:
+        inner = "".join(map(_item, item.items))
+        text = f'<details><summary>{text}</summary><ul class="verdicts">\n{inner}</ul></details>'
+    return f"<li>{marks}<div>{text}</div></li>\n"
 
 
 def _mark(verdict: str) -> str:
@@ -104,16 +138,19 @@ def _mark(verdict: str) -> str:
     return f'<b class="mark {kind}">{document.MARKS[verdict]} {verdict}</b>'
 
 
-def _render_table(table: Table, caption: str) -> str:
+def _render_table(table: Table) -> str:
     rows = table.rows()
     left = list(map(table.is_left, table.columns))
     # A row that continues the one above, with nothing in its first cell, has to stay below it.
     sortable = len(rows) > 1 and all(row[0] for row in rows)
+    longest = (max(map(len, column)) for column in zip(table.columns, *rows, strict=True))
+    caption = escape(printable(table.caption))
     return _fill(
         "table.html",
-        tall=" tall" * (len(rows) > TALL_ROWS),
+        wide=" wide" * (sum(min(length, 30) for length in longest) > WIDE),
         label=caption or table.name,
         kinds="sortable" * sortable + " filter" * (sortable and len(rows) > FILTER_ROWS),
+        plot=escape(printable(table.plot)),
         head="".join(map(_cell, repeat('th scope="col"'), map(printable, table.columns), left)),
         body="".join(f"<tr>{''.join(map(_cell, repeat('td'), row, left))}</tr>\n" for row in rows),
         caption=f'<p class="caption">{caption}</p>' if caption else "",
@@ -121,8 +158,9 @@ def _render_table(table: Table, caption: str) -> str:
 
 
 def _cell(tag: str, text: str, left: bool) -> str:
-    kinds = " ".join(["word"] * left + ["long"] * (len(text) > 24))
-    inner = _mark(text) if text in document.MARKS else escape(text)
+    long = "long" if " " in text else "name"  # a name breaks on paper alone
+    kinds = " ".join(["word"] * left + [long] * (len(text) > 24))
+    inner = _mark(text) if text in document.MARKS else escape(text).replace(" %", "&nbsp;%")
     kinds = f' class="{kinds}"' if kinds else ""
     return f"<{tag}{kinds}>{inner}</{tag[:2]}>"
 
@@ -147,7 +185,7 @@ def restyle_svg(picture: Picture) -> str:
 
 
 def collect_points(figure: Figure) -> str:
-    """Every panel whose x axis counts epochs, with its labelled lines, as a script of JSON.
+    """Every panel's labelled lines, as a script of JSON: y by epoch, or else x alone.
 
     Places are in units of the SVG's viewBox, which are points from the upper left corner. The
     figure has to be drawn already: its layout is made then.
@@ -158,11 +196,13 @@ def collect_points(figure: Figure) -> str:
     for axis in figure.axes:
         # matplotlib's labels of nothing begin with `_`.
         named = (line for line in axis.lines if not str(line.get_label()).startswith("_"))
-        lines = [points for line in named if (points := _read_line(axis, line, to_svg))]
-        if axis.get_xlabel() == "epoch" and lines:
+        if lines := [points for line in named if (points := _read_line(axis, line, to_svg))]:
             (left, bottom), (right, top) = to_svg.transform(axis.get_window_extent()).round(1)
-            title = printable(axis.get_title("left") or axis.get_ylabel())
-            panels.append({"box": [left, top, right, bottom], "title": title, "lines": lines})
+            title = axis.get_xlabel()
+            if title == EPOCH:
+                title = axis.get_title("left") or axis.get_ylabel()
+            box = [left, top, right, bottom]
+            panels.append({"box": box, "title": printable(title), "lines": lines})
     if not panels:
         return ""
     data = json.dumps(panels, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
@@ -180,10 +220,11 @@ def _read_line(axis: Axes, line: Line2D, to_svg: Affine2D) -> dict[str, Any]:
     if len(data) > MOST_POINTS:  # both ends stay
         data = data[np.linspace(0, len(data) - 1, MOST_POINTS).round().astype(int)]
     x, y = (axis.transData + to_svg).transform(data).round(1).T
+    epochs = axis.get_xlabel() == EPOCH
     return {
         "label": printable(str(line.get_label())),
         "x": x.tolist(),
         "y": y.tolist(),
-        "epoch": [int(epoch) for epoch in data[:, 0]],
-        "value": [f"{value:.4g}" for value in data[:, 1]],
+        "epoch": data[:, 0].astype(int).tolist() if epochs else [],
+        "value": [f"{value:.4g}" for value in data[:, int(epochs)]],
     }

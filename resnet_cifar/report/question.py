@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnet_cifar.report import figures, numbers
-from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
+from resnet_cifar.report.document import WORDS, Column, Part, Picture, Table, escape
 from resnet_cifar.report.groups import name_key
 from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import Tables, find_settled_epoch
@@ -13,8 +13,7 @@ from resnet_cifar.runs.table import records
 def question_part(answer: Tables, draw: bool = True) -> list[Part]:
     """The section of a question: tables, and figures if it is to `draw` them."""
     group = answer.group
-    title = heading(f"{group.question.question} – {group.setting}", 3)
-    parts: list[Part] = [title, cells_table(answer)]
+    parts: list[Part] = [cells_table(answer)]
     if len(answer.differences):
         parts.append(_differences_table(answer))
     if not draw:
@@ -56,11 +55,9 @@ def cells_table(answer: Tables) -> Table:
         columns["diverged"] = numbers.diverged_column
     caption = ""
     if "augmentation" in group.vary:
-        caption = (
-            "The augmented view is each cell's own: with cutout it has cutout, with mixup it has "
-            "crop and flip alone, no mixed images."
-        )
-    return Table(f"cells-{group.name}", frame, columns, caption, words=words)
+        caption = WORDS["own view"]
+    table = Table(f"cells-{group.name}", frame, columns, caption, words=words)
+    return table.compact(*words, "n", "val %")
 
 
 def _differences_table(answer: Tables) -> Table:
@@ -71,12 +68,8 @@ def _differences_table(answer: Tables) -> Table:
         "n": "n",
         "more than chance?": numbers.chance_column("p/holm"),
     }
-    caption = (
-        "Validation accuracy of each two cells that differ in one key, two-sample. Corrected for "
-        "the number of such comparisons in this report (Holm)."
-    )
     words = ("more than chance?",)
-    return Table(name, answer.differences, columns, caption, detail=True, words=words)
+    return Table(name, answer.differences, columns, WORDS["differences"], words)
 
 
 def _early_part(answer: Tables) -> list[Part]:

@@ -188,7 +188,7 @@ def test_jobs_outlive_a_server_that_is_killed(start: Start, tmp_path: Path) -> N
     told._close_stdin()
     assert wait_for_end(told) == 0
     stays.stop()
-    assert stays.explain(wait_for_end(stays)).startswith("ended by a signal; by which")
+    assert stays.explain(wait_for_end(stays)).startswith("ended by a signal, it is not known which")
 
 
 def test_a_server_that_stands_still_holds_nobody(
@@ -201,7 +201,7 @@ def test_a_server_that_stands_still_holds_nobody(
     told._close_stdin()
     assert wait_for_end(told) == 0
     stays.stop()
-    assert stays.explain(wait_for_end(stays)).startswith("ended by a signal; by which")
+    assert stays.explain(wait_for_end(stays)).startswith("ended by a signal, it is not known which")
     began = time.monotonic()
     later = start("later", "ends")
     assert wait_for_end(later) == 0
