@@ -4,8 +4,6 @@ A field is identity, it changes the result, unless it is declared by `execution(
 added after runs exist is declared by `added(absent)`, so that they keep their names.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -67,7 +65,6 @@ SHORT = {
     "augmentation=none": "noaug",
     "model.width": "w",
     "trainer.batch_size": "bs",
-    "trainer.deterministic": "deterministic",
     "trainer.precision": "",
     "regularization.label_smoothing": "ls",
     "regularization.ema_decay": "ema",

@@ -1,14 +1,9 @@
 """Text for people and programs: durations, printable lines, consoles, tables, JSON and CSV."""
 
-from __future__ import annotations
-
 import contextlib
-import copy
 import csv
-import functools
 import json
 import math
-import operator
 import os
 import re
 import sys
@@ -88,7 +83,7 @@ _WORDS = {
 
 
 def explain_mismatch(
-    error: ValidationError, value: Any, kind: type[Struct]
+    error: "ValidationError", value: Any, kind: "type[Struct]"
 ) -> tuple[list[str | int], Any, str]:
     """Take msgspec's complaint about `value` apart: path to the fault, what is there, what may be.
 
@@ -102,7 +97,7 @@ def explain_mismatch(
     here = value
     try:
         for name, index, any_key in steps:
-            part = _find_key(error, value, path, kind) if any_key else int(index) if index else name
+            part = _find_key(error, value, here, kind) if any_key else int(index) if index else name
             path.append(part)
             here = here[part]
     except (LookupError, TypeError):  # an unknown key that looks like a path
@@ -122,12 +117,13 @@ def explain_mismatch(
     return path, here, problem
 
 
-def _find_key(error: ValidationError, whole: Any, path: list[Any], kind: type[Struct]) -> str:
-    """Find the key of the mapping at `path` that the error is about: to msgspec any is `[...]`."""
+def _find_key(error: "ValidationError", whole: Any, mapping: Any, kind: "type[Struct]") -> str:
+    """Find the key of a mapping that the error is about; nothing else is left in that.
+
+    To msgspec any is `[...]`.
+    """
     import msgspec
 
-    whole = copy.deepcopy(whole)
-    mapping = functools.reduce(operator.getitem, path, whole)
     for key, value in dict(mapping).items():
         mapping.clear()
         mapping[key] = value
@@ -139,7 +135,7 @@ def _find_key(error: ValidationError, whole: Any, path: list[Any], kind: type[St
     raise LookupError
 
 
-def wide_console() -> Console:
+def wide_console() -> "Console":
     """Make a console for tables: as wide as the terminal, or without one 200 columns.
 
     rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
@@ -194,16 +190,12 @@ def print_table(
     columns = [list(column) for column in zip(*rows, strict=True)]
     words = [head not in numbers for head in heads]
     widths = _fit(columns, words, console.width)
-    for i, width in enumerate(widths):
-        if cut and words[i]:
-            columns[i][1:] = cut_middles(columns[i][1:], width)
-        table.add_column(
-            Text(columns[i][0]),
-            justify="left" if words[i] else "right",
-            no_wrap=cut or not words[i],
-            overflow="ellipsis" if cut else "fold",
-            width=width,
-        )
+    for column, are_words, width in zip(columns, words, widths, strict=False):
+        if cut and are_words:
+            column[1:] = cut_middles(column[1:], width)
+        table.add_column(Text(column[0]), width=width, no_wrap=cut or not are_words)
+        table.columns[-1].justify = "left" if are_words else "right"
+        table.columns[-1].overflow = "ellipsis" if cut else "fold"
     for line in [*zip(*columns[: len(widths)], strict=True)][1:]:
         table.add_row(*map(Text, line))
     console.print(table)
@@ -245,10 +237,8 @@ def cut_middles(texts: Sequence[str], width: int) -> list[str]:
     bare = [re.sub(r"-[0-9a-f]{8}$", "", text) for text in texts]
     texts = bare if len(set(bare)) == len(set(texts)) else texts
     begins = sorted(range(width - 1), key=lambda begin: abs(2 * begin + 1 - width))
-    ways = (
-        [t if len(t) <= width else f"{t[:begin]}…{t[begin + 1 - width :]}" for t in texts]
-        for begin in begins
-    )
+    ends = [(begin, begin + 1 - width) for begin in begins]
+    ways = ([t if len(t) <= width else f"{t[:a]}…{t[b:]}" for t in texts] for a, b in ends)
     return max(ways, key=lambda way: len(set(way)))
 
 

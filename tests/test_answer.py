@@ -209,7 +209,7 @@ def test_the_commands_work_in_this_shell(
 
 def test_a_long_label_keeps_what_differs(answer, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=80, soft_wrap=True, highlight=False)
-    monkeypatch.setattr("resnet_cifar.sweep.answer.wide_console", lambda: console)
+    monkeypatch.setattr("resnet_cifar.text.wide_console", lambda: console)
     long = [
         (f"optimizer.lr={lr}", f"optimizer.momentum={m}", f"regularization.weight_decay={m / 100}",
          f"scheduler={schedule}", f"regularization.label_smoothing={lr}")

@@ -253,6 +253,19 @@ def test_groups_have_means_of_completed_runs_and_count_the_others(call: Call, ro
     assert [row["optimizer.lr"] for row in rows] == [0.01, 0.1]
 
 
+def test_a_cell_under_two_labels_is_one_group(call: Call, root: Path) -> None:
+    """Runs of an earlier version of the program, or copied from elsewhere."""
+    cell = next(root.glob("lr0.1_*"))
+    earlier = root / f"earlier-{cell.name.rpartition('-')[2]}"
+    earlier.mkdir()
+    (cell / "seed=1").rename(earlier / "seed=1")
+    best, *_ = json.loads(call("list", "outputs", "--group", "cell", "--json"))
+    assert (best["n"], best["cells"], best["accuracy/val"]) == (2, 1, pytest.approx(0.71))
+    assert best["cell"] in (cell.name, earlier.name)
+    (everything,) = json.loads(call("list", "outputs", "--group", "data", "--json"))
+    assert everything["cells"] == 3
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [("val", "accuracy/val"), ("loss", "loss/val"), ("accuracy", "accuracy/val"),

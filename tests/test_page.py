@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
 
 from resnet_cifar.report import figures
 from resnet_cifar.report.document import (
@@ -20,9 +22,7 @@ from resnet_cifar.report.document import (
     Table,
     escape,
     heading,
-    note_line,
-    parse,
-    plain_text,
+    listing,
 )
 from resnet_cifar.report.page import render, render_notebook, render_page
 from resnet_cifar.text import printable
@@ -82,7 +82,13 @@ def test_a_line_that_is_pointed_at_is_thinned_and_keeps_its_ends() -> None:
 def test_what_a_person_wrote_is_text_on_the_page() -> None:
     evil = "<img src=x onerror=alert(1)> $x$ [red] \x1b[2J"
     items = [Item(["undecided"], evil, evil, [Item([], evil, evil)])]
-    parts = [heading(evil), escape(evil), note_line(evil), items, Fold(evil, [escape(evil)], 2)]
+    parts = [
+        heading(evil),
+        escape(evil),
+        listing([evil], "> - "),
+        items,
+        Fold(evil, [escape(evil)], 2),
+    ]
     for page in (
         render_page(Report(evil, evil, parts[:2], parts[2:], parts)),
         render_notebook(parts),
@@ -149,6 +155,19 @@ def test_headings_that_repeat_have_no_place_of_their_own() -> None:
     assert "id=" not in page
 
 
+def test_no_line_breaks_inside_a_number_and_its_unit() -> None:
+    said = "9.1 ± 0.2 % (n = 3)"
+    shown = "9.1\u00a0±\u00a00.2\u00a0% (n\u00a0=\u00a03)"
+    frame = pd.DataFrame({said: [said]})
+    parts = [heading(said), escape(said), listing([said], "> - "), [Item([], said, said)]]
+    parts += [Fold(said, [], 2), Fold(said, []), Table("t", frame, {said: said}, said)]
+    written = Report(said, said, parts)
+    for text in (render_page(written), written.markdown()):
+        assert text.count(shown) >= 11
+        assert said not in text
+    assert said in frame.to_csv()
+
+
 # Any text, and more often what Markdown and HTML would obey.
 _ODD = st.text("#-+=*_`[]()<>&!|~$\\\"'.:1 aé\n\t\u202e", max_size=12)
 
@@ -173,15 +192,30 @@ class _Text(html.parser.HTMLParser):
             self.texts[-1] += data
 
 
+def read_markdown(markdown: str) -> list[SyntaxTreeNode]:
+    return SyntaxTreeNode(MarkdownIt("commonmark", {"html": False}).parse(markdown)).children
+
+
+def plain(text: str) -> str:
+    """The text with its no-break spaces, which stand in no text of one's own, as plain ones."""
+    return text.replace("\u00a0", " ")
+
+
+def plain_text(node: SyntaxTreeNode) -> str:
+    """The text of a block of Markdown without its marks, that of links and images included."""
+    return plain("".join(each.content for each in node.walk() if each.type == "text")).strip()
+
+
 def read_page(parts: list[Part], name: str) -> tuple[list[str], set[str]]:
     """The texts of the page's elements of a name, and the names of all its elements."""
     page = _Text(name)
     page.feed(render(parts))
-    return page.texts[1:], page.tags
+    return list(map(plain, page.texts[1:])), page.tags
 
 
 @given(st.one_of(st.text(max_size=30), _ODD))
 @example("1. a")
+@example("95 % (n = 3)")
 @example("a #")
 @example("a\\|b")
 def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
@@ -190,10 +224,10 @@ def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
     assert read_page([heading(text)], "h2") == ([shown], {"h2"})
     if shown:
         assert read_page([escape(text)], "p") == ([shown], {"p"})
-        image, caption = parse(Picture("p", figures.Figure(), text).markdown())
+        image, caption = read_markdown(Picture("p", figures.Figure(), text).markdown())
         assert plain_text(caption) == shown
         assert [node.type for node in image.children[0].children] == ["image"]
-    texts, tags = read_page([note_line(text)], "li")
+    texts, tags = read_page([listing([text], "> - ")], "li")
     assert (texts, tags) == ([shown], {"aside", "ul", "li"})
     frame = pd.DataFrame({"a": [text], "b": ["x"]})
     table = Table("t", frame, {"b": "b", text: "a"}, words=("b",))
@@ -202,7 +236,7 @@ def test_any_text_comes_through_markdown_to_the_page(text: str) -> None:
     assert tags == {"div", "table", "thead", "tr", "th", "tbody", "td"}
     assert read_page([table], "th")[0] == ["b", shown]
     item = Item(["holds"], f"a claim {text}", f"Here: {text}")
-    (listed,) = parse(item.markdown())[0].children
+    (listed,) = read_markdown(item.markdown())[0].children
     sentence, grounds = printable(item.sentence), printable(item.grounds)
     assert plain_text(listed) == f"✓ holds: {sentence}. {grounds}".strip()
     assert read_page([[item]], "div")[0] == [f"{sentence} "]

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,9 @@ import pytest
 import yaml
 from conftest import ROOT
 from made_up import FULL, add_probe, change_record, composed, make_run
-from rich.console import Console
 from scipy import stats
 
+from resnet_cifar import text
 from resnet_cifar.errors import UserError
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.report import (
@@ -386,7 +387,7 @@ def test_what_predicts_survivors_is_undecided(tmp_path: Path) -> None:
     assert judged.verdict == "undecided"
     assert "runs that diverged: 3; undecided, as the diverged seeds" in judged.remark
     survivors = group(tmp_path, "lr_x_wd")
-    kept = survivors.select(survivors.everything["status"] == "completed")
+    kept = dataclasses.replace(survivors, everything=survivors.runs)
     holds = claims.judge(QUESTIONS["lr_x_wd"].claims[0], kept)
     assert holds
     assert holds.verdict == "holds"
@@ -479,6 +480,28 @@ def test_which_is_best_and_is_that_real(tmp_path: Path, second: list[float], wor
         "lr 0.1",
         "lr 0.001",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variance", "words"),
+    [
+        (1e-6, "that may be chance. The best"),  # two runs would do, by a test that asks for less
+        (6e-5, "that may be chance; 4 runs a cell would tell. The best"),
+        (2e-4, "that may be chance; 7 to 11 runs a cell would tell. The best"),
+    ],
+)
+def test_how_many_runs_would_tell_is_said_where_it_is_more_than_there_are(
+    variance: float, words: str
+) -> None:
+    pool = statistics.Pool(variance, math.inf, 60)
+    rows = pd.DataFrame({"label": ["lr 0.1", "lr 0.01"], "cell": ["a", "b"], "n": [5, 3]})
+    rows = rows.assign(diverged=0, p=0.2, difference=-0.02, low=-0.04, high=0.0)
+    rows["accuracy/val"] = [0.8, 0.78]
+    group = SimpleNamespace(setting="CIFAR-10", pool=lambda cell: pool)
+    assert words in contents.describe_best(SimpleNamespace(ranks=rows, group=group))
+    seeds = statistics.seeds_needed(-0.02, pool)
+    assert seeds
+    assert (verdicts.name_seeds(3, seeds) == "") == (variance == 1e-6)
 
 
 def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
@@ -934,10 +957,24 @@ def test_the_terminal_shows_verdicts_and_what_is_left_out(reported: Reported) ->
 NAME = f"lr0.01_constant_wd0_bn_{'x' * 90}-0123abcd"
 
 
+def is_made_of(cell: str, words: set[str]) -> bool:
+    """True if a text is there in `words`, those that are longer than a line in pieces."""
+    return not cell or any(
+        is_made_of(cell.removeprefix(word).lstrip(), words)
+        for word in sorted(words, key=len, reverse=True)
+        if cell.startswith(word)
+    )
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
-    reported: Reported, width: int
+    reported: Reported,
+    width: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(text, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
     runs = load_runs(reported.runs)
     curves = load_metrics(runs)
     groups = group_by_question(runs, [QUESTIONS["learning_rate"]])
@@ -952,26 +989,28 @@ def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
         document.Table("named", named, {key: key for key in named}),
     ]
     for table in shown:
-        report = document.Report("Title", "", [table])
-        console = Console(file=io.StringIO(), width=width)
-        terminal.print_report(report, console)
-        printed = console.file.getvalue()
-        lines = printed.splitlines()
-        assert max(map(len, lines)) <= width
-        hidden = 0
-        if lines[-1].endswith(("more columns in report.html", "more column in report.html")):
-            hidden = int(lines[-1].split()[0])
-        assert hidden < len(table.columns) / 2 or width == 80
-        words = printed.split()
-        for title in list(table.columns)[: len(table.columns) - hidden]:
-            assert set(title.split()) <= set(words), title  # headings over several lines
+        terminal.print_report(document.Report("Title", "", [table]))
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= width
+        printed, _, more = printed.partition(" more column")
+        titles, hidden = list(table.columns), 0
+        if more:
+            printed, _, count = printed.rpartition("\n")
+            hidden = int(count)
+            names = ", ".join(titles[-hidden:])
+            assert " ".join(more.split()).removeprefix("s") == f": {names}; report.html shows all"
+        assert hidden < len(titles) / 2 or width == 80
+        words = set(printed.split())
+        for title in titles[: len(titles) - hidden]:
+            assert is_made_of(title, words), title  # headings over several lines
         for row in table.rows():
-            for text in row[: len(row) - hidden]:
-                assert NAME in text or set(text.split()) <= set(words), text
-        if table is shown[-1] and width < 120:
-            assert "lr0.01" in printed  # both ends of a name
-            assert "…" in printed
-            assert "-0123abcd" in printed
+            for title, cell in zip(titles[: len(titles) - hidden], row, strict=False):
+                whole = set(cell.split()) <= words
+                assert whole or (table.is_left(title) and is_made_of(cell, words)), cell
+        if table is shown[-1]:  # all of a name, over several lines
+            pieces = re.findall(r"^(?:  )?(lr0\S*|\S*x\S*|\S*-0123abcd)", printed, re.MULTILINE)
+            assert "".join(pieces) == NAME
+            assert (len(pieces) > 1) == (width < len(NAME))
 
 
 def test_a_terminal_shows_the_first_screen_and_a_table_a_question(reported: Reported) -> None:
@@ -984,14 +1023,20 @@ def test_a_terminal_shows_the_first_screen_and_a_table_a_question(reported: Repo
     assert "report.html: all of it" in printed
 
 
-def test_what_is_folded_is_cut_off_in_a_terminal() -> None:
+def test_what_is_folded_is_cut_off_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     items = [document.Item((), f"claim {i}", "a third run") for i in range(9)]
     fold = document.Fold("9 undecided", [items])
-    console = Console(file=io.StringIO(), width=80)
-    terminal.print_report(document.Report("Title", "", [fold]), console)
-    printed = console.file.getvalue()
+    terminal.print_report(document.Report("Title", "", [fold]))
+    printed = capsys.readouterr().out
     assert [f"claim {i}" in printed for i in range(9)] == [True] * 5 + [False] * 4
     assert "4 more in report.html" in printed
+
+
+def test_no_mark_beside_a_title_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    for length in range(165, 200):  # of 200 columns
+        fold = document.Fold("x" * length, [], 3, verdicts=["does not hold", "holds"])
+        terminal.print_report(document.Report("Title", "", [fold]))
+        assert "✗ does not hold  ✓ holds" in capsys.readouterr().out
 
 
 # One line a claim ---------------------------------------------------------------------------------
@@ -1222,9 +1267,9 @@ def test_only_what_a_report_wrote_is_removed(reported: Reported, tmp_path: Path)
     shutil.copytree(reported.folder, to)
     written = read(to)
     mine = {"figures/architecture.png": "mine", "tables/survey.csv": "mine", "notes.md": "mine"}
-    for name, text in mine.items():
+    for name, content in mine.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
-        (to / name).write_text(text)
+        (to / name).write_text(content)
     (to / "tables" / "claims.csv").write_text("edited")
     # A process of this number was killed: there is none, it is above the largest.
     (to / f".report.md.{platform.node()}.{2**22 + 1}.tmp").write_text("killed")

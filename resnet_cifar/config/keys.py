@@ -1,7 +1,5 @@
 """List the configuration's keys: all of them, those that name a run, those of execution only."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from functools import cache

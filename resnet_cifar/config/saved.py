@@ -1,7 +1,5 @@
 """Write a configuration to config.yaml and read it back; print the command that trains it."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -58,11 +56,8 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read as a configuration: {describe(error)}") from error
 
 
-def from_record(directory: Path) -> Config:
-    """Read a run's configuration from run.json. Raises ConfigError, as `load`."""
-    record = record_or_reason(directory)
-    if isinstance(record, str):
-        raise ConfigError(record)
+def from_record(record: RunRecord, directory: Path) -> Config:
+    """Read a run's configuration from its record. Raises ConfigError, as `load`."""
     plain: dict[str, Any] = {group: {"name": kinds[0].NAME} for group, kinds in groups().items()}
     for key, value in record.config.items():
         group, _, name = (key, "", "name") if key in groups() else key.rpartition(".")
@@ -127,13 +122,9 @@ def fill_in_absent(record: RunRecord) -> RunRecord:
 
 @cache  # a list of runs asks thousands of times
 def _added(chosen: tuple[str, ...], own_options: str | None) -> dict[str, Any]:
-    return {
-        f"{group}.{name}": value
-        for group, kinds in groups().items()
-        for kind in kinds
-        if f"{group}={kind.NAME}" in chosen
-        for name, value in _absent(kind).items()
-    }
+    kinds = [(group, kind) for group, options in groups().items() for kind in options]
+    mine = [(group, kind) for group, kind in kinds if f"{group}={kind.NAME}" in chosen]
+    return {f"{group}.{k}": value for group, kind in mine for k, value in _absent(kind).items()}
 
 
 def usual_values() -> dict[str, Any]:

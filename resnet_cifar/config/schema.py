@@ -1,7 +1,5 @@
 """Type the configuration: one part per group, with the rules that concern several."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -111,7 +109,7 @@ class Config:
         rule = f"constant: {self.scheduler} is constant over trainer.epochs={epochs}"
         require(changes, "scheduler", kind, f"{rule}; or change its values")
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> "nn.Module":
         """Make the network, its weights drawn: float [N, 3, 32, 32] to logits [N, classes]."""
         return self.model.build(self.norm.build, len(self.data.CLASSES))
 

@@ -1,7 +1,5 @@
 """`python -m resnet_cifar report [outputs]`: the answers in the terminal and in a folder."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from datetime import date
@@ -37,7 +35,7 @@ def _report(options: argparse.Namespace) -> None:
     from resnet_cifar.report import contents, folder, study, terminal
     from resnet_cifar.runs.find import code
     from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
-    from resnet_cifar.text import printable, wide_console
+    from resnet_cifar.text import printable
 
     questions = study.load_questions(options.questions or study.EXPERIMENTS / "questions.yaml")
     runs = load_runs(*options.outputs)
@@ -57,10 +55,9 @@ def _report(options: argparse.Namespace) -> None:
         f"Made on {today.day} {today:%B %Y} by code {code(git_state(paths.checkout()))}.",
     )
     folder.write_report(report, options.to)
-    console = wide_console()
     if not options.quiet:
-        terminal.print_report(report, console)
-    console.print(f"\n{printable(str(options.to / 'report.html'))}: all of it, with figures")
+        terminal.print_report(report)
+    print(f"\n{printable(str(options.to / 'report.html'))}: all of it, with figures")
     fail_for(closed)  # what it says is not of all runs that there are
 
 

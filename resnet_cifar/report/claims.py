@@ -3,8 +3,6 @@
 The rules and their reasons: docs/report.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -12,43 +10,32 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import SHORT
+from resnet_cifar.report import study
 from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
-from resnet_cifar.report.study import (
-    AUGMENTED,
-    PUBLISHED,
-    VAL,
-    Claim,
-    Contrast,
-    Published,
-    Question,
-    Selector,
-    matches,
-)
+from resnet_cifar.report.study import Claim, Contrast, Published, Question, Selector
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.statistics import Estimate
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
     """One of the differences a claim is about; of logarithms where the claim is relative."""
 
     name: str  # `lr 0.01 − 0.1`
-    difference: Estimate
-    with_diverged: Estimate  # the same with diverged seeds at chance level
+    difference: statistics.Estimate
+    with_diverged: statistics.Estimate  # the same with diverged seeds at chance level
     pool: statistics.Pool = statistics.EMPTY  # by which its cells' variances were moderated
     pairs: Sequence[float] = ()  # the differences within the seeds that all its cells have
     paired: bool = False  # True if these judge: two measurements of the same runs
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Judgement:
     """The verdict of one setting's runs on one claim, with its grounds."""
 
@@ -84,34 +71,28 @@ class Judgement:
                 distance = abs(_null(claim)) - abs(mean)
             needed.append(statistics.seeds_needed(distance, comparison.pool, cells))
         known = [each for each in needed if each is not None]
-        if not known or len(known) < len(needed) or self.n < 3:
+        if len(known) < len(needed) or self.n < 3:
             return None
         return max(low for low, _ in known), max(high for _, high in known)
 
 
 def judge_all(groups: Sequence[Group]) -> list[Judgement]:
     """Every claim of the groups' questions that there are runs for, in order."""
-    judgements = [
-        judgement
-        for group in groups
-        for claim in group.question.claims
-        if (judgement := judge(claim, group)) is not None
-    ]
-    corrected = statistics.holm([judgement.p for judgement in judgements])
+    claims = ((claim, group) for group in groups for claim in group.question.claims)
+    judged = [judgement for claim, group in claims if (judgement := judge(claim, group))]
+    corrected = statistics.holm([judgement.p for judgement in judged])
     among = sum(not math.isnan(p) for p in corrected)
-    return [
-        dataclasses.replace(judgement, among=among, p_among=p)
-        for judgement, p in zip(judgements, corrected, strict=True)
-    ]
+    pairs = zip(judged, corrected, strict=True)
+    return [dataclasses.replace(each, among=among, p_among=p) for each, p in pairs]
 
 
 def judge(claim: Claim, group: Group) -> Judgement | None:
     """Judge a claim in a setting; None where the cells it is about are not there."""
     rows = group.everything
-    there = matches(rows, claim.where)
+    there = study.matches(rows, claim.where)
     if claim.contrasts:  # only the cells that it is about
         sides = [side for contrast in claim.contrasts for _, side in contrast]
-        there &= functools.reduce(operator.or_, (matches(rows, side) for side in sides))
+        there &= functools.reduce(operator.or_, (study.matches(rows, side) for side in sides))
     counted = there.copy()
     if claim.seeds:
         counted &= rows["seed"].isin(claim.seeds)
@@ -119,10 +100,10 @@ def judge(claim: Claim, group: Group) -> Judgement | None:
         started = pd.to_datetime(rows["started"], utc=True, format="ISO8601", errors="coerce")
         counted &= started >= claim.since
     compare = _compare_predictor if claim.predictor else _compare_cells
-    comparisons, remarks = compare(claim, group.select(counted))
+    comparisons, remarks = compare(claim, dataclasses.replace(group, everything=rows[counted]))
     if not comparisons:
         # Runs that suggested a claim are shown and decide nothing.
-        comparisons, remarks = compare(claim, group.select(there))
+        comparisons, remarks = compare(claim, dataclasses.replace(group, everything=rows[there]))
         if not comparisons and not remarks:
             return None
         if comparisons:
@@ -165,7 +146,7 @@ def _compare_cells(claim: Claim, group: Group) -> tuple[list[Comparison], list[s
         cells = [cells[0] for cells in found]
         for cell in dict.fromkeys(cells):
             if lost := group.diverged(cell):
-                seeds = lost + len(group.values(cell, VAL))
+                seeds = lost + len(group.values(cell, study.VAL))
                 remarks.append(f"{group.labels[cell]}: {lost} of {seeds} seeds diverged")
         if comparison := _compare(claim, group, name, contrast, cells):
             comparisons.append(comparison)
@@ -223,7 +204,7 @@ def _chance(claim: Claim) -> float:
     return math.log(chance) if claim.relative else chance
 
 
-def _decide(claim: Claim, seen: Sequence[Estimate]) -> tuple[str, float]:
+def _decide(claim: Claim, seen: Sequence[statistics.Estimate]) -> tuple[str, float]:
     """The verdict on the differences of a claim, and its p: NaN without a test.
 
     A claim holds where every comparison does, so the largest p counts. It fails where one does: of
@@ -241,7 +222,7 @@ def _decide(claim: Claim, seen: Sequence[Estimate]) -> tuple[str, float]:
     return verdict, min(holds, fails)
 
 
-def _p_values(claim: Claim, e: Estimate) -> tuple[float, float]:
+def _p_values(claim: Claim, e: statistics.Estimate) -> tuple[float, float]:
     """The p of a difference's being as claimed, and of its being otherwise."""
     null, up = _null(claim), claim.sign > 0
     if claim.within is None:
@@ -274,7 +255,7 @@ def judge_published(
         (claim, _name_contrast(contrast), passes)
         for question in questions
         for claim in question.claims
-        for contrast in (claim.contrasts if claim.declared == PUBLISHED else ())
+        for contrast in (claim.contrasts if claim.declared == study.PUBLISHED else ())
         for cells in itertools.product(
             *(_find_published(question.where | side, published) for _, side in contrast)
         )
@@ -306,16 +287,13 @@ def _compare_by_pass(
     is relative.
     """
     # Published validation is in the augmented view.
-    metric = {VAL: AUGMENTED, "loss/val": "loss/val_augmented"}.get(claim.metric, claim.metric)
+    augmented = {study.VAL: study.AUGMENTED, "loss/val": "loss/val_augmented"}
+    measure = math.log if claim.relative else float
+    metric = augmented.get(claim.metric, claim.metric)
     values = [cell.values(metric, published=True) for cell in cells]
-    return {
-        source: sum(
-            sign * (math.log(each[source]) if claim.relative else each[source])
-            for (sign, _), each in zip(contrast, values, strict=True)
-        )
-        for source in values[0]
-        if all(source in each for each in values)
-    }
+    terms = [(sign, each) for (sign, _), each in zip(contrast, values, strict=True)]
+    common = [source for source in values[0] if all(source in each for each in values)]
+    return {by: sum(sign * measure(each[by]) for sign, each in terms) for by in common}
 
 
 # A predictor -------------------------------------------------------------------------------------

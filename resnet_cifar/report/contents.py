@@ -1,7 +1,5 @@
 """The contents of a report, in order: claims, the published study, every question, bookkeeping."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -9,19 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
-from resnet_cifar.report.document import (
-    BETWEEN,
-    WORDS,
-    Column,
-    Fold,
-    Part,
-    Picture,
-    Report,
-    Row,
-    Table,
-    escape,
-    heading,
-)
+from resnet_cifar.report.document import WORDS, Column, Fold, Part, Report, Row, Table, escape
 from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part
@@ -29,16 +15,11 @@ from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
 from resnet_cifar.runs.table import any_text, records
+from resnet_cifar.text import plural
 
 FIRST_ROWS = 5  # of the ranked table on the first screen
 MOST_OPEN = 2  # questions with a verdict that are unfolded from the start; without any, the first
 MOST_DRAWN = 12  # questions and settings that get figures: at a thousand nobody would look
-_PLURAL = {
-    "code": "states of the code",
-    "versions": "versions of the libraries",
-    "device": "devices",
-    "precision": "precisions",
-}
 
 
 @any_text
@@ -69,24 +50,21 @@ def build_report(
     tables.correct_differences(answers)
     asked = [a for a in answers if a.group.question is not OTHER and len(a.group.runs)]
     drawn = sorted(asked, key=lambda each: len(each.group.runs), reverse=True)[:MOST_DRAWN]
-    full: list[Part] = []
-    other: list[Part] = []
+    sections: list[Part] = []
     decided = {each.group: verdicts.list_verdicts(judgements, each) for each in answers}
     opened = [each for each in answers if decided[each.group]][:MOST_OPEN] or answers[:1]
-    for each in answers:
+    for each in sorted(answers, key=lambda each: not each.cells["verdict"].any()):
         parts = question_part(each, each in drawn)
         # The same runs answer several questions; the one with most of them shows the probe.
         if not any(set(each.group.runs["cell"]) < set(group.runs["cell"]) for group in groups):
             parts += flow.flow_part(each.group, curves, probe)
-        name = f"{each.group.question.question}{BETWEEN}{each.group.setting}"
-        fold = Fold(name, parts, 3, each in opened, verdicts=decided[each.group])
-        (full if each.cells["verdict"].any() else other).append(fold)
-    reading = "\n".join(f"- {escape(rule)}" for rule in WORDS["reading"])
+        name = f"{each.group.question.question}{document.BETWEEN}{each.group.setting}"
+        sections.append(Fold(name, parts, 3, each in opened, verdicts=decided[each.group]))
     rest = _notes_part(runs, answers)
     if judgements:
         claimed = [verdicts.claims_table(judgements)]
         rest.append(Fold("Does the claim hold?", claimed, 2, apart=True))
-    rest.append(Fold("How to read this", [reading], 2, apart=True))
+    rest.append(Fold("How to read this", [document.listing(WORDS["reading"])], 2, apart=True))
     rest += rankings_part(rankings)
     beside = _published_part(runs, published)
     passes = claims.judge_published(questions, published)
@@ -95,13 +73,10 @@ def build_report(
         beside.append(Fold(name, [verdicts.passes_table(passes)], 3, apart=True))
     rest.append(Fold("Beside the published study", beside, 2, True))
     if len(drawn) < len(asked):
-        sentence = (
-            f"The {len(drawn)} questions and settings with most runs have figures, the other "
-            f"{len(asked) - len(drawn)} tables only. A report on fewer directories draws them."
-        )
-        full.insert(0, escape(sentence))
-    if full or other:
-        rest.append(Fold("Question by question", [*full, *other], 2, True))
+        few = WORDS["few drawn"].format(drawn=len(drawn), others=len(asked) - len(drawn))
+        sections.insert(0, escape(few))
+    if sections:
+        rest.append(Fold("Question by question", sections, 2, True))
     rest += _bookkeeping_part(runs, skipped)
     subtitle = ". ".join(part for part in (count_runs(runs), origin) if part)
     first = verdicts.claims_part(judgements, answers)
@@ -134,7 +109,7 @@ def count_runs(runs: pd.DataFrame) -> str:
 
 def best_part(rankings: Sequence[Tables]) -> list[Part]:
     """The fullest setting's best cells in words and in a table, all settings in a figure."""
-    title = heading("Which is best?")
+    title = document.heading("Which is best?")
     if not rankings:
         return [title, "There are not yet two cells with a completed run in one setting."]
     caption = WORDS["overview"]
@@ -144,7 +119,7 @@ def best_part(rankings: Sequence[Tables]) -> list[Part]:
         title,
         escape(describe_best(rankings[0])),
         ranking_table(rankings[0], FIRST_ROWS),
-        Picture("overview", draw_overview(rankings), caption),
+        document.Picture("overview", draw_overview(rankings), caption),
     ]
 
 
@@ -162,16 +137,12 @@ def rankings_part(rankings: Sequence[Tables]) -> list[Part]:
 def describe_best(ranking: Tables) -> str:
     """Name the best cell of a setting, and say if its distance to the next means anything."""
     best, second = records(ranking.ranks)[:2]
-    count = f"{best['n']} run" if best["n"] == 1 else f"{best['n']} runs"
-    mean = f"{numbers.percent(best[VAL])} % ({count})"
+    mean = f"{numbers.percent(best[VAL])} % ({plural(best['n'], 'run')})"
     start = f"{ranking.group.setting}: best is {best['label']} with {mean}."
     ahead = numbers.plus_minus(abs(second["difference"]), second["low"], second["high"])
     start += f" It is ahead of the next, {second['label']}, by {ahead} points"
     ran = int((ranking.ranks["n"] > 0).sum())
-    biased = (
-        f" The best of {ran} was picked on the images it is measured on, so its accuracy is too "
-        "high by chance: look at the test set once, by evaluate --test."
-    )
+    biased = f" {WORDS['picked'].format(ran=ran)}"
     if best["diverged"] or second["diverged"]:
         return f"{start}: undecided, as seeds diverged.{biased}"
     if math.isnan(second["p"]):
@@ -179,19 +150,16 @@ def describe_best(ranking: Tables) -> str:
     if second["p"] < 1 - CONFIDENCE:
         return f"{start}: more than chance.{biased}"
     pool = ranking.group.pool(best["cell"])
-    seeds = seeds_needed(second["difference"], pool) if min(best["n"], second["n"]) > 2 else None
-    would = f"; {numbers.span(*seeds)} runs a cell would tell" if seeds else ""
-    return f"{start}: that may be chance{would}.{biased}"
+    n = min(best["n"], second["n"])
+    seeds = verdicts.name_seeds(n, seeds_needed(second["difference"], pool)) if n > 2 else ""
+    return f"{start}: that may be chance{seeds and f'; {seeds} would tell'}.{biased}"
 
 
 def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     """The cells of a setting, best first, with their distance to the best; the first `most`."""
     frame = ranking.ranks.iloc[:most]
-    caption = "Points of validation accuracy, two-sample; the best of many judged by Tukey's range."
-    if len(frame) < len(ranking.ranks):
-        caption = (
-            f"The first {most} of {len(ranking.ranks)} cells, in points of validation accuracy."
-        )
+    which = "ranking" if len(frame) == len(ranking.ranks) else "ranking's first"
+    caption = WORDS[which].format(most=most, of=len(ranking.ranks))
     columns: dict[str, Column] = {
         "rank": "rank",
         "cell": "label",
@@ -218,17 +186,14 @@ def _notes_part(runs: pd.DataFrame, answers: Sequence[Tables]) -> list[Part]:
         for key in tables.find_keys_at_edge(each)
     ]
     if edges:
-        notes.append(
-            "The best value lies at the edge of those tried, so the optimum may lie beyond: "
-            f"{'; '.join(dict.fromkeys(edges))}."
-        )
+        notes.append(f"{WORDS['edges']} {'; '.join(dict.fromkeys(edges))}.")
     for key, cells in tables.find_mixed_cells(runs).items():
         kinds = sorted({kind for several in cells.values() for kind in several})
         which = f" ({', '.join(kinds)})" if key != "versions" else ""
         one = f"One cell, {next(iter(cells))}, mixes"
         count = one if len(cells) == 1 else f"{len(cells)} cells mix"
-        notes.append(f"{count} runs of several {_PLURAL[key]}{which}.")
-    return ["\n".join(map(document.note_line, notes))] if notes else []
+        notes.append(f"{count} runs of several {WORDS['kinds'][key]}{which}.")
+    return [document.listing(notes, "> - ")] if notes else []
 
 
 def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[Part]:
@@ -250,8 +215,7 @@ def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[
     }
     shared = [list(known.values(AUGMENTED).values()) for known in published if known.pooled]
     equal = f"{stats.bartlett(*shared).pvalue:.3f}" if len(shared) > 1 else "–"
-    caption = WORDS["published"].format(p=equal)
-    return [Table("published", table, columns, caption)]
+    return [Table("published", table, columns, WORDS["published"].format(p=equal))]
 
 
 # Bookkeeping -------------------------------------------------------------------------------------
@@ -274,8 +238,8 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
             "images/s": lambda row: f"{row['images_per_second']:,.0f}",
             "share of matmul rate %": numbers.percent_column("share_of_matmul_rate", 0),
         }
-        caption = "Hours of all sessions, one device each; images/s in training, median over runs."
-        cost = Table("cost", tables.cost_table(runs), columns, caption).compact("device", "runs")
+        cost = Table("cost", tables.cost_table(runs), columns, WORDS["cost"])
+        cost = cost.compact("device", "runs")
         parts.append(Fold("Cost", [cost], 2, True, apart=True))
         parts.append(Fold("All runs", [runs_table(runs)], 2, True, apart=True))
     rest = runs[runs["status"] != "completed"] if len(runs) else runs
@@ -300,11 +264,10 @@ def runs_table(runs: pd.DataFrame) -> Table:
     """Every run with its outcome and whatever of the configuration differs between runs."""
     frame, keys = tables.run_table(runs)
     named = {name_key(key): key for key in keys}
-    columns: dict[str, Column] = {}
     accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
-    for name, metric in accuracies.items():
-        if metric in frame:
-            columns[name] = numbers.percent_column(metric)
+    columns: dict[str, Column] = {
+        name: numbers.percent_column(key) for name, key in accuracies.items() if key in frame
+    }
     if "loss/val" in frame:
         columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
     columns |= {name: numbers.value_column(key) for name, key in named.items()}

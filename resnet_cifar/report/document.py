@@ -16,8 +16,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from markdown_it import MarkdownIt
-from markdown_it.tree import SyntaxTreeNode
 
 from resnet_cifar.report.figures import Figure, draw_svg
 from resnet_cifar.runs.table import records
@@ -127,7 +125,7 @@ class Fold:
         text = join_markdown(self.parts)
         if self.level:
             return f"{heading(self.title, self.level)}\n\n{text}"
-        start = f"<details{' open' * self.open}>\n<summary>{html.escape(printable(self.title))}"
+        start = f"<details{' open' * self.open}>\n<summary>{html.escape(unbroken(self.title))}"
         return f"{start}</summary>\n\n{text}\n\n</details>"
 
 
@@ -136,14 +134,13 @@ Part = str | list[Item] | Table | Picture | Fold  # text is Markdown: headings, 
 
 def join_markdown(parts: Iterable[Part]) -> str:
     """Write parts one after the other; the items of a list a line each."""
-    return "\n\n".join(
-        part
-        if isinstance(part, str)
-        else "\n".join(map(Item.markdown, part))
-        if isinstance(part, list)
-        else part.markdown()
-        for part in parts
-    )
+    return "\n\n".join(map(_write_part, parts))
+
+
+def _write_part(part: Part) -> str:
+    if isinstance(part, list):
+        return "\n".join(map(Item.markdown, part))
+    return part if isinstance(part, str) else part.markdown()
 
 
 def unfold(parts: Iterable[Part]) -> Iterator[Part]:
@@ -175,9 +172,17 @@ class Report:
 # Writing Markdown --------------------------------------------------------------------------------
 
 
+def unbroken(text: str) -> str:
+    """One printable line of `text`, with no-break spaces in `95 %`, `1 ± 2` and `n = 3`."""
+    text = printable(text)
+    for together in (" %", " ± ", "n = "):
+        text = text.replace(together, together.replace(" ", "\u00a0"))
+    return text
+
+
 def escape(text: str) -> str:
     """Write `text` so that Markdown shows it as it is, and no HTML in it is obeyed."""
-    text = html.escape(printable(text), quote=False)
+    text = html.escape(unbroken(text), quote=False)
     text = re.sub(r"[\\`*\[\]|~$]", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word it means nothing
     text = re.sub(r"(?<=\s)#+$", r"\\\g<0>", text)  # no end of a heading
@@ -188,22 +193,6 @@ def heading(text: str, level: int = 2) -> str:
     return f"{'#' * level} {escape(text)}"
 
 
-def note_line(text: str) -> str:
-    """A warning as an item of the list that is set off from the text."""
-    return f"> - {escape(text)}"
-
-
-# Reading Markdown --------------------------------------------------------------------------------
-
-
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable("table")
-
-
-def parse(markdown: str) -> list[SyntaxTreeNode]:
-    """Parse Markdown into its blocks: headings, paragraphs, lists, tables."""
-    return SyntaxTreeNode(_PARSER.parse(markdown)).children
-
-
-def plain_text(node: SyntaxTreeNode) -> str:
-    """The text of a block without its marks, that of links and images included."""
-    return "".join(text.content for text in node.walk() if text.type == "text").strip()
+def listing(texts: Iterable[str], start: str = "- ") -> str:
+    """A list of `texts`; one of notes, which is set off from the text, by the start `> - `."""
+    return "\n".join(start + escape(text) for text in texts)

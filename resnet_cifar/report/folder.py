@@ -1,7 +1,5 @@
 """A report's folder: its files are written, and files of an earlier report removed."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -5,8 +5,6 @@ Whatever else varies there is what was asked, by a question of experiments/quest
 one. Only completed runs enter a mean.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import itertools
@@ -14,7 +12,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +22,6 @@ from resnet_cifar.config.saved import usual_values
 from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
 from resnet_cifar.report.study import VAL, Question, Selector, matches
 from resnet_cifar.runs import statistics
-from resnet_cifar.runs.statistics import Estimate
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
@@ -74,14 +70,13 @@ class Spreads:
         return self._pools[key]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Group:
     """The runs that answer one question in one setting."""
 
     question: Question
     setting: str  # for people
-    runs: pd.DataFrame  # completed
-    left_out: pd.DataFrame  # every other run of the group
+    everything: pd.DataFrame  # its runs of every status
     vary: tuple[str, ...]  # columns that tell its cells apart, the question's first
     spreads: Spreads
 
@@ -94,9 +89,9 @@ class Group:
         return f"{name[:140]}-{hashlib.sha256(self.setting.encode()).hexdigest()[:8]}"
 
     @cached_property
-    def everything(self) -> pd.DataFrame:
-        """The runs of every status."""
-        return pd.concat([self.runs, self.left_out]) if len(self.left_out) else self.runs
+    def runs(self) -> pd.DataFrame:
+        """The completed runs."""
+        return self.everything[self.everything["status"] == "completed"]
 
     @cached_property
     def configurations(self) -> dict[str, dict[str, Any]]:
@@ -120,18 +115,18 @@ class Group:
         return labels
 
     @cached_property
-    def _values(self) -> dict[tuple[str, str, bool], pd.Series[float]]:
+    def _values(self) -> "dict[tuple[str, str, bool], pd.Series[float]]":
         return {}  # asked for again by every pair
 
     @cached_property
     def _diverged(self) -> Counter[str]:
-        return Counter(self.left_out["cell"][self.left_out["status"] == "diverged"])
+        return Counter(self.everything["cell"][self.everything["status"] == "diverged"])
 
     @cached_property
     def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
         return {str(cell): part for cell, part in self.runs.groupby("cell")}
 
-    def values(self, cell: str, metric: str, logs: bool = False) -> pd.Series[float]:
+    def values(self, cell: str, metric: str, logs: bool = False) -> "pd.Series[float]":
         """The last epoch's metric of a cell's completed runs, as `last_values`."""
         key = cell, metric, logs
         if key not in self._values:
@@ -143,13 +138,13 @@ class Group:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
         return self.spreads.pool(self.configurations[cell], metric, logs)
 
-    def compare(self, first: str, second: str, metric: str = VAL) -> Estimate | None:
+    def compare(self, first: str, second: str, metric: str = VAL) -> statistics.Estimate | None:
         """The two-sample comparison of two cells; None where one has no completed run."""
         return self.combine({(first, metric): 1, (second, metric): -1})
 
     def combine(
         self, weights: Weights, logs: bool = False, lost: float | None = None
-    ) -> Estimate | None:
+    ) -> statistics.Estimate | None:
         """Add cells' means, or those of logarithms, weighted; None where one has no value.
 
         With `lost`, a diverged run counts with that value.
@@ -171,15 +166,8 @@ class Group:
         """The cells `selector` means."""
         return list(self.everything[matches(self.everything, selector)]["cell"].unique())
 
-    def select(self, rows: pd.Series[bool]) -> Group:
-        """The group of the runs of `everything` for which `rows` is true."""
-        chosen = rows.index[rows]
-        runs = self.runs[self.runs.index.isin(chosen)]
-        left_out = self.left_out[self.left_out.index.isin(chosen)]
-        return dataclasses.replace(self, runs=runs, left_out=left_out)
 
-
-def last_values(runs: pd.DataFrame, metric: str, logs: bool = False) -> pd.Series[float]:
+def last_values(runs: pd.DataFrame, metric: str, logs: bool = False) -> "pd.Series[float]":
     """The last epoch's metric of one cell's runs, or its logarithm, by seed, where there is one."""
     if metric not in runs:
         return pd.Series(dtype=float)
@@ -262,14 +250,10 @@ def _split(
     # A varied kind (scheduler=…) brings fields of its own, which vary with it. A field that every
     # kind has, as every model its width, does not come with the kind.
     free = tuple(f"{key}." for key in question.vary if "." not in key)
-    fixed = [
-        key
-        for key in keys
-        if (statistics.is_of_setting(key) or (question.vary and key not in question.where))
-        and key not in question.vary
-        and key not in following
-        and not (key.startswith(free) and runs[key].isna().any())
-    ]
+    brought = [key for key in keys if key.startswith(free) and runs[key].isna().any()]
+    others = [key for key in keys if key not in (*question.vary, *following, *brought)]
+    may_vary = question.where if question.vary else keys
+    fixed = [key for key in others if statistics.is_of_setting(key) or key not in may_vary]
     groups: list[Group] = []
     parts = list(runs.groupby([plain[key] for key in fixed], sort=False))
     settings = Counter(values[:-1] for values, _ in parts)  # without the precision, the last
@@ -289,8 +273,7 @@ def _split(
         # Named where the runs at hand have several in the same setting.
         alone = [] if settings[values[:-1]] > 1 else ["precision"]
         setting = describe_setting(known, (*question.vary, *alone))
-        done = part["status"] == "completed"
-        groups.append(Group(question, setting, part[done], part[~done], tuple(vary), spreads))
+        groups.append(Group(question, setting, part, tuple(vary), spreads))
     largest = ("parameters", "epochs")
     groups.sort(key=lambda g: [float(g.everything[x].max()) for x in largest], reverse=True)
     return groups
@@ -322,10 +305,8 @@ def name_difference(first: Selector, second: Selector) -> str:
     """`lr 0.01 − 0.1`, `detach none − var, weight decay 0.01`: what differs, then what is equal."""
     differing, equal = [], []
     for key in first | second:
-        a, b = (
-            " or ".join(describe_value(key, value) for value in side.get(key, [None]))
-            for side in (first, second)
-        )
+        sides = [side.get(key, [None]) for side in (first, second)]
+        a, b = (" or ".join(describe_value(key, one) for one in values) for values in sides)
         if a == b:
             equal.append(a)
         else:

@@ -5,8 +5,6 @@ columns and lets curves tell their values. The page's frame, figures and tables 
 beside this file.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable
@@ -17,10 +15,10 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from markdown_it.tree import SyntaxTreeNode
+from markdown_it import MarkdownIt
 
 from resnet_cifar.report import document
-from resnet_cifar.report.document import BETWEEN, Fold, Item, Part, Picture, Report, Table
+from resnet_cifar.report.document import BETWEEN, MARKS, Fold, Item, Part, Picture, Report, Table
 from resnet_cifar.report.figures import INK, PAPER, Affine2D, Axes, Figure, Line2D
 from resnet_cifar.text import printable
 
@@ -29,6 +27,8 @@ WIDE = 120  # characters of a row that on paper need a page on its side
 # Points of a line the pointer can find. Sixty are one every ten pixels of a panel.
 MOST_POINTS = 60
 EPOCH = "epoch"  # the x axis of panels whose lines tell y
+_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+_NOTES = '<aside class="notes" aria-label="Notes">'
 _CLASSES = {"does not hold": "fails", "differs": "holds"}  # of other verdicts: the same word
 
 
@@ -36,8 +36,8 @@ def render_page(report: Report) -> str:
     """The report as one page; light or dark as the reader's system."""
     return _fill(
         "page.html",
-        title=escape(printable(report.title)),
-        subtitle=escape(printable(report.subtitle)),
+        title=_text(report.title),
+        subtitle=_text(report.subtitle),
         style=_file("style.css"),
         script=_file("page.js"),
         claims=render(report.claims),
@@ -52,6 +52,11 @@ def render_notebook(parts: Iterable[Part]) -> str:
     style = f"<style>\n{_file('style.css')}</style>"
     script = f"<script>\n{_file('page.js')}</script>"
     return f'<div class="report">{style}{render(parts)}{script}</div>'
+
+
+def _text(text: str) -> str:
+    """Write `text` as HTML that shows it as it is."""
+    return escape(document.unbroken(text))
 
 
 def _file(name: str) -> str:
@@ -75,7 +80,7 @@ def _list_contents(parts: Iterable[Part], above: str = "") -> str:
             question, _, setting = part.title.partition(BETWEEN)
             text = setting if question == above and setting else part.title
             above = question
-            link = f'<a href="#{_anchor(part.title)}">{escape(printable(text))}</a>'
+            link = f'<a href="#{_anchor(part.title)}">{_text(text)}</a>'
             lines.append(f"<li>{link}{_list_contents(part.parts)}</li>")
     return f"<ol>{''.join(lines)}</ol>" if lines else ""
 
@@ -83,7 +88,8 @@ def _list_contents(parts: Iterable[Part], above: str = "") -> str:
 def _render(part: Part) -> str:
     match part:
         case str():
-            return "\n".join(map(_render_block, document.parse(part)))
+            text: str = _MARKDOWN.render(part).replace("<blockquote>", _NOTES)
+            return text.replace("</blockquote>", "</aside>").strip()
         case list():
             return f'<ul class="verdicts">\n{"".join(map(_item, part))}</ul>'
         case Fold():
@@ -91,12 +97,12 @@ def _render(part: Part) -> str:
         case Table():
             return _render_table(part)
     drawing = restyle_svg(part)  # before its points are collected: it lays the figure out
-    points, caption = collect_points(part.figure), escape(printable(part.caption))
+    points, caption = collect_points(part.figure), _text(part.caption)
     return _fill("figure.html", caption=caption, drawing=drawing, points=points).strip()
 
 
 def _render_fold(fold: Fold) -> str:
-    title, kind, place = escape(printable(fold.title)), "", ""
+    title, kind, place = _text(fold.title), "", ""
     if fold.level:
         title = f"<h{fold.level}>{title}</h{fold.level}>"
         # The place is inside: a link to what is folded away unfolds it, without a script too.
@@ -106,27 +112,9 @@ def _render_fold(fold: Fold) -> str:
     return f"{start}<div{place}>\n{render(fold.parts)}\n</div></details>"
 
 
-def _render_block(block: SyntaxTreeNode) -> str:
-    text = escape(document.plain_text(block))
-    match block.type:
-        case "heading":
-            return f"<{block.tag}>{text}</{block.tag}>"
-        case "bullet_list":
-            return f"<ul>{_list_texts(block)}</ul>"
-        case "blockquote":
-            items = _list_texts(block.children[0])
-            return f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>'
-    return f"<p>{text}</p>"
-
-
-def _list_texts(block: SyntaxTreeNode) -> str:
-    return "".join(f"<li>{escape(document.plain_text(item))}</li>" for item in block.children)
-
-
 def _item(item: Item) -> str:
     marks = f"<span>{' '.join(map(_mark, item.verdicts))}</span> " if item.verdicts else ""
-    sentence, grounds = (escape(printable(text)) for text in (item.sentence, item.grounds))
-    text = f"{sentence} <small>{grounds}</small>"
+    text = f"{_text(item.sentence)} <small>{_text(item.grounds)}</small>"
     if item.items:
         inner = "".join(map(_item, item.items))
         text = f'<details><summary>{text}</summary><ul class="verdicts">\n{inner}</ul></details>'
@@ -135,7 +123,7 @@ def _item(item: Item) -> str:
 
 def _mark(verdict: str) -> str:
     kind = _CLASSES.get(verdict, verdict)
-    return f'<b class="mark {kind}">{document.MARKS[verdict]} {verdict}</b>'
+    return f'<b class="mark {kind}">{MARKS[verdict]} {verdict}</b>'
 
 
 def _render_table(table: Table) -> str:
@@ -144,14 +132,14 @@ def _render_table(table: Table) -> str:
     # A row that continues the one above, with nothing in its first cell, has to stay below it.
     sortable = len(rows) > 1 and all(row[0] for row in rows)
     longest = (max(map(len, column)) for column in zip(table.columns, *rows, strict=True))
-    caption = escape(printable(table.caption))
+    caption = _text(table.caption)
     return _fill(
         "table.html",
         wide=" wide" * (sum(min(length, 30) for length in longest) > WIDE),
         label=caption or table.name,
         kinds="sortable" * sortable + " filter" * (sortable and len(rows) > FILTER_ROWS),
-        plot=escape(printable(table.plot)),
-        head="".join(map(_cell, repeat('th scope="col"'), map(printable, table.columns), left)),
+        plot=_text(table.plot),
+        head="".join(map(_cell, repeat('th scope="col"'), table.columns, left)),
         body="".join(f"<tr>{''.join(map(_cell, repeat('td'), row, left))}</tr>\n" for row in rows),
         caption=f'<p class="caption">{caption}</p>' if caption else "",
     )
@@ -160,7 +148,7 @@ def _render_table(table: Table) -> str:
 def _cell(tag: str, text: str, left: bool) -> str:
     long = "long" if " " in text else "name"  # a name breaks on paper alone
     kinds = " ".join(["word"] * left + [long] * (len(text) > 24))
-    inner = _mark(text) if text in document.MARKS else escape(text).replace(" %", "&nbsp;%")
+    inner = _mark(text) if text in MARKS else _text(text)
     kinds = f' class="{kinds}"' if kinds else ""
     return f"<{tag}{kinds}>{inner}</{tag[:2]}>"
 

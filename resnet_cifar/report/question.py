@@ -1,7 +1,5 @@
 """One question in one setting: cells, differences, curves, deciding early."""
 
-from __future__ import annotations
-
 from resnet_cifar.report import figures, numbers
 from resnet_cifar.report.document import WORDS, Column, Part, Picture, Table, escape
 from resnet_cifar.report.groups import name_key
@@ -18,19 +16,14 @@ def question_part(answer: Tables, draw: bool = True) -> list[Part]:
         parts.append(_differences_table(answer))
     if not draw:
         return parts
-    caption = (
-        "Validation (strong; thin, its single runs; from three seeds on with a 95 % band), "
-        "training (faint: running mean in training mode on augmented images) and the augmented "
-        "validation view (crosses). Bands are cut off at 0 and 100 %. Grey: the other cells."
-    )
+    caption = WORDS["curves"]
     ran = int((answer.cells["n"] > 0).sum())
     if ran > (drawn := sum(len(cells) for _, cells in figures.arrange(answer))):
         caption += f" The best {drawn} of {ran} cells are drawn."
     parts.append(Picture(f"curves-{group.name}", figures.draw_curves(answer), caption))
     parts += _early_part(answer)
     if answer.grid is not None:
-        caption = "Mean validation accuracy of each cell, last epoch."
-        parts.append(Picture(f"map-{group.name}", figures.draw_map(answer), caption))
+        parts.append(Picture(f"map-{group.name}", figures.draw_map(answer), WORDS["map"]))
     return parts
 
 
@@ -53,22 +46,19 @@ def cells_table(answer: Tables) -> Table:
         columns[metric + " %" * share] = numbers.mean_column(metric, *(() if share else (1, 4)))
     if frame["diverged"].any():
         columns["diverged"] = numbers.diverged_column
-    caption = ""
-    if "augmentation" in group.vary:
-        caption = WORDS["own view"]
+    caption = WORDS["own view"] if "augmentation" in group.vary else ""
     table = Table(f"cells-{group.name}", frame, columns, caption, words=words)
     return table.compact(*words, "n", "val %")
 
 
 def _differences_table(answer: Tables) -> Table:
-    name = f"differences-{answer.group.name}"
     columns: dict[str, Column] = {
         "cells": "name",
         "points": numbers.difference_column,
         "n": "n",
         "more than chance?": numbers.chance_column("p/holm"),
     }
-    words = ("more than chance?",)
+    name, words = f"differences-{answer.group.name}", ("more than chance?",)
     return Table(name, answer.differences, columns, WORDS["differences"], words)
 
 
@@ -86,9 +76,6 @@ def _early_part(answer: Tables) -> list[Part]:
         f"as at the end. At epoch {worst['epoch']} it would have been {worst['label']}, which ends "
         f"{100 * worst['behind']:.2f} points lower."
     )
-    caption = (
-        "Ranks of the cells' mean validation accuracy by epoch, over the seeds of the table above. "
-        "Of six cells or more, up to five that were first at some epoch are in colour."
-    )
-    picture = Picture(f"ranks-{answer.group.name}", figures.draw_ranks(answer), caption)
+    name = f"ranks-{answer.group.name}"
+    picture = Picture(name, figures.draw_ranks(answer), WORDS["ranks"])
     return [escape(sentence), picture]

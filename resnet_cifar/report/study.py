@@ -4,14 +4,11 @@ Both files have a schema. A file that does not fit it is refused in one line tha
 the place in it, the value and what is allowed there: a misspelt key never makes a question vanish.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -118,11 +115,9 @@ class _PublishedNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def values(self, metric: str, published: bool = False) -> dict[str, float]:
         """The counted repetitions' values, by source; the `published` one on request."""
-        first = (
-            {PUBLISHED: self.published[metric]} if published and metric in self.published else {}
-        )
-        counted = [each for each in self.repetitions if not each.left_out]
-        return first | {e.by: e.measured[metric] for e in counted if metric in e.measured}
+        every = [(PUBLISHED, self.published)] * published
+        every += [(each.by, each.measured) for each in self.repetitions if not each.left_out]
+        return {by: measured[metric] for by, measured in every if metric in measured}
 
 
 class Published(_PublishedNode, frozen=True):
@@ -146,7 +141,7 @@ class _PublishedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Selecting runs ----------------------------------------------------------------------------------
 
 
-def matches(runs: pd.DataFrame, selector: Selector) -> pd.Series[bool]:
+def matches(runs: pd.DataFrame, selector: Selector) -> "pd.Series[bool]":
     """Compare `runs` (configuration keys as columns) with a selector: bool [rows]."""
     chosen = pd.Series(True, index=runs.index)
     for key, values in selector.items():
@@ -174,9 +169,8 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
     published = []
     for name, cell in cells.items():
         alike = shared if name in shared else (name,)
-        variance, freedom = pooled_variance(
-            list(cells[each].values(AUGMENTED).values()) for each in alike
-        )
+        measured = (cells[each].values(AUGMENTED).values() for each in alike)
+        variance, freedom = pooled_variance(map(list, measured))
         # Ten thousand images alone leave a spread: three results that are closer were lucky.
         share = cell.published[AUGMENTED]
         sd = max(math.sqrt(variance), math.sqrt(share * (1 - share) / IMAGES))
@@ -219,7 +213,7 @@ def _read_claim(place: str, node: object, where: Selector, vary: tuple[str, ...]
     most, limit = (1, "a fraction less than 1") if share else (most, limit)
     margin, within, against = claim.margin, claim.within, claim.against or claim.metric
     like = _METRIC.fullmatch(against) and against.startswith(f"{quantity}/")
-    numeric = [key for key in vary if _known_keys()[key].kind.endswith("number")]
+    numeric = [key for key in vary if known_identity_keys()[key].kind.endswith("number")]
     alone, known = "not beside predictor", "as metrics.jsonl names it"
     usual = "accuracy/… or loss/…"
     for fits, key, allowed in (
@@ -290,7 +284,7 @@ def _read_selector(
         _check_key(at, key, value, vary)
         values = value if isinstance(value, list) else [value]
         _check(values, at, value, "a list [ ] of 1 or more values")
-        known = _known_keys()[key]
+        known = known_identity_keys()[key]
         for i, one in enumerate(values, 1):
             _check(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
         values = [number(x) if isinstance(x, (list, dict)) else x for x in values]  # as in tables
@@ -337,12 +331,9 @@ def _list_named(place: str, nodes: dict[str, Any]) -> Iterator[tuple[str, str, A
         yield f"{place}: {name}", name, node
 
 
-_known_keys = cache(known_identity_keys)
-
-
 def _check_key(place: str, key: str, value: object, vary: Collection[str] = ()) -> None:
     """Refuse what is no configuration key that names a cell, or none of `vary`."""
-    known = vary or _known_keys()
+    known = vary or known_identity_keys()
     allowed = "a configuration key that names a cell, such as optimizer.lr"
     if vary:
         allowed = f"a pair selects by the keys of vary: {', '.join(vary)}"
@@ -390,12 +381,9 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_timestamp(self, node: Any) -> Any:
-        """Keep a date as it is written: one that is none is refused like any other value."""
-        return self.construct_scalar(node)
 
-
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
+# A date stays as it is written: one that is none is refused like any other value.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 # To YAML 1.1 a number like 5e-4 is text: its decimal point is missing.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")

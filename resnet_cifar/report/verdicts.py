@@ -1,7 +1,5 @@
 """The verdicts of a report: its first list, and the tables of claims and of published passes."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -132,9 +130,16 @@ def _name_runs(n: int, seeds: tuple[int, int] | None, cells: Sequence[str] = ())
     if n < 3:
         of = f" of {' and '.join(cells)}" if 0 < len(cells) < 3 else ""
         return f"a {'second and ' * (n == 1)}third run{of} (n = {n})"
-    if not seeds:
-        return "more runs; how many, the spread does not tell yet"
-    return f"{numbers.span(*seeds)} runs a cell, if the difference is as large as it seems"
+    if told := name_seeds(n, seeds):
+        return f"{told}, if the difference is as large as it seems"
+    return "more runs; how many, the spread does not tell yet"
+
+
+def name_seeds(n: int, seeds: tuple[int, int] | None) -> str:
+    """`4 to 9 runs a cell`: the range that would tell, as far as it is above the `n` there are."""
+    if not seeds or seeds[1] <= n:
+        return ""
+    return f"{numbers.span(max(n + 1, seeds[0]), seeds[1])} runs a cell"
 
 
 def _show_comparison(claim: Claim, comparison: Comparison) -> str:

@@ -1,6 +1,4 @@
-"""Look after runs: `python -m resnet_cifar runs outputs` lists them; verify, archive, remove, …."""
-
-from __future__ import annotations
+"""List, check and tidy up runs, or print the command that trains one."""
 
 import argparse
 import contextlib
@@ -22,7 +20,8 @@ from resnet_cifar.errors import ConfigError, UserError, shorten
 from resnet_cifar.files import LockHeld
 from resnet_cifar.identity import number
 from resnet_cifar.record.integrity import damage
-from resnet_cifar.record.layout import CONFIG, RUN
+from resnet_cifar.record.layout import CONFIG
+from resnet_cifar.record.schema import read_record
 from resnet_cifar.runs import housekeeping, listing
 from resnet_cifar.runs.diff import print_differences
 from resnet_cifar.runs.find import LAST, STATUSES, Run, count_runs, find_runs
@@ -37,12 +36,9 @@ def select(options: argparse.Namespace) -> list[Run]:
     there = find_runs(options.root)
     count_runs(there)
     runs = [run for run in there if not run.closed]
-    chosen = [
-        run
-        for run in runs
-        if (not options.status or run.status in options.status)
-        and (options.older_than is None or run.age > 86400 * options.older_than)
-    ]
+    chosen = [run for run in runs if not options.status or run.status in options.status]
+    if options.older_than is not None:
+        chosen = [run for run in chosen if run.age > 86400 * options.older_than]
     # A cell is also known by its path, and a copy by its own: so they are listed.
     cells = {run: [run.cell, str(run.path.parent), str(run.path)] for run in runs}
     seeds = {run: [run.seed] for run in runs}
@@ -51,19 +47,16 @@ def select(options: argparse.Namespace) -> list[Run]:
             found = {run for text in wanted for run in _match(option, normpath(text), names)}
             chosen = [run for run in chosen if run in found]
     for name, relation, values in options.where or ():
-        key = listing.match_key(name, [run.row for run in runs])
+        rows = [run.row for run in runs]
+        key = listing.match_key(name, rows)
         found = {run for run in runs if listing.meets(run.row, key, relation, values)}
-        known = [run.row[key] for run in runs if run.row.get(key) is not None]
-        texts = list(dict.fromkeys(map(number, known)))
-        numbers = list(filter(listing.is_number, known))
-        condition = f"--where {name}{relation}{values}"
-        if known and not found and relation in listing.COMPARISONS:
-            if not numbers:
-                raise UserError(f"{condition}: {key} is no number: {shorten(', '.join(texts))}")
-            ends = f"from {number(min(numbers))} to {number(max(numbers))}"
-            complain(f"{condition}: no run matches; {key} goes {ends}", "note: ")
-        elif runs and not found:
-            _note(condition, values, texts)
+        known = [row[key] for row in listing.sort_rows(rows, key) if row.get(key) is not None]
+        condition, texts = f"--where {name}{relation}{values}", list(map(number, known))
+        if relation in listing.COMPARISONS and known and not any(map(listing.is_number, known)):
+            some = shorten(", ".join(dict.fromkeys(texts)))
+            raise UserError(f"{condition}: {key} is no number: {some}")
+        if runs and not found:
+            _note(condition, values if relation == "=" else condition, texts)
         chosen = [run for run in chosen if run in found]
     return [*chosen, *(run for run in there if run.closed)]
 
@@ -184,24 +177,19 @@ def _verify(options: argparse.Namespace) -> None:
 def _print_command(options: argparse.Namespace) -> None:
     from resnet_cifar.config.saved import from_record, load, reproduce_command
 
-    copied = (options.run / RUN).exists() and not (options.run / CONFIG).exists()  # records alone
-    print(reproduce_command(from_record(options.run) if copied else load(options.run / CONFIG)))
+    path = options.run / CONFIG
+    record = None if path.exists() else read_record(options.run)  # records are copied alone
+    print(reproduce_command(from_record(record, options.run) if record else load(path)))
 
 
 # Each action: what it is for, and the function that does it.
 ACTIONS = {
     "list": ("what there is (the default)", _list),
     "verify": ("look whether every file is as its run left it", _verify),
-    "archive": (
-        "move runs to <outputs>.archive/, where nothing looks; moving back restores",
-        _archive_or_remove,
-    ),
+    "archive": ("move runs to <outputs>.archive/; moving back restores", _archive_or_remove),
     "remove": ("delete runs, after asking", _archive_or_remove),
     "clean": ("what killed processes left behind; --yes deletes it", _clean),
-    "diff": (
-        "in what two runs, or two cells, differ: configuration and outcome",
-        lambda options: print_differences(options.first, options.second),
-    ),
+    "diff": ("in what two runs, or cells, differ: configuration, outcome", print_differences),
     "command": ("the command that trains the configuration of a run again", _print_command),
 }
 
@@ -245,10 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in (*ACTIONS, "-h", "--help", "--version"):
         arguments = ["list", *arguments]
-    parser = Parser(
-        prog=paths.command_name("runs"),
-        description="List, check and tidy up runs, or print the command that trains one.",
-    )
+    parser = Parser(prog=paths.command_name("runs"), description=__doc__)
     actions = parser.add_subparsers(dest="action", metavar=" | ".join(ACTIONS))
     actions.type = str  # an empty argument of an action is the action's own to refuse
     parsers = {}
@@ -260,8 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("root", nargs="?", type=kind, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
-            text = "its whole name, or a pattern with * ? [ ]: 'lr0.1_*'"
-            sub.add_argument("--cell", action="append", help=text)
+            sub.add_argument("--cell", action="append", help="its name, or a pattern: 'lr0.1_*'")
             sub.add_argument("--seed", action="append")
             sub.add_argument("--older-than", type=days, metavar="DAYS")
             text = "any key: lr=0.1, scheduler=cosine,step, 'device=*H100*', 'status!=failed', "
@@ -278,14 +262,11 @@ def main(arguments: list[str] | None = None) -> int:
     text = "by any key: lr; val (accuracy/val: best first), loss (loss/val: smallest first)"
     sub.add_argument("--sort", metavar="KEY", help=text)
     sub.add_argument("--reverse", action="store_true", help="the other way round")
-    text = "these, instead of the usual"
-    sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help=text)
+    sub.add_argument("--columns", type=_keys, metavar="KEY,KEY", help="instead of the usual")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every key, for programs")
     form.add_argument("--csv", action="store_true", help="every key, for spreadsheets")
-    text = "a run, <cell>/seed=<n>, or a cell, <cell>"
-    parsers["diff"].add_argument("first", type=Path, help=text)
+    parsers["diff"].add_argument("first", type=Path, help="a run, <cell>/seed=<n>, or a cell")
     parsers["diff"].add_argument("second", type=Path)
-    text = "a run directory, <cell>/seed=<n>"
-    parsers["command"].add_argument("run", type=Path, help=text)
+    parsers["command"].add_argument("run", type=Path, help="a run, <cell>/seed=<n>")
     return run_command(parser, lambda options: options.work(options), arguments)

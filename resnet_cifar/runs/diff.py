@@ -1,16 +1,14 @@
 """Differences of two runs, or two cells: `python -m resnet_cifar runs diff A B`. No torch here."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_cifar.cli.edge import fail_for
 from resnet_cifar.errors import UserError
-from resnet_cifar.identity import number
 from resnet_cifar.record.schema import RunRecord
-from resnet_cifar.runs.find import flat_row, read_run, runs_at
+from resnet_cifar.runs.find import code, flat_row, join, read_run, runs_at
 from resnet_cifar.text import duration, print_table, printable
 
 LEFT_OUT = ("output_root", "rerun", "when_busy", "seed")  # of one call; the seed of a run
@@ -45,9 +43,9 @@ def read_side(path: Path) -> Side:
     return Side(path, by_seed, path not in runs, list(unread.values()))
 
 
-def print_differences(first: Path, second: Path) -> None:
+def print_differences(options: argparse.Namespace) -> None:
     """Print in what two runs or cells differ. Raises UserError as `read_side`."""
-    sides = read_side(first), read_side(second)
+    sides = read_side(options.first), read_side(options.second)
     cells = any(side.is_cell for side in sides)
     for name, side in zip("AB", sides, strict=True):
         seeds = f", seeds {', '.join(map(str, sorted(side.records)))}" if side.is_cell else ""
@@ -76,7 +74,7 @@ def _compare(sides: Sequence[Sequence[dict[str, Any]]]) -> list[list[str]]:
     """Key and the values of both sides' mappings, of the keys in which they differ."""
     lines = []
     for key in dict.fromkeys(key for side in sides for each in side for key in each):
-        values = [_join(each.get(key) for each in side) for side in sides]
+        values = [join(each.get(key) for each in side) for side in sides]
         if values[0] != values[1]:
             lines.append([printable(key), *values])
     return lines
@@ -84,8 +82,8 @@ def _compare(sides: Sequence[Sequence[dict[str, Any]]]) -> list[list[str]]:
 
 def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
     """Status, then every quantity that either has: A, B, B − A."""
-    epochs = [_join(record.epochs_done for record in side.records.values()) for side in sides]
-    statuses = [_join(record.status for record in side.records.values()) for side in sides]
+    epochs = [join(record.epochs_done for record in side.records.values()) for side in sides]
+    statuses = [join(record.status for record in side.records.values()) for side in sides]
     lines = [["status", *statuses, ""], ["epochs", *epochs, ""]]
     for name, (key, digits) in QUANTITIES.items():
         a, b = (_measure(side, key) for side in sides)
@@ -103,18 +101,9 @@ def _compare_outcomes(sides: Sequence[Side]) -> list[list[str]]:
 
 def _describe_sessions(side: Side) -> list[dict[str, Any]]:
     """Devices, versions and code, which are no part of the configuration."""
-    return [
-        {key: getattr(session, key) for key in ("device", "precision", "threads")}
-        | {"code": " + ".join(filter(None, map(session.git.get, ("commit", "uncommitted"))))}
-        | dict(sorted(session.versions.items()))
-        for record in side.records.values()
-        for session in record.sessions
-    ]
-
-
-def _join(values: Iterable[Any]) -> str:
-    texts = dict.fromkeys("" if value is None else printable(number(value)) for value in values)
-    return " | ".join(text for text in texts if text)
+    sessions = [session for record in side.records.values() for session in record.sessions]
+    keys = ("device", "precision", "threads")
+    return [{k: getattr(s, k) for k in keys} | {"code": code(s.git)} | s.versions for s in sessions]
 
 
 def _measure(side: Side, key: str) -> dict[int, float]:

@@ -6,8 +6,6 @@ directory that is named like a run, `seed=…`, and has no run.json is a run wit
 directory whose name begins with a dot is none: it is on its way out (`housekeeping`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -144,11 +142,10 @@ def find_runs(root: Path) -> list[Run]:
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a directory: give the one that holds the runs")
-    try:
-        is_run = is_run_directory(root, asked=True)
-    except OSError as error:
-        return [Run(root, describe(error), closed=True)]
-    return [Run(root)] if is_run else find_cell_runs(root, deeper=True)
+    with contextlib.suppress(OSError):  # a closed one is listed as what is in it, closed
+        if is_run_directory(root, asked=True):
+            return [Run(root)]
+    return find_cell_runs(root, deeper=True)
 
 
 def find_cell_runs(directory: Path, deeper: bool = False) -> list[Run]:
@@ -267,9 +264,9 @@ def flat_row(record: RunRecord) -> Row:
         "images_trained": images,
         "images_per_second": images / sum(n / rate for n, rate in rates) if images else None,
         "share_of_matmul_rate": shares[-1] if shares else None,
-        **{key: _join(getattr(s, key) for s in sessions) for key in joined},
-        "versions": _join(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
-        "code": _join(code(s.git) for s in sessions),
+        **{key: join(getattr(s, key) for s in sessions) for key in joined},
+        "versions": join(json.dumps(s.versions or None, sort_keys=True) for s in sessions),
+        "code": join(code(s.git) for s in sessions),
     }
 
 
@@ -281,5 +278,6 @@ def code(git: dict[str, str | None]) -> str:
     return str(git["commit"])[:10] + (f"+{str(changed)[:8]}" if changed else "")
 
 
-def _join(values: Iterable[Any]) -> str:
-    return " | ".join(dict.fromkeys(str(value) for value in values if value is not None))
+def join(values: Iterable[Any]) -> str:
+    """Write each value once, as people do, with " | " between them; nothing for None."""
+    return " | ".join(dict.fromkeys(number(value) for value in values if value is not None))

@@ -4,8 +4,6 @@ A run is known by its record. Every step is a rename or the deletion of one file
 begun is finished, or begun anew, when the same is asked again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -16,7 +14,6 @@ from pathlib import Path
 from resnet_cifar.errors import UserError, describe
 from resnet_cifar.files import Lock, is_held, refuse_link
 from resnet_cifar.record import layout
-from resnet_cifar.record.layout import LOCK, RUN
 from resnet_cifar.record.schema import record_or_reason
 from resnet_cifar.runs.find import is_run_directory
 
@@ -90,7 +87,7 @@ def _take(directory: Path, root: Path, foreign: bool = False) -> Iterator[Lock]:
         raise UserError(f"{record}: not touched, because nothing shows that it is a run")
     if directory == root:
         raise UserError(f"{directory} is a run itself: give the directory that it lies in")
-    with Lock(directory / LOCK, wait=False) as lock:
+    with Lock(directory / layout.LOCK, wait=False) as lock:
         if problem := _find_strange(directory, foreign):
             raise UserError(problem)
         yield lock
@@ -109,7 +106,7 @@ def leftovers(root: Path) -> tuple[list[Path], list[str]]:
     for top in (root.resolve(), archive_root(root).resolve()):
         for entry in sorted((*top.glob("*"), *top.glob("*/*"))):
             try:
-                if not entry.is_dir() or entry.resolve() != entry or is_held(entry / LOCK):
+                if not entry.is_dir() or entry.resolve() != entry or is_held(entry / layout.LOCK):
                     continue  # no directory, another place that a link leads to, or a living one
                 if is_run_directory(entry):
                     left += layout.leftovers(entry)
@@ -127,7 +124,7 @@ def clean(path: Path) -> None:
     if path.is_dir():
         _delete(path)
     else:
-        with Lock(path.parent / LOCK, wait=False):
+        with Lock(path.parent / layout.LOCK, wait=False):
             path.unlink(missing_ok=True)
 
 
@@ -145,7 +142,7 @@ def _find_strange(directory: Path, foreign: bool = False) -> str:
 
 def _delete(directory: Path) -> None:
     """The record last but for the lock: what is left after a kill is still known for a run."""
-    last = {RUN: 2, LOCK: 3}
+    last = {layout.RUN: 2, layout.LOCK: 3}
     ranked = {e: last.get(e.name, int(layout.is_ours(e.name))) for e in directory.iterdir()}
     for entry in sorted(ranked, key=ranked.__getitem__):
         entry.unlink(missing_ok=True)

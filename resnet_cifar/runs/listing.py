@@ -3,8 +3,6 @@
 Whatever stands in a run's row can be shown, sorted by and selected by.
 """
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 import operator
@@ -76,7 +74,7 @@ def _equals(value: Any, wanted: str) -> bool:
     return value == wanted.replace(", ", ",") or fnmatch.fnmatchcase(str(value), wanted)
 
 
-def sort_rows(rows: Sequence[Row], key: str, reverse: bool) -> list[Row]:
+def sort_rows(rows: Sequence[Row], key: str, reverse: bool = False) -> list[Row]:
     """Accuracies with the best first, all else from small to large, numbers before text.
 
     `reverse` turns that round; rows without a value are last in either order.
@@ -94,9 +92,11 @@ def group_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
     these are of one cell, and three or more.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
+    cells: dict[str, str] = {}  # by hash: one may be there under two labels
     for run in runs:
         if run.record and run.left_out is None:
-            row = {**run.row, "cell": run.record.cell}  # a copy's directory has any name
+            cell = cells.setdefault(run.record.key[0], run.record.cell)
+            row = {**run.row, "cell": cell}  # a copy's directory has any name
             groups.setdefault(tuple(repr(row.get(key)) for key in keys), []).append(row)
     rows = []
     for group in groups.values():
@@ -175,7 +175,7 @@ def print_runs(runs: Sequence[Run], columns: Sequence[Column] = ()) -> None:
     columns = columns or usual_columns(runs, [run.row for run in runs])
     heads, texts, words = zip(*columns, strict=True)
     numbers = [head for head, is_text in zip(heads, words, strict=True) if not is_text]
-    lines = list(zip(*texts, strict=True))
+    lines = zip(*texts, strict=True)
     print_table(heads, lines, numbers, cut=True, more="--columns picks, --csv has all")
     counts = Counter(run.status for run in runs)
     parts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])

@@ -204,10 +204,8 @@ def seeds_needed(distance: float, pool: Pool, cells: int = 2) -> tuple[int, int]
         return bool(stats.nct.sf(critical, pool.freedom, min(effect, 30.0)) >= POWER)
 
     seeds = range(2, MOST_SEEDS)
-    low, high = (
-        2 + bisect.bisect_left(seeds, True, key=functools.partial(enough, spread=pool.variance * x))
-        for x in ends
-    )
+    tests = (functools.partial(enough, spread=pool.variance * end) for end in ends)
+    low, high = (2 + bisect.bisect_left(seeds, True, key=test) for test in tests)
     return (low, high) if high < MOST_SEEDS else None
 
 

@@ -1,7 +1,5 @@
 """Runs as tables: one row a run, or a run and epoch (`resnet_cifar.results`). No torch here."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path
@@ -162,24 +160,16 @@ def identity_keys(runs: pd.DataFrame) -> list[str]:
 
     Also those of earlier or later versions of the program, which are not known here.
     """
-    known, execution = known_identity_keys(), execution_keys()
-    groups = {key.partition(".")[0] for key in known}
-    return [
-        column
-        for column in runs.columns
-        if column in known
-        or ("." in column and column.partition(".")[0] in groups and column not in execution)
-    ]
+    groups, execution = {key.partition(".")[0] for key in known_identity_keys()}, execution_keys()
+    return [c for c in runs.columns if c.partition(".")[0] in groups and c not in execution]
 
 
 def varying(runs: pd.DataFrame) -> list[str]:
     """The configuration's columns in which `runs` differ; UserError where there are no runs."""
     if runs.empty:
         raise UserError("there are no runs: train some, or name the directory that holds them")
-    keys = [
-        key
-        for key in identity_keys(runs)
-        if runs[key].astype(object).where(runs[key].notna(), None).map(repr).nunique() > 1
-    ]
+    keys = identity_keys(runs)
+    texts = runs[keys].astype(object).where(runs[keys].notna(), None).map(repr)
+    keys = [key for key in keys if texts[key].nunique() > 1]
     first = (*COORDINATES, "model.width", "trainer.epochs")
     return sorted(keys, key=lambda key: first.index(key) if key in first else len(first))

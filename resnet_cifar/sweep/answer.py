@@ -1,7 +1,5 @@
 """The answer after a sweep: cells ranked, the best in words, the commands to look further."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os
@@ -14,21 +12,13 @@ from statistics import fmean
 from textwrap import fill
 from typing import Any
 
+from resnet_cifar import text
 from resnet_cifar.config.keys import execution_keys
 from resnet_cifar.config.schema import Config, groups
 from resnet_cifar.identity import cell_name, items, number, run_directory, varying_keys
 from resnet_cifar.paths import checkout, command_name
 from resnet_cifar.record.schema import objective
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import (
-    CURVES,
-    WORD_WIDTH,
-    cut_middles,
-    plural,
-    printable,
-    visible,
-    wide_console,
-)
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
@@ -39,14 +29,8 @@ def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str
     flat = [dict(items(config, everything=True)) for config in configs]
     apart = execution_keys() | {*but}
     names = varying_keys([{k: v for k, v in f.items() if k not in apart} for f in flat])
-    return [
-        [
-            number(f[key]) if key in groups() else f"{name}={number(f[key])}"
-            for key, name in names.items()
-            if key in f
-        ]
-        for f in flat
-    ]
+    begins = {key: "" if key in groups() else f"{name}=" for key, name in names.items()}
+    return [[begins[key] + number(f[key]) for key in begins if key in f] for f in flat]
 
 
 SHOWN = 10  # cells of the ranking; `runs` lists all
@@ -99,15 +83,12 @@ def ranked_cells(configs: Sequence[Config]) -> list[RankedCell]:
     for config in configs:
         by_cell.setdefault(f"{config.output_root}/{cell_name(config)}", []).append(config)
     labels = varying([cell[0] for cell in by_cell.values()], but=("seed",))
-    cells = [
-        RankedCell(
-            " ".join(label) or "this cell",
-            dict(items(cell[0])),
-            [Run(run_directory(config)) for config in cell],
-        )
-        for label, cell in zip(labels, by_cell.values(), strict=True)
-    ]
-    ranked = [cell for cell in cells if cell.values or cell.diverged]
+    ranked = []
+    for label, same in zip(labels, by_cell.values(), strict=True):
+        runs = [Run(run_directory(config)) for config in same]
+        cell = RankedCell(" ".join(label) or "this cell", dict(items(same[0])), runs)
+        if cell.values or cell.diverged:
+            ranked.append(cell)
     return sorted(ranked, key=lambda cell: (cell.diverged > 0, -cell.mean))
 
 
@@ -132,12 +113,10 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     from resnet_cifar.runs import statistics
 
     alike = [each for each in ranked if not each.diverged and not statistics.collapses(each.config)]
-    pools = [
-        statistics.pool(each.values for each in alike if each.setting == cell.setting)
-        if cell in alike
-        else statistics.EMPTY
-        for cell in (best, other)
-    ]
+    pools = []
+    for cell in (best, other):
+        like = [each.values for each in alike if each.setting == cell.setting]
+        pools.append(statistics.pool(like if cell in alike else []))
     lead = statistics.compare([(1, best.values, pools[0]), (-1, other.values, pools[1])])
     ahead = f"{statistics.plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
     ahead = f"{name}; {ahead}"
@@ -167,9 +146,9 @@ def print_answer(configs: Sequence[Config]) -> None:
     ranked = ranked_cells(configs)
     if not ranked:
         return
-    console = wide_console()
+    console = text.wide_console()
     labels = [cell.label for cell in ranked[:SHOWN]]
-    labels = cut_middles(labels, max(WORD_WIDTH, console.width - 40))
+    labels = text.cut_middles(labels, max(text.WORD_WIDTH, console.width - 40))
     seeds = len({config.seed for config in configs}) > 1
     console.print()
     console.print("accuracy on validation, last epoch, %" + ", mean ± 95 % t-interval" * seeds)
@@ -179,23 +158,21 @@ def print_answer(configs: Sequence[Config]) -> None:
             line += f"  n = {len(cell.values)}"
         if cell.diverged and cell.values:
             line += f", {cell.diverged} diverged"
-        console.print(visible(line))
+        console.print(text.visible(line))
     if len(ranked) > SHOWN:
         console.print(f"     and {len(ranked) - SHOWN} more")
     best = ranked[0]
     if len(ranked) > 1 and best.values:
-        console.print(fill(printable(verdict(ranked)), min(console.width, 100)))
+        console.print(fill(text.printable(verdict(ranked)), min(console.width, 100)))
     root = configs[0].output_root
     console.print("\nLook further")
     look = [(command_name("runs"), root), (command_name("report"), root)]
     trained = [str(run.path) for run in best.runs if run.status == "completed"]
     look += [(command_name("evaluate"), path) for path in trained[:1]]
     for command, directory in (*look, ("tensorboard --logdir", root)):
-        console.print(f"  {_from_here(command)} {visible(shlex.quote(directory))}")
-    console.print(f"    {CURVES}  (untick Ignore outliers)")
+        console.print(f"  {_from_here(command)} {text.visible(shlex.quote(directory))}")
+    console.print(f"    {text.CURVES}  (untick Ignore outliers)")
     logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
     if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
-        missed = (
-            f"logger={logger.NAME} lacks {plural(lacking, 'run')}: the same command hands them in"
-        )
-        console.print(f"{missed}; after a search, each run's own (runs command)")
+        missed = f"logger={logger.NAME} lacks {text.plural(lacking, 'run')}: the same command"
+        console.print(f"{missed} hands them in; after a search, each run's own (runs command)")

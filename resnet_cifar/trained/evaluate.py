@@ -1,10 +1,8 @@
-"""Evaluate a trained run: `python -m resnet_cifar evaluate outputs/<cell>/seed=<n>`.
+"""Evaluate trained runs: loss, accuracy, accuracy per class, confusion matrix and calibration.
 
 Validation in both views by default; the test set only when asked for, since every look at it is
-one more selection on it. Each evaluation is counted in run.json.
+one more selection on it. Writes evaluation-<split>.json beside the run and counts it in run.json.
 """
-
-from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -23,11 +21,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and evaluate; the process's exit code."""
-    parser = Parser(
-        prog=paths.command_name("evaluate"),
-        description="Loss, accuracy, per-class accuracy, confusion matrix and calibration of runs.",
-        epilog="Writes evaluation-<split>.json beside the run and counts it in run.json.",
-    )
+    parser = Parser(prog=paths.command_name("evaluate"), description=__doc__)
     parser.add_argument("run", nargs="+", type=Path, help="runs, <cell>/seed=<n>, and cells")
     parser.add_argument("--test", action="store_true", help="read the test set, too; is recorded")
     ask_for_weights(parser)
@@ -123,7 +117,7 @@ def evaluate(
     return {"run": str(directory), **evaluation}
 
 
-def _evaluate_views(model: TrainedModel, images: Images, split: str) -> dict[str, Any]:
+def _evaluate_views(model: "TrainedModel", images: "Images", split: str) -> dict[str, Any]:
     """Every view's scores, by view. The augmented one is what training saw at that epoch."""
     from resnet_cifar import scores
     from resnet_cifar.compute.step import score
@@ -167,5 +161,4 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
     print_table(heads, lines, numbers=heads[1:])
     by_view = [[f"{100 * a:.1f}" for a in v["accuracy_per_class"]] for v in views.values()]
     print("\naccuracy per class %")
-    lines = [list(line) for line in zip(evaluation["classes"], *by_view, strict=True)]
-    print_table(["class", *views], lines, numbers=list(views))
+    print_table(["class", *views], zip(evaluation["classes"], *by_view, strict=True), [*views])

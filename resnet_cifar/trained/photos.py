@@ -4,8 +4,6 @@ Resized as is usual for evaluation: the shorter side to 32 pixels (bilinear, ant
 centre. Upright by EXIF; what is transparent becomes white, grey becomes RGB, 16 bits become 8.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

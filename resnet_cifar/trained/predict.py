@@ -1,9 +1,9 @@
-"""Classify a person's own images: `resnet-cifar predict outputs/<cell>/seed=0 photos/`.
+"""Classify PNG, JPEG, WebP and BMP files: `resnet-cifar predict outputs/<cell>/seed=0 photos/`.
 
-Several runs answer together: their probabilities are averaged.
+Several runs, or a cell with its seeds, answer together: their probabilities are averaged. An image
+that is not 32 x 32 is resized, its shorter side to 32 pixels, and its centre is taken: the table
+says how much is cut off. One that can't be read is named and left out, and the exit code is 1.
 """
-
-from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
@@ -24,14 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and predict; the process's exit code: 1 if an image was left out."""
-    parser = Parser(
-        prog=paths.command_name("predict"),
-        description="Classify PNG, JPEG, WebP and BMP files with a trained run. Several runs, or a "
-        "cell with its seeds, answer together: their probabilities are averaged.",
-        epilog="An image that is not 32 x 32 is resized, its shorter side to 32 pixels, and its "
-        "centre is taken: the table says how much is cut off. One that can't be read is named and "
-        "left out, and the exit code is 1.",
-    )
+    parser = Parser(prog=paths.command_name("predict"), description=__doc__)
     text = "runs (<cell>/seed=<n>), image files, and folders of them, in any order"
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=text)
     ask_for_weights(parser)
@@ -77,7 +70,7 @@ def _predict(options: argparse.Namespace) -> None:
         complain(problem)
     if not files:
         raise UserError(f"{', '.join(map(str, others)) or 'the command'} names no {NAMES} file")
-    rows = _classify(models, photos)
+    rows = _classify(models, photos) if photos else []
     if options.json:
         used = [{"run": str(m.directory), "weights": m.weights, "epoch": m.epoch} for m in models]
         print_json({"runs": used, "images": rows, "left_out": left_out})
@@ -113,12 +106,10 @@ def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], dict[str, s
     return list(dict.fromkeys(chosen)), others, left_out
 
 
-def _classify(models: Sequence[TrainedModel], photos: Sequence[Photo]) -> list[dict[str, Any]]:
+def _classify(models: Sequence["TrainedModel"], photos: Sequence["Photo"]) -> list[dict[str, Any]]:
     """One row an image, with the mean of the models' probabilities by class."""
     import numpy as np
 
-    if not photos:
-        return []
     pixels = np.stack([photo.pixels for photo in photos])
     mean = np.mean([model.probabilities(pixels) for model in models], axis=0)
     classes = models[0].classes
@@ -136,7 +127,7 @@ def _classify(models: Sequence[TrainedModel], photos: Sequence[Photo]) -> list[d
     ]
 
 
-def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]]) -> None:
+def _print_classes(models: Sequence["TrainedModel"], rows: Sequence[dict[str, Any]]) -> None:
     """Print the runs by cell, and the two likeliest classes of every image."""
     from resnet_cifar.data.images import SIZE
 
@@ -156,7 +147,6 @@ def _print_classes(models: Sequence[TrainedModel], rows: Sequence[dict[str, Any]
         cut = round(100 * (1 - shorter / longer))
         size = f"{row['width']}×{row['height']}" + (f", {cut} % cut off" if cut else "")
         size += ", enlarged" if shorter < SIZE else ""
-        image = printable(row["image"])
-        lines.append([image, best, f"{100 * p:5.1f}", second, f"{100 * q:5.1f}", size])
+        lines.append([row["image"], best, f"{100 * p:5.1f}", second, f"{100 * q:5.1f}", size])
     print(f"\nmean of the {len(models)} runs' probabilities" if len(models) > 1 else "")
     print_table(["image", "class", "%", "or", "%", "pixels"], lines, numbers=["%"])
