@@ -22,12 +22,12 @@ ALWAYS, CAMPAIGN, OTHERS = (
 
 # What is too long, or too deep; and what the line says, which is not.
 LONG = {
-    f"optimizer.lr={'9' * 400}": "optimizer.lr: must be a number of fewer than 400 digits",
+    f"optimizer.lr={'9' * 400}": "optimizer.lr: must be a number of fewer than 309 digits",
     f"seed={'9' * 400}": "999: must be at most 922337203",
     f"data.train_size={'9' * 400}": "999: must be",
     f"trainer.device={'x' * 5000}": "xxx: must be auto, cpu, mps, cuda or cuda:<n>",
-    f"trainer.epochs=-{'9' * 5000}": "trainer.epochs: must be a number of fewer than 5000 digits",
-    f"-m seed=0,{'9' * 5000}": "seed: must be a number of fewer than 5000 digits",
+    f"trainer.epochs=-{'9' * 5000}": "trainer.epochs: must be a number of fewer than 309 digits",
+    f"-m seed=0,{'9' * 5000}": "seed: must be a number of fewer than 309 digits",
     f"optimizer.lr={'[' * 2000}{']' * 2000}": "a value is nested too deeply",
     f"optimizer={'x' * 5000}": "the name of an option or of a key is too long",
     f"{'x' * 5000}=1": "the name of an option or of a key is too long",

@@ -1,7 +1,5 @@
 """Run a command: arguments in, one line and an exit code out, whatever the streams are."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

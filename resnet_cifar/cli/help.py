@@ -1,7 +1,6 @@
 """Write the page of `train --help`: examples, options, the configuration as composed."""
 
-from __future__ import annotations
-
+from pathlib import Path
 from textwrap import fill
 
 from resnet_cifar import paths
@@ -9,36 +8,7 @@ from resnet_cifar.config.compose import CONF, compose_yaml
 from resnet_cifar.text import CURVES
 
 # Hydra's own page takes twice as long and lists schemas.
-PAGE = """\
-Train ResNet-18 on CIFAR-10: one configuration, or a sweep; every run recorded and resumable.
-
-usage: {train} [-m] [--config-dir DIRECTORY] [group=option ...] [key=value ...]
-
-Examples
-  {train} data=synthetic model.width=8 trainer.epochs=8     a few minutes, no download
-  {train} trainer.epochs=15                                 one cell of the study
-  {train} cell=cosine_wd_1e-2                               the study's best: 95 %
-  {train} -m optimizer.lr=0.001,0.01,0.1 trainer.epochs=15  a sweep: experiment 1
-  {train} experiment=learning_rate                          the same, by its name
-  {train} --plan experiment=study                           what it would take, here
-  {train} cell=cosine seed=3 output_root=/scratch/runs      another seed, another place
-
-The same command again goes on where it stopped; finished runs are skipped. Afterwards
-  {runs:<{width}}  what there is
-  {evaluate:<{width}}  what it reached; --test: on test
-  {tensorboard:<{width}}  curves, at
-    {curves}
-
-Groups and their options
-{options}
-
-The configuration: every key of the options chosen, with its value
-  {configuration}
-
-{conf} says what each key means; --config-dir adds a directory of options of your own.
-{completion}\
-Every command of this project: python -m resnet_cifar. All that Hydra can do: --hydra-help
-"""
+PAGE = Path(__file__).with_name("help.txt")
 COMPLETION = 'Tab completion: eval "$(python train.py -sc install=bash)"\n'
 
 
@@ -54,7 +24,7 @@ def help_page(overrides: list[str]) -> str:
         for group, names in sorted(groups.items())
     ]
     train = paths.command_name("train")
-    return PAGE.format(
+    return PAGE.read_text(encoding="utf-8").format(
         train=train,
         width=len(train) + 49,
         runs=f"{paths.command_name('runs')} outputs",

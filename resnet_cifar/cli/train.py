@@ -1,7 +1,5 @@
 """The command `train`: one configuration, or a sweep with -m. Hydra reads the command line."""
 
-from __future__ import annotations
-
 import argparse
 import base64
 import contextlib

@@ -289,9 +289,6 @@ def matmul_rate(compute: Compute) -> float:
         torch.mm(a, a)
         compute.synchronize()
 
-    end = time.perf_counter() + 0.2
     multiply()
-    seconds = [timeit.timeit(multiply, number=1)]
-    while time.perf_counter() < end:
-        seconds.append(timeit.timeit(multiply, number=1))
-    return 2 * size**3 / min(seconds)
+    repeat = math.ceil(0.2 / timeit.timeit(multiply, number=1))
+    return 2 * size**3 / min(timeit.repeat(multiply, number=1, repeat=repeat))

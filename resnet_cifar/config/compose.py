@@ -3,8 +3,6 @@
 YAML under conf/ holds every value, the dataclasses types and rules; none of them has a default.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json

@@ -1,84 +1,26 @@
 """Translate Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed.
 
-The texts are those of hydra-core 1.3 and omegaconf 2.3; one that isn't known is passed on, folded.
+refusals.yaml has the texts; one that isn't known is passed on, folded.
 """
 
-from __future__ import annotations
-
 import difflib
+import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
 from resnet_cifar.identity import MOVED
 from resnet_cifar.paths import command_name, installing, user_config_directory
 
-# What hydra/launcher=slurm and the like build on, and the extra of pyproject.toml that brings it.
-EXTRAS = {
-    "hydra/launcher/cluster_slurm": ("hydra/launcher=slurm", "slurm"),
-    "hydra/launcher/cluster_slurm_local": ("hydra/launcher=slurm_local", "slurm"),
-    "hydra/launcher/cluster_ray": ("hydra/launcher=ray", "ray"),
-    "hydra/sweeper/search_schema": ("hydra/sweeper=optuna", "search"),
-}
-# By a key or a sentence: names that people know from elsewhere and that don't look like the key.
-OTHER_NAMES = {
-    "optimizer.lr": "learning_rate base_lr init_lr",
-    "regularization.weight_decay": "wd l2",
-    "regularization.clip_norm": "grad_clip gradient_clip_val max_grad_norm",
-    "trainer.batch_size": "bs batch batchsize",
-    "trainer.epochs": "epochs max_epochs num_epochs n_epochs max_steps t_max",
-    "trainer.device": "gpu accelerator cuda no_cuda",
-    "trainer.precision": "amp use_amp mixed_precision fp16 bf16 half dtype",
-    "data.root": "data_dir data_path datadir",
-    "model": "arch net network backbone depth",
-    "hydra.launcher.jobs_per_device": "n_jobs",
-    "output_root": "output_dir out_dir save_dir log_dir logdir ckpt_dir",
-    "a run uses one device, trainer.device; a sweep (-m) uses all": (
-        "gpus devices num_gpus ngpus gpu_ids num_nodes nodes strategy world_size ddp"
-    ),
-    "a run trains all its trainer.epochs, because its schedule depends on their number and cells "
-    "are compared at the same; best.pt keeps the best epoch": "patience early_stopping early_stop",
-    "the images are on the device; no other process loads them": "num_workers workers pin_memory",
-    "the same command goes on where it stopped": "resume ckpt_path checkpoint resume_from",
-}
-# By a text of theirs the line to say, with the text's groups and the `key` it is about. The first
-# that fits is taken.
-MUST_BE = "{key}={0}: must be "
-_VALUE = r"Value '(.*?)'(?: of type '\w+')? (?:could not be converted to|is not a valid) "
-_PARSING = r"Error parsing override '(.*?)'\n"
-MESSAGES = {
-    r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'": (
-        "{0} has several values: add -m to sweep over them"
-    ),
-    _VALUE + "(?:Integer|int)": MUST_BE + "a whole number",
-    _VALUE + "Float": MUST_BE + "a number",
-    _VALUE + "bool": MUST_BE + "true or false",
-    r"Unexpected type annotation: ([^\n]+).*object_type=(\w+)": (
-        "{1}.{key} is of the type {0}, which no option can have: bool, int, float, str, list, "
-        "tuple, dict, or one of them | None"
-    ),
-    r"is not Optional": "{key}=null: must have a value",
-    r"merging override ([^\n]+).*Cannot [ca]": "{0}: must be of the type that it has in conf/",
-    r"In '([^']+)': .*(?:is not a subclass of|Cannot merge \w+ with)": (
-        "conf/{0}.yaml has a value where a group's keys belong, or a list"
-    ),
-    r"missing \d+ required positional arguments?: '(\w+)'": "{0} has no value",
-    r"[Mm]issing mandatory value": "{key} has no value",
-    _PARSING + r"[^\n]* while evaluating .*NoneType": "{0}: must be a value other than null",
-    _PARSING + r"[^\n]* while evaluating '.*?': ([^\n]*)": (
-        "{0} can't be read: {1} (text with a parenthesis needs quotes)"
-    ),
-    r"maximum recursion depth": (
-        "a value is nested too deeply, or the defaults of a YAML file lead back to itself: a file "
-        "can't extend the packaged one in whose place it stands"
-    ),
-    r"File name too long": "the name of an option or of a key is too long",
-    _PARSING: "{0} can't be read: write key=value, and quote special characters",
-    r"^Lexer\w+: ([^\n]*)": "{0} can't be read: write key=value, quotes in pairs",
-    r"An item is already at '([^']+)'": "{0} exists already: write it without the +",
-    r"Config group override must be a string": "a group takes the name of an option",
-}
+
+@functools.cache
+def _refusals() -> Any:
+    return yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text("utf-8"))
 
 
 def one_line(error: BaseException, argv: Sequence[str] = ()) -> str:
@@ -92,9 +34,9 @@ def one_line(error: BaseException, argv: Sequence[str] = ()) -> str:
     key = full_key[1] if full_key else getattr(error, "full_key", None)
     if said := _explain_argument(argv) or _explain_name(text, argv, full_key):
         return said
-    for pattern, message in MESSAGES.items():
-        if match := re.search(pattern, text, re.DOTALL):
-            return message.format(*match.groups(), key=key or "a value")
+    for message in _refusals()["messages"]:
+        if match := re.search(message["fits"], text, re.DOTALL):
+            return str(message["say"]).format(*match.groups(), key=key or "a value")
     return " ".join(text.split())
 
 
@@ -102,8 +44,8 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     """Find an argument that removes a key, or that gives a group something other than a name."""
     for argument in argv:
         name, given, value = argument.partition("=")
-        if digits := re.search(r"\d{309,}", value):  # no float is so large, nor any file so named
-            return f"{name}: must be a number of fewer than {len(digits[0])} digits"
+        if re.search(r"\d{309}", value):  # no float is so large, nor any file so named
+            return f"{name}: must be a number of fewer than 309 digits"
         if key_kind(name[1:].rpartition(".")[0]) == MAPPING:
             continue
         if name.startswith("~") and name[1:] not in PRESETS:
@@ -121,8 +63,8 @@ def _explain_name(text: str, argv: Sequence[str], full_key: re.Match[str] | None
     """Name what there is in place of an option or a key that there is not, or twice."""
     if match := re.search(r"Could not (find|load) '([^']+)'", text):
         path = match[2]
-        if path in EXTRAS:
-            option, extra = EXTRAS[path]
+        if path in (extras := _refusals()["extras"]):
+            option, extra = extras[path]
             return f"{option} needs more packages: {installing(extra)}"
         if match[1] == "load":
             asking = re.search("In '([^']+)'", text)
@@ -165,7 +107,7 @@ def unknown_key(key: str) -> str:
         group = key.partition(".")[0]
         return f"{key} is not a key of the {group} chosen: another option of {group} has it"
     last = key.rpartition(".")[2]
-    for meant, names in OTHER_NAMES.items():
+    for meant, names in _refusals()["other names"].items():
         if last.lower().replace("-", "_") in names.split():
             meant = meant if " " in meant else f"did you mean {meant}?"
             return f"{key} is not a key of the configuration: {meant}"

@@ -3,8 +3,6 @@
 Images are uint8 [n, 32, 32, 3] (height, width, RGB), labels int64 [n].
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -92,8 +90,7 @@ class Dataset(ABC):
 class Cifar(Dataset):
     """A data set of the CIFAR family through torchvision: download, md5, the original files."""
 
-    TITLE: ClassVar[str]  # what people call it
-    TORCHVISION: ClassVar[str]  # its class in torchvision.datasets
+    TITLE: ClassVar[str]  # what people call it; NAME in capitals is its class in torchvision
     ORIGINAL: ClassVar[int] = 50_000  # images that are split into training and validation
     root: str = execution()
     download: bool = execution()
@@ -117,7 +114,7 @@ class Cifar(Dataset):
 
     def prepare(self) -> None:
         # A look at the sizes (186.2 and 186.3 MB) is enough, and quicker than an import.
-        files = Path(self.root).glob(f"cifar-{self.TORCHVISION[5:]}-*/*")
+        files = Path(self.root).glob(f"cifar-{self.NAME[5:]}-*/*")
         if sum(path.stat().st_size for path in files) < 186e6:
             self._read(train=True)
 
@@ -132,7 +129,7 @@ class Cifar(Dataset):
             remedy = f"install it and torch from one source: {installing()}"
             message = f"torchvision, which reads {self.TITLE}, can't be imported"
             raise UserError(f"{message} ({describe(error)}): {remedy}") from error
-        return getattr(datasets, self.TORCHVISION)
+        return getattr(datasets, self.NAME.upper())
 
     @property
     def folder(self) -> Path:
@@ -179,7 +176,6 @@ class Cifar10(Cifar):
 
     NAME: ClassVar[str] = "cifar10"
     TITLE: ClassVar[str] = "CIFAR-10"
-    TORCHVISION: ClassVar[str] = "CIFAR10"
     NORMALISATION: ClassVar[Normalisation] = THE_STUDYS
     CLASSES: ClassVar[tuple[str, ...]] = tuple(
         "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -192,23 +188,12 @@ class Cifar100(Cifar):
 
     NAME: ClassVar[str] = "cifar100"
     TITLE: ClassVar[str] = "CIFAR-100"
-    TORCHVISION: ClassVar[str] = "CIFAR100"
     # Mean and standard deviation over all pixels of the training set, as the field uses them.
     NORMALISATION: ClassVar[Normalisation] = Normalisation(
         (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     )
     CLASSES: ClassVar[tuple[str, ...]] = tuple(
-        """
-        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge
-        bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud
-        cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox
-        girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
-        maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree
-        pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
-        road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel
-        streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
-        trout tulip turtle wardrobe whale willow_tree wolf woman worm
-        """.split()  # noqa: SIM905 (a list of them takes a hundred lines)
+        Path(__file__).with_name("cifar100.txt").read_text(encoding="utf-8").split()
     )
 
 

@@ -10,27 +10,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnet_cifar.probe.options import Probe
-
 Weighted = nn.Conv2d | nn.Linear
 Loss = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, Any]  # of probe.jsonl
-
-
-@dataclass
-class GradientFlow:
-    """The probe of one run: its options, and what it has measured in the current epoch."""
-
-    options: Probe
-    # The epoch's sums, from `empty_rotations`. A checkpoint holds them, so that a run interrupted
-    # within a probed epoch reports the same angles.
-    rotations: Tensor
 
 
 # Views of validation by what the network normalises by, and the running statistic that the batch's
@@ -212,7 +199,8 @@ def empty_rotations(model: nn.Module) -> Tensor:
     """Sums of an epoch's rotations, all zero: float64 [1 + layers] on the host.
 
     The number of measured updates, then for each of `weighted_layers` the sum over these updates of
-    its filters' mean square rotation (rad²).
+    its filters' mean square rotation (rad²). A checkpoint holds them, so that a run interrupted
+    within a probed epoch reports the same angles.
     """
     return torch.zeros(1 + len(weighted_layers(model)), dtype=torch.float64)
 

@@ -4,8 +4,6 @@ Text and lines are drawn in INK and on PAPER, which the HTML page replaces by it
 that a figure is at home in light and dark. Nothing global of matplotlib is touched.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import math
@@ -24,7 +22,7 @@ from scipy.optimize import isotonic_regression
 from resnet_cifar.errors import shorten
 from resnet_cifar.identity import number
 from resnet_cifar.report.groups import Group, describe_value, name_key
-from resnet_cifar.report.study import AUGMENTED, VAL
+from resnet_cifar.report.study import VAL
 from resnet_cifar.report.tables import FEWEST_FOR_A_BAND, Tables
 from resnet_cifar.runs.table import records
 from resnet_cifar.text import no_backend
@@ -157,31 +155,24 @@ def color_values(values: Iterable[Any]) -> dict[str, str]:
 
 _MARKS: dict[str, dict[str, Any]] = {  # by their names in the key
     "a run": {"marker": "o", "ms": 4, "ls": "", "color": COLORS[0], "alpha": 0.8},
-    "mean, 95 % interval": {"marker": "|", "ms": 10, "color": COLORS[0], "markevery": [1]},
-    "range of the repetitions": {"color": FAINT, "lw": 5, "alpha": 0.45},
-    "published (augmented)": {"marker": "D", "ms": 4, "ls": "", "color": INK},
-    "a run, augmented view": {"marker": "^", "ms": 4, "ls": "", "color": COLORS[1]},
+    "mean, 95 % interval (n ≥ 3)": {"marker": "|", "ms": 10, "color": COLORS[0], "markevery": [1]},
 }
 
 
 def draw_overview(rankings: Sequence[Tables]) -> Figure:
-    """The cells of every setting, best first: a dot a run, from three runs the mean's interval.
-
-    At the full setting also the published value and the repetitions' range, which are in the
-    augmented view, and ours in that view beside the clean one.
-    """
+    """The cells of every setting, best first: a dot a run, from three runs the mean's interval."""
     ranked = [tables.ranks.iloc[:MOST_ROWS].iloc[::-1] for tables in rankings]
-    heights, seen = [len(table) + 0.4 for table in ranked], set[str]()
+    heights = [len(table) + 0.4 for table in ranked]
     rows: dict[str, Any] = {"nrows": len(ranked), "squeeze": False, "height_ratios": heights}
     with panels(5.6, 0.2 * sum(heights) + 0.7 * len(ranked) + 0.4, **rows) as (figure, axes):
+        run, mean = _MARKS.values()
         for tables, table, axis in zip(rankings, ranked, axes[:, 0], strict=True):
             for y, row in enumerate(records(table)):
-                for kind, what, at, values in _list_marks(tables.group, row, y):
-                    label = f"{row['label']}, {what}"
-                    axis.plot(
-                        100 * np.array(values), [at] * len(values), **_MARKS[kind], label=label
-                    )
-                    seen.add(kind)
+                for seed, value in tables.group.values(row["cell"], VAL).items():
+                    axis.plot(100 * value, y, **run, label=f"{row['label']}, seed {seed}")
+                if row["n"] >= FEWEST_FOR_A_BAND:
+                    ends = [100 * row[end] for end in (f"{VAL}/low", VAL, f"{VAL}/high")]
+                    axis.plot(ends, [y] * 3, **mean, label=f"{row['label']}, mean and interval")
             labels = [f"{shorten_label(row['label'])}  (n = {row['n']})" for row in records(table)]
             axis.set_yticks(range(len(table)), labels, fontsize=8)
             axis.set_ylim(-0.7, len(table) - 0.3)
@@ -190,24 +181,9 @@ def draw_overview(rankings: Sequence[Tables]) -> Figure:
             axis.set_xlim(max(0, low), min(100, high))
             axis.set_title(shorten(tables.group.setting, 70), loc="right")
             axis.set_xlabel("validation accuracy, last epoch (%)", fontsize=8)
-        keys = [Line2D([0] * 3, [0] * 3, **_MARKS[x], label=x) for x in _MARKS if x in seen]
-        figure.legend(handles=keys, loc="outside lower right", ncols=3)
+        keys = [Line2D([0] * 3, [0] * 3, **mark, label=name) for name, mark in _MARKS.items()]
+        figure.legend(handles=keys, loc="outside lower right", ncols=2)
     return figure
-
-
-def _list_marks(group: Group, row: dict[str, Any], y: float) -> Iterator[tuple[Any, ...]]:
-    """The marks of a cell: kind, words for what it is, height and values."""
-    for seed, value in group.values(row["cell"], VAL).items():
-        yield "a run", f"seed {seed}", y, [value]
-    if row["n"] >= FEWEST_FOR_A_BAND:
-        ends = [row[key] for key in (f"{VAL}/low", VAL, f"{VAL}/high")]
-        yield "mean, 95 % interval", "mean and interval", y, ends
-    if not math.isnan(row["published"]):
-        ends = [row["repetitions/low"], row["repetitions/high"]]
-        yield "range of the repetitions", "range of the repetitions", y - 0.22, ends
-        yield "published (augmented)", "published", y - 0.22, [row["published"]]
-        for seed, value in group.values(row["cell"], AUGMENTED).items():
-            yield "a run, augmented view", f"seed {seed}, augmented view", y - 0.22, [value]
 
 
 def arrange(tables: Tables) -> Panels:
@@ -281,29 +257,26 @@ def draw_curves(tables: Tables) -> Figure:
 
 def _draw_cell(axis: Axes, tables: Tables, cell: str, quantity: str, look: tuple[str, str]) -> None:
     (end, color), scale = look, 100 if quantity == "accuracy" else 1
-    label = tables.group.labels[cell]
-    val, train, augmented = (
-        table[table["cell"] == cell]
-        for table in (tables.curves[f"{quantity}/{of}"] for of in ("val", "train", "val_augmented"))
-    )
-    seeds = tables.group.values(cell, VAL).index
-    of = f"mean of {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    if len(seeds) > 1 and len(val):
+    label, seeds = tables.group.labels[cell], tables.group.values(cell, VAL).index
+    if len(seeds) > 1 and len(tables.group.runs) <= MOST_RUNS:
         curves = tables.runs[tables.runs["cell"] == cell].dropna(subset=[f"{quantity}/val"])
-        for seed, run in curves.groupby("seed") if len(tables.group.runs) <= MOST_RUNS else ():
+        for seed, run in curves.groupby("seed"):
             x, y, name = run["epoch"], scale * run[f"{quantity}/val"], f"{label}, seed {seed}"
             axis.plot(x, y, color=color, lw=0.7, alpha=0.6, label=name)
-        low, high = scale * val["low"], scale * val["high"]
-        axis.fill_between(val["epoch"], low, high, color=color, alpha=0.15, lw=0)
-    for table, name, marker, width, alpha in (
-        (val, of, "", 1.6, 1.0),
-        (train, f"{of}, training", "", 1.0, 0.35),
-        (augmented, f"{of}, augmented view", "x", 0.0, 1.0),
+    of = f"mean of {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    for view, name, marker, width, alpha in (
+        ("val", of, "", 1.6, 1.0),
+        ("train", f"{of}, training", "", 1.0, 0.35),
+        ("val_augmented", f"{of}, augmented view", "x", 0.0, 1.0),
     ):
+        table = tables.curves[f"{quantity}/{view}"]
+        table = table[table["cell"] == cell]
         x, y, name = table["epoch"], scale * table["mean"], f"{label}, {name}"
         axis.plot(x, y, color=color, marker=marker, ms=4, lw=width, alpha=alpha, label=name)
-    if len(val):
-        label_end(axis, last := scale * val["mean"].iloc[-1], end or f"{last:.3g}", color)
+        if view == "val" and len(table):
+            low, high = scale * table["low"], scale * table["high"]
+            axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+            label_end(axis, last := y.iloc[-1], end or f"{last:.3g}", color)
 
 
 def _fit_limits(block: Sequence[Axes], most: float) -> None:

@@ -1,7 +1,5 @@
 """Gradient flow: the probe's measurements, cells side by side. layers.py has the identities."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from resnet_cifar.report import figures
-from resnet_cifar.report.document import Column, Part, Picture, Table, escape, heading
+from resnet_cifar.report.document import WORDS, Column, Part, Picture, Table, escape, heading
 from resnet_cifar.report.figures import FAINT, Axes, Figure
 from resnet_cifar.report.groups import Group
 from resnet_cifar.runs.table import records
@@ -48,12 +46,9 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     probe = probe[probe["directory"].isin(group.runs["directory"])]
     name = group.name
     rotation = draw_rotation(group, probe)
-    caption = (
-        "Rotation of the filters per update, measured over √(2·lr·wd/(1+m)), the prediction for "
-        "scale-invariant weights in equilibrium: median and range over convolutions; grey, within "
-        "10 %."
-    )
-    rotations: list[Part] = [Picture(f"rotation-{name}", rotation, caption)] if rotation else []
+    rotations: list[Part] = []
+    if rotation:
+        rotations = [Picture(f"rotation-{name}", rotation, WORDS["rotation"])]
     if "norm.detach" not in group.vary or probe.empty:
         return rotations
     probed = medians(probe)
@@ -61,20 +56,14 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     table = flow_table(group, probed, curves)
     titles = {quantity: title for quantity, _, title in PANELS}
     measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
-    panels = (
-        "Median over layers, a line a run. Dotted: below it an identity holds, up to rounding and "
-        "eps."
-    )
-    losses = (
-        "Where validation explodes but not with its own statistics, the running statistics lag; "
-        "where both do, the network itself is broken."
-    )
+    flow = _draw_panels(group, probed, titles)
+    losses = _draw_panels(group, curves, measured, sharey=True)
     return [
         heading("Gradient flow", 4),
         escape(_describe_identities(table)),
         _show_table(name, table),
-        Picture(f"flow-{name}", _draw_panels(group, probed, titles), panels),
-        Picture(f"losses-{name}", _draw_panels(group, curves, measured, sharey=True), losses),
+        Picture(f"flow-{name}", flow, WORDS["flow"]),
+        Picture(f"losses-{name}", losses, WORDS["losses"]),
         *rotations,
     ]
 
@@ -92,13 +81,7 @@ def _show_table(name: str, table: pd.DataFrame) -> Table:
         **{title: _number_column(name, ".3f") for name, title in LOSSES.items() if name in table},
         "largest val loss": lambda row: f"{row['loss/val/largest']:.2f}",
     }
-    caption = (
-        "Medians over layers at the last probed epoch (→: from the first probed one), means over "
-        "seeds. Cosines are absolute, root mean square over channels or filters. Lag: |running "
-        "mean − μ|/σ. Own: each validation batch normalised by its own mean and variance, or by "
-        "one of the two and the other running statistic."
-    )
-    return Table(f"flow-{name}", table, columns, caption)
+    return Table(f"flow-{name}", table, columns, WORDS["flow table"])
 
 
 def _number_column(key: str, form: str) -> Column:

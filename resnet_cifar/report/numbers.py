@@ -1,7 +1,5 @@
 """Numbers as people read them, and columns of tables that show them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -79,9 +77,7 @@ def mean_column(metric: str, scale: float = 100, digits: int = 2) -> Column:
     def show(row: Row) -> str:
         mean, half = row[metric], row[f"{metric}/sd"] / math.sqrt(2)
         if row["n"] == 2 and not math.isnan(half):  # an interval of two is nearly always impossible
-            return ", ".join(
-                decimals(scale * value, digits) for value in (mean - half, mean + half)
-            )
+            return ", ".join(decimals(scale * x, digits) for x in (mean - half, mean + half))
         return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits)
 
     return show

@@ -1,7 +1,5 @@
 """Tables of the runs, pandas in, pandas out. Nothing here is rounded or worded."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -43,19 +41,14 @@ class Tables:
         95 %), all in the augmented view, and verdict, where the cell is one of the published study.
         """
         group, rows = self.group, []
+        known = {cell: each for each in self.published for cell in group.find(each.selector)}
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
             row["diverged"] = group.diverged(cell)
             for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
-            known = [
-                each
-                for each in self.published
-                if all(run.get(key) in values for key, values in each.selector.items())
-            ]
-            ours = group.values(cell, AUGMENTED)
-            row |= _compare_with_published(known[0] if known else None, ours)
+            row |= _compare_with_published(known.get(cell), group.values(cell, AUGMENTED))
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -108,10 +101,7 @@ class Tables:
         and p, corrected for the best's having been picked among all (Tukey's range).
         """
         order = self.cells.assign(apart=self.cells["diverged"] > 0)
-        order = order.sort_values(
-            ["apart", VAL], ascending=[True, False], na_position="last", kind="stable"
-        )
-        order = order.reset_index(drop=True)
+        order = order.sort_values(["apart", VAL], ascending=[True, False], ignore_index=True)
         order["rank"] = order.index + 1
         against = ["difference", "low", "high", "p"]
         order[against] = math.nan
@@ -201,7 +191,7 @@ def correct_differences(answers: Sequence[Tables]) -> None:
         answer.differences["p/holm"] = [corrected[key] for key in keys]
 
 
-def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
+def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
     mean = low = high = math.nan
     if len(values):
         e = statistics.estimate(values)
@@ -209,7 +199,7 @@ def _summarize(name: str, values: pd.Series[float]) -> dict[str, float]:
     return {name: mean, f"{name}/low": low, f"{name}/high": high, f"{name}/sd": values.std()}
 
 
-def _compare_with_published(known: Published | None, ours: pd.Series[float]) -> dict[str, Any]:
+def _compare_with_published(known: Published | None, ours: "pd.Series[float]") -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
     theirs = low = high = least = most = math.nan
     verdict = ""

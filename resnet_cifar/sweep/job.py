@@ -1,7 +1,5 @@
 """A sweep's run as a job of the launcher. Imports no torch; the plan does where it measures."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import dataclasses
@@ -21,10 +19,10 @@ from resnet_cifar.files import is_held
 from resnet_cifar.identity import run_directory
 from resnet_cifar.record.layout import LOCK, METRICS
 from resnet_cifar.record.lines import read_metrics
-from resnet_cifar.record.schema import OBJECTIVE, RecordError, RunRecord, objective, result
+from resnet_cifar.record.schema import OBJECTIVE, RecordError, objective, result
 from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.answer import print_answer, varying
-from resnet_cifar.sweep.plan import START_UP, recorded_speeds, show_plan
+from resnet_cifar.sweep.plan import START_UP, planned_run, recorded_speeds, show_plan
 
 
 class RunJob(Job):
@@ -63,7 +61,9 @@ class RunJob(Job):
         return base64.b64encode(pickle.dumps(config)).decode() + "\n"
 
     def outcome(self) -> Outcome | None:
-        record = self._record()
+        # A damaged one counts as none: the job that meets it says so.
+        anew = self.run.rerun and self.exit_code is None
+        record = None if anew else Run(self.directory).record
         if record is None or not record.finished:
             return None
         if self.exit_code is None and self.run.logger.lacks(record):  # its process hands that in
@@ -99,21 +99,12 @@ class RunJob(Job):
 
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""
-        return self.run.multiply_accumulates() * self.run.images(self._epochs_left())
+        return self.run.multiply_accumulates() * planned_run(self.run).images
 
     def seconds(self) -> float | None:
         if not (speeds := recorded_speeds(self.run)):
             return None
-        return START_UP + self.run.images(self._epochs_left()) / statistics.median(speeds)
-
-    def _epochs_left(self) -> int:
-        record = self._record()
-        return max(0, self.run.trainer.epochs - (record.epochs_done if record else 0))
-
-    def _record(self) -> RunRecord | None:
-        """The record it goes on from. If it is damaged, the job that meets it says so."""
-        anew = self.run.rerun and self.exit_code is None
-        return None if anew else Run(self.directory).record
+        return START_UP + planned_run(self.run).images / statistics.median(speeds)
 
     def log(self) -> str | None:
         path = self.directory / "train.log"
@@ -138,10 +129,9 @@ class RunJob(Job):
         own_threads = max(run.trainer.threads for run in runs)  # 0: its share
         memory = available_memory() or 0.0  # one at a time where the system doesn't say
         room = int(memory / max(peak_memory(run) for run in runs))
-        count = min(len(runs), room, cpus // max(1, own_threads))
-        if count < 2:
-            return AtOnce(1)
-        if (own_threads or cpus // count) > 1:  # threads of a run wait for one another
+        count = max(1, min(len(runs), room, cpus // max(1, own_threads)))
+        # Threads of a run wait for one another.
+        if count == 1 or (own_threads or cpus // count) > 1:
             return AtOnce(count)
         return AtOnce(count, min(2 * count - 1, room))
 

@@ -1,7 +1,5 @@
 """The plan before a sweep: runs done and to do, their arithmetic, the time they take here."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

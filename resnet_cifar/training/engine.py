@@ -21,6 +21,7 @@ from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, Augmenta
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe import gradient_flow
+from resnet_cifar.probe.options import Probe
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import BEST, LAST, PREVIOUS
 from resnet_cifar.record.recorder import Recorder
@@ -47,7 +48,7 @@ class Engine:
     steps: int  # updates in an epoch; the last batch may be smaller
     train: DeviceImages
     val: DeviceImages
-    probe: gradient_flow.GradientFlow
+    probe: Probe
     compute: Compute
     recorder: Recorder
     display: Display
@@ -96,8 +97,8 @@ class Engine:
         # An epoch's randomness is drawn at once, also when it is resumed: so a checkpoint needs no
         # generator, and the steps do nothing but index.
         view = self.train.draw_view(self.seed, TRAINING, epoch)
-        probed = self.probe.options.due(epoch, self.options.epochs)
-        measured = self.probe.options.measured_steps(self.steps) if probed else []
+        probed = self.probe.due(epoch, self.options.epochs)
+        measured = self.probe.measured_steps(self.steps) if probed else []
         add_rotation = partial(gradient_flow.add_rotation, self.model, state.rotations)
         self.model.train()
         try:
@@ -178,7 +179,7 @@ class Engine:
 
         Returns the epoch's metrics.
         """
-        probe = self.probe.options
+        probe = self.probe
         if not probe.due(epoch, self.options.epochs):
             return {}
         start = time.perf_counter()

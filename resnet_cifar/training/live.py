@@ -1,13 +1,11 @@
 """Show a run while it trains: a live line on a terminal, a line per epoch elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TextIO
+from typing import TextIO
 
 from rich.text import Text
 
@@ -19,7 +17,7 @@ REFRESH = 0.25  # seconds
 SIGN = 2.0  # seconds between two signs of work
 
 
-class Display:
+class Display(contextlib.AbstractContextManager["Display"]):
     """Prints lines for the person and for train.log, and a live line while a run trains.
 
     Args:
@@ -91,9 +89,6 @@ class Display:
         while self._live and len("  ".join(shown)) > self.console.width and shown[2:]:
             shown.pop()
         self.say("  ".join(parts), "  ".join(shown))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._line.draw([])

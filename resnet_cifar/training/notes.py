@@ -1,7 +1,5 @@
 """Lines that a run prints: opening, epochs, ending."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One run, from configuration to record: `run`, then `train`, then `assemble`."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -25,7 +23,7 @@ from resnet_cifar.errors import Interrupted, UserError, describe, shorten
 from resnet_cifar.files import Lock, LockHeld, refuse_link, write_atomically
 from resnet_cifar.identity import flatten, items, run_directory
 from resnet_cifar.paths import command_name
-from resnet_cifar.probe.gradient_flow import GradientFlow, empty_rotations
+from resnet_cifar.probe.gradient_flow import empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
 from resnet_cifar.record.recorder import Recorder, hand_in, now
@@ -211,11 +209,10 @@ def assemble(
 
     # State: all that training changes, as the newest checkpoint left it.
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
-    probe = GradientFlow(config.probe, empty_rotations(model))
     record = begin_record(config)
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
     labels = {"cell": record.cell, "seed": record.seed}
-    state = State(model, optimizer_step, epoch_sums, probe.rotations, labels=labels)
+    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), labels=labels)
     saved, notes = checkpoint.load_last(directory, record, steps, state.restore)
     for line in notes:
         display.say(line)
@@ -240,7 +237,7 @@ def assemble(
         steps=steps,
         train=train,
         val=val,
-        probe=probe,
+        probe=config.probe,
         compute=compute,
         recorder=recorder,
         display=display,
