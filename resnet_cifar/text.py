@@ -27,10 +27,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def long_line(what: str, seconds: float) -> str:
-    """Say that something takes longer than LONG here, and what takes less."""
+def long_line(what: str, seconds: float, shorter: Iterable[str]) -> str:
+    """Say that something takes longer than LONG here, and the overrides that take less."""
     time = f"{what} takes about {duration(seconds)} here; Ctrl-C saves, the same command goes on"
-    return f"{time}. Shorter: add model.width=16 trainer.epochs=15 data=synthetic, or some of these"
+    ways = " ".join(dict.fromkeys(shorter))
+    return f"{time}. Shorter: add {ways}, or some of these" if ways else time
 
 
 def printable(text: str) -> str:

@@ -122,6 +122,16 @@ class Config:
         """Updates in an epoch; the last batch may be smaller."""
         return math.ceil(self.data.training_images / self.trainer.batch_size)
 
+    @property
+    def shorter(self) -> list[str]:
+        """Overrides by which this run takes less time."""
+        ways = {
+            "model.width=16": getattr(self.model, "width", 0) > 16,
+            "trainer.epochs=15": self.trainer.epochs > 15,
+            "data=synthetic": self.data.NAME != "synthetic",
+        }
+        return [way for way, less in ways.items() if less]
+
     def images(self, epochs: int) -> float:
         """Measure the work of `epochs` epochs in training images: a validated one is a third."""
         views = epochs + -(-epochs // self.trainer.augmented_val_every)

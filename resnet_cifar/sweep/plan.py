@@ -86,7 +86,7 @@ def show_plan(
     for _, note in speeds.values():
         print(note)
     if whole > LONG:
-        print(long_line("this sweep", whole))
+        print(long_line("this sweep", whole, (way for c in configs for way in c.shorter)))
 
 
 def makespan(seconds: Sequence[float], at_once: AtOnce) -> float:

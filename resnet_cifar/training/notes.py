@@ -30,7 +30,7 @@ def opening(config: Config, directory: Path, compute: Compute, session: Session)
     flop = training_flop(config.multiply_accumulates()) * config.images(epochs - session.epoch)
     expected = flop / (ACHIEVED * (session.matmul_flops_per_second or math.inf))
     if expected > LONG:
-        lines.append(long_line("this run", expected))
+        lines.append(long_line("this run", expected, config.shorter))
     return lines
 
 
