@@ -117,7 +117,7 @@ class LocalPool(Launcher):
         if pool.interrupted:
             raise SystemExit(128 + pool.interrupted)
         if pool.failures:
-            raise SweepFailed(f"{len(pool.failures)} runs failed; see above for each")
+            raise SweepFailed(f"{len(pool.failures)} runs failed: see above")
         if pool.left:
             raise SystemExit(0)
 
