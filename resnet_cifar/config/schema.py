@@ -96,7 +96,7 @@ class Config:
         if os.path.lexists(directory / RUN):
             return
         for beside, key, only in WITHOUT_EFFECT:
-            where = ", ".join(f"{name}={value}" for name, value in beside.items())
+            where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
             rule = f"{number(only)}: it has no effect beside {where}"
             idle = beside.items() <= flat.items() and flat.get(key, only) != only
             require(not idle, key, flat.get(key), rule)
