@@ -6,7 +6,6 @@ rules, in brackets by those before: paired t, completed runs only, no correction
 """
 
 import argparse
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,12 +44,11 @@ def draw(design: Design, rng: np.random.Generator) -> tuple[Group, np.ndarray]:
     runs = pd.DataFrame({"cell": cell.astype(str), "optimizer.lr": 1.0 * cell, VAL: values.ravel()})
     runs = runs.assign(data="cifar10", precision="fp32", directory=runs.index, seed=runs.index % n)
     runs["norm.detach"] = np.repeat(["none"] * cells + list(APART), n)
-    runs["status"] = np.where(done := runs[VAL].notna(), "completed", "diverged")
+    runs["status"] = np.where(runs[VAL].notna(), "completed", "diverged")
     lr = [{"optimizer.lr": [1.0 * i]} for i in range(max(cells, 8))]
     claims = tuple(Claim("", pairs=tuple((lr[-1 - k], lr[k]) for k in range(*x))) for x in CLAIMED)
     question = Question("", {}, ("optimizer.lr",), name="", claims=claims)
-    group = Group(question, "", runs[done], runs[~done], question.vary, Spreads(runs))
-    vars(group)["values"] = functools.cache(group.values)  # asked for by every pair
+    group = Group(question, "", runs, question.vary, Spreads(runs))
     return group, values
 
 
@@ -77,7 +75,8 @@ def judge_pairs(design: Design, rng: np.random.Generator) -> dict[str, Any]:
 def judge_best(design: Design, rng: np.random.Generator) -> dict[str, Any]:
     """The best cell is ahead of the next, or of any other, by more than chance."""
     group, values = draw(design, rng)
-    group = group.select(group.everything["norm.detach"] == "none")
+    runs = group.everything[group.everything["norm.detach"] == "none"]
+    group = Group(group.question, "", runs, group.vary, group.spreads)
     now = Tables(group, pd.DataFrame(), ()).ranks["p"].to_numpy()[1:] < SURE
     best, *rest = np.argsort(-values[: design.cells].mean(axis=1))
     before = np.array(holm(paired(values[[best] * len(rest)], values[rest]))) < SURE

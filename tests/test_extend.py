@@ -290,7 +290,7 @@ def test_a_field_that_is_added_is_in_labels_lists_and_reports_and_spoils_none(
         others = FIELDS.keys() - {field}
         assert not any(other in curves.name for other in others)
         assert f"{field} " in curves.read_text(encoding="utf-8")
-    assert "synthetic data, width 8, 3 epochs, val size 2000: best is " in report
+    assert "synthetic data, width 8, 3 epochs, val size 2000: highest is " in report
 
 
 QUICK = ("data", "model", "trainer")
@@ -366,10 +366,10 @@ def test_a_metric_of_one_s_own_is_claimed_shown_and_evaluated(
     assert main(["report", "outputs", *arguments]) == 0
     report = Path("report/report.md").read_text(encoding="utf-8")
     assert re.search(r"- accuracy_top5/val\..* points \(n\s=\s3\)", report)
-    assert re.search(r"- n/val\..*: [+−][\d.]+ ± [\d.]+ \(n\s=\s3\)", report)
+    assert re.search(r"- n/val\..*: [+−][\d.]+\s±\s[\d.]+ \(n\s=\s3\)", report)
     assert re.search("no run has accuracy_top5/vla; there is .*accuracy_top5/val[,.; ]", report)
     heads = next(line for line in report.splitlines() if line.startswith("| lr | n |"))
-    assert heads.endswith("| accuracy_top5/val % | n/val |")
+    assert heads.endswith("| accuracy_top5/val\xa0% | n/val |")
     (cells_table,) = Path("report/tables").glob("cells-mine-*.csv")
     frame = pd.read_csv(cells_table)
     runs = load_runs("outputs")

@@ -316,7 +316,7 @@ def test_every_run_is_taken_by_its_own_option(
         ("--cell=?", "there is lr0.01_b-22222222, lr0.1_a-11111111\n"),
         ("--seed=7", "there is 0, 1\n"),
         ("--where=epochs=7", "there is 3"),
-        ("--where=val>60", "val>60: no run matches; there is 0.5\n"),
+        ("--where=val>0.6", "val>0.6: no run matches; there is 0.5\n"),
     ],
 )
 def test_a_condition_that_no_run_meets_is_said(

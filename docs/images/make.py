@@ -150,8 +150,10 @@ def record_demo(to: Path) -> None:
     tmux = ("tmux", "-L", f"pictures-{os.getpid()}")
     with tempfile.TemporaryDirectory() as folder:
         # In an empty folder: the demo's own is neither used nor named.
-        command = shlex.join([sys.executable, str(ROOT / "train.py"), *DEMO.split()[2:]])
-        size = ("-x", "100", "-y", "40", "-c", folder)
+        # As in an activated environment: the answer's commands begin with `python`.
+        path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = shlex.join(["env", path, "python", str(ROOT / "train.py"), *DEMO.split()[2:]])
+        size = ("-x", "100", "-y", "20", "-c", folder)
         output(
             *tmux, "new-session", "-d", *size, command, ";", "set-option", "remain-on-exit", "on"
         )
@@ -161,7 +163,7 @@ def record_demo(to: Path) -> None:
             time.sleep(1)
         screens.append(output(*tmux, "capture-pane", "-e", "-p", "-S", "-"))  # with what scrolled
         output(*tmux, "kill-server")
-    for name, screen in (("sweep", screens[2 * len(screens) // 3]), ("answer", screens[-1])):
+    for name, screen in (("sweep", screens[5 * len(screens) // 6]), ("answer", screens[-1])):
         screen = re.sub(r"\n.*Pane is dead.*", "", screen)
         svg = output(sys.executable, str(IMAGES / "terminal.py"), DEMO, input=screen)
         (to / f"{name}.svg").write_text(svg, encoding="utf-8")
