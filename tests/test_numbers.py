@@ -31,6 +31,7 @@ Cell = dict[str, Any]
 def tables(pages: str) -> dict[str, list[list[str]]]:
     """Tables, header first, by the first word of their heading and their last column."""
     found = {}
+    pages = re.sub(r"^```.*?^```$", "", pages, flags=re.M | re.S)  # a shell's comments look alike
     for block in re.finditer(r"(?:^\|.*\n)+", pages, re.M):
         heading = re.findall(r"^#+ (\S+)", pages[: block.start()], re.M)[-1]
         rows = [re.split(r" *\| *", line[1:-1].strip()) for line in block[0].splitlines()]
