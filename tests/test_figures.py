@@ -153,7 +153,7 @@ def answers() -> dict[str, tables.Tables]:
     """
     asked = [q for q in load_questions() if q.name in QUESTIONS]
     runs = load_runs(ROOT / "experiments" / "results" / "runs")
-    runs = runs[runs["model.width"] == 16]
+    runs = runs[(runs["model.width"] == 16) & (runs["trainer.epochs"] <= 15)]
     runs = runs[np.any([matches(runs, q.where) for q in asked], axis=0)]
     curves, published = load_metrics(runs), load_published()
     groups = sorted(group_by_question(runs, asked), key=lambda group: len(group.runs))
