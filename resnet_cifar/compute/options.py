@@ -23,6 +23,7 @@ class Trainer:
     device: str = execution()
     threads: int = execution()
     compile: str = execution()
+    cudnn_benchmark: bool = execution()
     eval_batch_size: int = execution()
     augmented_val_every: int = execution()
     checkpoint_epochs: int = execution()
