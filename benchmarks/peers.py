@@ -93,7 +93,7 @@ class Plain(Recipe):
 
 
 class Tuned(Recipe):
-    """What is set by hand for speed: channels_last and, mixed, the engine's precision."""
+    """Settings that people make by hand for speed: channels_last and mixed precision."""
 
     def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
         super().__init__(config, split, compute, workers)

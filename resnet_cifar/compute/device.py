@@ -282,7 +282,7 @@ def matmul_rate(compute: Compute) -> float:
     """FLOP/s of a square matrix product in the run's precision: what the device can do.
 
     Takes about 0.2 s. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192. Of random
-    numbers: ones change few bits, for which a GPU at its limit of power runs 13 % faster.
+    numbers: ones take less power, so a GPU at its limit multiplies them faster.
     """
     size = 1024 if compute.device.type == "cpu" else 8192
     dtype = AUTOCAST_DTYPE.get(compute.precision, torch.float32)
