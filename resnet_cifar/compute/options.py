@@ -22,8 +22,8 @@ class Trainer:
 
     device: str = execution()
     threads: int = execution()
-    compile: str = execution()
     cudnn_benchmark: bool = execution()
+    compile: str = execution()
     eval_batch_size: int = execution()
     augmented_val_every: int = execution()
     checkpoint_epochs: int = execution()
