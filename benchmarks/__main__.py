@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ KEYS = {  # options of the command line that set a key of the configuration
     "data-root": "data.root",
 }
 # Named here and not taken from measure.py and peers.py, which import torch: --help is quick.
-SWITCHES = ("precision", "layout", "compile", "cuda_graphs", "data", "fused")
+SWITCHES = ("precision", "layout", "compile", "fused")
 PEERS = ("timm", "lightning")
 
 
@@ -39,40 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
         description="The engine against the plain recipe, what each option is worth, and where "
         "an epoch's time goes. Prints Markdown, saves JSON. Needs a checkout.",
     )
-    parser.add_argument("--data", choices=("cifar10", "synthetic"), default="cifar10")
+    add = parser.add_argument
+    add("--data", choices=("cifar10", "synthetic"), default="cifar10")
     for name, key in KEYS.items():
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{key}, as in conf/")
-    parser.add_argument(
-        "--workers",
-        nargs="+",
-        type=int,
-        default=[2, 4],
-        help="numbers of DataLoader workers; the plain recipe is measured with each (2 4)",
+        add(f"--{name}", metavar="VALUE", help=f"{key}, as in conf/")
+    workers = "numbers of DataLoader workers; the plain recipe is measured with each (2 4)"
+    add("--workers", nargs="+", type=int, default=[2, 4], help=workers)
+    options = "options of the engine to switch, one at a time (all); none: --options"
+    add("--options", nargs="*", choices=SWITCHES, default=list(SWITCHES), help=options)
+    peers = (
+        "recipes of other libraries, with the most workers, where installed (all); none: --peers"
     )
-    parser.add_argument(
-        "--options",
-        nargs="*",
-        choices=SWITCHES,
-        default=list(SWITCHES),
-        help="options of the engine to switch, one at a time (all); none: --options",
-    )
-    parser.add_argument(
-        "--peers",
-        nargs="*",
-        choices=PEERS,
-        default=list(PEERS),
-        help="recipes of other libraries, with the most workers; the output names those that are "
-        "not installed (all); none: --peers",
-    )
-    parser.add_argument(
-        "--small-runs",
-        type=int,
-        default=0,
-        help="also time a sweep of so many small runs, by every recipe (0: none)",
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement (10)")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"))
+    add("--peers", nargs="*", choices=PEERS, default=list(PEERS), help=peers)
+    small = "also time a sweep of so many small runs, by every recipe (0: none)"
+    add("--small-runs", type=int, default=0, help=small)
+    add("--seconds", type=float, default=10.0, help="per measurement (10)")
+    add("--rounds", type=int, default=5, help="measurements of each (5)")
+    add("--out", type=Path, default=Path("outputs/benchmark.json"))
+    words = sys.argv[1:] if arguments is None else arguments
+    parser.set_defaults(command=shlex.join(["python", "-m", "benchmarks", *words]))
     return run_command(parser, _benchmark, arguments)
 
 
@@ -83,7 +69,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     require(options.small_runs >= 0, "--small-runs", options.small_runs, "0 or more")
     from benchmarks.measure import measure
 
-    results = {"command": command_line(options), **measure(overrides(options), options)}
+    results = {"command": options.command, **measure(overrides(options), options)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, results)
     print(markdown(results))
@@ -98,16 +84,6 @@ def overrides(options: argparse.Namespace) -> tuple[str, ...]:
         *(f"{key}={value}" for key, value in values.items() if value is not None),
         "trainer.progress=quiet",
     )
-
-
-def command_line(options: argparse.Namespace) -> str:
-    """The command that measures the same again; `--out` is left out."""
-    words = ["python -m benchmarks"]
-    for name, value in vars(options).items():
-        values = value if isinstance(value, list) else [value]
-        if name != "out" and value is not None:
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return " ".join(words)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import Contender, Process
-from benchmarks.markdown import on_or_off, spread
+from benchmarks.markdown import on_or_off, ratios
 from benchmarks.peers import RECIPES
 from resnet_cifar import paths
 from resnet_cifar.compute import device
@@ -40,32 +40,27 @@ SMALL_RUN = (  # seconds of training
 def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; what the JSON file holds, but for the command.
 
-    Args:
-        overrides: the configuration to measure.
-        options: of the benchmark's command line: workers, options, peers, rounds, seconds and
-            small_runs.
-
-    Raises:
-        UserError: something isn't possible here.
+    Takes the configuration to measure, and the options of the benchmark's command line. Raises
+    UserError where something isn't possible here.
     """
     began, start = now(), time.monotonic()
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "unknown"  # Windows
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
-    macs, layout = config.multiply_accumulates(), _layout(config, compute)
-    workers = max(options.workers)
+    layout, workers = _layout(config, compute), max(options.workers)
     peers = [name for name in options.peers if RECIPES[name].installed()]
-    engine = Contender("engine", overrides, compute)
     defaults = dataclasses.replace(compute, precision="fp32", compile=False)  # PyTorch's own
-    plain = [
-        Contender(f"plain, {n} workers", overrides, defaults, "plain", n) for n in options.workers
+    plain = {n: f"plain, {n} workers" for n in options.workers}
+    everybody = [
+        Contender("engine", overrides, compute),
+        *(Contender(name, overrides, defaults, "plain", n) for n, name in plain.items()),
+        *(Contender(name, overrides, compute, name, workers) for name in peers),
     ]
-    others = [*plain, *(Contender(name, overrides, compute, name, workers) for name in peers)]
-    contenders, switched, epoch = time_steps(engine, others, layout, options)
+    contenders, switched, epoch = time_steps(everybody, layout, options)
     startup, small = time_runs(("engine", "plain", *peers), overrides, config, options)
     rates = {name: values["images_per_second"] for name, values in contenders.items()}
-    fastest = max((contender.name for contender in plain), key=lambda name: median(rates[name]))
-    matmul = contenders["engine"]["matmul_flops_per_second"]
+    fastest = max(plain.values(), key=lambda name: median(rates[name]))
+    macs, matmul = config.multiply_accumulates(), contenders["engine"]["matmul_flops_per_second"]
     return {
         "made": began,
         "seconds": round(time.monotonic() - start, 1),
@@ -89,24 +84,22 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
         },
         "contenders": contenders,
         "fastest_plain": fastest,
-        "ratio": _ratios(rates["engine"], rates[fastest]),
-        "peers": {name: _ratios(rates["engine"], rates[name]) for name in peers},
+        "ratio": ratios(rates["engine"], rates[fastest]),
+        "peers": {name: ratios(rates["engine"], rates[name]) for name in peers},
         "peers_missing": [name for name in options.peers if name not in peers],
         "options": switched,
         "multiply_accumulates": macs,
-        "share_of_matmul_rate": _ratios(
-            [training_flop(macs) * rate for rate in rates["engine"]], matmul
-        ),
-        "epoch": whole_epoch(epoch, config),
+        "share_of_matmul_rate": ratios([training_flop(macs) * r for r in rates["engine"]], matmul),
+        "epoch": epoch | {"whole_epoch_seconds": whole_epoch(epoch, config)},
         "startup_seconds": startup,
         "small_runs": {"runs": options.small_runs, "settings": list(SMALL_RUN), "seconds": small},
     }
 
 
 def time_steps(
-    engine: Contender, others: Sequence[Contender], layout: str, options: argparse.Namespace
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
-    """Time training steps, every process alive and all but one idle.
+    everybody: Sequence[Contender], layout: str, options: argparse.Namespace
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Time training steps, every process alive and all but one idle; the engine comes first.
 
     Returns:
         Each contender's measurements by its name; a row for each option switched; the parts of the
@@ -114,20 +107,16 @@ def time_steps(
     """
     with contextlib.ExitStack() as stack:
         processes = []
-        for contender in (engine, *others):
+        for contender in everybody:
             say(f"{contender.name}: starting")
             processes.append(stack.enter_context(contextlib.closing(Process(contender))))
         contenders = take_turns(processes, options.rounds, options.seconds)
-        for process in processes[1:]:
+        engine, *others = processes
+        for process in others:
             process.close()
-        switched = []
-        for option in options.options:
-            row, variant = switch(option, engine, layout, max(options.workers))
-            if variant is not None:
-                row |= _compare(processes[0], variant, options)
-            switched.append(row)
+        switched = [switch(o, everybody[0], layout, engine, options) for o in options.options]
         say("epochs of the engine")
-        return contenders, switched, processes[0].epochs(options.seconds)
+        return contenders, switched, engine.call("epochs", options.seconds)
 
 
 def take_turns(
@@ -142,7 +131,7 @@ def take_turns(
     }
     for number in range(rounds):
         for process in processes if number % 2 == 0 else reversed(processes):
-            for key, value in process.measure(seconds).items():
+            for key, value in process.call("measure", seconds).items():
                 measured[process.name].setdefault(key, []).append(value)
         latest = (f"{p.name} {measured[p.name]['images_per_second'][-1]:,.0f}" for p in processes)
         say(f"round {number + 1} of {rounds}, images/s: {'; '.join(latest)}")
@@ -150,12 +139,13 @@ def take_turns(
 
 
 def switch(
-    option: str, engine: Contender, layout: str, workers: int
-) -> tuple[dict[str, Any], Contender | None]:
-    """Switch `option`: a row that names both values, and the engine with the other one.
+    option: str, engine: Contender, layout: str, process: Process, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Time the engine, alive as `process`, beside one with `option` switched.
 
     An option that is on is switched off; one that is off here is switched on, to see whether it
-    should be. The contender is None where there is nothing to switch; the row then says why.
+    should be. Returns a row: both values, and the engine's speed over the other's; or, as
+    "skipped", the reason why there is none.
     """
     compute = engine.compute
     other = "bf16" if compute.precision == "fp32" else "fp32"
@@ -164,60 +154,33 @@ def switch(
         "precision": (compute.precision, other, {"precision": other}),
         "layout": (layout, "contiguous", {"channels_last": False}),
         "compile": (*compiled, {"compile": not compute.compile}),
-        "cuda_graphs": ("on", "off", {"cuda_graphs": False}),
-        "data": ("on the device", f"DataLoader, {workers} workers", {}),
         "fused": ("on", "off", {"fused": False}),
     }
-    if option == "layout" and layout == "contiguous":
-        reason = "the network is too narrow for channels_last on a CPU with so many threads"
-        return {"option": option, "skipped": reason}, None
-    if option == "cuda_graphs" and not (compute.device.type == "cuda" and compute.compile):
-        return {"option": option, "skipped": "for networks compiled for CUDA"}, None
     before, after, changes = switches[option]
-    variant = dataclasses.replace(
-        engine,
-        name=f"engine, {option} {after}",
-        compute=dataclasses.replace(compute, **changes),
-        workers=workers if option == "data" else 0,
-    )
-    return {"option": option, "engine": before, "switched": after}, variant
-
-
-def _compare(engine: Process, variant: Contender, options: argparse.Namespace) -> dict[str, Any]:
-    """The engine's speed over the variant's; the reason where the variant can't run here."""
-    say(f"{variant.name}: starting")
+    row: dict[str, Any] = {"option": option, "engine": before, "switched": after}
+    if before == after:
+        return row | {"skipped": "not measured: too narrow for channels_last on these threads"}
+    changed, name = dataclasses.replace(compute, **changes), f"engine, {option} {after}"
+    say(f"{name}: starting")
     try:
-        with contextlib.closing(Process(variant)) as process:
-            measured = take_turns([engine, process], options.rounds, options.seconds)
+        with contextlib.closing(Process(Contender(name, engine.overrides, changed))) as variant:
+            measured = take_turns([process, variant], options.rounds, options.seconds)
     except UserError as error:
-        return {"failed": describe(error)}
-    ours, theirs = (measured[name]["images_per_second"] for name in (engine.name, variant.name))
-    return {
-        "images_per_second": {"engine": ours, "switched": theirs},
-        "first_step_seconds": measured[variant.name]["first_step_seconds"],
-        "peak_memory_bytes": max(measured[variant.name]["peak_memory_bytes"]),
-        "worth": _ratios(ours, theirs),
-    }
+        return row | {"skipped": describe(error)}
+    ours, theirs = (values["images_per_second"] for values in measured.values())
+    rates = {"engine": ours, "switched": theirs}
+    return row | {"images_per_second": rates, "worth": ratios(ours, theirs)}
 
 
-def whole_epoch(measured: dict[str, float], config: Config) -> dict[str, Any]:
-    """Scale an epoch `measured` on a part of the data to all of it, in seconds.
+def whole_epoch(measured: dict[str, Any], config: Config) -> dict[str, float]:
+    """Scale the parts of an epoch `measured` on some of the data to all of it, in seconds.
 
-    Steps and validation grow with the data; recording and checkpoints don't.
+    Steps and validation grow with the data; the record and the checkpoint don't.
     """
-    steps = measured["train_images"] / measured["steps_seconds"]
-    validation = measured["val_images"] / measured["validation_seconds"]
-    return {
-        **measured,
-        "steps_images_per_second": steps,
-        "validation_images_per_second": validation,
-        "whole_epoch_seconds": {
-            "steps": config.data.training_images / steps,
-            "validation": config.data.val_size / validation,
-            "recording": measured["recording_seconds"],
-            "checkpoint": measured["checkpoint_seconds"],
-        },
-    }
+    seconds = dict(measured["seconds"])
+    seconds["steps"] *= config.data.training_images / measured["train_images"]
+    seconds["validation"] *= config.data.val_size / measured["val_images"]
+    return seconds
 
 
 def time_runs(
@@ -266,10 +229,6 @@ def time_commands(recipe: str, overrides: Sequence[str], runs: int, workers: int
             if ended.returncode:
                 raise UserError(f"a run that times {recipe} failed: {ended.stderr.strip()}")
         return time.perf_counter() - start
-
-
-def _ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
-    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
 def _layout(config: Config, compute: Compute) -> str:

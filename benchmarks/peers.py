@@ -2,8 +2,7 @@
 
 They are opponents of the engine beside the plain recipe, where they are installed (the extra
 `peers`). All have the same network, images, batch size and optimizer settings; torchvision crops
-and flips in the DataLoader's workers. timm and Lightning use channels_last and the engine's
-precision by automatic mixed precision. None uses the engine or writes logs or checkpoints.
+and flips in the DataLoader's workers. None uses the engine or writes logs or checkpoints.
 
 `python -m benchmarks.peers RECIPE [key=value …]` trains and validates one run. A loop over such
 commands is the sweep of somebody who uses these libraries.
@@ -34,9 +33,7 @@ from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import CropFlip
-from resnet_cifar.data.datasets import Split
-
-Batches = DataLoader[tuple[Tensor, int]]
+from resnet_cifar.data.datasets import Images, Split
 
 
 class Recipe(ABC):
@@ -65,23 +62,18 @@ class Recipe(ABC):
 
     def accuracy(self) -> float:
         """Accuracy on the validation images, a fraction."""
-        return plain.evaluate(self.model, self.validation_batches(), self.compute.device)[0]
+        batches = self.batches(self.split.val, training=False)
+        return plain.evaluate(self.model, batches, self.compute.device)[0]
 
     def optimizer(self) -> torch.optim.Optimizer:
         groups = self.config.regularization.parameter_groups(self.model)
         return self.config.optimizer.build(groups, fused=False)
 
-    def training_batches(self) -> Batches:
-        transform = plain.augmented(self.config.data.NORMALISATION, self.augmentation)
-        return self._batches(self.split.train, transform, shuffle=True)
-
-    def validation_batches(self) -> Batches:
-        transform = plain.clean(self.config.data.NORMALISATION)
-        return self._batches(self.split.val, transform, shuffle=False)
-
-    def _batches(self, images: Any, transform: Any, shuffle: bool) -> Batches:
-        size, target = self.config.trainer.batch_size, self.compute.device
-        return plain.loader(images, transform, size, self.workers, shuffle, target)
+    def batches(self, images: Images, training: bool) -> DataLoader[tuple[Tensor, int]]:
+        """Load `images`, for `training` shuffled and augmented."""
+        size, norm = self.config.trainer.batch_size, self.config.data.NORMALISATION
+        transform = plain.augmented(norm, self.augmentation) if training else plain.clean(norm)
+        return plain.loader(images, transform, size, self.workers, training, self.compute.device)
 
 
 def _epochs(count: int | None) -> Iterator[int]:
@@ -94,13 +86,30 @@ class Plain(Recipe):
     NAME = "plain"
 
     def steps(self, epochs: int | None) -> Generator[int, None, None]:
-        batches, optimizer = self.training_batches(), self.optimizer()
+        batches, optimizer = self.batches(self.split.train, training=True), self.optimizer()
         for _ in _epochs(epochs):
             for step in plain.epoch(self.model, batches, optimizer, self.compute.device):
                 yield step.images
 
 
-class Timm(Recipe):
+class Tuned(Recipe):
+    """Settings that people make by hand for speed: channels_last and mixed precision."""
+
+    def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
+        super().__init__(config, split, compute, workers)
+        self.model.to(memory_format=torch.channels_last)
+
+    def accuracy(self) -> float:
+        with self.compute.autocast():
+            return super().accuracy()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Run the network on a batch as the loader made it."""
+        logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
+        return logits
+
+
+class Timm(Tuned):
     """timm's loader, which normalises batches on the device, and the step of its training script.
 
     As `train.py --amp --amp-dtype bfloat16 --channels-last --opt momentum` sets it, with crop and
@@ -110,42 +119,36 @@ class Timm(Recipe):
 
     NAME = PACKAGE = "timm"
 
-    def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
-        super().__init__(config, split, compute, workers)
-        self.model.to(memory_format=torch.channels_last)
-
     def steps(self, epochs: int | None) -> Generator[int, None, None]:
         from timm.utils import AverageMeter
 
-        batches, optimizer = self.training_batches(), self.optimizer()
+        batches, optimizer = self.batches(self.split.train, training=True), self.optimizer()
         criterion, losses = nn.CrossEntropyLoss(), AverageMeter()
         self.model.train()
         for _ in _epochs(epochs):
             for x, y in batches:
-                x = x.contiguous(memory_format=torch.channels_last)
                 with self.compute.autocast():
-                    loss = criterion(self.model(x), y)
+                    loss = criterion(self.logits(x), y)
                 losses.update(loss.item(), len(y))
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
                 yield len(y)
 
-    def accuracy(self) -> float:
-        with self.compute.autocast():
-            return super().accuracy()
-
-    def _batches(self, images: Any, transform: Any, shuffle: bool) -> Batches:
+    def batches(self, images: Images, training: bool) -> DataLoader[tuple[Tensor, int]]:
         from timm.data import create_loader
         from timm.data.transforms import ToNumpy
 
         mean, std = self.config.data.NORMALISATION
-        dataset = plain.PlainImages(images, transform)
+        parts: list[Any] = [ToNumpy()]  # the loader makes tensors of whole batches
+        if training:
+            flip = transforms.RandomHorizontalFlip(self.augmentation.flip_probability)
+            parts = [transforms.RandomCrop(32, self.augmentation.crop_padding), flip, *parts]
         loader = create_loader(
-            dataset,
+            dataset := plain.PlainImages(images, ToNumpy()),
             input_size=(3, 32, 32),
             batch_size=self.config.trainer.batch_size,
-            is_training=shuffle,
+            is_training=training,
             mean=mean,
             std=std,
             num_workers=self.workers,
@@ -153,23 +156,14 @@ class Timm(Recipe):
             pin_memory=self.compute.device.type == "cuda",
             device=self.compute.device,
         )
-        parts: list[Any] = [ToNumpy()]  # the loader makes tensors of whole batches
-        if shuffle:
-            flip = transforms.RandomHorizontalFlip(self.augmentation.flip_probability)
-            crop = transforms.RandomCrop(32, padding=self.augmentation.crop_padding)
-            parts = [crop, flip, *parts]
-        dataset.transform = transforms.Compose(parts)
+        dataset.transform = transforms.Compose(parts)  # in place of ImageNet's
         return loader  # type: ignore[no-any-return]
 
 
-class Lightning(Recipe):
+class Lightning(Tuned):
     """Lightning's Trainer with a module of a dozen lines."""
 
     NAME = PACKAGE = "lightning"
-
-    def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
-        super().__init__(config, split, compute, workers)
-        self.model.to(memory_format=torch.channels_last)
 
     def steps(self, epochs: int | None) -> Generator[int, None, None]:
         """Run the Trainer in a thread that waits before every step: the Trainer has the loop."""
@@ -180,7 +174,7 @@ class Lightning(Recipe):
 
         def wait(*_: Any) -> None:
             if not requests.get():
-                raise _Stopped
+                raise GeneratorExit
 
         def answer(trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
             answers.put(len(batch[1]))
@@ -189,8 +183,8 @@ class Lightning(Recipe):
             torch.set_num_threads(self.compute.threads)  # each thread has its own number
             turns = LambdaCallback(on_train_batch_start=wait, on_train_batch_end=answer)
             try:
-                trainer = self._trainer(epochs, callbacks=[turns])
-                trainer.fit(self._module(), self.training_batches())
+                batches = self.batches(self.split.train, training=True)
+                self._trainer(epochs, turns).fit(self._module(), batches)
                 answers.put(None)
             except BaseException as error:
                 answers.put(error)
@@ -210,12 +204,7 @@ class Lightning(Recipe):
             requests.put(False)
             thread.join()
 
-    def accuracy(self) -> float:
-        trainer = self._trainer(1)
-        (metrics,) = trainer.validate(self._module(), self.validation_batches(), verbose=False)
-        return float(metrics["accuracy"])
-
-    def _trainer(self, epochs: int | None, callbacks: Any = None) -> Any:
+    def _trainer(self, epochs: int | None, turns: Any) -> Any:
         import lightning
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -230,7 +219,7 @@ class Lightning(Recipe):
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=callbacks,
+            callbacks=turns,
         )
 
     def _module(self) -> Any:
@@ -245,27 +234,14 @@ class Lightning(Recipe):
 
             def training_step(self, batch: Any, index: int) -> Tensor:
                 x, y = batch
-                loss = nn.functional.cross_entropy(self.model(self._last(x)), y)
+                loss = nn.functional.cross_entropy(recipe.logits(x), y)
                 self.log("loss", loss)
                 return loss
-
-            def validation_step(self, batch: Any, index: int) -> None:
-                x, y = batch
-                correct = self.model(self._last(x)).argmax(1) == y
-                self.log("accuracy", correct.float().mean(), batch_size=len(y))
 
             def configure_optimizers(self) -> torch.optim.Optimizer:
                 return recipe.optimizer()
 
-            @staticmethod
-            def _last(x: Tensor) -> Tensor:
-                return x.contiguous(memory_format=torch.channels_last)
-
         return Module()
-
-
-class _Stopped(Exception):
-    """Ends the Trainer's loop from outside."""
 
 
 RECIPES: dict[str, type[Recipe]] = {recipe.NAME: recipe for recipe in (Plain, Timm, Lightning)}

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.markdown import table
 from resnet_cifar.cli.edge import Parser, run_command
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
@@ -43,11 +44,8 @@ def _scale(options: argparse.Namespace) -> None:
     require(min(options.runs) >= 5, "--runs", min(options.runs), "5 or more")
     require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
     columns = {count: measure(count, options.rounds) for count in options.runs}
-    heads = [f"{count:,} runs" for count in columns]
-    print(f"| seconds, smallest of the rounds | {' | '.join(heads)} |")
-    print("|---|" + "---|" * len(columns))
-    for command in next(iter(columns.values())):
-        print(f"| {command} | " + " | ".join(f"{c[command]:.1f}" for c in columns.values()) + " |")
+    rows = [[k, *(f"{c[k]:.1f}" for c in columns.values())] for k in columns[options.runs[0]]]
+    print(table(["seconds, smallest of the rounds", *(f"{n:,} runs" for n in columns)], rows))
 
 
 def measure(count: int, rounds: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -13,6 +14,8 @@ from test_fake_cuda import NORMS
 from torch import nn
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
+from torch._functorch._aot_autograd import autograd_cache
+from torch._inductor import codecache
 
 from resnet_cifar.compute import device
 from resnet_cifar.config.compose import compose
@@ -90,3 +93,46 @@ def test_a_break_would_be_seen(engine: Engine) -> None:
             module.register_forward_hook(lambda _, args, out: print(float(out.sum())))
     with pytest.raises(Unsupported):
         engine.train_epoch(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "norms"),
+    [
+        # The whole network's, forward and backward. Torch has none for an autograd.Function.
+        (autograd_cache, "autograd_cache_key", ["norm=batchnorm", "norm=groupnorm", "norm=none"]),
+        (codecache, "compiled_fx_graph_hash", NORMS),  # a graph's, once it is traced
+    ],
+)
+def test_runs_share_the_compiler_s_cache(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, function: str, norms: list[str]
+) -> None:
+    """Torch finds what it has compiled by a key of the graph, its shapes and the settings.
+
+    So all runs of a user share it, unless a number of a run's own is in the graph.
+    """
+
+    class KeyIsKnown(BaseException):
+        """Ends the compilation where it would begin."""
+
+    keys: list[str] = []
+    make_key = getattr(module, function)
+
+    def keep_key(*of: object, **named: object) -> None:
+        keys.append(make_key(*of, **named)[0])
+        raise KeyIsKnown
+
+    monkeypatch.setattr(module, function, keep_key)
+    monkeypatch.setattr(ResNet18, "BLOCKS", (1, 1))
+    builds = [compose(["model.width=32", norm]).norm.build for norm in norms]
+    for run in (["seed=1"], ["seed=2", "optimizer.lr=0.3", "scheduler=cosine", "trainer.epochs=9"]):
+        config = compose([*TINY, "model.width=32", "trainer.compile=true", *run])
+        turns = itertools.cycle(builds)
+        monkeypatch.setattr(BatchNorm, "build", lambda _, n, turns=turns: next(turns)(n))
+        compute = device.resolve(config.trainer)
+        model = config.build_model()
+        device.place(model, compute)
+        forward, x = device.compiled(model, compute), torch.rand(4, 3, 32, 32)
+        torch._dynamo.reset()
+        with device.settings(compute, config.trainer.deterministic), pytest.raises(KeyIsKnown):
+            forward(x)
+    assert keys[0] == keys[1]

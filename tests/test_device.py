@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,12 +151,37 @@ def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch, kind: str) -> No
     before = read()
     assert before[1:3] == (False, False)
     chosen = device.Compute(torch.device(kind), "", "tf32", before[0] + 2, compile=False)
-    for deterministic in (True, False):
+    for deterministic, wanted in ((True, True), (False, True), (False, False)):
+        chosen = dataclasses.replace(chosen, cudnn_benchmark=wanted)
         with device.settings(chosen, deterministic):
-            tuned = kind == "cuda" and not deterministic
+            tuned = kind == "cuda" and wanted and not deterministic
             tf32 = "high" if kind == "cuda" else before[3]
             assert read() == (before[0] + 2, deterministic, tuned, tf32)
         assert read() == before
+
+
+def test_cudnn_tunes_unless_told_otherwise() -> None:
+    assert resolved().cudnn_benchmark
+    assert not resolved("trainer.cudnn_benchmark=false").cudnn_benchmark
+
+
+def test_the_matrix_product_is_of_random_numbers_no_run_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of ones a GPU makes more than of weights and images: they take less power."""
+    factors: list[torch.Tensor] = []
+
+    def multiply(a: torch.Tensor, b: torch.Tensor) -> None:
+        factors.extend((a, b))
+        time.sleep(0.1)
+
+    monkeypatch.setattr(torch, "mm", multiply)
+    before = torch.get_rng_state()
+    assert 0 < device.matmul_rate(resolved("trainer.precision=bf16")) < 2 * 1024**3 / 0.1
+    assert torch.equal(torch.get_rng_state(), before)
+    for factor in factors:
+        assert factor.dtype == torch.bfloat16
+        assert factor.float().std() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_the_usual_is_the_study() -> None:
         "data.root=elsewhere",
         "data.download=false",
         "trainer.device=cpu",
+        "trainer.cudnn_benchmark=false",
         "trainer.compile=true",
         "trainer.threads=1",
         "trainer.progress=quiet",

@@ -1,5 +1,6 @@
 """The plan: how runs stand, what is left, how long it takes."""
 
+import json
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,8 @@ from hydra_plugins.local_pool import AtOnce
 from resnet_cifar.config.compose import compose, compose_untyped
 from resnet_cifar.config.schema import VALIDATION_COST
 from resnet_cifar.data.datasets import Cifar10
+from resnet_cifar.record.layout import METRICS
+from resnet_cifar.record.recorder import Recorder
 from resnet_cifar.record.schema import Session
 from resnet_cifar.sweep import plan
 from resnet_cifar.sweep.job import RunJob
@@ -159,6 +162,28 @@ def test_what_is_left_takes_as_long_as_the_same_kind_has(
     failed = make_run(root, longer, status="failed", curve=[0.5] * 9, sessions=[slow])
     assert failed == job.directory
     assert job.seconds() == pytest.approx(START_UP + job.run.images(1) / 7)
+
+
+def test_a_short_run_s_slow_first_epoch_is_not_a_long_one_s(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where it compiles, for a minute: a long run would seem to take a hundred times as long."""
+    short = [*TINY, "trainer.epochs=3", "data.train_size=320"]
+    trained, compiled = Recorder.trained, []
+
+    def compile_first(recorder: Recorder, images: int, seconds: float) -> None:
+        trained(recorder, images, seconds if compiled else seconds + 60)
+        compiled.append(images)
+
+    monkeypatch.setattr(Recorder, "trained", compile_first)
+    assert program(*short).code == 0
+    assert compiled == [320] * 3
+    lines = [json.loads(line) for line in next(tmp_path.rglob(METRICS)).read_text().splitlines()]
+    rates = [line["speed/images_per_second"] for line in lines[1:]]
+    job = RunJob(compose_untyped([*short, "trainer.epochs=300"]), [])
+    seconds = job.seconds()
+    assert seconds is not None
+    assert min(rates) - 0.1 <= job.run.images(300) / (seconds - START_UP) <= max(rates) + 0.1
 
 
 @pytest.mark.parametrize(

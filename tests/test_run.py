@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,8 @@ from resnet_cifar.identity import run_directory
 from resnet_cifar.model.resnet import ResNet
 from resnet_cifar.record import checkpoint
 from resnet_cifar.record.layout import METRICS, RUN
-from resnet_cifar.record.schema import objective, read_record, seal
+from resnet_cifar.record.recorder import Recorder
+from resnet_cifar.record.schema import Session, objective, read_record, seal
 from resnet_cifar.runs.table import load_runs
 from resnet_cifar.sweep.plan import recorded_speeds
 from resnet_cifar.training import engine
@@ -280,6 +283,33 @@ def test_a_failure_after_a_signal_is_an_interruption(
         assert not (run / "run.json").exists()
     assert program(*TINY).code == 0
     assert record(run)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("step", "parts", "rate"),
+    [
+        (0, [(100, 50.0)], 2),  # nothing else is known
+        (0, [(100, 50.0), (20, 1.0)], 120 / 51),  # little is
+        (0, [(100, 50.0), (100, 10.0)], 10),
+        (0, [(100, 50.0), (100, 10.0), (100, 30.0)], 5),
+        (7, [(16, 1.0), (100, 50.0), (100, 10.0), (100, 10.0)], 10),  # of one that was interrupted
+        (7, [(0, 0.0), (100, 50.0), (100, 10.0)], 10),  # with only its validation left
+        (7, [(0, 0.0)], None),
+    ],
+)
+def test_a_session_s_speed_is_without_its_first_epoch(
+    step: int, parts: list[tuple[int, float]], rate: float | None
+) -> None:
+    recorder = Recorder.__new__(Recorder)
+    recorder.session = Session("2026-01-01", "CPU", "cpu", step=step, matmul_flops_per_second=1e3)
+    recorder.record = mock.Mock(multiply_accumulates=5)
+    recorder._trained = []
+    for images, seconds in parts:
+        recorder.trained(images, seconds)
+    assert recorder.session.images_trained == sum(images for images, _ in parts)
+    assert recorder.session.images_per_second == (rate and round(rate, 1))
+    assert recorder.session.share_of_matmul_rate == (rate and round(30 * rate / 1e3, 3))
+    assert msgspec.json.encode(recorder.session)
 
 
 def test_a_failure_without_a_signal_is_one(program: Program) -> None:

@@ -38,6 +38,7 @@ class Compute:
     precision: str  # fp32, tf32, bf16 or fp16
     threads: int
     compile: bool
+    cudnn_benchmark: bool = True  # unless deterministic
     # On in every run; the benchmark switches them off to see what they are worth.
     cuda_graphs: bool = True  # where the network is compiled for CUDA
     channels_last: bool = True
@@ -102,7 +103,8 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
     name = "Apple GPU" if device.type == "mps" else cpu_name()
     name = torch.cuda.get_device_name(device) if cuda else name
     use = cuda and _can_compile() if trainer.compile == "auto" else trainer.compile == "true"
-    return Compute(device, name, precision, threads, use, precision_seconds=seconds)
+    of_device = (device, name, precision, threads, use, trainer.cudnn_benchmark)
+    return Compute(*of_device, precision_seconds=seconds)
 
 
 def _cuda_capability(device: torch.device) -> tuple[int, int]:
@@ -241,7 +243,7 @@ def settings(compute: Compute, deterministic: bool) -> Iterator[None]:
         torch.set_num_threads(compute.threads)
         _be_deterministic(deterministic, compute.compile)
         if compute.device.type == "cuda":
-            cudnn.benchmark = not deterministic
+            cudnn.benchmark = compute.cudnn_benchmark and not deterministic
             # cuBLAS reads this at its first call; without it deterministic mode refuses to run.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             # The current one, which memory counts, kernels and graphs go by.
@@ -279,11 +281,13 @@ def _be_deterministic(wanted: bool, compiled: bool) -> None:
 def matmul_rate(compute: Compute) -> float:
     """FLOP/s of a square matrix product in the run's precision: what the device can do.
 
-    Takes about 0.2 s. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192.
+    Takes about 0.2 s. On the CPU a product of 1024 × 1024, on a GPU of 8192 × 8192. Of random
+    numbers: ones take less power, so a GPU at its limit multiplies them faster.
     """
     size = 1024 if compute.device.type == "cpu" else 8192
     dtype = AUTOCAST_DTYPE.get(compute.precision, torch.float32)
-    a = torch.ones(size, size, device=compute.device, dtype=dtype)
+    own = torch.Generator(compute.device).manual_seed(0)
+    a = torch.randn(size, size, generator=own, device=compute.device, dtype=dtype)
 
     def multiply() -> None:
         torch.mm(a, a)

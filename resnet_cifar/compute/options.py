@@ -22,6 +22,7 @@ class Trainer:
 
     device: str = execution()
     threads: int = execution()
+    cudnn_benchmark: bool = execution()
     compile: str = execution()
     eval_batch_size: int = execution()
     augmented_val_every: int = execution()

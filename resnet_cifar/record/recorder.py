@@ -70,7 +70,7 @@ class Recorder:
             record.files = {k: v for k, v in before.files.items() if k not in SUMMED}
         record.sessions.append(session)
         self._start = time.perf_counter()
-        self._trained_seconds = 0.0
+        self._trained: list[tuple[int, float]] = []
         self._metrics, self._probe = (
             LinesFile(directory / name, done, (digests or {}).get(name))
             for name in (METRICS, PROBE)
@@ -101,12 +101,19 @@ class Recorder:
         ]
 
     def trained(self, images: int, seconds: float) -> None:
-        """Count training work of this session, for its throughput."""
+        """Count an epoch's training, or what this session has of it, for the session's throughput.
+
+        Its first epoch compiles, captures and tunes. That counts, and the rest of an interrupted
+        one before it, only until as much has been trained after them.
+        """
         session, operations = self.session, self.record.multiply_accumulates
         session.images_trained += images
-        self._trained_seconds += seconds
-        if self._trained_seconds > 0 and session.images_trained:
-            rate = session.images_trained / self._trained_seconds
+        self._trained.append((images, seconds))
+        total = np.sum(self._trained, axis=0)
+        later = total - np.sum(self._trained[: 2 if session.step else 1], axis=0)
+        counted, spent = later if 2 * later[0] >= total[0] else total
+        if counted and spent > 0:
+            rate = float(counted / spent)
             session.images_per_second = round(rate, 1)
             if operations and session.matmul_flops_per_second:
                 flops = training_flop(operations) * rate

@@ -24,7 +24,9 @@ from resnet_cifar.text import LONG, duration, long_line, print_table
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
 STATE_OF = {"completed": "done", "interrupted": "partial"}
 MEASURED_SECONDS = 1.0  # of training steps, for a speed no earlier run here has recorded
-START_UP = 20.0  # seconds from a run's command to its first step, on a machine just started
+# Seconds from a run's command to its first step, on a machine just started; what is compiled is in
+# the compiler's cache (docs/speed.md).
+START_UP = 20.0
 SLOW = 1e10  # FLOP/s that two slow cores reach with a narrow network
 ENOUGH_STEPS = 50  # of a session, for its speed to count
 # The keys of a configuration that decide the speed; a group's name stands for all its options.
