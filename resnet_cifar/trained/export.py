@@ -1,6 +1,9 @@
 """Write a trained network for other programs: `resnet-cifar export <run> model.onnx`.
 
-The file's ending says what it is. Programs are compared with the network before they are written.
+As weights (.safetensors), ONNX (.onnx) or torch.export's program (.pt2), float32, any batch size.
+What was trained, how, its accuracy, class names and normalisation go along. Programs are compared
+with the network before they are written. Input: RGB, pixels / 255, minus mean, over std, [n, 3, 32,
+32]; output: logits.
 """
 
 from __future__ import annotations
@@ -34,13 +37,7 @@ KINDS = {".safetensors": "safetensors", ".onnx": "onnx onnxscript onnxruntime", 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and export; the process's exit code."""
-    parser = Parser(
-        prog=paths.command_name("export"),
-        description="Write a trained network as weights (.safetensors), ONNX (.onnx) or "
-        "torch.export's program (.pt2), float32, any batch size. What was trained, how, its "
-        "accuracy, class names and normalisation go along.",
-        epilog="Input: RGB, pixels / 255, minus mean, over std, [n, 3, 32, 32]; output: logits.",
-    )
+    parser = Parser(prog=paths.command_name("export"), description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
     text = "what to write; the ending says what: " + ", ".join(KINDS)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=text)
