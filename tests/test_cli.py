@@ -123,6 +123,20 @@ def test_a_run_needs_nobody_who_listens(streams: str, tmp_path: Path) -> None:
         assert line[:4].isdigit(), line  # nothing else got the number of a closed stream
 
 
+def test_nothing_is_printed_into_a_file_that_has_the_number_of_a_closed_stream(
+    tmp_path: Path,
+) -> None:
+    program = """
+taken = open("taken", "w")
+assert taken.fileno() == 1
+from resnet_cifar.cli.edge import run_to_exit_code
+run_to_exit_code(lambda: print("said"))
+"""
+    ended = shell(f"$PYTHON -c {shlex.quote(program)} >&-", tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "taken").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [

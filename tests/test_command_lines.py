@@ -39,7 +39,7 @@ FILES = {
     "no_package": ("optimizer: {lr: 0.1}\n", "has to begin with the line: # @package _global_"),
     "twice": (
         "# @package _global_\ndefaults:\n  - /scheduler: cosine\n",
-        "scheduler is chosen twice: a file says `override /scheduler: cosine`",
+        "scheduler is chosen twice: write scheduler=cosine without a +, or in a file `override",
     ),
     "typo": ("# @package _global_\noptimizer: {lrr: 0.1}\n", "did you mean optimizer.lr?"),
     "brace": ("# @package _global_\noptimizer: {lr: 0.1\n", "expected ',' or '}'"),

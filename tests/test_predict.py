@@ -331,7 +331,7 @@ def test_the_centre_upright(tmp_path: Path) -> None:
     Image.fromarray(wide).save(tmp_path / "wide.png")
     seen = photos.read_photo(tmp_path / "wide.png")
     assert (seen.pixels[:, 1:-1] == (10, 20, 30)).all()
-    assert (seen.width, seen.height, seen.resized) == (200, 60, True)
+    assert (seen.width, seen.height) == (200, 60)
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
     assert (photos.read_photo(tmp_path / "dot.png").pixels == (1, 2, 3)).all()
     # Lying on its side: EXIF's orientation 6 turns it clockwise.

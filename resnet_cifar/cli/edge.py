@@ -122,14 +122,11 @@ def _prepare_streams() -> None:
     A closed one (`>&-`) becomes the null device: Python has None in its place, and the next file
     opened would get its number. A letter that the encoding lacks is written as a question mark.
     """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            try:
-                os.fstat(number)
-            except OSError:
-                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
-            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
-        elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the null device gets the lowest free number: this one
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, mode, encoding="utf-8", closefd=False))
+        if mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")
 
 

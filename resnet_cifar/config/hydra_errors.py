@@ -15,7 +15,7 @@ import yaml
 from resnet_cifar.config.keys import MAPPING, PRESETS, key_kind, known_keys
 from resnet_cifar.config.schema import groups
 from resnet_cifar.identity import MOVED
-from resnet_cifar.paths import command_name, installing, user_config_directory
+from resnet_cifar.paths import command_name, installing
 
 
 @functools.cache
@@ -32,12 +32,14 @@ def one_line(error: BaseException, argv: Sequence[str] = ()) -> str:
         text = f"Error parsing override '{error.override}'\n{text}"
     full_key = re.search(r"full_key: (\S+)", text)
     key = full_key[1] if full_key else getattr(error, "full_key", None)
-    if said := _explain_argument(argv) or _explain_name(text, argv, full_key):
+    if said := _explain_argument(argv):
         return said
     for message in _refusals()["messages"]:
         if match := re.search(message["fits"], text, re.DOTALL):
-            return str(message["say"]).format(*match.groups(), key=key or "a value")
-    return " ".join(text.split())
+            install = {extra: installing(extra) for extra in ("slurm", "ray", "search")}
+            said = str(message["say"])
+            return said.format(*match.groups(), key=key or "a value", install=install)
+    return _explain_name(text, full_key) or " ".join(text.split())
 
 
 def _explain_argument(argv: Sequence[str]) -> str | None:
@@ -59,38 +61,16 @@ def _explain_argument(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _explain_name(text: str, argv: Sequence[str], full_key: re.Match[str] | None) -> str | None:
-    """Name what there is in place of an option or a key that there is not, or twice."""
-    if match := re.search(r"Could not (find|load) '([^']+)'", text):
-        path = match[2]
-        if path in (extras := _refusals()["extras"]):
-            option, extra = extras[path]
-            return f"{option} needs more packages: {installing(extra)}"
-        if match[1] == "load":
-            asking = re.search("In '([^']+)'", text)
-            file = f"{asking[1] if asking else 'config'}.yaml"
-            if kind := re.fullmatch("hydra/schema/([^/]+)/(.+)", path):
-                own = user_config_directory() or "a directory of your own (--config-dir)"
-                needs = f'a class of {kind[1]} with NAME = "{kind[2]}"'
-                return f"{file} needs {needs}: no Python file directly in {own} defines it"
-            return f"{file} needs {path}.yaml, which is not there"
-        group, _, option = path.rpartition("/")
-        for argument in argv:  # an option with a / in it
-            if argument.lstrip("+").replace("=", "/", 1) == path:
-                group, _, option = argument.lstrip("+").partition("=")
-        options = re.search(r"Available options in '[^']*':\n((?:\t[^\n]*\n?)+)", text)
-        listed = f"choose from {', '.join(options[1].split())}" if options else "no such file"
-        return f"{group}={option} is not an option: {listed}"
-    if match := re.search(r"Multiple values for ([\w/]+)\. .*: ([^']+)'", text, re.DOTALL):
-        group, option = match.groups()
-        if any(argument.startswith(f"+{group}=") for argument in argv):
-            return f"{group} has an option already: write {group}={option}, without the +"
-        return f"{group} is chosen twice: a file says `override /{group}: {option}` to change it"
+def _explain_name(text: str, full_key: re.Match[str] | None) -> str | None:
+    """Name what there is in place of an option or a key that there is not."""
+    if match := re.search(r"Could not find '([^']+)'", text):
+        options = re.search(r"Available options in '([^']*)':\n((?:\t[^\n]*\n?)+)", text)
+        group = options[1] if options else match[1].rpartition("/")[0]
+        listed = f"choose from {', '.join(options[2].split())}" if options else "no such file"
+        return f"{group}={match[1].removeprefix(f'{group}/')} is not an option: {listed}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(match[1])
     if match := re.search(r"Key '([^']+)' not in '\w+'", text):
-        if match[1] in PRESETS:
-            return f"a file of conf/{match[1]}/ has to begin with the line: # @package _global_"
         return unknown_key((full_key or match)[1])
     return None
 

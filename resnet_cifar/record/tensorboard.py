@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a run, its pictures and its row in HPARAMS; an event file a session.
+"""TensorBoard: the curves of a run and its row in HPARAMS; an event file a session.
 
 The HPARAMS tab works across a sweep only if each run writes a session start and a session end into
 its own event file, without an experiment summary (the tab then infers the columns).
@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -25,13 +24,6 @@ from resnet_cifar.record.schema import FINAL
 from resnet_cifar.record.tracker import Tracker
 
 EVENTS = "events.out.tfevents."
-# The CUSTOM SCALARS tab: what belongs together in one chart. Tags are regular expressions.
-LAYOUT = {
-    "training and validation": {
-        quantity: ["Multiline", [f"^{quantity}/(train|val|val_augmented|val_ema)$"]]
-        for quantity in ("accuracy", "loss")
-    }
-}
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
 COLUMNS = (
     *("optimizer", *COORDINATES),
@@ -60,7 +52,6 @@ class Board(Tracker):
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
         ParseDict({"hparams": shown}, start)
         self._session(metadata.SESSION_START_INFO_TAG, session_start_info=start)
-        self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
@@ -71,9 +62,6 @@ class Board(Tracker):
                 number = float("nan") if value is None else value
                 self._writer.add_scalar(name, number, metrics["epoch"])
         self._writer.flush()
-
-    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
         for name, parameter in model.named_parameters():

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_cifar.errors import describe
-from resnet_cifar.record.schema import FINAL, Metrics, Tracked
+from resnet_cifar.record.schema import Metrics, Tracked
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
 LIMIT = 60.0  # seconds that a tracker may take to answer a call
@@ -29,9 +28,6 @@ class Tracker:
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         """Take an epoch's numbers under their own names; None is one that was not finite."""
-
-    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        """Take an image, uint8 [height, width, 3]."""
 
     def histograms(self, model: nn.Module, epoch: int) -> None:
         """Take the distribution of every parameter."""
@@ -63,9 +59,9 @@ class FailSafeTracker:
     Args:
         open: makes the tracker; None where there is nothing to track.
         lines: the metrics of the epochs done: it is given those that it lacks.
-        before: what an earlier session gave it.
-        mark: writes what it has been given into run.json, if that needs a memory.
         interrupted: True if a signal has come, which leaves it GRACE seconds.
+        before: what an earlier session gave it.
+        mark: writes what it has been given into run.json.
     """
 
     def __init__(
@@ -74,19 +70,17 @@ class FailSafeTracker:
         open: Callable[[], Tracker | None],
         lines: list[Metrics],
         say: Callable[[str], None],
+        interrupted: Callable[[], bool],
         before: Tracked,
-        mark: Callable[[Tracked], None] | None = None,
-        interrupted: Callable[[], bool] = lambda: False,
+        mark: Callable[[Tracked], None] = lambda tracked: None,
     ) -> None:
-        self._name, self._say, self._interrupted = name, say, interrupted
-        self._later = "; the same command hands it in later" if mark else ""
-        self._mark = mark or (lambda tracked: None)
+        self._name, self._say, self._interrupted, self._mark = name, say, interrupted, mark
         self._tracker: Tracker | None = self._try(open)
         if (tracker := self._tracker) is not None:
             epoch = before.epoch if before.id == tracker.id else 0
             if tracker.epoch is not None:  # some answer before they have sent anything
                 epoch = tracker.epoch
-            self._tracked = Tracked(before.tracker, tracker.id, epoch, ended=False)
+            self._tracked = Tracked(before.tracker, tracker.id, epoch)
             self._mark(self._tracked)
         for line in lines:
             self.scalars(line)
@@ -95,22 +89,11 @@ class FailSafeTracker:
         """Give it an epoch's numbers, unless it has them."""
         if self._tracker is None or metrics["epoch"] <= self._tracked.epoch:
             return
-        before, epoch = self._tracked.epoch, metrics["epoch"]
-
-        def give(tracker: Tracker) -> None:
-            tracker.scalars(metrics)
-            self._tracked.epoch = epoch  # also when nobody waits for it any more
-
-        self._tracked.epoch = epoch
+        before, self._tracked.epoch = self._tracked.epoch, metrics["epoch"]
         self._mark(self._tracked)
-        if not self.tell(give):
+        if not self.tell(lambda tracker: tracker.scalars(metrics)):
             self._tracked.epoch = before
             self._mark(self._tracked)
-
-    def end(self, status: str) -> None:
-        """Tell it the run's status at the end of the session."""
-        if self.tell(lambda tracker: tracker.end(status)) and status in FINAL:
-            self._tracked.ended = True
 
     def tell(self, call: Callable[[Tracker], None]) -> bool:
         """Call a method of the tracker; False if that fails or an earlier call has failed."""
@@ -138,7 +121,7 @@ class FailSafeTracker:
             return answer.result()
         silent = TimeoutError(f"no answer within {time.monotonic() - begun:.0f} seconds")
         error = (answer.exception() if answer.done() else None) or silent
-        self._say(f"{self._name}: {describe(error)}; the run goes on without it{self._later}")
+        self._say(f"{self._name}: {describe(error)}; the run goes on without it")
         self._tracker = None
         GIVEN_UP.set()
         return None

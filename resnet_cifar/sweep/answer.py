@@ -125,13 +125,7 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
         return f"Highest: {ahead}: undecided, as seeds diverged."
     if lead.p_of_best(ran) < 1 - statistics.CONFIDENCE:
         return f"Best: {ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
-    needed = statistics.seeds_needed(lead.mean, pools[0]) if lead.n > 2 else None
-    more = (
-        f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large"
-        if needed and needed[1] > lead.n
-        else ""
-    )
-    return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey){more}."
+    return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey)."
 
 
 def _from_here(command: str) -> str:
@@ -176,7 +170,3 @@ def print_answer(configs: Sequence[Config]) -> None:
     for command, directory in (*look, ("tensorboard --logdir", root)):
         console.print(f"  {_from_here(command)} {text.visible(shlex.quote(directory))}")
     console.print(f"    {text.CURVES}  (untick Ignore outliers)")
-    logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
-    if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
-        missed = f"logger={logger.NAME} lacks {text.plural(lacking, 'run')}: the same command"
-        console.print(f"{missed} hands them in; after a search, each run's own (runs command)")

@@ -18,7 +18,7 @@ from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.layout import RUN
 from resnet_cifar.record.schema import Session
 from resnet_cifar.runs.find import Run
-from resnet_cifar.text import LONG, duration, long_line, print_table
+from resnet_cifar.text import LONG, duration, long_line, plural, print_table
 
 # The states of runs, in the order of the table's columns.
 STATES = ("done", "diverged", "running", "partial", "failed", "to do")
@@ -73,7 +73,7 @@ def show_plan(
         return
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
-    total = f"{len(cells)} cell" + "s" * (len(cells) != 1)
+    total = plural(len(cells), "cell")
     for name, positions in [*cells.items(), (total, range(len(runs)))]:
         those = [runs[p] for p in positions]
         counts = [sum(run.state == state for run in those) for state in states]
@@ -84,7 +84,7 @@ def show_plan(
     heads = ["cell", "runs", *states, "PFLOP", "left"]
     print_table(heads, rows, numbers=heads[1:], cut=True)
     where = f"{at_once.runs} at once" if at_once.runs > 1 else "one after the other"
-    print(f"{where}, {threads} CPU threads each; training and validation only.")
+    print(f"{where}, {plural(threads, 'CPU thread')} each; training and validation only.")
     for _, note in speeds.values():
         print(note)
     if whole > LONG:

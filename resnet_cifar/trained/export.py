@@ -1,6 +1,9 @@
 """Write a trained network for other programs: `resnet-cifar export <run> model.onnx`.
 
-The file's ending says what it is. Programs are compared with the network before they are written.
+As weights (.safetensors), ONNX (.onnx) or torch.export's program (.pt2), float32, any batch size.
+What was trained, how, its accuracy, class names and normalisation go along. Programs are compared
+with the network before they are written. Input: RGB, pixels / 255, minus mean, over std, [n, 3, 32,
+32]; output: logits.
 """
 
 from __future__ import annotations
@@ -9,10 +12,8 @@ import argparse
 import io
 import json
 import os
-import re
-import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import VERSION, Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import check_writable, write_atomically
+from resnet_cifar.files import write_atomically
 from resnet_cifar.text import printable
 
 if TYPE_CHECKING:
@@ -30,29 +31,17 @@ if TYPE_CHECKING:
 
 OPSET = 18  # of ONNX: what torch's exporter is made for
 TOLERANCE = 1e-3  # of the largest logit: how far another program's may be from the network's
-# Our modules, and parts of a block, as torchvision's ResNets name them.
-_MODULES = {"stem": "conv1", "norm": "bn1", "head": "fc"}
-_PARTS = {"conv": "conv", "norm": "bn", "shortcut.": "downsample."}
-_BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(conv|norm|shortcut\.)(\d)")
 # The kinds of files, and the packages that the extra `export` brings for them.
 KINDS = {".safetensors": "safetensors", ".onnx": "onnx onnxscript onnxruntime", ".pt2": ""}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and export; the process's exit code."""
-    parser = Parser(
-        prog=paths.command_name("export"),
-        description="Write a trained network as weights (.safetensors), ONNX (.onnx) or "
-        "torch.export's program (.pt2), float32, any batch size. What was trained, how, its "
-        "accuracy, class names and normalisation go along.",
-        epilog="Input: RGB, pixels / 255, minus mean, over std, [n, 3, 32, 32]; output: logits.",
-    )
+    parser = Parser(prog=paths.command_name("export"), description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, <cell>/seed=<n>")
     text = "what to write; the ending says what: " + ", ".join(KINDS)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=text)
     ask_for_weights(parser)
-    text = "of the weights in a .safetensors file: torchvision's are conv1, bn1, layer1.0.conv1, …"
-    parser.add_argument("--names", choices=("ours", "torchvision"), default="ours", help=text)
     parser.add_argument("--overwrite", action="store_true", help="files that are there already")
     return run_command(parser, _export, arguments)
 
@@ -61,46 +50,35 @@ def _export(options: argparse.Namespace) -> None:
     from resnet_cifar.trained.model import load_model
 
     for file in options.files:
-        _refuse_unwritable(file, options.names, options.overwrite)
+        _refuse_unwritable(file, options.overwrite)
     model = load_model(options.run, options.weights, "cpu")
-    needed = 4 * (model.record.parameters or 0)
-    for file in options.files:
-        if (free := shutil.disk_usage(file.parent).free) < needed * len(options.files):
-            raise UserError(f"{file} needs some {needed:,} bytes, and {free:,} are free there")
-    described = metadata(model, options.names)
+    described = metadata(model)
     writers = {".safetensors": _to_safetensors, ".onnx": _to_onnx, ".pt2": _to_pt2}
     for file in dict.fromkeys(options.files):
         with warnings.catch_warnings(action="ignore"):  # of exporters, for their own developers
             content = writers[file.suffix.lower()](model, described)
-        if os.path.lexists(file) and not options.overwrite:
-            raise UserError(f"{file} is there already: --overwrite replaces it")
         write_atomically(file, content)
         written = f"{file}: {len(content):,} bytes, {model.weights} weights, epoch {model.epoch}"
         print(printable(written))
 
 
-def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
+def _refuse_unwritable(file: Path, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise UserError(f"{file}: the name must end in one of {', '.join(KINDS)}")
-    if names != "ours" and kind != ".safetensors":
-        raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"{file} can't be written: it is a directory, or its directory is missing")
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        why = "it is a directory, or its directory is missing or read-only"
+        raise UserError(f"{file} can't be written: {why}")
     if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
     for package in KINDS[kind].split():
         if find_spec(package) is None:
             install = paths.installing("export")
             raise UserError(f"{file} needs {package}, which is not here: {install}")
-    try:
-        check_writable(file)
-    except OSError as error:
-        raise UserError(f"{file} can't be written: {error.strerror}") from error
 
 
-def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
+def metadata(model: TrainedModel) -> dict[str, str]:
     """Text by name that goes along with a network; lists and mappings as JSON."""
     from resnet_cifar.config.saved import reproduce_command
 
@@ -115,7 +93,6 @@ def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
         "run": f"{record.cell}/seed={record.seed}",
         "status": record.status,
         "weights": model.weights,
-        "names": names,
         "epoch": str(model.epoch),
         "epochs": str(record.epochs),
         **{name: str(value) for name, value in sorted(scores.items())},
@@ -130,28 +107,10 @@ def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
     }
 
 
-def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a ResNet's state dict as torchvision's are. Raises UserError: it is no ResNet's."""
-    renamed = {}
-    for name, tensor in weights.items():
-        module, _, leaf = name.rpartition(".")
-        if block := _BLOCK.fullmatch(module):
-            stage, position, part, number = block.groups()
-            theirs = f"layer{int(stage) + 1}.{position}.{_PARTS[part]}{number}"
-        elif module in _MODULES:
-            theirs = _MODULES[module]
-        else:
-            raise UserError(f"--names=torchvision: {name} is not a weight of a ResNet")
-        renamed[f"{theirs}.{leaf}"] = tensor
-    return renamed
-
-
 def _to_safetensors(model: TrainedModel, described: dict[str, str]) -> bytes:
     from safetensors import torch as safetensors
 
     weights = {k: v.contiguous() for k, v in model.network.state_dict().items()}
-    if described["names"] == "torchvision":
-        weights = torchvision_names(weights)
     return bytes(safetensors.save(weights, described))
 
 

@@ -62,7 +62,7 @@ def load_model(run: str | Path, weights: str = "last", device: str = "auto") -> 
     Args:
         run: a run directory, `<cell>/seed=<n>`.
         weights: "last", "best" (epoch on validation) or "ema" (the last's averaged ones).
-        device: auto, cpu, cuda or cuda:<n>.
+        device: auto, cpu, mps, cuda or cuda:<n>.
 
     Raises UserError: no such run or weights; they are damaged, another run's or have diverged.
     """

@@ -36,11 +36,6 @@ class Photo(NamedTuple):
     width: int  # as it is shown, in pixels
     height: int
 
-    @property
-    def resized(self) -> bool:
-        """True if it was cropped or resized."""
-        return (self.width, self.height) != (SIZE, SIZE)
-
 
 def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
     """The image files below a directory, in order; a file is itself. Hidden ones are not.

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = "runs (<cell>/seed=<n>), image files, and folders of them, in any order"
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=text)
     ask_for_weights(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs, every class's probability")
     form.add_argument("--csv", action="store_true", help="for spreadsheets, the same")
@@ -110,6 +110,8 @@ def _classify(models: Sequence["TrainedModel"], photos: Sequence["Photo"]) -> li
     """One row an image, with the mean of the models' probabilities by class."""
     import numpy as np
 
+    from resnet_cifar.data.images import SIZE
+
     pixels = np.stack([photo.pixels for photo in photos])
     mean = np.mean([model.probabilities(pixels) for model in models], axis=0)
     classes = models[0].classes
@@ -120,7 +122,7 @@ def _classify(models: Sequence["TrainedModel"], photos: Sequence["Photo"]) -> li
             "probability": float(values.max()),
             "width": photo.width,
             "height": photo.height,
-            "resized": photo.resized,
+            "resized": (photo.width, photo.height) != (SIZE, SIZE),  # or cropped
             "probabilities": dict(zip(classes, values.tolist(), strict=True)),
         }
         for photo, values in zip(photos, mean, strict=True)

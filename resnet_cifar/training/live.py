@@ -77,11 +77,7 @@ class Display(contextlib.AbstractContextManager["Display"]):
         bar, speed = self.console.bar(step / steps, 10), Text(f"{rate:,.0f} images/s")
         done, time_left = Text(f"{step}/{steps}"), Text(f"{duration(left)} left")
         known = [Text(f"epoch {epoch}/{epochs}"), *([Text(self._last)] if self._last else [])]
-        parts = [*known, bar, done, time_left, speed]
-        for part in (bar, speed, done, time_left):  # go in this order where the window is narrow
-            if len(Text("  ").join(parts)) >= self.console.width:
-                parts.remove(part)
-        self._line.draw([Text("  ").join(parts)])
+        self._line.draw([Text("  ").join([*known, bar, done, time_left, speed])])
 
     def epoch(self, parts: Sequence[str], accuracy: float) -> None:
         """Print the line of a finished epoch, which reached this accuracy on validation."""
