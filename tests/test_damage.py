@@ -593,6 +593,22 @@ def test_a_run_that_another_process_takes_up_while_it_trains_stops(program: Prog
     assert record.status == "completed"
 
 
+def test_decoration_never_ends_a_run(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture can't be drawn: the run is completed all the same, and says what is missing."""
+    from resnet_cifar.probe import views
+
+    def broken(*args: object) -> np.ndarray:
+        raise RuntimeError("no colours")
+
+    monkeypatch.setattr(views, "heat_map", broken)
+    outcome = program(*COMMON, "trainer.progress=plain")
+    assert outcome.code == 0
+    assert outcome.out.count("a picture for TensorBoard is missing: RuntimeError: no colours") == 1
+    record = read_record(run_directory(compose(COMMON)))
+    assert record is not None
+    assert record.status == "completed"
+
+
 def test_leftovers_go_at_the_next_start(interrupted: Path, program: Program) -> None:
     for name in (".run.json.host.1.tmp", "..last.pt.new.host.1.tmp", ".last.pt.new"):
         (interrupted / name).write_text("half")

@@ -139,6 +139,7 @@ def everything(folder: Path) -> dict[str, Any]:
     assert "optimizer" not in last
     assert (last["epoch"], best["epoch"]) == (record.epochs, record.best["epoch"])
     events = EventAccumulator(str(run)).Reload()
+    heat = [event.step for event in events.Tensors("probe/layers_by_epochs")]
     assert "_hparams_/session_end_info" in events.summary_metadata
     with np.load(run / "predictions.npz") as stored:
         predictions = {name: stored[name].tobytes() for name in stored.files}
@@ -150,7 +151,7 @@ def everything(folder: Path) -> dict[str, Any]:
         "best": {name: each.numpy().tobytes() for name, each in best["model"].items()},
         "the best": record.best,
         "epochs in TensorBoard": [event.step for event in events.Tensors("accuracy/val")],
-        "curves of the probe": [e.step for e in events.Tensors("probe/weight_norm/median")],
+        "heat map": heat,
     }
 
 

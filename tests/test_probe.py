@@ -612,7 +612,7 @@ def test_readers_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_tensorboard_gets_curves(program: Program) -> None:
+def test_tensorboard_gets_curves_and_a_heat_map(program: Program) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with pytest.MonkeyPatch.context() as patch:
@@ -632,9 +632,13 @@ def test_tensorboard_gets_curves(program: Program) -> None:
     rows = [row for row in read_run_lines(run, PROBE_FILE) if row["epoch"] == 2]
     drawn = events.Scalars("probe/sum_cosine/worst")[1].value
     assert drawn == pytest.approx(max(r["sum_cosine"] for r in rows if r["kind"] == "norm"))
+    assert set(tags["images"]) == {"probe/layers_by_epochs"}
+    (image,) = events.Images("probe/layers_by_epochs")
+    assert image.step == 3
+    assert image.width > image.height > 500
 
 
-def test_curves_of_a_hand_made_epoch() -> None:
+def test_curves_and_table_of_a_hand_made_epoch() -> None:
     rows = [
         {"epoch": 5, "layer": "a", "kind": "conv", "angular_update": 0.02, "radial_rms": 0.1,
          "angular_update_predicted": 0.01, "gradient_norm": 1.0},
@@ -648,6 +652,11 @@ def test_curves_of_a_hand_made_epoch() -> None:
     assert curves["probe/radial_rms/worst"] == 0.1
     assert curves["probe/gradient_norm/median"] == 2.0
     assert "probe/weight_norm/median" not in curves
+    rows.append(rows[0] | {"epoch": 7, "gradient_norm": -2.0})
+    layers, table = views.table(rows, "gradient_norm")
+    assert layers == ["a", "b", "c"]
+    np.testing.assert_array_equal(table, [[1, 2], [3, math.nan], [9, math.nan]])
+    assert views.heat_map(rows).shape[2] == 3
 
 
 # The options.

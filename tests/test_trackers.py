@@ -258,6 +258,9 @@ class Silent(Tracker):
         self._meet("scalars")
         self.given.append(metrics["epoch"])
 
+    def image(self, *of: Any) -> None:
+        self._meet("image")
+
     def histograms(self, *of: Any) -> None:
         self._meet("histograms")
 
@@ -290,6 +293,7 @@ def test_a_tracker_that_gives_no_answer_holds_no_run(
     """A run that is finished sends nothing any more; nor does whatever only reads."""
     silent.hangs = method
     run = [*TINY, *OFFLINE, f"trainer.histogram_epochs={int(method == 'histograms')}"]
+    run.append(f"probe.epochs={int(method == 'image')}")  # which draws a picture
     outcome = program(*run)
     assert outcome.code == 0
     said = "logger=wandb: TimeoutError: no answer within 0 seconds; the run goes on without it\n"

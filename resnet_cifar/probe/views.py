@@ -1,4 +1,4 @@
-"""The probe at a glance, from the rows of probe.jsonl: a few curves. No torch."""
+"""The probe at a glance, from the rows of probe.jsonl: a few curves, and one heat map. No torch."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from resnet_cifar.text import no_backend
+
 Row = dict[str, Any]
 
-# Curves over epochs: median and worst layer of each.
-CURVES = (
-    *("weight_norm", "gradient_norm", "angular_update", "radial_rms", "sum_cosine", "xhat_cosine"),
-    *("mean_over_std", "running_mean_gap", "angular_ratio", "running_var_gap", "activation_dead"),
+# Panels of the heat map, in rows that share their layers: quantity, title, and the colours' range
+# where runs should compare at a glance. 1e-8 is what an identity that holds leaves in float32.
+COSINE = (1e-8, 1.0)
+PANELS: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
+    ("weight_norm", "‖w‖", None),
+    ("gradient_norm", "‖∂L/∂w‖", None),
+    ("angular_update", "rotation per update (rad)", None),
+    ("radial_rms", "|cos(w, ∂L/∂w)|, filters", COSINE),
+    ("sum_cosine", "|cos(∂L/∂x, 1)|, channels", COSINE),
+    ("xhat_cosine", "|cos(∂L/∂x, x̂)|, channels", COSINE),
+    ("mean_over_std", "|μ|/σ", None),
+    ("running_mean_gap", "|running mean − μ|/σ", None),
 )
+COLUMNS = 4
+# Curves over epochs: median and worst layer of each.
+CURVES = (*(name for name, *_ in PANELS), "angular_ratio", "running_var_gap", "activation_dead")
 
 
 def value(row: Row, quantity: str) -> float | None:
@@ -47,3 +60,53 @@ def curves(rows: Sequence[Row]) -> dict[str, float]:
 
 def _distance_from_one(ratio: float) -> float:
     return abs(math.log(ratio)) if ratio > 0 else math.inf
+
+
+def heat_map(rows: Sequence[Row]) -> np.ndarray:
+    """Draw layers × probed epochs of one run, a panel per quantity: an image uint8 [h, w, 3].
+
+    White is where there is no number, or one that is 0.
+    """
+    # Without pyplot: no window, no global state, and a third of the time to import.
+    with no_backend():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+
+    epochs = sorted({row["epoch"] for row in rows})
+    shown = range(0, len(epochs), math.ceil(len(epochs) / 8))
+    figure = Figure(figsize=(16, 9), dpi=80)
+    figure.subplots_adjust(left=0.08, right=0.97, bottom=0.06, top=0.96, wspace=0.2, hspace=0.15)
+    canvas = FigureCanvasAgg(figure)
+    for at, (quantity, title, limits) in enumerate(PANELS):
+        axes = figure.add_subplot(len(PANELS) // COLUMNS, COLUMNS, at + 1, title=title)
+        layers, values = table(rows, quantity)
+        if (values > 0).any():
+            low, high = limits or (np.nanmin(values[values > 0]), np.nanmax(values))
+            norm = LogNorm(low, high)
+            image = axes.imshow(values, aspect="auto", interpolation="nearest", norm=norm)
+            ticks = [low, math.sqrt(low * high), high]
+            figure.colorbar(image, ax=axes, ticks=ticks, format="%.1e").minorticks_off()
+        named = layers if at % COLUMNS == 0 else []
+        axes.set_yticks(range(len(named)), named, fontsize=7)
+        axes.set_xticks(shown, [epochs[i] for i in shown])
+        axes.set_xlabel("epoch" if at >= len(PANELS) - COLUMNS else "")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
+
+
+def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
+    """Arrange the magnitude of `quantity` as float64 [layers, probed epochs], NaN where missing.
+
+    Returns the layers that have it, and the table.
+    """
+    numbers = {
+        (row["layer"], row["epoch"]): abs(number)
+        for row in rows
+        if (number := value(row, quantity)) is not None
+    }
+    layers = list(dict.fromkeys(layer for layer, _ in numbers))
+    epochs = sorted({row["epoch"] for row in rows})
+    cells = [[numbers.get((layer, epoch), math.nan) for epoch in epochs] for layer in layers]
+    return layers, np.array(cells, dtype=float).reshape(len(layers), len(epochs))

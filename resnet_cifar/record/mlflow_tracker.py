@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from resnet_cifar.files import Lock
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
@@ -31,7 +33,8 @@ class MLflowTracker(Tracker):
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        if not (uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        own = not (uri or os.environ.get("MLFLOW_TRACKING_URI"))
+        if own:
             uri = f"sqlite:///{(run.root / 'mlflow.db').absolute()}"
         name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
         identity = "" if name else os.environ.get("MLFLOW_EXPERIMENT_ID", "")
@@ -40,8 +43,9 @@ class MLflowTracker(Tracker):
             self._client = MlflowClient(uri or None)
             if not identity:
                 known = self._client.get_experiment_by_name(name or EXPERIMENT)
+                pictures = (run.root / "mlflow").absolute().as_uri() if own else None
                 create = self._client.create_experiment
-                identity = known.experiment_id if known else create(name or EXPERIMENT)
+                identity = known.experiment_id if known else create(name or EXPERIMENT, pictures)
         self.epoch = 0
         if run.id:
             try:
@@ -63,6 +67,9 @@ class MLflowTracker(Tracker):
         now, epoch = round(1000 * time.time()), metrics["epoch"]
         known = {k: float(v) for k, v in metrics.items() if v is not None and k != "epoch"}
         self._client.log_batch(self.id, [Metric(k, v, now, epoch) for k, v in known.items()])
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        self._client.log_image(self.id, pixels, f"{name}.png")
 
     def end(self, status: str) -> None:
         self._client.set_terminated(self.id, STATUS.get(status, "FAILED"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnet_cifar.errors import describe
 from resnet_cifar.files import write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
@@ -163,6 +164,8 @@ class Recorder:
         record, files = self.record, (self._metrics, self._probe)
         try:
             if status in schema.FINAL:
+                if self._probe.lines:
+                    self._show_probe()
                 summed = sums(self.directory, SUMMED)
                 for file in files:  # its lines have to be as written
                     if file.lines and summed.get(file.path.name) != file.sum():
@@ -175,6 +178,13 @@ class Recorder:
             for file in files:
                 file.close()
             self.tell(lambda tracker: tracker.close())
+
+    def _show_probe(self) -> None:
+        try:
+            pixels, epoch = views.heat_map(self._probe.lines), self.record.epochs_done
+            self.tell(lambda tracker: tracker.image("probe/layers_by_epochs", pixels, epoch))
+        except Exception as error:  # of what only decorates: the run goes on
+            self._say(f"a picture for TensorBoard is missing: {describe(error)}")
 
     def tell(self, call: Callable[[Tracker], None]) -> None:
         """Call a method of every tracker."""

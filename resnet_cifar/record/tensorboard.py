@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a run and its row in HPARAMS; an event file a session.
+"""TensorBoard: the curves of a run, its pictures and its row in HPARAMS; an event file a session.
 
 The HPARAMS tab works across a sweep only if each run writes a session start and a session end into
 its own event file, without an experiment summary (the tab then infers the columns).
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -62,6 +63,9 @@ class Board(Tracker):
                 number = float("nan") if value is None else value
                 self._writer.add_scalar(name, number, metrics["epoch"])
         self._writer.flush()
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def histograms(self, model: torch.nn.Module, epoch: int) -> None:
         for name, parameter in model.named_parameters():

@@ -13,6 +13,7 @@ from resnet_cifar.errors import describe
 from resnet_cifar.record.schema import Metrics, Tracked
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
 LIMIT = 60.0  # seconds that a tracker may take to answer a call
@@ -28,6 +29,9 @@ class Tracker:
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         """Take an epoch's numbers under their own names; None is one that was not finite."""
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        """Take an image, uint8 [height, width, 3]."""
 
     def histograms(self, model: nn.Module, epoch: int) -> None:
         """Take the distribution of every parameter."""

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import wandb
 
 from resnet_cifar.errors import UserError, describe
@@ -42,6 +43,9 @@ class WandbTracker(Tracker):
     def scalars(self, metrics: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in metrics.items() if value is not None}
         self._run.log(numbers, step=metrics["epoch"])
+
+    def image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        self._run.log({name: wandb.Image(pixels)}, step=epoch)
 
     def end(self, status: str) -> None:
         self._run.finish(exit_code=0 if status == "completed" else 1)
