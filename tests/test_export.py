@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import signal
 import sys
 import warnings
@@ -85,7 +84,7 @@ def test_files_answer_as_the_network_does(
 
 
 class Block(nn.Module):
-    """A block with torchvision's names."""
+    """torchvision's names: what a state dict of theirs is loaded into."""
 
     def __init__(self, before: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -125,29 +124,18 @@ class Theirs(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["batchnorm", "detached_batchnorm"])
-def test_another_program_s_resnet_takes_the_weights(
+def test_under_torchvision_s_names(
     norm: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "net.safetensors"
-    assert call(capsys, runs[norm], file).code == 0
+    file = tmp_path / "theirs.safetensors"
+    assert call(capsys, runs[norm], file, "--names", "torchvision").code == 0
     net = Theirs(width=2).eval()
-    net.load_state_dict({theirs(name): tensor for name, tensor in load_file(file).items()})
+    net.load_state_dict(load_file(file))
     model = load_model(runs[norm], device="cpu")
     images = model.preprocess(compose(SHORT).data.load().val.pixels)
     torch.testing.assert_close(net(images), model.network(images), rtol=1e-5, atol=1e-5)
-
-
-def theirs(name: str) -> str:
-    """The name of one of our weights in torchvision's ResNets."""
-    for ours, other in (
-        (r"^stem\.", "conv1."),
-        (r"^norm\.", "bn1."),
-        (r"^head\.", "fc."),
-        (r"\.norm(\d)", r".bn\1"),
-        (r"\.shortcut\.", ".downsample."),
-    ):
-        name = re.sub(ours, other, name)
-    return re.sub(r"^stages\.(\d+)", lambda stage: f"layer{int(stage[1]) + 1}", name)
+    with pytest.raises(UserError, match=r"conv.weight is not a weight of a ResNet"):
+        export.torchvision_names({"conv.weight": torch.zeros(1)})
 
 
 def test_what_was_trained_goes_along(
@@ -197,6 +185,7 @@ def test_nothing_is_overwritten_or_half_written(
     assert load_file(file)
     assert "the name must end in one of .safe" in refused(tmp_path / "net.pth")
     assert "its directory is missing" in refused(tmp_path / "no" / "net.onnx")
+    assert "is for .safetensors files" in refused("a.onnx", "--names", "torchvision")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert 'needs onnxscript, which is not here: pip install -c constraints.txt -e ".[export]"' in (
         refused(tmp_path / "net.onnx")

@@ -12,8 +12,9 @@ import argparse
 import io
 import json
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 OPSET = 18  # of ONNX: what torch's exporter is made for
 TOLERANCE = 1e-3  # of the largest logit: how far another program's may be from the network's
+# Our modules, and parts of a block, as torchvision's ResNets name them.
+_MODULES = {"stem": "conv1", "norm": "bn1", "head": "fc"}
+_PARTS = {"conv": "conv", "norm": "bn", "shortcut.": "downsample."}
+_BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(conv|norm|shortcut\.)(\d)")
 # The kinds of files, and the packages that the extra `export` brings for them.
 KINDS = {".safetensors": "safetensors", ".onnx": "onnx onnxscript onnxruntime", ".pt2": ""}
 
@@ -42,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = "what to write; the ending says what: " + ", ".join(KINDS)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=text)
     ask_for_weights(parser)
+    text = "of the weights in a .safetensors file: torchvision's are conv1, bn1, layer1.0.conv1, …"
+    parser.add_argument("--names", choices=("ours", "torchvision"), default="ours", help=text)
     parser.add_argument("--overwrite", action="store_true", help="files that are there already")
     return run_command(parser, _export, arguments)
 
@@ -50,9 +57,9 @@ def _export(options: argparse.Namespace) -> None:
     from resnet_cifar.trained.model import load_model
 
     for file in options.files:
-        _refuse_unwritable(file, options.overwrite)
+        _refuse_unwritable(file, options.names, options.overwrite)
     model = load_model(options.run, options.weights, "cpu")
-    described = metadata(model)
+    described = metadata(model, options.names)
     writers = {".safetensors": _to_safetensors, ".onnx": _to_onnx, ".pt2": _to_pt2}
     for file in dict.fromkeys(options.files):
         with warnings.catch_warnings(action="ignore"):  # of exporters, for their own developers
@@ -62,11 +69,13 @@ def _export(options: argparse.Namespace) -> None:
         print(printable(written))
 
 
-def _refuse_unwritable(file: Path, overwrite: bool) -> None:
+def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
     """Raise UserError where `file` can't be written, before any work."""
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise UserError(f"{file}: the name must end in one of {', '.join(KINDS)}")
+    if names != "ours" and kind != ".safetensors":
+        raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
     if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         why = "it is a directory, or its directory is missing or read-only"
         raise UserError(f"{file} can't be written: {why}")
@@ -78,7 +87,7 @@ def _refuse_unwritable(file: Path, overwrite: bool) -> None:
             raise UserError(f"{file} needs {package}, which is not here: {install}")
 
 
-def metadata(model: TrainedModel) -> dict[str, str]:
+def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
     """Text by name that goes along with a network; lists and mappings as JSON."""
     from resnet_cifar.config.saved import reproduce_command
 
@@ -93,6 +102,7 @@ def metadata(model: TrainedModel) -> dict[str, str]:
         "run": f"{record.cell}/seed={record.seed}",
         "status": record.status,
         "weights": model.weights,
+        "names": names,
         "epoch": str(model.epoch),
         "epochs": str(record.epochs),
         **{name: str(value) for name, value in sorted(scores.items())},
@@ -107,10 +117,28 @@ def metadata(model: TrainedModel) -> dict[str, str]:
     }
 
 
+def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a ResNet's state dict as torchvision's are. Raises UserError: it is no ResNet's."""
+    renamed = {}
+    for name, tensor in weights.items():
+        module, _, leaf = name.rpartition(".")
+        if block := _BLOCK.fullmatch(module):
+            stage, position, part, number = block.groups()
+            theirs = f"layer{int(stage) + 1}.{position}.{_PARTS[part]}{number}"
+        elif module in _MODULES:
+            theirs = _MODULES[module]
+        else:
+            raise UserError(f"--names=torchvision: {name} is not a weight of a ResNet")
+        renamed[f"{theirs}.{leaf}"] = tensor
+    return renamed
+
+
 def _to_safetensors(model: TrainedModel, described: dict[str, str]) -> bytes:
     from safetensors import torch as safetensors
 
     weights = {k: v.contiguous() for k, v in model.network.state_dict().items()}
+    if described["names"] == "torchvision":
+        weights = torchvision_names(weights)
     return bytes(safetensors.save(weights, described))
 
 
