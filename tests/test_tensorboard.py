@@ -64,17 +64,27 @@ def server(logdir: Path) -> Get:
     return get
 
 
-def test_scalars_have_the_names_of_the_metrics(tensorboard: Get) -> None:
+def test_every_tab(tensorboard: Get) -> None:
     runs = tensorboard("runs")
     assert len(runs) == 3
     assert all(name.endswith("/seed=0") for name in runs)
     ordinary = next(name for name in runs if name.startswith("lr0.01_constant_wd0_bn_2ep"))
 
-    # Each epoch once although the run was resumed.
+    # SCALARS: the names of metrics.jsonl, each epoch once although the run was resumed.
     tags = tensorboard("plugin/scalars/tags")[ordinary]
     assert {"accuracy/val", "accuracy/val_augmented", "loss/train", "lr"} <= set(tags)
     points = tensorboard("plugin/scalars/scalars", run=ordinary, tag="accuracy/val")
     assert [step for _, step, _ in points] == [1, 2]
+
+    # CUSTOM SCALARS: training and both validation views in one chart.
+    layout = tensorboard("plugin/custom_scalars/layout")
+    charts = {c["title"]: c for part in layout["category"] for c in part["chart"]}
+    (pattern,) = charts["accuracy"]["multiline"]["tag"]
+    found = tensorboard("plugin/custom_scalars/scalars", run=ordinary, tag=pattern)
+    assert found["regex_valid"]
+    assert set(found["tag_to_events"]) == {
+        "accuracy/train", "accuracy/val", "accuracy/val_augmented",
+    }  # fmt: skip
 
 
 def test_a_reader_follows_a_resumed_run_and_sees_each_epoch_once(program: Program) -> None:

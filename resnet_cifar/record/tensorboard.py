@@ -25,6 +25,13 @@ from resnet_cifar.record.schema import FINAL
 from resnet_cifar.record.tracker import Tracker
 
 EVENTS = "events.out.tfevents."
+# The CUSTOM SCALARS tab: what belongs together in one chart. Tags are regular expressions.
+LAYOUT = {
+    "training and validation": {
+        quantity: ["Multiline", [f"^{quantity}/(train|val|val_augmented|val_ema)$"]]
+        for quantity in ("accuracy", "loss")
+    }
+}
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
 COLUMNS = (
     *("optimizer", *COORDINATES),
@@ -53,6 +60,7 @@ class Board(Tracker):
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
         ParseDict({"hparams": shown}, start)
         self._session(metadata.SESSION_START_INFO_TAG, session_start_info=start)
+        self._writer.add_custom_scalars(LAYOUT)
         self._writer.flush()
 
     def scalars(self, metrics: Mapping[str, Any]) -> None:
