@@ -1,6 +1,10 @@
 """The study for a borrowed GPU: what is started, what is stopped, what is carried away."""
 
 import importlib.util
+import os
+import re
+import shutil
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -354,3 +358,66 @@ def test_a_run_is_trained_packed_and_not_trained_again(
     assert "1 runs, 1 recorded before" in capsys.readouterr().out
     with tarfile.open("study.tar.gz") as archive:  # it is carried again
         assert {Path(name).name for name in archive.getnames()} == names
+
+
+# The kit
+
+linux = pytest.mark.skipif(shutil.which("setsid") is None, reason="needs Linux's shell tools")
+
+
+def kit(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`kit.sh` on a made-up machine that has the packages already."""
+    (folder / "w" / "site").mkdir(parents=True, exist_ok=True)
+    where = {"PATH": os.environ["PATH"], "W": str(folder / "w"), "OUT": str(folder / "out")}
+    script = [str(ROOT / "experiments" / "gpu" / "kit.sh"), *command.split()]
+    return subprocess.run(
+        ["bash", *script],
+        cwd=folder,
+        env=where | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@linux
+def test_the_kit_joins_the_data_and_gives_back_small_files(tmp_path: Path) -> None:
+    parts, w = tmp_path / "build" / "kit" / "data", tmp_path / "w"
+    parts.mkdir(parents=True)
+    for name in ("part.aa", "part.ab"):  # each comes with a command, the second twice
+        (parts / name).write_text(name)
+        assert kit("data", tmp_path).returncode == 0
+        (parts / "part.aa").unlink(missing_ok=True)
+    assert kit("data", tmp_path).returncode == 0
+    assert (w / "data" / "cifar-10-python.tar.gz").read_text() == "part.aapart.ab"
+
+    content = os.urandom(1 << 20) * 17
+    for cell in ("cosine-1", "baseline-2"):
+        (w / "runs" / cell / "seed=0").mkdir(parents=True)
+        (w / "runs" / cell / "seed=0" / "last.pt").write_text(cell)
+    (w / "study.tar.gz").write_bytes(content)
+    (w / "study.log").write_text("left: nothing")
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    (w / "study.pid").write_text(str(ended.pid))
+    done = kit("collect 30", tmp_path, WEIGHTS="cosine-*")
+    assert done.returncode == 0, done.stderr
+    assert "left: nothing" in done.stdout
+    back = sorted((tmp_path / "out").iterdir())
+    assert [x.name for x in back] == [
+        *("last.pt.aa", "study.log", "study.tar.gz.aa", "study.tar.gz.ab"),
+    ]
+    assert back[0].read_text() == "cosine-1"
+    assert b"".join(path.read_bytes() for path in back[2:]) == content
+    assert max(path.stat().st_size for path in back) < 16 << 20
+
+
+@linux
+def test_the_kit_says_what_it_can_do(tmp_path: Path) -> None:
+    page = (ROOT / "experiments" / "gpu" / "README.md").read_text()
+    named = set(re.findall(r"kit\.sh (\w+)", page))
+    wrong = kit("start", tmp_path)
+    assert wrong.returncode == 2
+    assert named == set(re.findall(r"(?:kit\.sh|\|) (\w+)", wrong.stdout))
+    assert "OUT: set it" in kit("look", tmp_path, OUT="").stderr

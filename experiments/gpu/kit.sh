@@ -17,8 +17,7 @@ prepare() {  # where there is a network: the packages that the machine lacks
 begin() {  # every command on the machine
   export PYTHONUNBUFFERED=1 PYTHONPATH=$W/site:$PWD
   export TORCHINDUCTOR_CACHE_DIR=$W/inductor TRITON_CACHE_DIR=$W/triton
-  export CUDA_MPS_PIPE_DIRECTORY=$W/mps CUDA_MPS_LOG_DIRECTORY=$W/mps
-  mkdir -p "$W/data" "$W/mps" "$OUT"
+  mkdir -p "$W/data" "$OUT"
   [ -d "$W/site" ] || $PY -m pip install -q --no-index --no-deps --no-compile --target "$W/site" \
     "$kit"/wheels/*.whl || exit 1
   for part in "$kit"/data/*; do  # a part of the data, once
@@ -35,10 +34,10 @@ look() {  # SMOKE, BENCHMARK: more arguments
     $PY -c 'import sys, torch; print(sys.version, torch.__version__, torch.cuda.is_available())'
     nvidia-smi; } > "$OUT/machine.txt" 2>&1
   head -8 "$OUT/machine.txt"
-  timeout 120 $PY train.py data=synthetic data.train_size=5184 data.val_size=1000 \
+  timeout 100 $PY train.py data=synthetic data.train_size=5184 data.val_size=1000 \
     trainer.epochs=3 trainer.progress=plain output_root="$W/smoke" ${SMOKE:-} > "$OUT/smoke.txt" 2>&1
   echo "$SECONDS s: smoke run, exit code $?"; tail -4 "$OUT/smoke.txt"
-  timeout 90 $PY -m benchmarks.gpu --seconds 45 --out "$OUT/gpu.json" ${BENCHMARK:-} 2>&1 |
+  timeout 75 $PY -m benchmarks.gpu --seconds 45 --out "$OUT/gpu.json" ${BENCHMARK:-} 2>&1 |
     tee "$OUT/gpu.txt"
   echo "$SECONDS s: benchmark"
 }
@@ -47,7 +46,11 @@ study() {  # MINUTES AT_ONCE [OVERRIDES]; STUDY: more options of run_study.py; M
   local minutes=$1 at_once=$2
   mkdir -p "$W/project"  # what the next command changes in the working tree changes nothing here
   cp -r train.py conf hydra_plugins resnet_cifar experiments "$W/project"
-  [ "${MPS:-0}" = 1 ] && nvidia-cuda-mps-control -d && echo "MPS on"
+  if [ "${MPS:-0}" = 1 ]; then  # CUDA's Multi-Process Service: kernels of several runs overlap
+    export CUDA_MPS_PIPE_DIRECTORY=$W/mps CUDA_MPS_LOG_DIRECTORY=$W/mps
+    mkdir -p "$W/mps"
+    nvidia-cuda-mps-control -d && echo "MPS on"
+  fi
   cd "$W/project" && export PYTHONPATH=$W/site:$W/project || exit 1
   setsid nohup $PY experiments/run_study.py --minutes "$minutes" --at-once "$at_once" \
     --to "$W/study.tar.gz" ${STUDY:-} -- output_root="$W/runs" data.root="$W/data" \
