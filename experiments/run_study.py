@@ -187,7 +187,7 @@ class Study:
     def carry(self) -> None:
         """Write the archive of what the runs have recorded. Raises OSError; a whole one stays."""
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
             for job in self.jobs:
                 for path in sorted(job.directory.glob("[!.]*")):  # nothing half written
                     if path.suffix != ".pt":
