@@ -89,7 +89,7 @@ class Study:
                 self.learn()
                 self.give_up()
                 self.start()
-                if not self.running:
+                if not self.running and not any(each.job.busy() for each in self.waiting):
                     return
                 time.sleep(TICK)
         finally:

@@ -97,7 +97,8 @@ class FakeProcess:
         self.done += epochs
         lines = self.job.lines
         while len(lines) + 1 <= self.done and not self.job.outcome():
-            spent = (self.machine.now - self.last) * (1 + 1e-6 * len(lines))  # never twice the same
+            # Never 0, and never twice the same.
+            spent = max(self.machine.now - self.last, 0.01) * (1 + 1e-6 * len(lines))
             lines.append({"speed/epoch_seconds": spent})
             self.last = self.machine.now
         if self.job.outcome() and not self.machine.hangs:
