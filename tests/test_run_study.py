@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ class FakeJob:
         self.run = SimpleNamespace(trainer=SimpleNamespace(epochs=epochs), data=data)
         self.exit_code: int | None = None
         self.lines: list[dict[str, float]] = []
+        self.taken = False
         self.directory.mkdir(parents=True)
         (self.directory / "metrics.jsonl").touch()
 
@@ -50,7 +52,7 @@ class FakeJob:
         return Outcome(0.9, "completed") if done else None
 
     def busy(self) -> bool:
-        return False
+        return self.taken  # by another process
 
 
 class Machine:
@@ -123,11 +125,21 @@ Studied = Callable[..., Any]
 def study(script: Any, monkeypatch: pytest.MonkeyPatch) -> Studied:
     """`study(machine, {"a": 15}, seconds, at_once)`: the study of such runs, over."""
 
-    def run(machine: Machine, epochs: dict[str, int], seconds: float, at_once: int) -> Any:
+    def run(
+        machine: Machine,
+        epochs: dict[str, int],
+        seconds: float,
+        at_once: int,
+        taken: Mapping[str, float] = MappingProxyType({}),
+    ) -> Any:
         monkeypatch.setattr(script, "time", machine)
         monkeypatch.setattr(script, "JobProcess", machine.process)
         monkeypatch.setattr(script, "is_recorded", lambda job: job.outcome() is not None)
         jobs = [FakeJob(name, count) for name, count in epochs.items()]
+        for job in jobs:
+            if until := taken.get(job.overrides[0]):
+                job.taken = True
+                machine.hooks.append((until, partial(setattr, job, "taken", False)))
         lines = {job.directory: job.lines for job in jobs}
         monkeypatch.setattr(script, "read_metrics", lambda path: lines[path.parent])
         made = script.Study(jobs, machine.now + seconds, at_once, Path("study.tar.gz"))
@@ -219,9 +231,10 @@ def test_an_epoch_with_more_beside_it_for_a_part_is_no_speed(study: Studied) -> 
 
 def test_the_compiling_epoch_is_no_speed(study: Studied) -> None:
     machine = Machine({1: 1.0, 2: 1.0}, compiles=100.0)
-    # `third` compiles beside `long` alone, then both end: 101 seconds would be an epoch alone.
-    study(machine, {"long": 135, "quick": 5, "third": 30, "last": 50}, 600.0, 2)
-    assert completed(machine) == ["long", "quick", "third", "last"]
+    # `second` compiles beside `long` alone, then both end: 101 seconds would be an epoch alone.
+    taken = {"second": 130.0, "last": 300.0}
+    study(machine, {"long": 160, "second": 30, "last": 50}, 600.0, 2, taken)
+    assert completed(machine) == ["long", "second", "last"]
 
 
 def test_epochs_may_be_shorter_than_the_time_between_two_looks(study: Studied) -> None:
