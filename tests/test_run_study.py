@@ -238,8 +238,8 @@ def test_the_compiling_epoch_is_no_speed(study: Studied) -> None:
 
 
 def test_epochs_may_be_shorter_than_the_time_between_two_looks(study: Studied) -> None:
-    machine = Machine({1: 0.05}, compiles=5.0)
-    study(machine, {"a": 40, "b": 40}, 100.0, 1)
+    machine = Machine({1: 0.05, 2: 0.05}, compiles=5.0)
+    study(machine, {"a": 40, "b": 40}, 100.0, 2, {"b": 4.8})
     assert completed(machine) == ["a", "b"]
 
 
