@@ -237,6 +237,13 @@ def test_the_compiling_epoch_is_no_speed(study: Studied) -> None:
     assert completed(machine) == ["long", "second", "last"]
 
 
+def test_a_start_takes_its_time(study: Studied) -> None:
+    machine = Machine({1: 1.0}, compiles=100.0)
+    made = study(machine, {"a": 100, "b": 100}, 330.0, 1)
+    assert (completed(machine), len(machine.processes)) == (["a"], 1)
+    assert [member.name for member in made.waiting] == ["b"]
+
+
 def test_epochs_may_be_shorter_than_the_time_between_two_looks(study: Studied) -> None:
     machine = Machine({1: 0.05, 2: 0.05}, compiles=5.0)
     study(machine, {"a": 40, "b": 40}, 100.0, 2, {"b": 4.8})
@@ -335,6 +342,7 @@ def test_the_order_has_every_cell_once_and_then_the_next_seed(script: Any) -> No
         (["--minutes", "soon"], 2, "argument --minutes: invalid float value: 'soon'"),
         (["--to", "study.zip"], 2, "--to=study.zip: must be a file *.tar.gz"),
         (["--to", "file/study.tar.gz"], 1, "--to=file/study.tar.gz can't be written: "),
+        (["--to", f"{240 * 'x'}.tar.gz"], 1, "x.tar.gz can't be written: "),  # nor beside it
         (["--at-once", "0"], 2, "--at-once=0: must be 1 or more"),
         (["--seeds", "-1"], 2, "seed=-1: must be"),
         (["--", "optimizer.lrr=1"], 2, "optimizer.lrr is not a key"),
