@@ -445,14 +445,14 @@ def test_the_kit_joins_the_data_and_gives_back_small_files(tmp_path: Path) -> No
     with subprocess.Popen(["true"]) as ended:
         pass
     (w / "study.pid").write_text(str(ended.pid))
-    done = kit("collect 30", tmp_path, WEIGHTS="cosine-*")
+    done = kit("collect 30", tmp_path, WEIGHTS="baseline-*")
     assert done.returncode == 0, done.stderr
     assert "left: nothing" in done.stdout
     back = sorted((tmp_path / "out").iterdir())
     assert [x.name for x in back] == [
         *("last.pt.aa", "study.log", "study.tar.gz.aa", "study.tar.gz.ab"),
     ]
-    assert back[0].read_text() == "cosine-1"
+    assert back[0].read_text() == "baseline-2"
     assert b"".join(path.read_bytes() for path in back[2:]) == content
     assert max(path.stat().st_size for path in back) < 16 << 20
 
