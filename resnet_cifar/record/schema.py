@@ -199,12 +199,6 @@ def result(record: RunRecord) -> str:
     return f" ({', '.join(known)})" if known else ""
 
 
-def finished(directory: Path) -> RunRecord | None:
-    """Read the record of a run that has its outcome; None of any other."""
-    record = read_record(directory)
-    return record if record and record.finished else None
-
-
 def objective(record: RunRecord | None) -> float:
     """The number a search maximises: the last epoch's validation accuracy; 0 without a result."""
     if record is None or record.status == "diverged" or not record.final:
