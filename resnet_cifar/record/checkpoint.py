@@ -1,6 +1,5 @@
 """Checkpoints: atomic, checked, and with one spare."""
 
-import copy
 import hashlib
 import io
 import itertools
@@ -29,22 +28,16 @@ def save(path: Path, state: dict[str, Any], spare: Path | None = None) -> None:
     write_atomically(path, buffer.getvalue(), spare)  # the buffer's own bytes: no copy
 
 
-def on_host(value: Any, copies: dict[int, Any] | None = None) -> Any:
+def on_host(value: Any, copies: dict[int, torch.Tensor]) -> Any:
     """Copy the parts of a checkpoint to the host, for a writer: training goes on over its own.
 
-    A tensor that is there twice is copied once, and then written once.
+    A tensor that is there twice is one in `copies`, which is empty at first, and is written once.
     """
-    copies = {} if copies is None else copies
     if isinstance(value, torch.Tensor):
-        if id(value) not in copies:
-            copies[id(value)] = value.detach().to("cpu", copy=True)
-        return copies[id(value)]
-    if isinstance(value, (dict, list)):
-        whole = copy.copy(value)
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            whole[key] = on_host(part, copies)
-        return whole
-    return value
+        return copies.setdefault(id(value), value.detach().to("cpu", copy=True))
+    if isinstance(value, dict):
+        return {key: on_host(part, copies) for key, part in value.items()}
+    return [on_host(part, copies) for part in value] if isinstance(value, list) else value
 
 
 def kinds(state: Any) -> dict[str, str]:

@@ -113,9 +113,8 @@ class Recorder:
 
         So files change in the order of the calls, and none after one that failed.
         """
-        before = self._written
 
-        def in_order() -> None:
+        def in_order(before: Future[None] = self._written) -> None:
             before.result()
             work(*of)
 

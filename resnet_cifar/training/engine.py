@@ -86,7 +86,8 @@ class Engine:
                 self.recorder.wait()
                 self.recorder.epoch(metrics)
                 self._save_best(state.best_weights)
-                self.recorder.progress(epoch, state.best)
+                # With the status at once: nothing goes on from here, perhaps without a checkpoint.
+                self.recorder.record.epochs_done, self.recorder.record.best = epoch, state.best
                 return "diverged"
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
@@ -165,7 +166,7 @@ class Engine:
         logits = {name: self._predict(self.model, draws) for name, draws in views.items()}
         if (average := self.state.optimizer_step.average) is not None:
             batches = self._training_batches(epoch)
-            average.update_batchnorm_statistics(batches, self.compute.autocast())
+            average.update_batchnorm_statistics(batches, self.compute.autocast(), epoch)
             logits["val_ema"] = self._predict(average.network, views["val"])
         return logits
 
@@ -176,7 +177,7 @@ class Engine:
     def _training_view(self, epoch: int) -> View:
         """The view that an epoch trains on. It is kept until the next but one is drawn."""
         if epoch not in self._views:
-            self._views = {e: view for e, view in self._views.items() if e == epoch - 1}
+            self._views.pop(epoch - 2, None)
             self._views[epoch] = self.train.draw_view(self.seed, TRAINING, epoch)
         return self._views[epoch]
 
@@ -232,7 +233,7 @@ class Engine:
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Move the state to the next epoch, and have the writer record the one that has ended."""
         state, options = self.state, self.options
-        # For what the epoch before left: so a full disk is noticed, and two epochs are in memory.
+        # Until the epoch before is written: what went wrong there ends the run here.
         self.recorder.wait()
         state.end_epoch()
         # Among equals the first: it was reached with less training.
@@ -282,7 +283,7 @@ class Engine:
     def _checkpoint(self) -> Callable[[], None]:
         """Copy training as it stands now; return what writes it, for the writer."""
         self._saved_at = time.monotonic()
-        directory, saved = self.recorder.directory, checkpoint.on_host(self.state.dump())
+        directory, saved = self.recorder.directory, checkpoint.on_host(self.state.dump(), {})
 
         def write() -> None:
             digests = self.recorder.digests()  # of the lines that are in the files by now
@@ -293,8 +294,8 @@ class Engine:
 
         return write
 
-    def _save_best(self, weights: dict[str, Any] | None) -> None:
-        if weights is not None and weights["epoch"] != self._best_saved:
+    def _save_best(self, weights: dict[str, Any]) -> None:
+        if weights and weights["epoch"] != self._best_saved:
             checkpoint.save(self.recorder.directory / BEST, weights)
             self._best_saved = weights["epoch"]
 

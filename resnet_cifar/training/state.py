@@ -25,17 +25,16 @@ class State:
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
     best: dict[str, Any] | None = None  # metrics of the best epoch so far
-    best_weights: dict[str, Any] | None = None  # and what best.pt has of it, on the device
+    best_weights: dict[str, Any] = field(default_factory=dict)  # what best.pt has of it
     labels: dict[str, Any] = field(default_factory=dict)  # cell and seed, to know the file by
 
     def dump(self) -> dict[str, Any]:
         """Return all of it as plain containers and tensors, which load with weights_only=True."""
-        best = self.best_weights
-        # At the best epoch's end the copy's tensors serve twice: they are written once.
-        now = best is not None and (best["epoch"], 0) == (self.epoch, self.step)
+        # At the end of the best epoch the same tensors serve twice: they are written once.
+        best, now = self.best_weights, (self.epoch, self.step)
         return {
             **self.optimizer_step.dump(),
-            **(best if best is not None and now else self.dump_weights()),
+            **(best if (best.get("epoch"), 0) == now else self.dump_weights()),
             "best_weights": best,
             "totals": self.epoch_sums.totals(self.step),
             "rotations": self.rotations,
@@ -56,7 +55,7 @@ class State:
         """Continue from what `dump` or `dump_weights` returned. Raises ValueError, and as torch."""
         weights = {"model": self.model.state_dict(), **self.optimizer_step.dump_weights()}
         compare_weights(saved, weights)
-        if best_weights := saved.get("best_weights"):
+        if best_weights := saved.get("best_weights", {}):
             compare_weights(best_weights, weights)
         self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
@@ -64,14 +63,10 @@ class State:
             self.epoch_sums.restore(saved["totals"], saved["step"])
             if "rotations" in saved:
                 self.rotations.copy_(saved["rotations"])
-        self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
-        self.best_weights = best_weights
+        self.epoch, self.step = now = saved["epoch"], saved.get("step", 0)
+        self.best, self.best_weights = saved["best"], best_weights
         # Earlier versions left them in best.pt alone, and were perhaps killed before they did.
-        if (
-            best_weights is None
-            and self.best
-            and (self.best["epoch"], 0) == (self.epoch, self.step)
-        ):
+        if not best_weights and self.best and (self.best["epoch"], 0) == now:
             self.keep_best(self.best)
 
     def keep_best(self, metrics: dict[str, Any]) -> None:
