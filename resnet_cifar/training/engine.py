@@ -115,6 +115,7 @@ class Engine:
                 self.stop_if_interrupted()
                 # By time as well as by epoch: an epoch of the full study takes minutes on a CPU.
                 if time.monotonic() - self._saved_at > self.options.checkpoint_seconds:
+                    self.recorder.wait()
                     self.save()
             # The next epoch's now, while the device still works.
             if epoch < self.options.epochs:
@@ -232,31 +233,25 @@ class Engine:
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Move the state to the next epoch, and have the writer record the one that has ended."""
-        state, options = self.state, self.options
+        state, options, recorder = self.state, self.options, self.recorder
         # Until the epoch before is written: what went wrong there ends the run here.
-        self.recorder.wait()
+        recorder.wait()
         state.end_epoch()
         # Among equals the first: it was reached with less training.
         if state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]:
             state.keep_best(finite({key: metrics[key] for key in ("epoch", OBJECTIVE, "loss/val")}))
+        # Before the checkpoint: a kill between the two leaves a line too many, which a resume cuts
+        # off; the other way round, it would leave an epoch without its line.
+        recorder.later(recorder.epoch, metrics)
+        if options.histogram_epochs and epoch % options.histogram_epochs == 0:
+            network = copy.deepcopy(self.model).cpu()
+            recorder.later(recorder.tell, lambda tracker: tracker.histograms(network, epoch))
         overdue = time.monotonic() - self._saved_at > options.checkpoint_seconds
         due = epoch < options.epochs and (overdue or epoch % options.checkpoint_epochs == 0)
         # After the first one, too: a record never has epochs behind it and no checkpoint.
-        save = self._checkpoint() if due or epoch == 1 else None
-        shown = options.histogram_epochs and epoch % options.histogram_epochs == 0
-        network, best = copy.deepcopy(self.model).cpu() if shown else None, state.best
-
-        def write() -> None:
-            # Before the checkpoint: a kill between the two leaves a line too many, which a resume
-            # cuts off; the other way round, it would leave an epoch without its line.
-            self.recorder.epoch(metrics)
-            if network is not None:
-                self.recorder.tell(lambda tracker: tracker.histograms(network, epoch))
-            if save is not None:
-                save()
-            self.recorder.progress(epoch, best)
-
-        self.recorder.later(write)
+        if due or epoch == 1:
+            self.save()
+        recorder.later(recorder.progress, epoch, state.best)
         self.display.epoch(epoch_parts(metrics, options.epochs), metrics[OBJECTIVE])
 
     def finish(self, logits: dict[str, Tensor] | None) -> None:
@@ -276,23 +271,16 @@ class Engine:
         self.recorder.progress(state.epoch, state.best)
 
     def save(self) -> None:
-        """Have the writer save training as it stands now."""
-        self.recorder.wait()
-        self.recorder.later(self._checkpoint())
-
-    def _checkpoint(self) -> Callable[[], None]:
-        """Copy training as it stands now; return what writes it, for the writer."""
+        """Have the writer save training as it stands now: a copy, since training goes on."""
         self._saved_at = time.monotonic()
-        directory, saved = self.recorder.directory, checkpoint.on_host(self.state.dump(), {})
+        self.recorder.later(self._write, checkpoint.on_host(self.state.dump(), {}))
 
-        def write() -> None:
-            digests = self.recorder.digests()  # of the lines that are in the files by now
-            checkpoint.save_last(directory, {**saved, "digests": digests})
-            # After last.pt, which has these weights too: so best.pt is never of an epoch that a
-            # resume trains again, perhaps otherwise, and a kill in between is made up for.
-            self._save_best(saved["best_weights"])
-
-        return write
+    def _write(self, saved: dict[str, Any]) -> None:
+        digests = self.recorder.digests()  # of the lines that are in the files by now
+        checkpoint.save_last(self.recorder.directory, {**saved, "digests": digests})
+        # After last.pt, which has these weights too: so best.pt is never of an epoch that a resume
+        # trains again, perhaps otherwise, and what a kill in between keeps back is made up for.
+        self._save_best(saved["best_weights"])
 
     def _save_best(self, weights: dict[str, Any]) -> None:
         if weights and weights["epoch"] != self._best_saved:
