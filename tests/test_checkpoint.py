@@ -169,7 +169,9 @@ def look_at_every_part(run: Interrupted, chosen: Callable[[list[Any]], list[Any]
     # Another number of the same kind in its place is not to be seen; the archive's checksums are.
     numbers = {(place, name) for place, name in accepted if name in ("a fraction", "whole")}
     assert accepted - numbers == set()
-    assert {place[0] for place, _ in numbers} <= {"best", "ema_updates", "optimizer", "scaler"}
+    assert {place[0] for place, _ in numbers} <= {
+        *("best", "best_weights", "ema_updates", "optimizer", "scaler")
+    }
 
 
 def test_some_parts_are_looked_at(run: Interrupted) -> None:

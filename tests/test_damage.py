@@ -508,6 +508,7 @@ def during_training(patch: pytest.MonkeyPatch, action: Callable[[], object]) -> 
 
     def step(self: Engine, draws: Any, at: int, of_run: int) -> None:
         if (self.state.epoch, at) == (1, 2):
+            self.recorder.wait()  # for the files of the first one
             action()
         original(self, draws, at, of_run)
 

@@ -174,6 +174,7 @@ def test_a_full_disk_keeps_what_was_written(
     train_epoch = Engine.train_epoch
 
     def fill_up(self: Engine, epoch: int):
+        self.recorder.wait()  # for the files of the first epoch
         armed["on"] = epoch == 2
         return train_epoch(self, epoch)
 

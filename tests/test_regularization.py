@@ -186,6 +186,9 @@ def test_averaged_weights_have_running_statistics_of_their_own(norm: nn.BatchNor
             expected = torch.stack([of_batch(each, 1) for each in seen]).mean(0)
             found = average.network.state_dict()[f"1.{name}"].double()
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert average.network[1].num_batches_tracked == len(batches)  # of one epoch
+    average.update_batchnorm_statistics(batches, contextlib.nullcontext(), epoch=2)
+    assert average.network[1].num_batches_tracked == 2 * len(batches)
     assert norm.num_batches_tracked == 0
     assert average.network[1].momentum == 0.1
     nothing = Average(nn.Conv2d(3, 4, 3), 0.8)

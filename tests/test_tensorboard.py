@@ -18,8 +18,8 @@ from werkzeug.test import Client
 
 from resnet_cifar.config.compose import compose
 from resnet_cifar.identity import items, run_directory
+from resnet_cifar.record import checkpoint
 from resnet_cifar.record.tensorboard import Board, columns
-from resnet_cifar.training.engine import Engine
 
 Get = Callable[..., Any]
 
@@ -100,13 +100,15 @@ def test_a_reader_follows_a_resumed_run_and_sees_each_epoch_once(program: Progra
     assert [event.step for event in reader.Tensors("accuracy/val")] == [1]
 
     # A kill after an epoch's numbers and before its checkpoint: the epoch is trained again.
-    original = Engine.save
+    original = checkpoint.save
 
-    def die(self: Engine) -> None:
-        raise KeyboardInterrupt if self.state.epoch == 2 else original(self)
+    def die(path: Path, state: dict[str, Any], *rest: Any) -> None:
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+        original(path, state, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "save", die)
+        patch.setattr(checkpoint, "save", die)
         program(*TINY)
     assert [event.step for event in reader.Reload().Tensors("accuracy/val")] == [1, 2]
     program(*TINY)

@@ -40,9 +40,12 @@ class Average:
 
     @torch.no_grad()
     def update_batchnorm_statistics(
-        self, batches: Iterable[Tensor], autocast: AbstractContextManager[Any]
+        self, batches: Iterable[Tensor], autocast: AbstractContextManager[Any], epoch: int = 1
     ) -> None:
-        """Measure the running statistics anew, as the mean over `batches` of training images."""
+        """Measure the running statistics anew, as the mean over `batches` of training images.
+
+        The norms count so many batches an `epoch`, also where one is measured again after a kill.
+        """
         kind = nn.modules.batchnorm._BatchNorm
         norms = [module for module in self.network.modules() if isinstance(module, kind)]
         momenta = [norm.momentum for norm in norms]
@@ -51,6 +54,8 @@ class Average:
             # Momentum 1/k at batch k is the plain mean; the first batch replaces what was there.
             for norm in norms:
                 norm.momentum = 1 / number
+                if (count := norm.num_batches_tracked) is not None:
+                    count.fill_(epoch * number - 1)  # it adds 1 itself
             with autocast:
                 self.network(x)
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -25,7 +25,19 @@ def save(path: Path, state: dict[str, Any], spare: Path | None = None) -> None:
     # torch.save to a file turns a full disk into a RuntimeError; memory first, then one write.
     buffer = io.BytesIO()
     torch.save({**state, FORM: _form(state)}, buffer)
-    write_atomically(path, buffer.getbuffer().tobytes(), spare)
+    write_atomically(path, buffer.getvalue(), spare)  # the buffer's own bytes: no copy
+
+
+def on_host(value: Any, copies: dict[int, torch.Tensor]) -> Any:
+    """Copy the parts of a checkpoint to the host, for a writer: training goes on over its own.
+
+    A tensor that is there twice is one in `copies`, which is empty at first, and is written once.
+    """
+    if isinstance(value, torch.Tensor):
+        return copies.setdefault(id(value), value.detach().to("cpu", copy=True))
+    if isinstance(value, dict):
+        return {key: on_host(part, copies) for key, part in value.items()}
+    return [on_host(part, copies) for part in value] if isinstance(value, list) else value
 
 
 def kinds(state: Any) -> dict[str, str]:
@@ -157,10 +169,10 @@ def load_weights(directory: Path, weights: str, record: RunRecord) -> dict[str, 
     cell, seed, epoch = state.get("cell"), state.get("seed"), state.get("epoch")
     if (cell_hash(str(cell)), seed) != record.key:
         raise RecordError(f"{path} is of another run, {cell}/seed={seed}")
-    recorded = record.epochs_done if record.finished else epoch
-    if name == BEST:
-        recorded = record.best["epoch"] if record.best else None
-    if epoch != recorded:
+    best = record.best["epoch"] if record.best else None
+    recorded = best if name == BEST else record.epochs_done
+    # Of a run that goes on, the record is ahead of both files.
+    if record.finished and epoch != recorded:
         end = ", in which it diverged" if record.status == "diverged" and name == LAST else ""
         raise RecordError(f"{path} is of epoch {epoch}, not of epoch {recorded}{end}")
     if weights == "ema":

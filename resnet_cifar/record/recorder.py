@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,9 @@ def now() -> str:
 
 class Recorder:
     """Opens a session in the run's record; `epoch()` after each epoch, `end()` once.
+
+    One thread at a time uses it: its own writer, which does what `later()` is given, or, after
+    `wait()`, the one that trains.
 
     Args:
         directory: the run directory, <output_root>/<cell>/seed=<n>, locked by this process.
@@ -71,6 +75,10 @@ class Recorder:
         record.sessions.append(session)
         self._start = time.perf_counter()
         self._trained: list[tuple[int, float]] = []
+        self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
+        self._written.set_result(None)
+        on_cuda = session.device_type == "cuda" and torch.cuda.is_available()
+        self._cuda = torch.cuda.current_device() if on_cuda else None  # a thread has its own
         self._metrics, self._probe = (
             LinesFile(directory / name, done, (digests or {}).get(name))
             for name in (METRICS, PROBE)
@@ -104,6 +112,22 @@ class Recorder:
             FailSafeTracker("TensorBoard", board, lines[shown:], say, interrupted, new),
             FailSafeTracker(f"logger={of}", open, lines, say, interrupted, before, mark),
         ]
+
+    def later(self, work: Callable[..., None], *of: Any) -> None:
+        """Have the writer call `work(*of)` after all that it was given before, if that went well.
+
+        So files change in the order of the calls, and none after one that failed.
+        """
+
+        def in_order(before: Future[None] = self._written) -> None:
+            before.result()
+            work(*of)
+
+        self._written = self._writer.submit(in_order)
+
+    def wait(self) -> None:
+        """Wait for the writer. Raises what the work that it was given raised."""
+        self._written.result()
 
     def trained(self, images: int, seconds: float) -> None:
         """Count an epoch's training, or what this session has of it, for the session's throughput.
@@ -161,6 +185,7 @@ class Recorder:
 
         Raises UserError where a file of the run was changed by somebody else.
         """
+        self._writer.shutdown()  # when all is written, or has failed
         record, files = self.record, (self._metrics, self._probe)
         try:
             if status in schema.FINAL:
@@ -196,8 +221,8 @@ class Recorder:
         session = self.session
         session.end = now()
         session.seconds = round(time.perf_counter() - self._start, 3)
-        if torch.cuda.is_available() and session.device_type == "cuda":
-            session.peak_memory_bytes = torch.cuda.max_memory_allocated()
+        if self._cuda is not None:
+            session.peak_memory_bytes = torch.cuda.max_memory_allocated(self._cuda)
         self.record.final = self._metrics.lines[-1] if self._metrics.lines else None
         for file in (self._metrics, self._probe):
             if file.lines:

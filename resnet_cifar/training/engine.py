@@ -54,6 +54,8 @@ class Engine:
     display: Display
     interrupt: Interrupt
     _saved_at: float = field(default_factory=time.monotonic)
+    _best_saved: int = 0  # the epoch whose weights this session put into best.pt
+    _views: dict[int, View] = field(default_factory=dict)  # of training, by epoch
 
     @property
     def model(self) -> nn.Module:
@@ -67,9 +69,8 @@ class Engine:
         """
         state, epochs = self.state, self.options.epochs
         self.display.start(epochs, self.steps)
-        # A kill between last.pt and best.pt leaves best.pt one epoch behind: it is written now.
-        if state.best and state.best["epoch"] == state.epoch and not state.step:
-            checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
+        # A kill may have left best.pt behind last.pt, or of an epoch that is trained again.
+        self._save_best(state.best_weights)
         logits: dict[str, Tensor] | None = None
         while state.epoch < epochs:
             start, epoch = time.perf_counter(), state.epoch + 1
@@ -81,9 +82,12 @@ class Engine:
             if losses_are_finite(metrics):
                 metrics |= self.examine(epoch)
             if not losses_are_finite(metrics):
-                # Not saved: last.pt stays at the last epoch that was finite.
+                # last.pt stays as it is: of a network that is still one.
+                self.recorder.wait()
                 self.recorder.epoch(metrics)
-                self.recorder.progress(epoch, state.best)
+                self._save_best(state.best_weights)
+                # With the status at once: nothing goes on from here, perhaps without a checkpoint.
+                self.recorder.record.epochs_done, self.recorder.record.best = epoch, state.best
                 return "diverged"
             metrics["speed/epoch_seconds"] = time.perf_counter() - start
             self.finish_epoch(epoch, metrics)
@@ -96,7 +100,7 @@ class Engine:
         start, first = time.perf_counter(), state.step  # above 0 in an epoch that was interrupted
         # An epoch's randomness is drawn at once, also when it is resumed: so a checkpoint needs no
         # generator, and the steps do nothing but index.
-        view = self.train.draw_view(self.seed, TRAINING, epoch)
+        view = self._training_view(epoch)
         probed = self.probe.due(epoch, self.options.epochs)
         measured = self.probe.measured_steps(self.steps) if probed else []
         add_rotation = partial(gradient_flow.add_rotation, self.model, state.rotations)
@@ -111,7 +115,11 @@ class Engine:
                 self.stop_if_interrupted()
                 # By time as well as by epoch: an epoch of the full study takes minutes on a CPU.
                 if time.monotonic() - self._saved_at > self.options.checkpoint_seconds:
+                    self.recorder.wait()
                     self.save()
+            # The next epoch's now, while the device still works.
+            if epoch < self.options.epochs:
+                self._training_view(epoch + 1)
             # The only read from the device in an epoch. One after each step would make the host
             # wait for the device, and then the device for the host.
             loss, correct = (total / len(self.train) for total in state.epoch_sums.read(self.steps))
@@ -119,7 +127,7 @@ class Engine:
             # Also of an interrupted epoch: the images are trained, and the seconds spent.
             seconds = time.perf_counter() - start
             images = self._images_before(state.step) - self._images_before(first)
-            self.recorder.trained(images, seconds)
+            self.recorder.later(self.recorder.trained, images, seconds)
         return {
             "step": epoch * self.steps,
             "accuracy/train": correct,
@@ -159,7 +167,7 @@ class Engine:
         logits = {name: self._predict(self.model, draws) for name, draws in views.items()}
         if (average := self.state.optimizer_step.average) is not None:
             batches = self._training_batches(epoch)
-            average.update_batchnorm_statistics(batches, self.compute.autocast())
+            average.update_batchnorm_statistics(batches, self.compute.autocast(), epoch)
             logits["val_ema"] = self._predict(average.network, views["val"])
         return logits
 
@@ -167,9 +175,16 @@ class Engine:
         size = self.options.eval_batch_size
         return predict(network, self.val, draws, self.compute, size, self.stop_if_interrupted)
 
+    def _training_view(self, epoch: int) -> View:
+        """The view that an epoch trains on. It is kept until the next but one is drawn."""
+        if epoch not in self._views:
+            self._views.pop(epoch - 2, None)
+            self._views[epoch] = self.train.draw_view(self.seed, TRAINING, epoch)
+        return self._views[epoch]
+
     def _training_batches(self, epoch: int) -> Iterator[Tensor]:
         """Gather the first images of the epoch's training view, in training's batches."""
-        view, size = self.train.draw_view(self.seed, TRAINING, epoch), self.options.batch_size
+        view, size = self._training_view(epoch), self.options.batch_size
         for start in range(0, min(len(view), STATISTICS_IMAGES), size):
             self.stop_if_interrupted()
             yield self.train.batch(view, start, start + size)[0]
@@ -196,7 +211,8 @@ class Engine:
         if any(row["kind"] == "norm" for row in rows):
             metrics = self._validate_by_batch_statistics(probe.val_images)
         metrics["speed/probe_seconds"] = time.perf_counter() - start
-        self.recorder.probe([position | row | turned.get(row["layer"], {}) for row in rows])
+        rows = [position | row | turned.get(row["layer"], {}) for row in rows]
+        self.recorder.later(self.recorder.probe, rows)
         return metrics
 
     def _validate_by_batch_statistics(self, images: int) -> dict[str, float]:
@@ -216,27 +232,26 @@ class Engine:
         return score_views(logits, self.val.labels[:images])
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
-        """Record an epoch, move the state to the next one, save it when due."""
-        state, options = self.state, self.options
-        # Before the checkpoint: a kill between the two leaves a line too many, which a resume cuts
-        # off; the other way round, it would leave an epoch without its line.
-        self.recorder.epoch(metrics)
-        if options.histogram_epochs and epoch % options.histogram_epochs == 0:
-            self.recorder.tell(lambda tracker: tracker.histograms(state.model, epoch))
+        """Move the state to the next epoch, and have the writer record the one that has ended."""
+        state, options, recorder = self.state, self.options, self.recorder
+        # Until the epoch before is written: what went wrong there ends the run here.
+        recorder.wait()
         state.end_epoch()
         # Among equals the first: it was reached with less training.
-        improved = state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]
-        if improved:
-            state.best = finite({key: metrics[key] for key in ("epoch", OBJECTIVE, "loss/val")})
+        if state.best is None or metrics[OBJECTIVE] > state.best[OBJECTIVE]:
+            state.keep_best(finite({key: metrics[key] for key in ("epoch", OBJECTIVE, "loss/val")}))
+        # Before the checkpoint: a kill between the two leaves a line too many, which a resume cuts
+        # off; the other way round, it would leave an epoch without its line.
+        recorder.later(recorder.epoch, metrics)
+        if options.histogram_epochs and epoch % options.histogram_epochs == 0:
+            network = copy.deepcopy(self.model).cpu()
+            recorder.later(recorder.tell, lambda tracker: tracker.histograms(network, epoch))
         overdue = time.monotonic() - self._saved_at > options.checkpoint_seconds
-        due = overdue or epoch % options.checkpoint_epochs == 0 or epoch == options.epochs
-        # last.pt whenever the epoch improved, and before best.pt: best.pt then never comes from an
-        # epoch that a resume would train again.
-        if improved or due:
+        due = epoch < options.epochs and (overdue or epoch % options.checkpoint_epochs == 0)
+        # After the first one, too: a record never has epochs behind it and no checkpoint.
+        if due or epoch == 1:
             self.save()
-        if improved:
-            checkpoint.save(self.recorder.directory / BEST, state.dump_weights())
-        self.recorder.progress(epoch, state.best)
+        recorder.later(recorder.progress, epoch, state.best)
         self.display.epoch(epoch_parts(metrics, options.epochs), metrics[OBJECTIVE])
 
     def finish(self, logits: dict[str, Tensor] | None) -> None:
@@ -246,23 +261,38 @@ class Engine:
         """
         state, val = self.state, self.val
         logits = logits or self.validate(state.epoch)
+        self.recorder.wait()
         self.recorder.predictions(logits, val.labels, val.positions)
+        # First, as last.pt will no longer have them.
+        self._save_best(state.best_weights)
         # Weights alone: nothing is left to resume, and the optimizer's state is as large again.
         checkpoint.save(self.recorder.directory / LAST, state.dump_weights())
         (self.recorder.directory / PREVIOUS).unlink(missing_ok=True)
         self.recorder.progress(state.epoch, state.best)
 
     def save(self) -> None:
-        """Write last.pt, keeping the one before."""
-        state = {**self.state.dump(), "digests": self.recorder.digests()}
-        checkpoint.save_last(self.recorder.directory, state)
+        """Have the writer save training as it stands now: a copy, since training goes on."""
         self._saved_at = time.monotonic()
+        self.recorder.later(self._write, checkpoint.on_host(self.state.dump(), {}))
+
+    def _write(self, saved: dict[str, Any]) -> None:
+        digests = self.recorder.digests()  # of the lines that are in the files by now
+        checkpoint.save_last(self.recorder.directory, {**saved, "digests": digests})
+        # After last.pt, which has these weights too: so best.pt is never of an epoch that a resume
+        # trains again, perhaps otherwise, and what a kill in between keeps back is made up for.
+        self._save_best(saved["best_weights"])
+
+    def _save_best(self, weights: dict[str, Any]) -> None:
+        if weights and weights["epoch"] != self._best_saved:
+            checkpoint.save(self.recorder.directory / BEST, weights)
+            self._best_saved = weights["epoch"]
 
     def stop_if_interrupted(self) -> None:
         """Save and raise Interrupted where a signal has come. Called after each batch."""
         self.display.alive()
         if self.interrupt.signal is not None:
             self.save()
+            self.recorder.wait()
             self.interrupt.check()
 
     def _images_before(self, step: int) -> int:

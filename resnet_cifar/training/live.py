@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ class Display(contextlib.AbstractContextManager["Display"]):
         able = on_terminal() and not self.console.is_dumb_terminal
         self._live = mode == "live" or (mode == "auto" and able)
         self._line = LiveLines(self.console)
+        self._lock = threading.Lock()  # the writer of a run's record says things, too
         self._log: TextIO | None = None
         self._of = (0, 0)  # epochs, and steps of an epoch
         self._last = ""  # the accuracy of the last epoch
@@ -42,9 +44,10 @@ class Display(contextlib.AbstractContextManager["Display"]):
 
     def say(self, text: str, shown: str = "") -> None:
         """Print one line, or what is `shown` of it, unless quiet, and log it."""
-        self._line.draw([])
-        self.console.print(visible(shown or text))
-        self.note(text)
+        with self._lock:
+            self._line.draw([])
+            self.console.print(visible(shown or text))
+            self.note(text)
 
     def note(self, text: str) -> None:
         """Log a line without printing it. A log that can't be written stops no training."""
@@ -77,7 +80,12 @@ class Display(contextlib.AbstractContextManager["Display"]):
         bar, speed = self.console.bar(step / steps, 10), Text(f"{rate:,.0f} images/s")
         done, time_left = Text(f"{step}/{steps}"), Text(f"{duration(left)} left")
         known = [Text(f"epoch {epoch}/{epochs}"), *([Text(self._last)] if self._last else [])]
-        self._line.draw([Text("  ").join([*known, bar, done, time_left, speed])])
+        parts = [*known, bar, done, time_left, speed]
+        for part in (bar, speed, done, time_left):  # go in this order where the window is narrow
+            if len(Text("  ").join(parts)) >= self.console.width:
+                parts.remove(part)
+        with self._lock:
+            self._line.draw([Text("  ").join(parts)])
 
     def epoch(self, parts: Sequence[str], accuracy: float) -> None:
         """Print the line of a finished epoch, which reached this accuracy on validation."""

@@ -1,5 +1,6 @@
 """The state of training: what changes, and what a checkpoint holds."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +25,17 @@ class State:
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
     best: dict[str, Any] | None = None  # metrics of the best epoch so far
+    best_weights: dict[str, Any] = field(default_factory=dict)  # what best.pt has of it
     labels: dict[str, Any] = field(default_factory=dict)  # cell and seed, to know the file by
 
     def dump(self) -> dict[str, Any]:
         """Return all of it as plain containers and tensors, which load with weights_only=True."""
+        # At the end of the best epoch the same tensors serve twice: they are written once.
+        best, now = self.best_weights, (self.epoch, self.step)
         return {
-            **self.dump_weights(),
             **self.optimizer_step.dump(),
+            **(best if (best.get("epoch"), 0) == now else self.dump_weights()),
+            "best_weights": best,
             "totals": self.epoch_sums.totals(self.step),
             "rotations": self.rotations,
             "step": self.step,
@@ -48,16 +53,26 @@ class State:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned. Raises ValueError, and as torch."""
-        compare_weights(
-            saved, {"model": self.model.state_dict(), **self.optimizer_step.dump_weights()}
-        )
+        weights = {"model": self.model.state_dict(), **self.optimizer_step.dump_weights()}
+        compare_weights(saved, weights)
+        if best_weights := saved.get("best_weights", {}):
+            compare_weights(best_weights, weights)
         self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.epoch_sums.restore(saved["totals"], saved["step"])
             if "rotations" in saved:
                 self.rotations.copy_(saved["rotations"])
-        self.epoch, self.step, self.best = saved["epoch"], saved.get("step", 0), saved["best"]
+        self.epoch, self.step = now = saved["epoch"], saved.get("step", 0)
+        self.best, self.best_weights = saved["best"], best_weights
+        # Earlier versions left them in best.pt alone, and were perhaps killed before they did.
+        if not best_weights and self.best and (self.best["epoch"], 0) == now:
+            self.keep_best(self.best)
+
+    def keep_best(self, metrics: dict[str, Any]) -> None:
+        """Take the epoch that has just ended, of these `metrics`, for the best one so far."""
+        self.best = metrics
+        self.best_weights = copy.deepcopy(self.dump_weights())
 
     def end_epoch(self) -> None:
         """Move on to the next epoch, whose sums begin at zero."""
