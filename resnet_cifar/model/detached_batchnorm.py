@@ -50,8 +50,8 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() // x.shape[1]
         if count < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var, self.momentum)
         y: Tensor = _Normalise.apply(x, self.weight, self.bias, *running, self.eps, self.detach)
         return y
