@@ -158,7 +158,6 @@ class Traced:
     validation: Watch
     in_steps: list[str]  # reads before the epoch's end
     around: list[list[str]]  # kernels of each step but the network's and the optimizer's
-    inside: list[list[str]]  # those: forward, backward, update
     views: int
     metrics: int  # that the optimizer's surroundings add to an epoch's, each read by itself
 
@@ -216,7 +215,6 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
         }
         watch, update = Watch(on), engine_module.update
         around: list[list[str]] = []
-        inside: list[list[str]] = []
         in_steps: list[str] = []
 
         def counted(engine: Engine, *arguments: Any) -> None:
@@ -236,7 +234,6 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
         def uncounted(*arguments: Any) -> Any:
             before = list(watch.kernels)
             result = update(*arguments)
-            inside.append(watch.kernels[len(before) :])
             watch.kernels[:] = before
             return result
 
@@ -264,7 +261,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
                 views = engine.validate(1)
         scaled = engine.state.optimizer_step.scaler.is_enabled()
         metrics = bool(config.regularization.clip_norm) + scaled
-        return Traced(watch, validation, in_steps, around, inside, len(views), metrics)
+        return Traced(watch, validation, in_steps, around, len(views), metrics)
 
     return traced
 
