@@ -4,11 +4,17 @@ A "detached" layer that merely detaches what it writes to its running statistics
 fails these.
 """
 
+import copy
+import signal
+
 import pytest
 import torch
+from conftest import TINY, Program
+from test_run import directory, interrupt_at
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resnet_cifar.model.batch_counts import BatchCounts
 from resnet_cifar.model.detached_batchnorm import DetachedBatchNorm2d
 from resnet_cifar.model.options import DETACH, BatchNorm, ResNet18
 
@@ -274,3 +280,71 @@ def test_compiled_in_one_graph(detach: str) -> None:
     compiled(z).backward(g)
     torch.testing.assert_close(z.grad, x.grad)
     torch.testing.assert_close(other.running_var, plain.running_var)
+
+
+# The number of batches, which is in files and not counted in training.
+
+
+class Own(nn.BatchNorm2d):
+    """A person's layer, which does not go without its number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.num_batches_tracked is not None
+        return super().forward(x) / self.num_batches_tracked
+
+
+def test_layers_have_the_number_of_batches_that_they_would_have_counted() -> None:
+    """Every kind of layer, some trained before, beside a twin that counts for itself."""
+    torch.manual_seed(0)
+    twin = nn.Sequential(
+        nn.BatchNorm2d(3),
+        DetachedBatchNorm2d(3),
+        Own(3),
+        nn.BatchNorm2d(3, momentum=None),
+        nn.BatchNorm2d(3, track_running_stats=False),
+        nn.GroupNorm(1, 3),
+    )
+    twin(torch.randn(4, 3, 5, 5))
+    network = copy.deepcopy(twin)
+    counts = BatchCounts(network)
+    for x in torch.randn(3, 4, 3, 5, 5):
+        assert torch.equal(network(x), twin(x))
+    left = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}
+    assert left == {"2.num_batches_tracked", "3.num_batches_tracked"}
+    copy.deepcopy(network)(x)  # the probe's
+    theirs = twin.state_dict()
+    with counts.after(3):
+        ours = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(theirs)
+    assert list(ours) == list(theirs)
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+        assert ours[name].dtype == tensor.dtype
+    with pytest.raises(RuntimeError, match="Unexpected"), counts.after(3):
+        network.load_state_dict({**theirs, "other": x})
+    assert len(network.state_dict()) == len(theirs) - 2
+    with counts.after(0):
+        assert network[0].num_batches_tracked == 1  # of before, not those of what was loaded
+
+
+@pytest.mark.parametrize("detach", ["none", "both"])
+def test_files_have_the_number_of_batches(program: Program, detach: str) -> None:
+    """Also those written within an epoch; the averaged network has its measurements'."""
+    options = [f"norm.detach={detach}", "regularization.ema_decay=0.9"]
+    run = directory(*options)
+
+    def found(file: str) -> dict[str, set[int]]:
+        saved = torch.load(run / file, weights_only=True)
+        networks = {kind: saved[kind].items() for kind in ("model", "ema")}
+        return {
+            kind: {int(value) for key, value in weights if key.endswith("num_batches_tracked")}
+            for kind, weights in networks.items()
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, 1, signal.SIGTERM)
+        program(*TINY, *options)
+    assert found("last.pt") == {"model": {6}, "ema": {4}}
+    assert found("best.pt") == {"model": {4}, "ema": {4}}
+    assert program(*TINY, *options).code == 0
+    assert found("last.pt") == {"model": {8}, "ema": {8}}

@@ -50,8 +50,8 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() // x.shape[1]
         if count < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var, self.momentum)
         y: Tensor = _Normalise.apply(x, self.weight, self.bias, *running, self.eps, self.detach)
         return y
@@ -86,7 +86,8 @@ class _Normalise(torch.autograd.Function):
         scale = weight * inverse_std  # γ/σ
         count = x.numel() // x.shape[1]
         if both:
-            dx = g * _per_channel(scale)
+            # In g's dtype at once: in float32 it would be written, read again and cast.
+            dx = torch.mul(g, _per_channel(scale), out=torch.empty_like(g))
         elif ctx.detach == "mean":  # give back (γ/σ) mean g: Σ ∂L/∂x is no longer 0
             dx += _per_channel(scale * dbias / count)
         else:  # give back (γ/σ) x̂ mean(g x̂), x̂ = (x − μ)/σ being a line in x: ⟨∂L/∂x, x̂⟩ is not 0

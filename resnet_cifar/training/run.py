@@ -207,7 +207,7 @@ def assemble(
     record = begin_record(config)
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
     labels = {"cell": record.cell, "seed": record.seed}
-    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), labels=labels)
+    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), steps, labels=labels)
     saved, notes = checkpoint.load_last(directory, record, steps, state.restore)
     for line in notes:
         display.say(line)

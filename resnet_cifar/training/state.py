@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resnet_cifar.compute.epoch_sums import EpochSums
+from resnet_cifar.model.batch_counts import BatchCounts
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.record.checkpoint import compare_weights
 
@@ -22,11 +23,15 @@ class State:
     optimizer_step: OptimizerStep
     epoch_sums: EpochSums  # summed loss and correct images of this epoch's updates so far
     rotations: Tensor  # the probe's sums of this epoch so far: gradient_flow.empty_rotations
+    steps: int  # updates of an epoch
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
     best: dict[str, Any] | None = None  # metrics of the best epoch so far
     best_weights: dict[str, Any] = field(default_factory=dict)  # what best.pt has of it
     labels: dict[str, Any] = field(default_factory=dict)  # cell and seed, to know the file by
+
+    def __post_init__(self) -> None:
+        self.batch_counts = BatchCounts(self.model)
 
     def dump(self) -> dict[str, Any]:
         """Return all of it as plain containers and tensors, which load with weights_only=True."""
@@ -43,9 +48,11 @@ class State:
 
     def dump_weights(self) -> dict[str, Any]:
         """Return what is kept of a finished run: weights, no optimizer."""
+        with self.batch_counts.after(self.epoch * self.steps + self.step):
+            model = self.model.state_dict()
         return {
             **self.labels,
-            "model": self.model.state_dict(),
+            "model": model,
             **self.optimizer_step.dump_weights(),
             "epoch": self.epoch,
             "best": self.best,
@@ -53,11 +60,12 @@ class State:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `dump` or `dump_weights` returned. Raises ValueError, and as torch."""
-        weights = {"model": self.model.state_dict(), **self.optimizer_step.dump_weights()}
-        compare_weights(saved, weights)
-        if best_weights := saved.get("best_weights", {}):
-            compare_weights(best_weights, weights)
-        self.model.load_state_dict(saved["model"])
+        with self.batch_counts.after(0):
+            weights = {"model": self.model.state_dict(), **self.optimizer_step.dump_weights()}
+            compare_weights(saved, weights)
+            if best_weights := saved.get("best_weights", {}):
+                compare_weights(best_weights, weights)
+            self.model.load_state_dict(saved["model"])
         self.optimizer_step.restore(saved)
         if "optimizer" in saved:  # a finished run's checkpoint has weights alone
             self.epoch_sums.restore(saved["totals"], saved["step"])
