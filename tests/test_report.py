@@ -510,7 +510,7 @@ def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
         tables.tabulate(g, load_metrics(tmp_path)) for g in group_by_setting(load_runs(tmp_path))
     )
     rows = records(ranking.ranks)
-    assert [numbers.chance_column("p")(row) for row in rows] == ["one run", "undecided"]
+    assert [numbers.FORMS["chance"](row, "p") for row in rows] == ["one run", "undecided"]
 
 
 def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:

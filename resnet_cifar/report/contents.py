@@ -7,7 +7,16 @@ import pandas as pd
 from scipy import stats
 
 from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
-from resnet_cifar.report.document import WORDS, Column, Fold, Part, Report, Row, Table, escape
+from resnet_cifar.report.document import (
+    COLUMNS,
+    WORDS,
+    Column,
+    Fold,
+    Part,
+    Report,
+    Table,
+    escape,
+)
 from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part
@@ -161,16 +170,7 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     frame = ranking.ranks.iloc[:most]
     which = "ranking" if len(frame) == len(ranking.ranks) else "ranking's first"
     caption = WORDS[which].format(most=most, of=len(ranking.ranks))
-    columns: dict[str, Column] = {
-        "rank": "rank",
-        "cell": "label",
-        "n": "n",
-        "val %": numbers.mean_column(VAL),
-        "behind the best": numbers.difference_column,
-        "more than chance?": numbers.chance_column("p"),
-    }
-    if frame["diverged"].any():
-        columns["diverged"] = numbers.diverged_column
+    columns = COLUMNS["ranking"] | (COLUMNS["diverged"] if frame["diverged"].any() else {})
     name = f"ranking-{ranking.group.name}" + ("-first" if most is not None else "")
     return Table(name, frame, columns, caption, words=("more than chance?",))
 
@@ -202,21 +202,9 @@ def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[
     table = tables.study_table(runs, published)
     if not table["n"].sum():
         return [escape(WORDS["not published"])]
-    columns: dict[str, Column] = {
-        "cell": "cell",
-        "published %": numbers.percent_column("published"),
-        "repetitions %": numbers.range_column("repetitions"),
-        "ours %": numbers.mean_column(AUGMENTED),
-        "n": "n",
-        "verdict": "verdict",
-        "predicted %": numbers.range_column("prediction"),
-        "ours, clean %": numbers.mean_column(VAL),
-        "test, published %": numbers.percent_column("published/test"),
-        "test, ours %": numbers.percent_column("accuracy/test"),
-    }
     shared = [list(known.values(AUGMENTED).values()) for known in published if known.pooled]
     equal = f"{stats.bartlett(*shared).pvalue:.3f}" if len(shared) > 1 else "–"
-    return [Table("published", table, columns, WORDS["published"].format(p=equal))]
+    return [Table("published", table, COLUMNS["published"], WORDS["published"].format(p=equal))]
 
 
 # Bookkeeping -------------------------------------------------------------------------------------
@@ -225,35 +213,15 @@ def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[
 def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]:
     """Cost, all runs, runs that did not complete, and files that can't be read."""
     parts: list[Part] = []
-    columns: dict[str, Column]
     if len(runs):
-        columns = {
-            "device": "device",
-            "data": "data",
-            "width": numbers.value_column("model.width"),
-            "precision": "precision",
-            "threads": lambda row: row["threads"],
-            "runs": "runs",
-            "epochs": "epochs_done",
-            "hours": lambda row: f"{row['hours']:.2f}",
-            "images/s": lambda row: f"{row['images_per_second']:,.0f}",
-            "share of matmul rate %": numbers.percent_column("share_of_matmul_rate", 0),
-        }
-        cost = Table("cost", tables.cost_table(runs), columns, WORDS["cost"])
+        cost = Table("cost", tables.cost_table(runs), COLUMNS["cost"], WORDS["cost"])
         cost = cost.compact("device", "runs")
         parts.append(Fold("Cost", [cost], 2, True, apart=True))
         parts.append(Fold("All runs", [runs_table(runs)], 2, True, apart=True))
     rest = runs[runs["status"] != "completed"] if len(runs) else runs
     if len(rest):
-        columns = {
-            "cell": "cell",
-            "seed": "seed",
-            "status": "status",
-            "epochs": _show_epochs,
-            "cause": "error",
-        }
         kept = ["cell", "seed", "status", "epochs_done", "epochs", "error", "directory"]
-        table = Table("left-out", rest[kept], columns)
+        table = Table("left-out", rest[kept], COLUMNS["left-out"])
         parts.append(Fold("Left out of every mean", [table], 2, True))
     if skipped:
         frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
@@ -268,20 +236,12 @@ def runs_table(runs: pd.DataFrame) -> Table:
     named = {name_key(key): key for key in keys}
     accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
     columns: dict[str, Column] = {
-        name: numbers.percent_column(key) for name, key in accuracies.items() if key in frame
+        name: ("percent", key) for name, key in accuracies.items() if key in frame
     }
-    if "loss/val" in frame:
-        columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
-    columns |= {name: numbers.value_column(key) for name, key in named.items()}
-    columns |= {"seed": "seed", "status": "status", "epochs": _show_epochs}
-    columns["minutes"] = lambda row: numbers.decimals(row["seconds"] / 60, 1)
-    columns["run"] = lambda row: f"{row['cell']}/seed={row['seed']}"
+    columns |= {"val loss": ("loss", "loss/val")} if "loss/val" in frame else {}
+    columns |= {name: ("value", key) for name, key in named.items()} | COLUMNS["runs"]
     numeric = [name for name, key in named.items() if pd.api.types.is_numeric_dtype(frame[key])]
     words = [name for name in named if name not in numeric]
     plot = numeric[0] if len(named) > 1 and numeric else ""
     table = Table("runs", frame, columns, WORDS["runs"], (*words, "run"), plot)
     return table.compact("val %", "run")
-
-
-def _show_epochs(row: Row) -> str:
-    return f"{row['epochs_done']}/{row['epochs']}"

@@ -1,9 +1,16 @@
 """One question in one setting: cells, differences, curves, deciding early."""
 
-from resnet_cifar.report import figures, numbers
-from resnet_cifar.report.document import WORDS, Column, Part, Picture, Table, escape
+from resnet_cifar.report import figures
+from resnet_cifar.report.document import (
+    COLUMNS,
+    WORDS,
+    Column,
+    Part,
+    Picture,
+    Table,
+    escape,
+)
 from resnet_cifar.report.groups import name_key
-from resnet_cifar.report.study import AUGMENTED, VAL
 from resnet_cifar.report.tables import Tables, find_settled_epoch
 from resnet_cifar.runs.table import records
 
@@ -30,34 +37,19 @@ def question_part(answer: Tables, draw: bool = True) -> list[Part]:
 def cells_table(answer: Tables) -> Table:
     """The cells of a group with everything measured at their last epoch."""
     group, frame = answer.group, answer.cells
-    columns: dict[str, Column] = {name_key(key): numbers.value_column(key) for key in group.vary}
+    columns: dict[str, Column] = {name_key(key): ("value", key) for key in group.vary}
     columns = columns or {"cell": "cell"}
     words = tuple(columns)
-    columns |= {
-        "n": "n",
-        "val %": numbers.mean_column(VAL),
-        "val augmented %": numbers.mean_column(AUGMENTED),
-        "train %": numbers.mean_column("accuracy/train"),
-        "val loss": numbers.mean_column("loss/val", 1, 4),
-        "train loss": numbers.mean_column("loss/train", 1, 4),
-    }
-    for metric in answer.claimed:
-        share = metric.startswith("accuracy")
-        columns[metric + " %" * share] = numbers.mean_column(metric, *(() if share else (1, 4)))
-    if frame["diverged"].any():
-        columns["diverged"] = numbers.diverged_column
+    columns |= COLUMNS["cells"]
+    columns |= {m + " %" * m.startswith("accuracy"): ("mean", m) for m in answer.claimed}
+    columns |= COLUMNS["diverged"] if frame["diverged"].any() else {}
     caption = WORDS["own view"] if "augmentation" in group.vary else ""
     table = Table(f"cells-{group.name}", frame, columns, caption, words=words)
     return table.compact(*words, "n", "val %")
 
 
 def _differences_table(answer: Tables) -> Table:
-    columns: dict[str, Column] = {
-        "cells": "name",
-        "points": numbers.difference_column,
-        "n": "n",
-        "more than chance?": numbers.chance_column("p/holm"),
-    }
+    columns = COLUMNS["differences"]
     name, words = f"differences-{answer.group.name}", ("more than chance?",)
     return Table(name, answer.differences, columns, WORDS["differences"], words)
 

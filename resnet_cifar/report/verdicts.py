@@ -59,7 +59,7 @@ def _describe_differences(answer: Tables) -> list[Item]:
     """A line for each comparison that no claim asked for, the clearest first; at most `SHOWN`."""
     items = []
     for row in records(answer.differences.sort_values("p", kind="stable"))[:SHOWN]:
-        n, points = row["n"], numbers.difference_column(row)
+        n, points = row["n"], numbers.FORMS["points"](row, "difference")
         grounds = f"{answer.group.setting}: {points} points (n = {n})"
         verdict = DIFFERS if row["p/holm"] < 1 - CONFIDENCE else claims.UNDECIDED
         if row["lost"]:
