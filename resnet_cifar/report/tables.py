@@ -45,7 +45,7 @@ class Tables:
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
-            row["diverged"] = group.diverged(cell)
+            row["diverged"] = group.diverged[cell]
             for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
             row |= _compare_with_published(known.get(cell), group.values(cell, AUGMENTED))
@@ -75,7 +75,7 @@ class Tables:
             name = self._name_difference(sides[first], sides[second])
             e = group.compare(first, second) if name else None
             if e is not None:
-                lost = group.diverged(first) + group.diverged(second)
+                lost = group.diverged[first] + group.diverged[second]
                 p = math.nan if lost else e.p()  # survivors would stand for all
                 rows.append((first, second, name, e.n, e.mean, e.low, e.high, p, lost))
         names = ["first", "second", "name", "n", "difference", "low", "high", "p", "lost"]
@@ -179,16 +179,16 @@ def correct_differences(answers: Sequence[Tables]) -> None:
 
     Two questions may ask for one comparison: it counts once. A cell may be there in two precisions.
     """
-    asked = []
-    for answer in answers:
-        precision = str(answer.group.everything["precision"].iloc[0])
-        cells = zip(answer.differences["first"], answer.differences["second"], strict=True)
-        asked.append([(*pair, precision) for pair in cells])
-    tested = zip(asked, (answer.differences["p"] for answer in answers), strict=True)
-    p_values = {key: p for keys, table in tested for key, p in zip(keys, table, strict=True)}
+
+    def keys(answer: Tables) -> list[tuple[str, ...]]:
+        precision, table = str(answer.group.everything["precision"].iloc[0]), answer.differences
+        return [(*cells, precision) for cells in zip(table["first"], table["second"], strict=True)]
+
+    tested = [pair for a in answers for pair in zip(keys(a), a.differences["p"], strict=True)]
+    p_values = dict(tested)
     corrected = dict(zip(p_values, statistics.holm([*p_values.values()]), strict=True))
-    for answer, keys in zip(answers, asked, strict=True):
-        answer.differences["p/holm"] = [corrected[key] for key in keys]
+    for answer in answers:
+        answer.differences["p/holm"] = [corrected[key] for key in keys(answer)]
 
 
 def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
@@ -201,23 +201,19 @@ def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
 
 def _compare_with_published(known: Published | None, ours: "pd.Series[float]") -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
-    theirs = low = high = least = most = math.nan
-    verdict = ""
+    ends = [f"{of}/{end}" for of in ("repetitions", "prediction") for end in ("low", "high")]
+    row: dict[str, Any] = dict.fromkeys(("published", *ends), math.nan) | {"verdict": ""}
     if known is not None:
-        theirs, others = known.published[AUGMENTED], list(known.values(AUGMENTED).values())
-        least, most = min(others, default=math.nan), max(others, default=math.nan)
-        verdict = "too few repetitions" if len(ours) else "not run"
+        others = list(known.values(AUGMENTED).values())
+        row["published"] = known.published[AUGMENTED]
+        low, high = (of(others, default=math.nan) for of in (min, max))
+        row |= {"repetitions/low": low, "repetitions/high": high}
+        row["verdict"] = "too few repetitions" if len(ours) else "not run"
         if len(ours) and known.freedom:
             low, high = statistics.prediction_interval(others, len(ours), known.sd, known.freedom)
-            verdict = judge_reproduction(float(ours.mean()), low, high)
-    return {
-        "published": theirs,
-        "repetitions/low": least,
-        "repetitions/high": most,
-        "prediction/low": low,
-        "prediction/high": high,
-        "verdict": verdict,
-    }
+            row |= {"prediction/low": low, "prediction/high": high}
+            row["verdict"] = judge_reproduction(float(ours.mean()), low, high)
+    return row
 
 
 def judge_reproduction(mean: float, low: float, high: float) -> str:
