@@ -7,16 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
-from resnet_cifar.report.document import (
-    COLUMNS,
-    WORDS,
-    Column,
-    Fold,
-    Part,
-    Report,
-    Table,
-    escape,
-)
+from resnet_cifar.report.document import COLUMNS, WORDS, Column, Fold, Part, Report, Table, escape
 from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
 from resnet_cifar.report.question import question_part

@@ -11,21 +11,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from resnet_cifar.report.figures import Figure, draw_svg
 from resnet_cifar.report.numbers import FORMS
+from resnet_cifar.report.study import WORDS as WORDS
 from resnet_cifar.runs.table import records
 from resnet_cifar.text import printable
 
 # A key of the row, whose value is shown as it is; or one of numbers.FORMS and the key it shows.
 Column = str | Sequence[str]
 
-# The longer texts, by what they are about, and the columns of tables.
-WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 COLUMNS: dict[str, dict[str, Column]] = WORDS["columns"]
 BETWEEN = " – "  # in a title: a question and its setting
 MARKS = {"holds": "✓", "does not hold": "✗", "differs": "≠", "undecided": "?"}

@@ -26,9 +26,8 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
         return []
     probe = probe[probe["directory"].isin(group.runs["directory"])]
     name = group.name
-    rotation = draw_rotation(group, probe)
     rotations: list[Part] = []
-    if rotation:
+    if rotation := draw_rotation(group, probe):
         rotations = [Picture(f"rotation-{name}", rotation, WORDS["rotation"])]
     if "norm.detach" not in group.vary or probe.empty:
         return rotations
@@ -36,24 +35,19 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     curves = curves[curves["directory"].isin(group.runs["directory"])]
     table = flow_table(group, probed, curves)
     titles = {quantity: title for quantity, (_, title) in PANELS.items()}
-    measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
-    flow = _draw_panels(group, probed, titles)
-    losses = _draw_panels(group, curves, measured, sharey=True)
-    return [
-        heading("Gradient flow", 4),
-        escape(_describe_identities(table)),
-        _show_table(name, table),
-        Picture(f"flow-{name}", flow, WORDS["flow"]),
-        Picture(f"losses-{name}", losses, WORDS["losses"]),
-        *rotations,
-    ]
-
-
-def _show_table(name: str, table: pd.DataFrame) -> Table:
     losses = {title: ("measured", key) for key, title in LOSSES.items() if key in table}
     columns = COLUMNS["flow"] | losses
     columns["largest val loss"] = ("pattern", "{loss/val/largest:.2f}")
-    return Table(f"flow-{name}", table, columns, WORDS["flow table"])
+    measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
+    drawn = _draw_panels(group, probed, titles), _draw_panels(group, curves, measured, sharey=True)
+    return [
+        heading("Gradient flow", 4),
+        escape(_describe_identities(table)),
+        Table(f"flow-{name}", table, columns, WORDS["flow table"]),
+        Picture(f"flow-{name}", drawn[0], WORDS["flow"]),
+        Picture(f"losses-{name}", drawn[1], WORDS["losses"]),
+        *rotations,
+    ]
 
 
 def _describe_identities(table: pd.DataFrame) -> str:

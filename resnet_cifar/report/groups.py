@@ -20,19 +20,12 @@ import pandas as pd
 
 from resnet_cifar.config.saved import usual_values
 from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
-from resnet_cifar.report.study import VAL, Question, Selector, matches
+from resnet_cifar.report.study import VAL, WORDS, Question, Selector, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
-TITLES = {
-    "optimizer.lr": "lr",
-    "scheduler": "schedule",
-    "regularization.weight_decay": "weight decay",
-    "norm.detach": "detach",
-    "model.width": "width",
-    "trainer.epochs": "epochs",
-}
+TITLES: dict[str, str] = WORDS["keys"]
 OTHER = Question("Other runs", {}, (), name="other")
 BEST = Question("Which is best?", {}, (), name="best")
 # Accuracy of a network that has learnt nothing, for runs that diverged; its loss is −ln of it.

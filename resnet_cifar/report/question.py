@@ -1,15 +1,7 @@
 """One question in one setting: cells, differences, curves, deciding early."""
 
 from resnet_cifar.report import figures
-from resnet_cifar.report.document import (
-    COLUMNS,
-    WORDS,
-    Column,
-    Part,
-    Picture,
-    Table,
-    escape,
-)
+from resnet_cifar.report.document import COLUMNS, WORDS, Column, Part, Picture, Table, escape
 from resnet_cifar.report.groups import name_key
 from resnet_cifar.report.tables import Tables, find_settled_epoch
 from resnet_cifar.runs.table import records
@@ -20,7 +12,9 @@ def question_part(answer: Tables, draw: bool = True) -> list[Part]:
     group = answer.group
     parts: list[Part] = [cells_table(answer)]
     if len(answer.differences):
-        parts.append(_differences_table(answer))
+        name, words = f"differences-{group.name}", ("more than chance?",)
+        columns, caption = COLUMNS["differences"], WORDS["differences"]
+        parts.append(Table(name, answer.differences, columns, caption, words))
     if not draw:
         return parts
     caption = WORDS["curves"]
@@ -46,12 +40,6 @@ def cells_table(answer: Tables) -> Table:
     caption = WORDS["own view"] if "augmentation" in group.vary else ""
     table = Table(f"cells-{group.name}", frame, columns, caption, words=words)
     return table.compact(*words, "n", "val %")
-
-
-def _differences_table(answer: Tables) -> Table:
-    columns = COLUMNS["differences"]
-    name, words = f"differences-{answer.group.name}", ("more than chance?",)
-    return Table(name, answer.differences, columns, WORDS["differences"], words)
 
 
 def _early_part(answer: Tables) -> list[Part]:
