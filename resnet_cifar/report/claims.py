@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import SHORT, varying_keys
+from resnet_cifar.record.schema import FINAL
 from resnet_cifar.report import study
 from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
 from resnet_cifar.report.study import Claim, Contrast, Published, Question, Selector
@@ -117,7 +118,7 @@ def judge(claim: Claim, group: Group) -> Judgement | None:
         alone, p = UNDECIDED, math.nan
         count = f"have no {claim.metric} and" if math.isnan(_chance(claim)) else "at chance level"
         remarks.append(f"undecided, as the diverged seeds {count} change the verdict")
-    ended = rows[counted & rows["status"].isin(("completed", "diverged"))]
+    ended = rows[counted & rows["status"].isin(FINAL)]
     cells = ended.groupby("seed")["cell"].nunique()
     missing = [s for s in sorted(claim.seeds) if cells.get(s, 0) < rows[there]["cell"].nunique()]
     if missing:
@@ -300,9 +301,8 @@ def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], li
         return [], [missing]
     diverged = group.everything["status"] == "diverged"
     at_chance = group.everything[claim.metric].mask(diverged, _chance(claim))
-    ended = group.everything.assign(**{claim.metric: at_chance})[
-        diverged | (group.everything["status"] == "completed")
-    ]
+    every = group.everything.assign(**{claim.metric: at_chance})
+    ended = every[every["status"].isin(FINAL)]
     seen, with_diverged = (_advantages(claim, runs) for runs in (group.runs, ended))
     if not seen:
         return [], []

@@ -14,7 +14,7 @@ from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
-from resnet_cifar.runs.table import any_text, records
+from resnet_cifar.runs.table import any_text, records, varying
 from resnet_cifar.text import plural
 
 FIRST_ROWS = 5  # of the ranked table on the first screen
@@ -34,8 +34,10 @@ def build_report(
 ) -> Report:
     """Build the report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`.
 
-    The `origin`, when and by which code, stands in the line below the title.
+    The `origin`, when and by which code, stands in the line below the title. Raises UserError where
+    there are no runs.
     """
+    varying(runs)  # refuses none
     probe = pd.DataFrame() if probe is None else probe
     skipped: dict[str, str] = {}
     for table in (runs, curves, probe):
@@ -88,8 +90,6 @@ def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
     A run trained in two arithmetics belongs to neither.
     """
-    if runs.empty:
-        return runs, {}
     mixed = runs["precision"].astype(str).str.contains(" | ", regex=False)
     why = "trained in two precisions: " + runs["precision"][mixed].astype(str)
     return runs[~mixed], dict(zip(runs["directory"][mixed], why, strict=True))
@@ -97,11 +97,10 @@ def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def count_runs(runs: pd.DataFrame) -> str:
     """The number of runs, by status."""
-    if runs.empty:
-        return "No runs"
     counts = runs["status"].value_counts()
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{plural(len(runs), 'run')} in {plural(runs['cell'].nunique(), 'cell')}: {states}"
+    there = f"{plural(len(runs), 'run')} in {plural(runs['cell'].nunique(), 'cell')}"
+    return f"{there}: {states}" if states else there
 
 
 # The first screen --------------------------------------------------------------------------------
@@ -209,8 +208,7 @@ def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]
         cost = cost.compact("device", "runs")
         parts.append(Fold("Cost", [cost], 2, True, apart=True))
         parts.append(Fold("All runs", [runs_table(runs)], 2, True, apart=True))
-    rest = runs[runs["status"] != "completed"] if len(runs) else runs
-    if len(rest):
+    if len(rest := runs[runs["status"] != "completed"]):
         kept = ["cell", "seed", "status", "epochs_done", "epochs", "error", "directory"]
         table = Table("left-out", rest[kept], COLUMNS["left-out"])
         parts.append(Fold("Left out of every mean", [table], 2, True))

@@ -35,11 +35,11 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
     curves = curves[curves["directory"].isin(group.runs["directory"])]
     table = flow_table(group, probed, curves)
     titles = {quantity: title for quantity, (_, title) in PANELS.items()}
-    losses = {title: ("measured", key) for key, title in LOSSES.items() if key in table}
-    columns = COLUMNS["flow"] | losses
+    measured = {key: title for key, title in LOSSES.items() if key in table}
+    columns = COLUMNS["flow"] | {title: ("measured", key) for key, title in measured.items()}
     columns["largest val loss"] = ("pattern", "{loss/val/largest:.2f}")
-    measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
-    drawn = _draw_panels(group, probed, titles), _draw_panels(group, curves, measured, sharey=True)
+    losses = {key: f"{title} (nats)" for key, title in measured.items()}
+    drawn = _draw_panels(group, probed, titles), _draw_panels(group, curves, losses, sharey=True)
     return [
         heading("Gradient flow", 4),
         escape(_describe_identities(table)),

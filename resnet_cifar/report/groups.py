@@ -163,8 +163,6 @@ def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list
 
     What no question of the file asks about is asked by itself: which keys were varied.
     """
-    if runs.empty:
-        return []
     spreads = Spreads(runs)
     groups: list[Group] = []
     for question in questions:
@@ -204,7 +202,7 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     """The runs by setting alone: all its cells can be ranked."""
-    return _number_repeated(_split(runs, BEST, Spreads(runs))) if len(runs) else []
+    return _number_repeated(_split(runs, BEST, Spreads(runs)))
 
 
 def _number_repeated(groups: list[Group]) -> list[Group]:

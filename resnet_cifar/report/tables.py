@@ -227,7 +227,7 @@ def judge_reproduction(mean: float, low: float, high: float) -> str:
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
     """All published cells, a row for each precision of ours: n, ours, the repetitions, verdict."""
     rows = []
-    completed = runs[runs["status"] == "completed"] if len(runs) else runs
+    completed = runs[runs["status"] == "completed"]
     for known in published:
         found = completed[matches(completed, known.selector)]
         parts = list(found.groupby("precision")) if len(found) else [("", found)]
@@ -281,8 +281,6 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
     Columns: device, setting, runs, epochs_done, hours (all sessions, waiting included),
     images_per_second (median over runs), share_of_matmul_rate (median).
     """
-    if runs.empty:
-        return pd.DataFrame()
     keys = ["device", "data", "model.width", "precision", "threads"]
     table = runs.groupby(keys, dropna=False, as_index=False).agg(
         runs=("directory", "size"),
@@ -297,7 +295,7 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
 def find_mixed_cells(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Find cells whose runs differ in code, versions, …: by that the cells, each with its kinds."""
     mixed: dict[str, dict[str, list[str]]] = {}
-    for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
+    for cell, part in runs[runs["status"] == "completed"].groupby("cell"):
         for key in ("code", "versions", "device", "precision"):
             kinds = sorted({kind for value in part[key] for kind in str(value).split(" | ")})
             if len(kinds) > 1:
