@@ -13,7 +13,7 @@ import pandas as pd
 
 from resnet_cifar.identity import varying_keys
 from resnet_cifar.report.groups import Group, is_missing, last_values, name_difference
-from resnet_cifar.report.study import AUGMENTED, VAL, Published, Selector, matches
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import varying
 
@@ -72,25 +72,17 @@ class Tables:
             for cell, run in group.configurations.items()
         }
         for second, first in itertools.combinations(sides, 2):
-            name = self._name_difference(sides[first], sides[second])
-            e = group.compare(first, second) if name else None
-            if e is not None:
+            a, b = sides[first], sides[second]
+            keys = varying_keys([a, b])
+            if len(keys) == 1 and (e := group.compare(first, second)):
+                # Named without what only follows from the key.
+                shown = [key for key in group.vary if key in keys or a.get(key) == b.get(key)]
+                name = name_difference(*({k: x[k] for k in shown if k in x} for x in (a, b)))
                 lost = group.diverged[first] + group.diverged[second]
                 p = math.nan if lost else e.p()  # survivors would stand for all
                 rows.append((first, second, name, e.n, e.mean, e.low, e.high, p, lost))
         names = ["first", "second", "name", "n", "difference", "low", "high", "p", "lost"]
         return pd.DataFrame(rows, columns=names)
-
-    def _name_difference(self, first: Selector, second: Selector) -> str:
-        """`weight decay 0.01 − 0`; nothing where two cells differ in more than one key."""
-        keys = varying_keys([first, second])
-        if len(keys) != 1:
-            return ""
-        # Without what only follows from the key.
-        shown = [key for key in self.group.vary if key in keys or first.get(key) == second.get(key)]
-        return name_difference(
-            *({key: side[key] for key in shown if key in side} for side in (first, second))
-        )
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
