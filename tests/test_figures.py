@@ -26,7 +26,6 @@ from matplotlib.text import Annotation, Text
 
 from resnet_cifar.report import contents, document, figures, flow, tables
 from resnet_cifar.report.groups import group_by_question, group_by_setting
-from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import VAL, load_published, load_questions, matches
 from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
 
@@ -168,7 +167,7 @@ def pictures(answers: dict[str, tables.Tables]) -> dict[str, Figure]:
     before = dict(mpl.rcParams)
     parts = contents.best_part([answers["best"]])
     for name in ("learning_rate", "lr_x_wd", "detach"):
-        parts += question_part(answers[name])
+        parts += contents.question_part(answers[name])
     asked, probe = answers["detach"], load_probe(answers["detach"].group.runs)
     parts += flow.flow_part(asked.group, asked.runs, probe)
     found = [part for part in parts if isinstance(part, document.Picture)]

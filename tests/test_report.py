@@ -36,7 +36,6 @@ from resnet_cifar.report import (
     flow,
     folder,
     numbers,
-    question,
     tables,
     terminal,
     verdicts,
@@ -983,7 +982,7 @@ def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
     named = pd.DataFrame({"cell": [NAME, "a few words of it"], "n": [12_345, 6], "why": ["", "so"]})
     shown = [
         contents.ranking_table(rankings[0]),
-        question.cells_table(tables.tabulate(groups[0], curves)),
+        contents.cells_table(tables.tabulate(groups[0], curves)),
         contents.runs_table(runs),
         verdicts.claims_table(judgements),
         document.Table("named", named, {key: key for key in named}),

@@ -1,4 +1,4 @@
-"""The contents of a report, in order: claims, the published study, every question, bookkeeping."""
+"""The contents of a report, in order: claims, the best cells, every question, bookkeeping."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy import stats
 
-from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
+from resnet_cifar.report import claims, document, figures, flow, numbers, tables, verdicts
 from resnet_cifar.report.document import COLUMNS, WORDS, Column, Fold, Part, Report, Table, escape
-from resnet_cifar.report.figures import MOST_ROWS, draw_overview
 from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
-from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
@@ -112,13 +110,13 @@ def best_part(rankings: Sequence[Tables]) -> list[Part]:
     if not rankings:
         return [title, "There are not yet two cells with a completed run in one setting."]
     caption = WORDS["overview"]
-    if any(len(ranking.cells) > MOST_ROWS for ranking in rankings):
-        caption += f" The best {MOST_ROWS} of each are drawn."
+    if any(len(ranking.cells) > figures.MOST_ROWS for ranking in rankings):
+        caption += f" The best {figures.MOST_ROWS} of each are drawn."
     return [
         title,
         escape(describe_best(rankings[0])),
         ranking_table(rankings[0], FIRST_ROWS),
-        document.Picture("overview", draw_overview(rankings), caption),
+        document.Picture("overview", figures.draw_overview(rankings), caption),
     ]
 
 
@@ -163,6 +161,60 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     columns = COLUMNS["ranking"] | (COLUMNS["diverged"] if frame["diverged"].any() else {})
     name = f"ranking-{ranking.group.name}" + ("-first" if most is not None else "")
     return Table(name, frame, columns, caption, words=("more than chance?",))
+
+
+# A question in a setting --------------------------------------------------------------------------
+
+
+def question_part(answer: Tables, draw: bool = True) -> list[Part]:
+    """The section of a question: tables, and figures if it is to `draw` them."""
+    group = answer.group
+    parts: list[Part] = [cells_table(answer)]
+    if len(answer.differences):
+        name, words = f"differences-{group.name}", ("more than chance?",)
+        columns, caption = COLUMNS["differences"], WORDS["differences"]
+        parts.append(Table(name, answer.differences, columns, caption, words))
+    if not draw:
+        return parts
+    caption = WORDS["curves"]
+    ran = int((answer.cells["n"] > 0).sum())
+    if ran > (drawn := sum(len(cells) for _, cells in figures.arrange(answer))):
+        caption += f" The best {drawn} of {ran} cells are drawn."
+    parts.append(document.Picture(f"curves-{group.name}", figures.draw_curves(answer), caption))
+    parts += _early_part(answer)
+    if answer.grid is not None:
+        parts.append(document.Picture(f"map-{group.name}", figures.draw_map(answer), WORDS["map"]))
+    return parts
+
+
+def cells_table(answer: Tables) -> Table:
+    """The cells of a group with everything measured at their last epoch."""
+    group, frame = answer.group, answer.cells
+    columns: dict[str, Column] = {name_key(key): ("value", key) for key in group.vary}
+    columns = columns or {"cell": "cell"}
+    words = tuple(columns)
+    columns |= COLUMNS["cells"]
+    columns |= {m + " %" * m.startswith("accuracy"): ("mean", m) for m in answer.claimed}
+    columns |= COLUMNS["diverged"] if frame["diverged"].any() else {}
+    caption = WORDS["own view"] if "augmentation" in group.vary else ""
+    table = Table(f"cells-{group.name}", frame, columns, caption, words=words)
+    return table.compact(*words, "n", "val %")
+
+
+def _early_part(answer: Tables) -> list[Part]:
+    """The cell that deciding at an earlier epoch picks, in words and in a figure of ranks."""
+    picks = answer.picks
+    if picks.empty:
+        return []
+    last, best = picks["epoch"].iloc[-1], picks["label"].iloc[-1]
+    if picks["right"].all():
+        return [escape(f"Deciding at any epoch would have picked {best}, as the last epoch does.")]
+    worst = records(picks[~picks["right"]].sort_values("behind"))[-1]
+    worst |= {"points": 100 * worst["behind"], "settled": tables.find_settled_epoch(picks)}
+    sentence = WORDS["early"].format(last=last, best=best, **worst)
+    name = f"ranks-{answer.group.name}"
+    picture = document.Picture(name, figures.draw_ranks(answer), WORDS["ranks"])
+    return [escape(sentence), picture]
 
 
 # The rest ----------------------------------------------------------------------------------------
