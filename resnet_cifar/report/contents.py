@@ -160,7 +160,7 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     caption = WORDS[which].format(most=most, of=len(ranking.ranks))
     columns = COLUMNS["ranking"] | (COLUMNS["diverged"] if frame["diverged"].any() else {})
     name = f"ranking-{ranking.group.name}" + ("-first" if most is not None else "")
-    return Table(name, frame, columns, caption, words=("more than chance?",))
+    return Table(name, frame, columns, caption)
 
 
 # A question in a setting --------------------------------------------------------------------------
@@ -171,9 +171,8 @@ def question_part(answer: Tables, draw: bool = True) -> list[Part]:
     group = answer.group
     parts: list[Part] = [cells_table(answer)]
     if len(answer.differences):
-        name, words = f"differences-{group.name}", ("more than chance?",)
-        columns, caption = COLUMNS["differences"], WORDS["differences"]
-        parts.append(Table(name, answer.differences, columns, caption, words))
+        name, columns = f"differences-{group.name}", COLUMNS["differences"]
+        parts.append(Table(name, answer.differences, columns, WORDS["differences"]))
     if not draw:
         return parts
     caption = WORDS["curves"]

@@ -42,8 +42,9 @@ class Table:
     def is_left(self, title: str) -> bool:
         """True if the column holds words, which are set left, and numbers right."""
         key = self.columns[title]
-        texts = isinstance(key, str) and not pd.api.types.is_numeric_dtype(self.frame[key])
-        return texts or title in self.words
+        if isinstance(key, str) and not pd.api.types.is_numeric_dtype(self.frame[key]):
+            return True
+        return title in self.words or key[0] == "chance"
 
     def rows(self) -> list[list[str]]:
         """The text of every cell, row by row."""
