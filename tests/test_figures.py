@@ -136,6 +136,7 @@ def test_numbers_keep_their_colours_in_order_and_kinds_their_own() -> None:
     assert list(figures.color_values([0.1, 0.01])) == ["0.01", "0.1"]
     assert list(figures.color_values([0.1, 0.01]).values()) == list(figures.COLORS[:2])
     assert figures.color_values([True, False, None])  # of one key some cells may have no value
+    assert list(figures.color_values([0.3, math.nan, 0.1])) == ["0.1", "0.3", "nan"]
     many = figures.color_values([5e-4, 1e-2, 1e-3, 5e-3])
     assert list(many) == ["0.0005", "0.001", "0.005", "0.01"]
     assert not set(many.values()) & set(figures.COLORS)

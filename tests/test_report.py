@@ -560,6 +560,16 @@ def test_a_report_on_nothing(tmp_path: Path) -> None:
     assert "trained in two precisions: fp32" in report.markdown()
 
 
+def test_what_a_run_did_not_measure_is_no_number(tmp_path: Path) -> None:
+    session = read_record(make_run(tmp_path / "one", SHORT)).sessions[0]
+    names = ("images_per_second", "share_of_matmul_rate", "threads")
+    without = msgspec.structs.replace(session, **dict.fromkeys(names))
+    make_run(tmp_path / "two", SHORT, sessions=[without])
+    runs = load_runs(tmp_path / "two")
+    text = contents.build_report(runs, load_metrics(runs), [], PUBLISHED).markdown()
+    assert not {"nan", "none"} & set(re.findall(r"\w+", text.partition("## Cost")[2].lower()))
+
+
 # Questions that nobody wrote ----------------------------------------------------------------------
 
 

@@ -102,6 +102,7 @@ FORMS: dict[str, Callable[[Row, str], str]] = {
     "share": lambda row, key: percent(row[key], 0),
     "loss": lambda row, key: decimals(row[key], 4),
     "minutes": lambda row, key: decimals(row[key] / 60, 1),
+    "rate": lambda row, key: "" if math.isnan(row[key]) else f"{row[key]:,.0f}",
     "value": lambda row, key: "–" if is_missing(row[key]) else number(row[key]),
     "points": lambda row, key: signed(row[key], row["low"], row["high"]),
     "diverged": lambda row, key: f"{row[key]} of {row['n'] + row[key]}",
