@@ -279,8 +279,7 @@ def _compare_by_pass(
 ) -> dict[str, float]:
     """The difference of a claim within each pass of the study that has all its cells, by source.
 
-    A pass trained every cell once; so did the document. Differences of logarithms where the claim
-    is relative.
+    A pass trained every cell once; so did the document.
     """
     # Published validation is in the augmented view.
     augmented = {study.VAL: study.AUGMENTED, "loss/val": "loss/val_augmented"}

@@ -64,11 +64,9 @@ def _describe_identities(table: pd.DataFrame) -> str:
 
 
 def medians(probe: pd.DataFrame) -> pd.DataFrame:
-    """The quantities of `PANELS` as medians over the layers of their kind.
+    """The quantities of `PANELS`, medians over the layers of their kind, NaN where there is none.
 
-    Returns:
-        One row a run and probed epoch: directory, cell, seed, epoch and the quantities, NaN where
-        there is none.
+    One row a run and probed epoch, after its directory, cell, seed and epoch.
     """
     keys = ["directory", "cell", "seed", "epoch"]
     table = probe[keys].drop_duplicates().set_index(keys)
