@@ -26,7 +26,6 @@ from matplotlib.text import Annotation, Text
 
 from resnet_cifar.report import contents, document, figures, flow, tables
 from resnet_cifar.report.groups import group_by_question, group_by_setting
-from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import VAL, load_published, load_questions, matches
 from resnet_cifar.runs.table import load_metrics, load_probe, load_runs
 
@@ -137,6 +136,7 @@ def test_numbers_keep_their_colours_in_order_and_kinds_their_own() -> None:
     assert list(figures.color_values([0.1, 0.01])) == ["0.01", "0.1"]
     assert list(figures.color_values([0.1, 0.01]).values()) == list(figures.COLORS[:2])
     assert figures.color_values([True, False, None])  # of one key some cells may have no value
+    assert list(figures.color_values([0.3, math.nan, 0.1])) == ["0.1", "0.3", "nan"]
     many = figures.color_values([5e-4, 1e-2, 1e-3, 5e-3])
     assert list(many) == ["0.0005", "0.001", "0.005", "0.01"]
     assert not set(many.values()) & set(figures.COLORS)
@@ -168,7 +168,7 @@ def pictures(answers: dict[str, tables.Tables]) -> dict[str, Figure]:
     before = dict(mpl.rcParams)
     parts = contents.best_part([answers["best"]])
     for name in ("learning_rate", "lr_x_wd", "detach"):
-        parts += question_part(answers[name])
+        parts += contents.question_part(answers[name])
     asked, probe = answers["detach"], load_probe(answers["detach"].group.runs)
     parts += flow.flow_part(asked.group, asked.runs, probe)
     found = [part for part in parts if isinstance(part, document.Picture)]

@@ -25,6 +25,7 @@ from made_up import FULL, add_probe, change_record, composed, make_run
 from scipy import stats
 
 from resnet_cifar import text
+from resnet_cifar.config.keys import known_identity_keys
 from resnet_cifar.errors import UserError
 from resnet_cifar.record.schema import read_record
 from resnet_cifar.report import (
@@ -35,13 +36,12 @@ from resnet_cifar.report import (
     flow,
     folder,
     numbers,
-    question,
     tables,
     terminal,
     verdicts,
 )
 from resnet_cifar.report.__main__ import main
-from resnet_cifar.report.groups import Group, group_by_question, group_by_setting
+from resnet_cifar.report.groups import Group, group_by_question, group_by_setting, name_key
 from resnet_cifar.report.study import load_published, load_questions
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import load_metrics, load_probe, load_runs, records
@@ -509,7 +509,7 @@ def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
         tables.tabulate(g, load_metrics(tmp_path)) for g in group_by_setting(load_runs(tmp_path))
     )
     rows = records(ranking.ranks)
-    assert [numbers.chance_column("p")(row) for row in rows] == ["one run", "undecided"]
+    assert [numbers.FORMS["chance"](row, "p") for row in rows] == ["one run", "undecided"]
 
 
 def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
@@ -529,6 +529,44 @@ def test_a_table_of_all_runs_has_what_varies(tmp_path: Path) -> None:
     assert "The same in every row: " in table.caption
     assert "seed 0, status completed, epochs 5/5" in table.caption
     assert table.plot == "lr"  # two keys vary: the page plots one column against another
+
+
+def test_no_two_keys_are_shown_by_one_name(tmp_path: Path) -> None:
+    names = [name_key(key) for key in known_identity_keys()]
+    assert len(set(names)) == len(names)
+    grid = itertools.product(("0.8", "0.9"), ("0.1", "0.2"))
+    for momentum, of_norm in grid:
+        make_run(tmp_path, [*SHORT, f"optimizer.momentum={momentum}", f"norm.momentum={of_norm}"])
+    (found,) = group_by_question(load_runs(tmp_path), [])
+    table = contents.cells_table(tables.tabulate(found, load_metrics(tmp_path)))
+    assert [row[:2] for row in table.rows()] == [
+        [f"{of_norm}", f"{momentum}"] for of_norm in ("0.1", "0.2") for momentum in ("0.8", "0.9")
+    ]
+    assert {"momentum", "norm momentum"} <= {*contents.runs_table(load_runs(tmp_path)).columns}
+
+
+def test_a_report_on_nothing(tmp_path: Path) -> None:
+    """No runs are refused; of runs that are all left out it says why."""
+    runs = load_runs(tmp_path)
+    with pytest.raises(UserError, match="there are no runs"):
+        contents.build_report(runs, load_metrics(runs), [], PUBLISHED)
+    session = read_record(make_run(tmp_path / "one", SHORT)).sessions[0]
+    two = [session, msgspec.structs.replace(session, precision="bf16")]
+    make_run(tmp_path / "two", SHORT, sessions=two)
+    runs = load_runs(tmp_path / "two")
+    report = contents.build_report(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
+    assert report.subtitle == "0 runs in 0 cells"
+    assert "trained in two precisions: fp32" in report.markdown()
+
+
+def test_what_a_run_did_not_measure_is_no_number(tmp_path: Path) -> None:
+    session = read_record(make_run(tmp_path / "one", SHORT)).sessions[0]
+    names = ("images_per_second", "share_of_matmul_rate", "threads")
+    without = msgspec.structs.replace(session, **dict.fromkeys(names))
+    make_run(tmp_path / "two", SHORT, sessions=[without])
+    runs = load_runs(tmp_path / "two")
+    text = contents.build_report(runs, load_metrics(runs), [], PUBLISHED).markdown()
+    assert not {"nan", "none"} & set(re.findall(r"\w+", text.partition("## Cost")[2].lower()))
 
 
 # Questions that nobody wrote ----------------------------------------------------------------------
@@ -982,7 +1020,7 @@ def test_a_terminal_s_width_cuts_no_number_and_loses_no_name(
     named = pd.DataFrame({"cell": [NAME, "a few words of it"], "n": [12_345, 6], "why": ["", "so"]})
     shown = [
         contents.ranking_table(rankings[0]),
-        question.cells_table(tables.tabulate(groups[0], curves)),
+        contents.cells_table(tables.tabulate(groups[0], curves)),
         contents.runs_table(runs),
         verdicts.claims_table(judgements),
         document.Table("named", named, {key: key for key in named}),

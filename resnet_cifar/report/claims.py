@@ -9,12 +9,13 @@ import itertools
 import math
 import operator
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from resnet_cifar.identity import SHORT
+from resnet_cifar.identity import SHORT, varying_keys
+from resnet_cifar.record.schema import FINAL
 from resnet_cifar.report import study
 from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
 from resnet_cifar.report.study import Claim, Contrast, Published, Question, Selector
@@ -117,7 +118,7 @@ def judge(claim: Claim, group: Group) -> Judgement | None:
         alone, p = UNDECIDED, math.nan
         count = f"have no {claim.metric} and" if math.isnan(_chance(claim)) else "at chance level"
         remarks.append(f"undecided, as the diverged seeds {count} change the verdict")
-    ended = rows[counted & rows["status"].isin(("completed", "diverged"))]
+    ended = rows[counted & rows["status"].isin(FINAL)]
     cells = ended.groupby("seed")["cell"].nunique()
     missing = [s for s in sorted(claim.seeds) if cells.get(s, 0) < rows[there]["cell"].nunique()]
     if missing:
@@ -145,7 +146,7 @@ def _compare_cells(claim: Claim, group: Group) -> tuple[list[Comparison], list[s
             continue
         cells = [cells[0] for cells in found]
         for cell in dict.fromkeys(cells):
-            if lost := group.diverged(cell):
+            if lost := group.diverged[cell]:
                 seeds = lost + len(group.values(cell, study.VAL))
                 remarks.append(f"{group.labels[cell]}: {lost} of {seeds} seeds diverged")
         if comparison := _compare(claim, group, name, contrast, cells):
@@ -181,7 +182,7 @@ def _compare(
     if len({cell for cell, _ in used}) == 1:  # two measurements of the same runs
         first, second = (group.values(*key, logs) for key in used)
         values = list((first - second).dropna())
-        lost = [0.0] * group.diverged(cells[0])
+        lost = [0.0] * group.diverged[cells[0]]
         return _compare_pairs(name, values, values + lost) if values else None
     seen, at_chance = (group.combine(used, logs, lost) for lost in (None, _chance(claim)))
     if seen is None or at_chance is None:
@@ -251,17 +252,17 @@ def judge_published(
     questions: Sequence[Question], published: Sequence[Published]
 ) -> list[tuple[Claim, str, dict[str, float]]]:
     """The document's own claims, each comparison with its difference within every pass."""
-    return [
-        (claim, _name_contrast(contrast), passes)
-        for question in questions
-        for claim in question.claims
-        for contrast in (claim.contrasts if claim.declared == study.PUBLISHED else ())
-        for cells in itertools.product(
-            *(_find_published(question.where | side, published) for _, side in contrast)
-        )
-        if _share_setting(cells, question.vary)
-        if (passes := _compare_by_pass(claim, contrast, cells))
-    ]
+    rows = []
+    own = [(q, c) for q in questions for c in q.claims if c.declared == study.PUBLISHED]
+    for question, claim in own:
+        for contrast in claim.contrasts:
+            sides = [_find_published(question.where | side, published) for _, side in contrast]
+            for cells in itertools.product(*sides):
+                selectors = [cell.selector for cell in cells]
+                in_one_setting = varying_keys(selectors).keys() <= {*question.vary}
+                if in_one_setting and (passes := _compare_by_pass(claim, contrast, cells)):
+                    rows.append((claim, _name_contrast(contrast), passes))
+    return rows
 
 
 def _find_published(asked: Selector, published: Sequence[Published]) -> list[Published]:
@@ -273,18 +274,12 @@ def _find_published(asked: Selector, published: Sequence[Published]) -> list[Pub
     ]
 
 
-def _share_setting(cells: Sequence[Published], vary: Collection[str]) -> bool:
-    rests = [{k: v for k, v in cell.selector.items() if k not in vary} for cell in cells]
-    return all(rest == rests[0] for rest in rests)
-
-
 def _compare_by_pass(
     claim: Claim, contrast: Contrast, cells: Sequence[Published]
 ) -> dict[str, float]:
     """The difference of a claim within each pass of the study that has all its cells, by source.
 
-    A pass trained every cell once; so did the document. Differences of logarithms where the claim
-    is relative.
+    A pass trained every cell once; so did the document.
     """
     # Published validation is in the augmented view.
     augmented = {study.VAL: study.AUGMENTED, "loss/val": "loss/val_augmented"}
@@ -305,9 +300,8 @@ def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], li
         return [], [missing]
     diverged = group.everything["status"] == "diverged"
     at_chance = group.everything[claim.metric].mask(diverged, _chance(claim))
-    ended = group.everything.assign(**{claim.metric: at_chance})[
-        diverged | (group.everything["status"] == "completed")
-    ]
+    every = group.everything.assign(**{claim.metric: at_chance})
+    ended = every[every["status"].isin(FINAL)]
     seen, with_diverged = (_advantages(claim, runs) for runs in (group.runs, ended))
     if not seen:
         return [], []

@@ -1,4 +1,4 @@
-"""The contents of a report, in order: claims, the published study, every question, bookkeeping."""
+"""The contents of a report, in order: claims, the best cells, every question, bookkeeping."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,13 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy import stats
 
-from resnet_cifar.report import claims, document, flow, numbers, tables, verdicts
-from resnet_cifar.report.document import WORDS, Column, Fold, Part, Report, Row, Table, escape
-from resnet_cifar.report.figures import MOST_ROWS, draw_overview
+from resnet_cifar.report import claims, document, figures, flow, numbers, tables, verdicts
+from resnet_cifar.report.document import COLUMNS, WORDS, Column, Fold, Part, Report, Table, escape
 from resnet_cifar.report.groups import OTHER, group_by_question, group_by_setting, name_key
-from resnet_cifar.report.question import question_part
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, Question
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, seeds_needed
-from resnet_cifar.runs.table import any_text, records
+from resnet_cifar.runs.table import any_text, records, varying
 from resnet_cifar.text import plural
 
 FIRST_ROWS = 5  # of the ranked table on the first screen
@@ -34,8 +32,10 @@ def build_report(
 ) -> Report:
     """Build the report on `runs` (`load_runs`), their `curves` (`load_metrics`) and `load_probe`.
 
-    The `origin`, when and by which code, stands in the line below the title.
+    The `origin`, when and by which code, stands in the line below the title. Raises UserError where
+    there are no runs.
     """
+    varying(runs)  # refuses none
     probe = pd.DataFrame() if probe is None else probe
     skipped: dict[str, str] = {}
     for table in (runs, curves, probe):
@@ -88,8 +88,6 @@ def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
     A run trained in two arithmetics belongs to neither.
     """
-    if runs.empty:
-        return runs, {}
     mixed = runs["precision"].astype(str).str.contains(" | ", regex=False)
     why = "trained in two precisions: " + runs["precision"][mixed].astype(str)
     return runs[~mixed], dict(zip(runs["directory"][mixed], why, strict=True))
@@ -97,11 +95,10 @@ def leave_out_mixed(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def count_runs(runs: pd.DataFrame) -> str:
     """The number of runs, by status."""
-    if runs.empty:
-        return "No runs"
     counts = runs["status"].value_counts()
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{plural(len(runs), 'run')} in {plural(runs['cell'].nunique(), 'cell')}: {states}"
+    there = f"{plural(len(runs), 'run')} in {plural(runs['cell'].nunique(), 'cell')}"
+    return f"{there}: {states}" if states else there
 
 
 # The first screen --------------------------------------------------------------------------------
@@ -113,13 +110,13 @@ def best_part(rankings: Sequence[Tables]) -> list[Part]:
     if not rankings:
         return [title, "There are not yet two cells with a completed run in one setting."]
     caption = WORDS["overview"]
-    if any(len(ranking.cells) > MOST_ROWS for ranking in rankings):
-        caption += f" The best {MOST_ROWS} of each are drawn."
+    if any(len(ranking.cells) > figures.MOST_ROWS for ranking in rankings):
+        caption += f" The best {figures.MOST_ROWS} of each are drawn."
     return [
         title,
         escape(describe_best(rankings[0])),
         ranking_table(rankings[0], FIRST_ROWS),
-        document.Picture("overview", draw_overview(rankings), caption),
+        document.Picture("overview", figures.draw_overview(rankings), caption),
     ]
 
 
@@ -161,18 +158,62 @@ def ranking_table(ranking: Tables, most: int | None = None) -> Table:
     frame = ranking.ranks.iloc[:most]
     which = "ranking" if len(frame) == len(ranking.ranks) else "ranking's first"
     caption = WORDS[which].format(most=most, of=len(ranking.ranks))
-    columns: dict[str, Column] = {
-        "rank": "rank",
-        "cell": "label",
-        "n": "n",
-        "val %": numbers.mean_column(VAL),
-        "behind the best": numbers.difference_column,
-        "more than chance?": numbers.chance_column("p"),
-    }
-    if frame["diverged"].any():
-        columns["diverged"] = numbers.diverged_column
+    columns = COLUMNS["ranking"] | (COLUMNS["diverged"] if frame["diverged"].any() else {})
     name = f"ranking-{ranking.group.name}" + ("-first" if most is not None else "")
-    return Table(name, frame, columns, caption, words=("more than chance?",))
+    return Table(name, frame, columns, caption)
+
+
+# A question in a setting --------------------------------------------------------------------------
+
+
+def question_part(answer: Tables, draw: bool = True) -> list[Part]:
+    """The section of a question: tables, and figures if it is to `draw` them."""
+    group = answer.group
+    parts: list[Part] = [cells_table(answer)]
+    if len(answer.differences):
+        name, columns = f"differences-{group.name}", COLUMNS["differences"]
+        parts.append(Table(name, answer.differences, columns, WORDS["differences"]))
+    if not draw:
+        return parts
+    caption = WORDS["curves"]
+    ran = int((answer.cells["n"] > 0).sum())
+    if ran > (drawn := sum(len(cells) for _, cells in figures.arrange(answer))):
+        caption += f" The best {drawn} of {ran} cells are drawn."
+    parts.append(document.Picture(f"curves-{group.name}", figures.draw_curves(answer), caption))
+    parts += _early_part(answer)
+    if answer.grid is not None:
+        parts.append(document.Picture(f"map-{group.name}", figures.draw_map(answer), WORDS["map"]))
+    return parts
+
+
+def cells_table(answer: Tables) -> Table:
+    """The cells of a group with everything measured at their last epoch."""
+    group, frame = answer.group, answer.cells
+    columns: dict[str, Column] = {name_key(key): ("value", key) for key in group.vary}
+    columns = columns or {"cell": "cell"}
+    words = tuple(columns)
+    columns |= COLUMNS["cells"]
+    columns |= {m + " %" * m.startswith("accuracy"): ("mean", m) for m in answer.claimed}
+    columns |= COLUMNS["diverged"] if frame["diverged"].any() else {}
+    caption = WORDS["own view"] if "augmentation" in group.vary else ""
+    table = Table(f"cells-{group.name}", frame, columns, caption, words=words)
+    return table.compact(*words, "n", "val %")
+
+
+def _early_part(answer: Tables) -> list[Part]:
+    """The cell that deciding at an earlier epoch picks, in words and in a figure of ranks."""
+    picks = answer.picks
+    if picks.empty:
+        return []
+    last, best = picks["epoch"].iloc[-1], picks["label"].iloc[-1]
+    if picks["right"].all():
+        return [escape(f"Deciding at any epoch would have picked {best}, as the last epoch does.")]
+    worst = records(picks[~picks["right"]].sort_values("behind"))[-1]
+    worst |= {"points": 100 * worst["behind"], "settled": tables.find_settled_epoch(picks)}
+    sentence = WORDS["early"].format(last=last, best=best, **worst)
+    name = f"ranks-{answer.group.name}"
+    picture = document.Picture(name, figures.draw_ranks(answer), WORDS["ranks"])
+    return [escape(sentence), picture]
 
 
 # The rest ----------------------------------------------------------------------------------------
@@ -202,21 +243,9 @@ def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[
     table = tables.study_table(runs, published)
     if not table["n"].sum():
         return [escape(WORDS["not published"])]
-    columns: dict[str, Column] = {
-        "cell": "cell",
-        "published %": numbers.percent_column("published"),
-        "repetitions %": numbers.range_column("repetitions"),
-        "ours %": numbers.mean_column(AUGMENTED),
-        "n": "n",
-        "verdict": "verdict",
-        "predicted %": numbers.range_column("prediction"),
-        "ours, clean %": numbers.mean_column(VAL),
-        "test, published %": numbers.percent_column("published/test"),
-        "test, ours %": numbers.percent_column("accuracy/test"),
-    }
     shared = [list(known.values(AUGMENTED).values()) for known in published if known.pooled]
     equal = f"{stats.bartlett(*shared).pvalue:.3f}" if len(shared) > 1 else "–"
-    return [Table("published", table, columns, WORDS["published"].format(p=equal))]
+    return [Table("published", table, COLUMNS["published"], WORDS["published"].format(p=equal))]
 
 
 # Bookkeeping -------------------------------------------------------------------------------------
@@ -225,35 +254,14 @@ def _published_part(runs: pd.DataFrame, published: Sequence[Published]) -> list[
 def _bookkeeping_part(runs: pd.DataFrame, skipped: dict[str, str]) -> list[Part]:
     """Cost, all runs, runs that did not complete, and files that can't be read."""
     parts: list[Part] = []
-    columns: dict[str, Column]
     if len(runs):
-        columns = {
-            "device": "device",
-            "data": "data",
-            "width": numbers.value_column("model.width"),
-            "precision": "precision",
-            "threads": lambda row: row["threads"],
-            "runs": "runs",
-            "epochs": "epochs_done",
-            "hours": lambda row: f"{row['hours']:.2f}",
-            "images/s": lambda row: f"{row['images_per_second']:,.0f}",
-            "share of matmul rate %": numbers.percent_column("share_of_matmul_rate", 0),
-        }
-        cost = Table("cost", tables.cost_table(runs), columns, WORDS["cost"])
+        cost = Table("cost", tables.cost_table(runs), COLUMNS["cost"], WORDS["cost"])
         cost = cost.compact("device", "runs")
         parts.append(Fold("Cost", [cost], 2, True, apart=True))
         parts.append(Fold("All runs", [runs_table(runs)], 2, True, apart=True))
-    rest = runs[runs["status"] != "completed"] if len(runs) else runs
-    if len(rest):
-        columns = {
-            "cell": "cell",
-            "seed": "seed",
-            "status": "status",
-            "epochs": _show_epochs,
-            "cause": "error",
-        }
+    if len(rest := runs[runs["status"] != "completed"]):
         kept = ["cell", "seed", "status", "epochs_done", "epochs", "error", "directory"]
-        table = Table("left-out", rest[kept], columns)
+        table = Table("left-out", rest[kept], COLUMNS["left-out"])
         parts.append(Fold("Left out of every mean", [table], 2, True))
     if skipped:
         frame = pd.DataFrame(sorted(skipped.items()), columns=["path", "why"])
@@ -268,20 +276,12 @@ def runs_table(runs: pd.DataFrame) -> Table:
     named = {name_key(key): key for key in keys}
     accuracies = {"val %": VAL, "val augmented %": AUGMENTED, "train %": "accuracy/train"}
     columns: dict[str, Column] = {
-        name: numbers.percent_column(key) for name, key in accuracies.items() if key in frame
+        name: ("percent", key) for name, key in accuracies.items() if key in frame
     }
-    if "loss/val" in frame:
-        columns["val loss"] = lambda row: numbers.decimals(row["loss/val"], 4)
-    columns |= {name: numbers.value_column(key) for name, key in named.items()}
-    columns |= {"seed": "seed", "status": "status", "epochs": _show_epochs}
-    columns["minutes"] = lambda row: numbers.decimals(row["seconds"] / 60, 1)
-    columns["run"] = lambda row: f"{row['cell']}/seed={row['seed']}"
+    columns |= {"val loss": ("loss", "loss/val")} if "loss/val" in frame else {}
+    columns |= {name: ("value", key) for name, key in named.items()} | COLUMNS["runs"]
     numeric = [name for name, key in named.items() if pd.api.types.is_numeric_dtype(frame[key])]
     words = [name for name in named if name not in numeric]
     plot = numeric[0] if len(named) > 1 and numeric else ""
     table = Table("runs", frame, columns, WORDS["runs"], (*words, "run"), plot)
     return table.compact("val %", "run")
-
-
-def _show_epochs(row: Row) -> str:
-    return f"{row['epochs_done']}/{row['epochs']}"

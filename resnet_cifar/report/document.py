@@ -8,24 +8,22 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 
 from resnet_cifar.report.figures import Figure, draw_svg
+from resnet_cifar.report.numbers import FORMS
+from resnet_cifar.report.study import WORDS as WORDS
 from resnet_cifar.runs.table import records
 from resnet_cifar.text import printable
 
-Row = dict[str, Any]
-Column = str | Callable[[Row], str]  # a key of the row, whose value is shown as it is, or its text
+# A key of the row, whose value is shown as it is; or one of numbers.FORMS and the key it shows.
+Column = str | Sequence[str]
 
-# The longer texts, by what they are about.
-WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+COLUMNS: dict[str, dict[str, Column]] = WORDS["columns"]
 BETWEEN = " – "  # in a title: a question and its setting
 MARKS = {"holds": "✓", "does not hold": "✗", "differs": "≠", "undecided": "?"}
 
@@ -36,7 +34,7 @@ class Table:
 
     name: str  # of the CSV file
     frame: pd.DataFrame
-    columns: dict[str, Column]  # by title
+    columns: Mapping[str, Column]  # by title
     caption: str = ""
     words: tuple[str, ...] = ()  # titles of columns that are set left, as those of texts are
     plot: str = ""  # the title of a column against which the page plots the first one
@@ -44,15 +42,20 @@ class Table:
     def is_left(self, title: str) -> bool:
         """True if the column holds words, which are set left, and numbers right."""
         key = self.columns[title]
-        texts = isinstance(key, str) and not pd.api.types.is_numeric_dtype(self.frame[key])
-        return texts or title in self.words
+        if isinstance(key, str) and not pd.api.types.is_numeric_dtype(self.frame[key]):
+            return True
+        return title in self.words or key[0] == "chance"
 
     def rows(self) -> list[list[str]]:
         """The text of every cell, row by row."""
-        keys, rows = self.columns.values(), records(self.frame)
-        return [
-            [printable(str(row[x] if isinstance(x, str) else x(row))) for x in keys] for row in rows
+        shown = [
+            [
+                row[x] if isinstance(x, str) else FORMS[x[0]](row, x[1])
+                for x in self.columns.values()
+            ]
+            for row in records(self.frame)
         ]
+        return [[printable(str(value)) for value in row] for row in shown]
 
     def compact(self, *kept: str) -> Table:
         """The table without columns that are the same in every row, which its caption says."""

@@ -146,7 +146,8 @@ def color_values(values: Iterable[Any]) -> dict[str, str]:
     distinct = {str(value): value for value in values}
     colors: Iterable[Any] = itertools.cycle(COLORS)
     if all(isinstance(value, (int, float)) for value in distinct.values()):
-        distinct = dict(sorted(distinct.items(), key=lambda item: item[1]))
+        # A cell without the key has NaN, which is in no order.
+        distinct = dict(sorted(distinct.items(), key=lambda item: (math.isnan(item[1]), item[1])))
         if len(distinct) > FEW_VALUES:
             shades = matplotlib.colormaps["viridis"](np.linspace(*SEQUENTIAL, len(distinct)))
             colors = map(to_hex, shades)

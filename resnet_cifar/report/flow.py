@@ -7,36 +7,17 @@ from typing import Any
 import pandas as pd
 
 from resnet_cifar.report import figures
-from resnet_cifar.report.document import WORDS, Column, Part, Picture, Table, escape, heading
+from resnet_cifar.report.document import COLUMNS, WORDS, Part, Picture, Table, escape, heading
 from resnet_cifar.report.figures import FAINT, Axes, Figure
 from resnet_cifar.report.groups import Group
 from resnet_cifar.runs.table import records
 
-# (quantity, kind of layer, title): a panel each.
-PANELS = (
-    ("sum_cosine", "norm", "|cos(∂L/∂x, 1)|: shift"),
-    ("xhat_cosine", "norm", "|cos(∂L/∂x, x̂)|: scale"),
-    ("radial_rms", "conv", "|cos(w, ∂L/∂w)|: length of w"),
-    ("mean_over_std", "norm", "|μ|/σ: where the shift went"),
-    ("weight_norm", "conv", "‖w‖"),
-    ("running_mean_gap", "norm", "|running mean − μ|/σ: lag"),
-)
-IDENTITIES = {
-    "sum_cosine": "Σ∂L/∂x = 0",
-    "xhat_cosine": "⟨∂L/∂x, x̂⟩ = 0",
-    "radial_rms": "w·∂L/∂w = 0",
-}
+PANELS: dict[str, tuple[str, str]] = WORDS["panels"]  # kind of layer and title, by quantity
+IDENTITIES, LOSSES = WORDS["identities"], WORDS["loss panels"]
 # An identity that holds leaves float32 rounding and eps, 1e-7 to 1e-4; one that is broken 1e-2.
 HOLDS_BELOW = 1e-3
 STYLES = ("-", "--", ":", "-.")
 Styles = dict[str, tuple[str, str, str]]  # of a cell: label, colour, line style
-LOSSES = {
-    "loss/train": "train loss",
-    "loss/val": "val loss",
-    "loss/val_batch_statistics": "val loss, own statistics",
-    "loss/val_batch_mean": "val loss, own mean",
-    "loss/val_batch_variance": "val loss, own variance",
-}
 
 
 def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[Part]:
@@ -45,51 +26,28 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
         return []
     probe = probe[probe["directory"].isin(group.runs["directory"])]
     name = group.name
-    rotation = draw_rotation(group, probe)
     rotations: list[Part] = []
-    if rotation:
+    if rotation := draw_rotation(group, probe):
         rotations = [Picture(f"rotation-{name}", rotation, WORDS["rotation"])]
     if "norm.detach" not in group.vary or probe.empty:
         return rotations
     probed = medians(probe)
     curves = curves[curves["directory"].isin(group.runs["directory"])]
     table = flow_table(group, probed, curves)
-    titles = {quantity: title for quantity, _, title in PANELS}
-    measured = {name: f"{title} (nats)" for name, title in LOSSES.items() if name in table}
-    flow = _draw_panels(group, probed, titles)
-    losses = _draw_panels(group, curves, measured, sharey=True)
+    titles = {quantity: title for quantity, (_, title) in PANELS.items()}
+    measured = {key: title for key, title in LOSSES.items() if key in table}
+    columns = COLUMNS["flow"] | {title: ("measured", key) for key, title in measured.items()}
+    columns["largest val loss"] = ("pattern", "{loss/val/largest:.2f}")
+    losses = {key: f"{title} (nats)" for key, title in measured.items()}
+    drawn = _draw_panels(group, probed, titles), _draw_panels(group, curves, losses, sharey=True)
     return [
         heading("Gradient flow", 4),
         escape(_describe_identities(table)),
-        _show_table(name, table),
-        Picture(f"flow-{name}", flow, WORDS["flow"]),
-        Picture(f"losses-{name}", losses, WORDS["losses"]),
+        Table(f"flow-{name}", table, columns, WORDS["flow table"]),
+        Picture(f"flow-{name}", drawn[0], WORDS["flow"]),
+        Picture(f"losses-{name}", drawn[1], WORDS["losses"]),
         *rotations,
     ]
-
-
-def _show_table(name: str, table: pd.DataFrame) -> Table:
-    columns: dict[str, Column] = {
-        "cell": "label",
-        "n": "n",
-        "cos(∂L/∂x, 1)": _number_column("sum_cosine", ".1e"),
-        "cos(∂L/∂x, x̂)": _number_column("xhat_cosine", ".1e"),
-        "cos(w, ∂L/∂w)": _number_column("radial_rms", ".1e"),
-        "|μ|/σ": lambda row: f"{row['mean_over_std/first']:.2f} → {row['mean_over_std']:.2f}",
-        "‖w‖": lambda row: f"{row['weight_norm/first']:.2f} → {row['weight_norm']:.2f}",
-        "lag": lambda row: f"{row['running_mean_gap']:.2f}",
-        **{title: _number_column(name, ".3f") for name, title in LOSSES.items() if name in table},
-        "largest val loss": lambda row: f"{row['loss/val/largest']:.2f}",
-    }
-    return Table(f"flow-{name}", table, columns, WORDS["flow table"])
-
-
-def _number_column(key: str, form: str) -> Column:
-    def show(row: dict[str, Any]) -> str:
-        fewer = f" (n = {row[f'{key}/n']})" if row.get(f"{key}/n", row["n"]) < row["n"] else ""
-        return "" if math.isnan(row[key]) else format(row[key], form) + fewer
-
-    return show
 
 
 def _describe_identities(table: pd.DataFrame) -> str:
@@ -106,18 +64,16 @@ def _describe_identities(table: pd.DataFrame) -> str:
 
 
 def medians(probe: pd.DataFrame) -> pd.DataFrame:
-    """The quantities of `PANELS` as medians over the layers of their kind.
+    """The quantities of `PANELS`, medians over the layers of their kind, NaN where there is none.
 
-    Returns:
-        One row a run and probed epoch: directory, cell, seed, epoch and the quantities, NaN where
-        there is none.
+    One row a run and probed epoch, after its directory, cell, seed and epoch.
     """
     keys = ["directory", "cell", "seed", "epoch"]
     table = probe[keys].drop_duplicates().set_index(keys)
     for kind, layers in probe.groupby("kind"):
-        wanted = [q for q, of, _ in PANELS if of == kind and q in layers]
+        wanted = [q for q, (of, _) in PANELS.items() if of == kind and q in layers]
         table = table.join(layers.groupby(keys)[wanted].median())
-    return table.reindex(columns=[quantity for quantity, _, _ in PANELS]).reset_index()
+    return table.reindex(columns=[*PANELS]).reset_index()
 
 
 def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +91,7 @@ def flow_table(group: Group, probed: pd.DataFrame, curves: pd.DataFrame) -> pd.D
         if part.empty:
             continue
         row = {"cell": cell, "label": label, "n": part["seed"].nunique()}
-        for quantity, _, _ in PANELS:
+        for quantity in PANELS:
             by_epoch = part.groupby("epoch")[quantity].mean().dropna()
             if len(by_epoch):
                 row |= {quantity: by_epoch.iloc[-1], f"{quantity}/first": by_epoch.iloc[0]}

@@ -11,8 +11,8 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,12 @@ import pandas as pd
 
 from resnet_cifar.config.saved import usual_values
 from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
-from resnet_cifar.report.study import VAL, Question, Selector, matches
+from resnet_cifar.report.study import VAL, WORDS, Question, Selector, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import identity_keys, records
 from resnet_cifar.text import printable
 
-TITLES = {
-    "optimizer.lr": "lr",
-    "scheduler": "schedule",
-    "regularization.weight_decay": "weight decay",
-    "norm.detach": "detach",
-    "model.width": "width",
-    "trainer.epochs": "epochs",
-}
+TITLES: dict[str, str] = WORDS["keys"]
 OTHER = Question("Other runs", {}, (), name="other")
 BEST = Question("Which is best?", {}, (), name="best")
 # Accuracy of a network that has learnt nothing, for runs that diverged; its loss is −ln of it.
@@ -55,19 +48,17 @@ class Spreads:
             lost = (part["status"] == "diverged").any()
             if not lost and not statistics.collapses(part.iloc[0].to_dict()):
                 self._cells.setdefault(of, {})[str(cell)] = part[part["status"] == "completed"]
-        self._pools: dict[tuple[Hashable, str, bool], statistics.Pool] = {}
+        self._pool = cache(self._estimate)
 
     def pool(self, run: dict[str, Any], metric: str, logs: bool = False) -> statistics.Pool:
         """The pool of the setting of a cell, of which `run` is one; empty for a cell apart."""
         of = self._of_run[run["directory"]]
-        cells = self._cells.get(of, {})
-        if run["cell"] not in cells:
-            return statistics.EMPTY
-        key = (of, metric, logs)
-        if key not in self._pools:
-            samples = [list(last_values(part, metric, logs)) for part in cells.values()]
-            self._pools[key] = statistics.pool(samples)
-        return self._pools[key]
+        apart = run["cell"] not in self._cells.get(of, {})
+        return statistics.EMPTY if apart else self._pool(of, metric, logs)
+
+    def _estimate(self, of: Hashable, metric: str, logs: bool) -> statistics.Pool:
+        cells = self._cells[of].values()
+        return statistics.pool([list(last_values(part, metric, logs)) for part in cells])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,24 +106,20 @@ class Group:
         return labels
 
     @cached_property
-    def _values(self) -> "dict[tuple[str, str, bool], pd.Series[float]]":
-        return {}  # asked for again by every pair
-
-    @cached_property
-    def _diverged(self) -> Counter[str]:
+    def diverged(self) -> Counter[str]:
+        """The number of each cell's seeds that diverged."""
         return Counter(self.everything["cell"][self.everything["status"] == "diverged"])
 
     @cached_property
-    def _runs_by_cell(self) -> dict[str, pd.DataFrame]:
-        return {str(cell): part for cell, part in self.runs.groupby("cell")}
+    def values(self) -> "Callable[..., pd.Series[float]]":
+        """The last epoch's metric of a cell's completed runs: `last_values`, by the cell's name."""
+        runs = dict(list(self.runs.groupby("cell")))
 
-    def values(self, cell: str, metric: str, logs: bool = False) -> "pd.Series[float]":
-        """The last epoch's metric of a cell's completed runs, as `last_values`."""
-        key = cell, metric, logs
-        if key not in self._values:
-            runs = self._runs_by_cell.get(cell, pd.DataFrame())
-            self._values[key] = last_values(runs, metric, logs)
-        return self._values[key]
+        @cache  # asked for again by every pair
+        def values(cell: str, metric: str, logs: bool = False) -> "pd.Series[float]":
+            return last_values(runs.get(cell, pd.DataFrame()), metric, logs)
+
+        return values
 
     def pool(self, cell: str, metric: str = VAL, logs: bool = False) -> statistics.Pool:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
@@ -154,13 +141,9 @@ class Group:
             values = list(self.values(cell, metric, logs))
             if not values:
                 return None
-            values += [lost] * self.diverged(cell) if lost is not None else []
+            values += [lost] * self.diverged[cell] if lost is not None else []
             terms.append((weight, values, self.pool(cell, metric, logs)))
         return statistics.compare(terms) if terms else None
-
-    def diverged(self, cell: str) -> int:
-        """The number of a cell's seeds that diverged."""
-        return self._diverged[cell]
 
     def find(self, selector: Selector) -> list[str]:
         """The cells `selector` means."""
@@ -180,8 +163,6 @@ def group_by_question(runs: pd.DataFrame, questions: Sequence[Question]) -> list
 
     What no question of the file asks about is asked by itself: which keys were varied.
     """
-    if runs.empty:
-        return []
     spreads = Spreads(runs)
     groups: list[Group] = []
     for question in questions:
@@ -221,7 +202,7 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     """The runs by setting alone: all its cells can be ranked."""
-    return _number_repeated(_split(runs, BEST, Spreads(runs))) if len(runs) else []
+    return _number_repeated(_split(runs, BEST, Spreads(runs)))
 
 
 def _number_repeated(groups: list[Group]) -> list[Group]:

@@ -1,13 +1,15 @@
-"""Numbers as people read them, and columns of tables that show them."""
+"""Numbers as people read them, and the forms in which columns of tables show them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from resnet_cifar.identity import number
-from resnet_cifar.report.document import Column, Row
 from resnet_cifar.report.groups import is_missing
 from resnet_cifar.report.study import Claim
 from resnet_cifar.runs import statistics
+
+Row = dict[str, Any]
 
 
 def percent(fraction: float, digits: int = 2) -> str:
@@ -58,62 +60,55 @@ def list_differences(claim: Claim, values: Sequence[float]) -> str:
     return format_difference(claim, e.mean, e.low, e.high)
 
 
-# Columns by the key of a row ---------------------------------------------------------------------
+# Forms of a column: the text of a row under a key ------------------------------------------------
 
 
-def percent_column(key: str, digits: int = 2) -> Column:
-    """A column that shows a fraction in per cent."""
-    return lambda row: percent(row[key], digits)
+def _show_mean(row: Row, metric: str) -> str:
+    """`95.06 ± 0.12` of a `cell_table`; two runs' values; the value of a single one."""
+    scale, digits = (100, 2) if metric.startswith("accuracy") else (1, 4)
+    mean, half = row[metric], row[f"{metric}/sd"] / math.sqrt(2)
+    if row["n"] == 2 and not math.isnan(half):  # an interval of two is nearly always impossible
+        return ", ".join(decimals(scale * x, digits) for x in (mean - half, mean + half))
+    return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits)
 
 
-def value_column(key: str) -> Column:
-    """A column that shows a configuration value; a dash where a cell has no such key."""
-    return lambda row: "–" if is_missing(row[key]) else number(row[key])
+def _show_range(row: Row, key: str) -> str:
+    """`92.19 to 92.54 (4)`: the ends of a range, and of how many values it is."""
+    low, high = percent(row[f"{key}/low"]), percent(row[f"{key}/high"])
+    count = f" ({row[f'{key}/n']})" if f"{key}/n" in row else ""
+    return low and span(low, high) + count
 
 
-def mean_column(metric: str, scale: float = 100, digits: int = 2) -> Column:
-    """A column `95.06 ± 0.12` of a `cell_table`; two runs' values; the value of a single one."""
-
-    def show(row: Row) -> str:
-        mean, half = row[metric], row[f"{metric}/sd"] / math.sqrt(2)
-        if row["n"] == 2 and not math.isnan(half):  # an interval of two is nearly always impossible
-            return ", ".join(decimals(scale * x, digits) for x in (mean - half, mean + half))
-        return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits)
-
-    return show
+def _show_measured(row: Row, key: str) -> str:
+    """A cosine or a loss of the probe, with n where fewer runs have it."""
+    fewer = f" (n = {row[f'{key}/n']})" if row.get(f"{key}/n", row["n"]) < row["n"] else ""
+    text = format(row[key], ".3f" if key.startswith("loss") else ".1e")
+    return "" if math.isnan(row[key]) else text + fewer
 
 
-def range_column(key: str) -> Column:
-    """A column `92.19 to 92.54 (4)`: the ends of a range, and of how many values it is."""
-
-    def show(row: Row) -> str:
-        low, high = percent(row[f"{key}/low"]), percent(row[f"{key}/high"])
-        count = f" ({row[f'{key}/n']})" if f"{key}/n" in row else ""
-        return low and span(low, high) + count
-
-    return show
-
-
-def diverged_column(row: Row) -> str:
-    """A column `2 of 5`: seeds that diverged."""
-    return f"{row['diverged']} of {row['n'] + row['diverged']}"
+def _show_chance(row: Row, key: str) -> str:
+    """Say if a difference is more than chance, by its p."""
+    if math.isnan(row["difference"]):
+        return "one run" if row["n"] == 1 else ""
+    if row.get("lost"):
+        return f"undecided, seeds diverged: {row['lost']}"
+    if math.isnan(row[key]):
+        return "one run" if row["n"] == 1 else "undecided"
+    return "yes" if row[key] < 1 - statistics.CONFIDENCE else "undecided"
 
 
-def difference_column(row: Row) -> str:
-    """A column `−0.09 ± 0.51`: points of accuracy against another cell."""
-    return signed(row["difference"], row["low"], row["high"])
-
-
-def chance_column(key: str) -> Column:
-    """A column that says if a difference is more than chance, by the p under `key`."""
-
-    def show(row: Row) -> str:
-        if math.isnan(row["difference"]):
-            return "one run" if row["n"] == 1 else ""
-        if row.get("lost"):
-            return f"undecided, seeds diverged: {row['lost']}"
-        if math.isnan(row[key]):
-            return "one run" if row["n"] == 1 else "undecided"
-        return "yes" if row[key] < 1 - statistics.CONFIDENCE else "undecided"
-
-    return show
+FORMS: dict[str, Callable[[Row, str], str]] = {
+    "percent": lambda row, key: percent(row[key]),
+    "share": lambda row, key: percent(row[key], 0),
+    "loss": lambda row, key: decimals(row[key], 4),
+    "minutes": lambda row, key: decimals(row[key] / 60, 1),
+    "rate": lambda row, key: "" if math.isnan(row[key]) else f"{row[key]:,.0f}",
+    "value": lambda row, key: "–" if is_missing(row[key]) else number(row[key]),
+    "points": lambda row, key: signed(row[key], row["low"], row["high"]),
+    "diverged": lambda row, key: f"{row[key]} of {row['n'] + row[key]}",
+    "pattern": lambda row, pattern: pattern.format_map(row),
+    "mean": _show_mean,
+    "range": _show_range,
+    "measured": _show_measured,
+    "chance": _show_chance,
+}

@@ -26,6 +26,8 @@ from resnet_cifar.runs.statistics import pooled_variance
 from resnet_cifar.text import explain_mismatch, printable
 
 EXPERIMENTS = resource_directory("experiments")
+# The report's longer texts, by what they are about, and the columns of its tables.
+WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 VAL, AUGMENTED = OBJECTIVE, "accuracy/val_augmented"
 IMAGES = 10_000  # of the published validation and test sets
 Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read

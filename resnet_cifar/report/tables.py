@@ -13,7 +13,7 @@ import pandas as pd
 
 from resnet_cifar.identity import varying_keys
 from resnet_cifar.report.groups import Group, is_missing, last_values, name_difference
-from resnet_cifar.report.study import AUGMENTED, VAL, Published, Selector, matches
+from resnet_cifar.report.study import AUGMENTED, VAL, Published, matches
 from resnet_cifar.runs import statistics
 from resnet_cifar.runs.table import varying
 
@@ -45,7 +45,7 @@ class Tables:
         for cell, run in group.configurations.items():
             row: dict[str, Any] = {key: run[key] for key in group.vary}
             row |= {"label": group.labels[cell], "cell": cell, "n": len(group.values(cell, VAL))}
-            row["diverged"] = group.diverged(cell)
+            row["diverged"] = group.diverged[cell]
             for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
             row |= _compare_with_published(known.get(cell), group.values(cell, AUGMENTED))
@@ -72,25 +72,17 @@ class Tables:
             for cell, run in group.configurations.items()
         }
         for second, first in itertools.combinations(sides, 2):
-            name = self._name_difference(sides[first], sides[second])
-            e = group.compare(first, second) if name else None
-            if e is not None:
-                lost = group.diverged(first) + group.diverged(second)
+            a, b = sides[first], sides[second]
+            keys = varying_keys([a, b])
+            if len(keys) == 1 and (e := group.compare(first, second)):
+                # Named without what only follows from the key.
+                shown = [key for key in group.vary if key in keys or a.get(key) == b.get(key)]
+                name = name_difference(*({k: x[k] for k in shown if k in x} for x in (a, b)))
+                lost = group.diverged[first] + group.diverged[second]
                 p = math.nan if lost else e.p()  # survivors would stand for all
                 rows.append((first, second, name, e.n, e.mean, e.low, e.high, p, lost))
         names = ["first", "second", "name", "n", "difference", "low", "high", "p", "lost"]
         return pd.DataFrame(rows, columns=names)
-
-    def _name_difference(self, first: Selector, second: Selector) -> str:
-        """`weight decay 0.01 − 0`; nothing where two cells differ in more than one key."""
-        keys = varying_keys([first, second])
-        if len(keys) != 1:
-            return ""
-        # Without what only follows from the key.
-        shown = [key for key in self.group.vary if key in keys or first.get(key) == second.get(key)]
-        return name_difference(
-            *({key: side[key] for key in shown if key in side} for side in (first, second))
-        )
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -179,16 +171,16 @@ def correct_differences(answers: Sequence[Tables]) -> None:
 
     Two questions may ask for one comparison: it counts once. A cell may be there in two precisions.
     """
-    asked = []
-    for answer in answers:
-        precision = str(answer.group.everything["precision"].iloc[0])
-        cells = zip(answer.differences["first"], answer.differences["second"], strict=True)
-        asked.append([(*pair, precision) for pair in cells])
-    tested = zip(asked, (answer.differences["p"] for answer in answers), strict=True)
-    p_values = {key: p for keys, table in tested for key, p in zip(keys, table, strict=True)}
+
+    def keys(answer: Tables) -> list[tuple[str, ...]]:
+        precision, table = str(answer.group.everything["precision"].iloc[0]), answer.differences
+        return [(*cells, precision) for cells in zip(table["first"], table["second"], strict=True)]
+
+    tested = [pair for a in answers for pair in zip(keys(a), a.differences["p"], strict=True)]
+    p_values = dict(tested)
     corrected = dict(zip(p_values, statistics.holm([*p_values.values()]), strict=True))
-    for answer, keys in zip(answers, asked, strict=True):
-        answer.differences["p/holm"] = [corrected[key] for key in keys]
+    for answer in answers:
+        answer.differences["p/holm"] = [corrected[key] for key in keys(answer)]
 
 
 def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
@@ -201,23 +193,19 @@ def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
 
 def _compare_with_published(known: Published | None, ours: "pd.Series[float]") -> dict[str, Any]:
     """The published values of a cell and the verdict on ours, all in the augmented view."""
-    theirs = low = high = least = most = math.nan
-    verdict = ""
+    ends = [f"{of}/{end}" for of in ("repetitions", "prediction") for end in ("low", "high")]
+    row: dict[str, Any] = dict.fromkeys(("published", *ends), math.nan) | {"verdict": ""}
     if known is not None:
-        theirs, others = known.published[AUGMENTED], list(known.values(AUGMENTED).values())
-        least, most = min(others, default=math.nan), max(others, default=math.nan)
-        verdict = "too few repetitions" if len(ours) else "not run"
+        others = list(known.values(AUGMENTED).values())
+        row["published"] = known.published[AUGMENTED]
+        low, high = (of(others, default=math.nan) for of in (min, max))
+        row |= {"repetitions/low": low, "repetitions/high": high}
+        row["verdict"] = "too few repetitions" if len(ours) else "not run"
         if len(ours) and known.freedom:
             low, high = statistics.prediction_interval(others, len(ours), known.sd, known.freedom)
-            verdict = judge_reproduction(float(ours.mean()), low, high)
-    return {
-        "published": theirs,
-        "repetitions/low": least,
-        "repetitions/high": most,
-        "prediction/low": low,
-        "prediction/high": high,
-        "verdict": verdict,
-    }
+            row |= {"prediction/low": low, "prediction/high": high}
+            row["verdict"] = judge_reproduction(float(ours.mean()), low, high)
+    return row
 
 
 def judge_reproduction(mean: float, low: float, high: float) -> str:
@@ -231,7 +219,7 @@ def judge_reproduction(mean: float, low: float, high: float) -> str:
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
     """All published cells, a row for each precision of ours: n, ours, the repetitions, verdict."""
     rows = []
-    completed = runs[runs["status"] == "completed"] if len(runs) else runs
+    completed = runs[runs["status"] == "completed"]
     for known in published:
         found = completed[matches(completed, known.selector)]
         parts = list(found.groupby("precision")) if len(found) else [("", found)]
@@ -285,8 +273,6 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
     Columns: device, setting, runs, epochs_done, hours (all sessions, waiting included),
     images_per_second (median over runs), share_of_matmul_rate (median).
     """
-    if runs.empty:
-        return pd.DataFrame()
     keys = ["device", "data", "model.width", "precision", "threads"]
     table = runs.groupby(keys, dropna=False, as_index=False).agg(
         runs=("directory", "size"),
@@ -301,7 +287,7 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
 def find_mixed_cells(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Find cells whose runs differ in code, versions, …: by that the cells, each with its kinds."""
     mixed: dict[str, dict[str, list[str]]] = {}
-    for cell, part in runs[runs["status"] == "completed"].groupby("cell") if len(runs) else ():
+    for cell, part in runs[runs["status"] == "completed"].groupby("cell"):
         for key in ("code", "versions", "device", "precision"):
             kinds = sorted({kind for value in part[key] for kind in str(value).split(" | ")})
             if len(kinds) > 1:

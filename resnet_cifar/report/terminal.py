@@ -1,13 +1,13 @@
 """A report in a terminal: the first screen and the main table of each question."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from resnet_cifar.report.document import MARKS, Fold, Item, Part, Report, Table
+from resnet_cifar.report.document import MARKS, Fold, Part, Report, Table
 from resnet_cifar.text import print_table, printable, wide_console
 
 MOST_ITEMS = 5  # of what is folded
@@ -26,8 +26,15 @@ def _print_parts(parts: Iterable[Part], console: Console) -> None:
         match part:
             case str():
                 console.print(Markdown(part), soft_wrap=False)
-            case list():
-                _print_items(part, console)
+            case list():  # a line for each claim; the page unfolds its settings
+                grid = RichTable.grid(padding=(0, 1))
+                grid.add_column(no_wrap=True)
+                grid.add_column()
+                for item in part:
+                    marks = Text("\n").join(map(_mark, item.verdicts)) or Text("•")
+                    grounds = printable(item.grounds), "dim"
+                    grid.add_row(marks, Text.assemble(printable(item.sentence), ". ", grounds))
+                console.print(grid)
             case Table():
                 numbers = [title for title in part.columns if not part.is_left(title)]
                 print_table([*part.columns], part.rows(), numbers, more="report.html shows all")
@@ -46,15 +53,3 @@ def _print_parts(parts: Iterable[Part], console: Console) -> None:
 
 def _mark(verdict: str) -> Text:
     return Text(f"{MARKS[verdict]} {verdict}", style=_STYLES[verdict])
-
-
-def _print_items(items: Sequence[Item], console: Console) -> None:
-    """Print a line for each claim; the page unfolds its settings."""
-    grid = RichTable.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for item in items:
-        marks = Text("\n").join(map(_mark, item.verdicts)) or Text("•")
-        said = Text.assemble(printable(item.sentence), ". ", (printable(item.grounds), "dim"))
-        grid.add_row(marks, said)
-    console.print(grid)

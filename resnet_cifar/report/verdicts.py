@@ -8,7 +8,7 @@ import pandas as pd
 
 from resnet_cifar.report import claims, numbers
 from resnet_cifar.report.claims import Comparison, Judgement
-from resnet_cifar.report.document import WORDS, Column, Fold, Item, Part, Table, heading
+from resnet_cifar.report.document import COLUMNS, WORDS, Fold, Item, Part, Table, heading
 from resnet_cifar.report.study import VAL, Claim
 from resnet_cifar.report.tables import Tables
 from resnet_cifar.runs.statistics import CONFIDENCE, Estimate, seeds_needed
@@ -59,7 +59,7 @@ def _describe_differences(answer: Tables) -> list[Item]:
     """A line for each comparison that no claim asked for, the clearest first; at most `SHOWN`."""
     items = []
     for row in records(answer.differences.sort_values("p", kind="stable"))[:SHOWN]:
-        n, points = row["n"], numbers.difference_column(row)
+        n, points = row["n"], numbers.FORMS["points"](row, "difference")
         grounds = f"{answer.group.setting}: {points} points (n = {n})"
         verdict = DIFFERS if row["p/holm"] < 1 - CONFIDENCE else claims.UNDECIDED
         if row["lost"]:
@@ -178,12 +178,8 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
                 "high": e.high,
             }
             rows.append(same | measured)
-    frame = pd.DataFrame(rows)
-    first = ("claim", "declared", "setting", "verdict", "comparison")
-    keys = [*first, "shown", "n", "pairs", "seeds needed", "why"]
-    titles = {"shown": "difference", "pairs": "paired by seed", "why": "remark"}
-    columns: dict[str, Column] = {titles.get(key, key): key for key in keys}
-    return Table("claims", frame, columns, WORDS["claims"]).compact("claim", "verdict", "n")
+    table = Table("claims", pd.DataFrame(rows), COLUMNS["claims"], WORDS["claims"])
+    return table.compact("claim", "verdict", "n")
 
 
 def passes_table(rows: Sequence[tuple[Claim, str, dict[str, float]]]) -> Table:
@@ -198,4 +194,4 @@ def passes_table(rows: Sequence[tuple[Claim, str, dict[str, float]]]) -> Table:
         }
         for claim, name, passes in rows
     )
-    return Table("passes", frame, {str(title): str(title) for title in frame}, WORDS["passes"])
+    return Table("passes", frame, {str(key): str(key) for key in frame}, WORDS["passes"])

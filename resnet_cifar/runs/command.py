@@ -36,16 +36,16 @@ def select(options: argparse.Namespace) -> list[Run]:
     there = find_runs(options.root)
     count_runs(there)
     runs = [run for run in there if not run.closed]
-    chosen = [run for run in runs if not options.status or run.status in options.status]
-    if options.older_than is not None:
-        chosen = [run for run in chosen if run.age > 86400 * options.older_than]
+    days = -1.0 if options.older_than is None else options.older_than
+    chosen = {run for run in runs if run.age > 86400 * days}
+    if options.status:
+        chosen &= {run for run in runs if run.status in options.status}
     # A cell is also known by its path, and a copy by its own: so they are listed.
     cells = {run: [run.cell, str(run.path.parent), str(run.path)] for run in runs}
     seeds = {run: [run.seed] for run in runs}
     for option, wanted, names in (("--cell", options.cell, cells), ("--seed", options.seed, seeds)):
         if wanted:
-            found = {run for text in wanted for run in _match(option, normpath(text), names)}
-            chosen = [run for run in chosen if run in found]
+            chosen &= {run for text in wanted for run in _match(option, normpath(text), names)}
     for name, relation, values in options.where or ():
         rows = [run.row for run in runs]
         key = listing.match_key(name, rows)
@@ -60,8 +60,8 @@ def select(options: argparse.Namespace) -> list[Run]:
             raise UserError(f"{condition}: must be a fraction, 0 to 1; {values} % is {hint}")
         if runs and not found:
             _note(condition, values if relation == "=" else condition, texts)
-        chosen = [run for run in chosen if run in found]
-    return [*chosen, *(run for run in there if run.closed)]
+        chosen &= found
+    return [*filter(chosen.__contains__, runs), *(run for run in there if run.closed)]
 
 
 def _match(option: str, wanted: str, names: dict[Run, list[str]]) -> list[Run]:
@@ -244,8 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         parsers[action] = sub = actions.add_parser(action, help=text, description=text)
         sub.set_defaults(work=work)
         if action not in ("diff", "command"):
-            kind = _root if action == "list" else Path
-            sub.add_argument("root", nargs="?", type=kind, default=Path("outputs"))
+            sub.add_argument("root", nargs="?", type=_root, default=Path("outputs"))
         if action in ("list", "archive", "remove"):
             sub.add_argument("--status", action="append", choices=STATUSES)
             sub.add_argument("--cell", action="append", help="its name, or a pattern: 'lr0.1_*'")
