@@ -219,6 +219,8 @@ def test_captured_steps_have_the_bits_of_others(build: Build, options: list[str]
     assert same(expected, train(engine))
     assert sorted(engine._captured_step._graphs) == [4, 8]
     assert {4, 8} <= {size for each in engine._validation.values() for size in each._graphs}
+    average = engine.state.optimizer_step.average
+    assert average is None or average.updates == EPOCHS * engine.steps
     engine.display.say.assert_not_called()
 
 
