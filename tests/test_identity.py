@@ -67,6 +67,7 @@ def test_the_usual_is_the_study() -> None:
         "trainer.device=cpu",
         "trainer.cudnn_benchmark=false",
         "trainer.compile=true",
+        "trainer.capture=off",
         "trainer.threads=1",
         "trainer.progress=quiet",
         "trainer.eval_batch_size=100",

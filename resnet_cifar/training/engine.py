@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from resnet_cifar.compute.captured import Captured, CapturedStep
 from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.step import correctness, predict, score_views, update
+from resnet_cifar.compute.step import correctness, eval_batch, infer, predict, score_views, update
 from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, AugmentationDraw
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
@@ -53,9 +54,17 @@ class Engine:
     recorder: Recorder
     display: Display
     interrupt: Interrupt
+    uncaptured: str | None = ""  # the obstacle to running steps as CUDA graphs; None: there is none
     _saved_at: float = field(default_factory=time.monotonic)
     _best_saved: int = 0  # the epoch whose weights this session put into best.pt
     _views: dict[int, View] = field(default_factory=dict)  # of training, by epoch
+    _validation: dict[str, Captured] = field(default_factory=dict)  # by view, where captured
+
+    def __post_init__(self) -> None:
+        if self.uncaptured is None:
+            optimizer, size = self.state.optimizer_step.optimizer, self.options.batch_size
+            captured = (self.train_on, size, self.compute.device, self.display.say)
+            self._captured_step = CapturedStep(optimizer, self.schedules, self.steps, *captured)
 
     @property
     def model(self) -> nn.Module:
@@ -142,14 +151,23 @@ class Engine:
         """Make update `step` of an epoch. Nothing in it waits for the device."""
         # The rate is a function of the update's number, set before each one: warm-up and one-cycle
         # change it within an epoch, and a resumed run needs no scheduler's state.
-        optimizer_step = self.state.optimizer_step
-        groups = optimizer_step.optimizer.param_groups
+        groups = self.state.optimizer_step.optimizer.param_groups
         for group, schedule in zip(groups, self.schedules, strict=True):
             group["lr"] = schedule(step_of_run)
-        size = self.options.batch_size
-        x, y = self.train.batch(view, step * size, (step + 1) * size)
-        loss, logits = update(x, y, self.forward, self.loss, optimizer_step, self.compute)
-        # On the device, until the epoch's end.
+        if self.uncaptured is None:  # the same as below, from the fourth on as one CUDA graph
+            self._captured_step.step(view, step, step_of_run)
+        else:
+            size = self.options.batch_size
+            self.train_on(view, slice(step * size, (step + 1) * size), step)
+        self.state.optimizer_step.follow()
+
+    def train_on(self, view: View, at: slice | Tensor, step: int | Tensor) -> None:
+        """Train on positions `at` of a view; keep what update `step` was worth on the device."""
+        x, y = self.train.batch(view, at)
+        # A smaller last batch is not worth its compilation.
+        whole = len(x) == self.options.batch_size
+        network, optimizer_step = self.forward if whole else self.model, self.state.optimizer_step
+        loss, logits = update(x, y, network, self.loss, optimizer_step, self.compute)
         self.state.epoch_sums.keep(step, loss, correctness(logits, y))
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
@@ -160,20 +178,30 @@ class Engine:
             the averaged network's of the clean view, where weights are averaged.
         """
         n, augmentation = len(self.val), self.val.augmentation
-        views = {"val": augmentation.clean(n)}
+        views: dict[str, AugmentationDraw | View] = {"val": self._clean_view}
         # Not every epoch: a pass over a view is 8 % of an epoch's arithmetic.
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
             views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
-        logits = {name: self._predict(self.model, draws) for name, draws in views.items()}
+        logits = {name: self._predict(name, self.model, draws) for name, draws in views.items()}
         if (average := self.state.optimizer_step.average) is not None:
             batches = self._training_batches(epoch)
             average.update_batchnorm_statistics(batches, self.compute.autocast(), epoch)
-            logits["val_ema"] = self._predict(average.network, views["val"])
+            logits["val_ema"] = self._predict("val_ema", average.network, views["val"])
         return logits
 
-    def _predict(self, network: nn.Module, draws: AugmentationDraw) -> Tensor:
-        size = self.options.eval_batch_size
-        return predict(network, self.val, draws, self.compute, size, self.stop_if_interrupted)
+    @cached_property
+    def _clean_view(self) -> View:
+        return self.val.view(self.val.augmentation.clean(len(self.val)))
+
+    def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw | View) -> Tensor:
+        size = self.options.eval_batch_size or eval_batch(network, self.compute)
+        if self.uncaptured is None and name not in self._validation:
+            place = (self.compute.device, self.display.say)
+            body = partial(infer, network, self.val, self.compute)
+            self._validation[name] = Captured(lambda view, at, _: body(view, at), size, *place)
+        captured = self._validation.get(name)
+        of_batch = (self.compute, size, self.stop_if_interrupted)
+        return predict(network, self.val, draws, *of_batch, captured=captured)
 
     def _training_view(self, epoch: int) -> View:
         """The view that an epoch trains on. It is kept until the next but one is drawn."""
@@ -187,7 +215,7 @@ class Engine:
         view, size = self._training_view(epoch), self.options.batch_size
         for start in range(0, min(len(view), STATISTICS_IMAGES), size):
             self.stop_if_interrupted()
-            yield self.train.batch(view, start, start + size)[0]
+            yield self.train.batch(view, slice(start, start + size))[0]
 
     def examine(self, epoch: int) -> dict[str, float]:
         """Probe the network as `epoch` left it, where that is due: rows are recorded, one a layer.
@@ -199,7 +227,8 @@ class Engine:
             return {}
         start = time.perf_counter()
         # Drawn for epoch 0 at every epoch: the same images each time, so that curves compare.
-        x, y = self.train.batch(self.train.draw_view(self.seed, PROBE, 0), 0, probe.images)
+        drawn = self.train.draw_view(self.seed, PROBE, 0)
+        x, y = self.train.batch(drawn, slice(0, probe.images))
         with tf32(False):
             rows = gradient_flow.inspect(self.model, x, y, self.loss)
         updates = [(epoch - 1) * self.steps + step for step in probe.measured_steps(self.steps)]
@@ -220,15 +249,14 @@ class Engine:
         images = min(images, len(self.val))
         # Equal batches: the statistics of a small last one would be noisier than training's.
         size = math.ceil(images / math.ceil(images / self.options.batch_size))
-        draws = self.val.augmentation.clean(len(self.val)).part(0, images)
+        draws = self.val.augmentation.clean(len(self.val)).part(slice(images))
         logits = {}
         for view, buffer in gradient_flow.BATCH_STATISTICS.items():
             model = copy.deepcopy(self.model)  # its running statistics will not be the run's
             if buffer is not None:
                 gradient_flow.normalise_by_batch(model, buffer)
-            logits[view] = predict(
-                model, self.val, draws, self.compute, size, self.stop_if_interrupted, buffer is None
-            )
+            between, training = self.stop_if_interrupted, buffer is None
+            logits[view] = predict(model, self.val, draws, self.compute, size, between, training)
         return score_views(logits, self.val.labels[:images])
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:

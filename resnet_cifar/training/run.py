@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_cifar.compute import device
+from resnet_cifar.compute import captured, device
 from resnet_cifar.compute.cpu import cpu_name
 from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.config.saved import check_readable, to_yaml
@@ -107,7 +107,7 @@ def train(
             how = f"# {command_name('runs')} command {directory}\n# prints the command that "
             how += "trains this configuration again.\n"
             write_atomically(directory / CONFIG, how + to_yaml(config))
-            for line in opening(config, directory, compute, recorder.session):
+            for line in opening(config, directory, compute, recorder.session, engine.uncaptured):
                 display.say(line)
             status = engine.fit()
             for line in closing(directory, recorder.record, status):
@@ -200,7 +200,8 @@ def assemble(
     ]
 
     # Forward pass, compiled where it pays, and loss: cross-entropy of labels or of their shares.
-    forward, loss = device.compiled(model, compute), regularization.loss()
+    uncaptured = captured.obstacle(trainer, compute, optimizer_step)
+    forward, loss = device.compiled(model, compute, uncaptured is None), regularization.loss()
 
     # State: all that training changes, as the newest checkpoint left it.
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
@@ -237,6 +238,7 @@ def assemble(
         recorder=recorder,
         display=display,
         interrupt=interrupt,
+        uncaptured=uncaptured,
     )
 
 
