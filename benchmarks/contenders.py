@@ -250,7 +250,7 @@ class Session:
     def _forward_rate(self, engine: Engine, seconds: float) -> float:
         size = min(engine.options.eval_batch_size, len(engine.val))
         view = engine.val.view(engine.val.augmentation.clean(len(engine.val)))
-        x, _ = engine.val.batch(view, 0, size)
+        x, _ = engine.val.batch(view, slice(size))
         model = engine.state.model.eval()
         with torch.inference_mode(), self.compute.autocast():
             model(x)
@@ -273,7 +273,7 @@ class LoadedImages(DeviceImages):
         vars(self).update(vars(images))
         self.batches = batches
 
-    def batch(self, view: View, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def batch(self, view: View, at: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Send the DataLoader's next batch to the device."""
         x, y = next(self.batches)
         x = x.to(self.device, non_blocking=True, memory_format=self.memory_format)

@@ -192,7 +192,7 @@ def after_steps(
     optimizer = config.optimizer.build(groups, fused=fast)
     images = DeviceImages(drawn(32 * steps), THE_STUDYS, AUGMENTATION, CPU, torch.contiguous_format)
     view = images.view(AUGMENTATION.draws(0, TRAINING, 1, len(images)))
-    batches = [images.batch(view, 32 * step, 32 * (step + 1)) for step in range(steps)]
+    batches = [images.batch(view, slice(32 * step, 32 * (step + 1))) for step in range(steps)]
     batches = [(x.to(dtype), y) for x, y in batches]
     if fast:
         model.to(memory_format=layout)
@@ -237,7 +237,7 @@ def test_an_update_of_the_engine_is_one_of_the_plain_recipe(
 def test_both_see_the_same_pixels() -> None:
     images = drawn(20)
     device_images = DeviceImages(images, THE_STUDYS, AUGMENTATION, CPU)
-    x, y = device_images.batch(device_images.view(AUGMENTATION.clean(20)), 0, 20)
+    x, y = device_images.batch(device_images.view(AUGMENTATION.clean(20)), slice(20))
     (batch,) = plain.loader(images, plain.clean(THE_STUDYS), 20, 0, shuffle=False, device=CPU)
     torch.testing.assert_close(x.contiguous(), batch[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(y, batch[1])

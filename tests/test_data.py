@@ -51,7 +51,7 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
     images = random_images(50)
     device_images = DeviceImages(images, THE_STUDYS, CropFlip(padding, 0.5), CPU)
     draws = CropFlip(padding, 0.5).draws(0, TRAINING, 3, 50)
-    x, y = device_images.batch(device_images.view(draws), 10, 42)
+    x, y = device_images.batch(device_images.view(draws), slice(10, 42))
     assert x.shape == (32, 3, 32, 32)
     assert x.is_contiguous(memory_format=torch.channels_last)
     for position in range(32):
@@ -67,7 +67,7 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int) -> None:
 def test_the_clean_view_is_the_images() -> None:
     images = random_images(5)
     device_images = DeviceImages(images, THE_STUDYS, AUGMENTATION, CPU)
-    x, y = device_images.batch(device_images.view(AUGMENTATION.clean(5)), 0, 5)
+    x, y = device_images.batch(device_images.view(AUGMENTATION.clean(5)), slice(5))
     for position in range(5):
         expected = plain(images.pixels[position], 4, 4, False, 4)
         torch.testing.assert_close(x[position], expected, rtol=1e-5, atol=1e-5)
@@ -163,10 +163,10 @@ def test_only_training_s_images_are_mixed() -> None:
 
 def test_an_epoch_s_view_is_the_one_drawn_for_it() -> None:
     images = DeviceImages(random_images(20), THE_STUDYS, AUGMENTATION, CPU)
-    x, y = images.batch(images.draw_view(3, VALIDATION, 5), 0, 20)
+    x, y = images.batch(images.draw_view(3, VALIDATION, 5), slice(20))
     drawn = images.view(AUGMENTATION.draws(3, VALIDATION, 5, 20))
-    assert torch.equal(x, images.batch(drawn, 0, 20)[0])
-    assert torch.equal(y, images.batch(drawn, 0, 20)[1])
+    assert torch.equal(x, images.batch(drawn, slice(20))[0])
+    assert torch.equal(y, images.batch(drawn, slice(20))[1])
 
 
 def test_draws_are_uniform() -> None:

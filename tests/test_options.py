@@ -158,7 +158,7 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     """All that is drawn."""
     on_device = DeviceImages(data, THE_STUDYS, augmentation, CPU)
-    return on_device.batch(on_device.view(draws), 0, len(draws.order))
+    return on_device.batch(on_device.view(draws), slice(None))
 
 
 def test_no_augmentation_is_the_images_in_a_drawn_order() -> None:

@@ -433,7 +433,7 @@ def test_the_probe_looks_at_the_same_images_every_epoch(program: Program) -> Non
     train = DeviceImages(
         data.load().train, THE_STUDYS, AUGMENTATION, torch.device("cpu"), torch.contiguous_format
     )
-    expected = train.batch(train.view(AUGMENTATION.draws(3, PROBE, 0, 64)), 0, 24)
+    expected = train.batch(train.view(AUGMENTATION.draws(3, PROBE, 0, 64)), slice(24))
     assert len(seen) == 2
     for images_and_labels in seen:
         assert all(map(torch.equal, images_and_labels, expected))
@@ -552,7 +552,7 @@ def test_validation_with_batch_statistics_by_hand(trained: Trained) -> None:
     part = config.data.load().val
     val = DeviceImages(part, THE_STUDYS, AUGMENTATION, torch.device("cpu"), torch.contiguous_format)
     view = val.view(CropFlip(4, 0.5).clean(32))
-    batches = [val.batch(view, start, start + 15) for start in (0, 15)]
+    batches = [val.batch(view, slice(start, start + 15)) for start in (0, 15)]
     last = lines(run)[-1]
     found = {name: last[f"loss/val{name}"] for name in ("", *OWN)}
     for name, (own_mean, own_var) in OWN.items():

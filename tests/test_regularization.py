@@ -77,9 +77,9 @@ def test_mixup_mixes_each_image_with_one_of_its_batch(start: int, stop: int) -> 
     for name in ("order", "offset", "flip"):  # pairs by seed with crop_flip
         assert torch.equal(getattr(a, name), getattr(b, name))
     plainly = DeviceImages(data, THE_STUDYS, plain, CPU)
-    x, labels = plainly.batch(plainly.view(a), start, stop)
+    x, labels = plainly.batch(plainly.view(a), slice(start, stop))
     mixing = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=12)
-    z, shares = mixing.batch(mixing.view(b), start, stop)
+    z, shares = mixing.batch(mixing.view(b), slice(start, stop))
     assert z.is_contiguous(memory_format=torch.channels_last)
     assert shares.shape == (stop - start, 12)
     ranks = b.more["rank"][start:stop].tolist()
@@ -123,7 +123,7 @@ def test_the_loss_of_a_mixed_label_is_the_mixed_loss(smoothing: float) -> None:
     data, mixup = images(40), Mixup(0, 0.5, 1.0)
     draws = mixup.draws(0, TRAINING, 1, 40)
     mixing = DeviceImages(data, THE_STUDYS, mixup, CPU, classes=10)
-    _, shares = mixing.batch(mixing.view(draws), 0, 40)
+    _, shares = mixing.batch(mixing.view(draws), slice(40))
     labels = torch.from_numpy(data.labels)[draws.order]
     other, share = labels[draws.more["rank"].argsort()], draws.more["share"]
     logits = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
@@ -164,6 +164,7 @@ def test_an_average_is_the_weighted_mean_of_what_was() -> None:
     seen: list[dict[str, torch.Tensor]] = []
     for _ in range(6):
         optimizer_step.step(network(torch.randn(5, 3, 4, 4)).square().sum())
+        optimizer_step.follow()
         seen.append({key: value.double() for key, value in network.state_dict().items()})
         averaged = dict(optimizer_step.average.network.named_parameters())
         heavy = [0.8**age for age in reversed(range(len(seen)))]

@@ -172,14 +172,17 @@ def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], Non
     return run_pass
 
 
-def compiled(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
-    """The model's forward pass: compiled and, on CUDA, captured in CUDA graphs, or as it is.
+def compiled(
+    model: nn.Module, compute: Compute, captured: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """The model's forward pass: compiled and, on CUDA, in CUDA graphs, or as it is.
 
-    An epoch has two shapes, the last batch may be smaller: each gets its own kernels and graph.
+    No graphs of its own where the whole step is `captured` in one. For batches of one size: another
+    would take the compiler as long again.
     """
     if not compute.compile:
         return model
-    graphs = compute.device.type == "cuda" and compute.cuda_graphs
+    graphs = compute.device.type == "cuda" and compute.cuda_graphs and not captured
     mode = "reduce-overhead" if graphs else "default"
     return torch.compile(model, mode=mode, dynamic=False)
 

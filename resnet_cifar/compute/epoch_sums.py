@@ -20,14 +20,20 @@ class EpochSums:
         """Begin an epoch."""
         self._loss, self._correct, self._read = 0.0, 0.0, 0
 
-    def keep(self, step: int, loss: Tensor, correct: Tensor) -> None:
+    def keep(self, step: int | Tensor, loss: Tensor, correct: Tensor) -> None:
         """Note update `step`, in two kernels and without waiting for the device.
 
         Args:
+            step: a number, or one that is on the device, int64 [1], in four kernels.
             loss: [], the batch's mean.
             correct: [n], per-image correctness: `step.correctness`.
         """
-        row, count = self._rows[step], len(correct)
+        count = len(correct)
+        if isinstance(step, Tensor):
+            noted = torch.cat([(loss * count)[None], correct.float()])
+            self._rows[:, : 1 + count].index_copy_(0, step, noted[None])
+            return
+        row = self._rows[step]
         torch.mul(loss, count, out=row[0])
         row[1 : 1 + count].copy_(correct)
 

@@ -23,6 +23,7 @@ class Trainer:
     device: str = execution()
     threads: int = execution()
     compile: str = execution()
+    capture: str = execution()
     eval_batch_size: int = execution()
     augmented_val_every: int = execution()
     checkpoint_epochs: int = execution()
@@ -32,9 +33,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.compile = self.compile.lower()  # YAML's true arrives as "True"
-        for name in ("epochs", "eval_batch_size", "augmented_val_every", "checkpoint_epochs"):
+        self.capture = "off" if self.capture == "False" else self.capture  # as YAML's off does
+        for name in ("epochs", "augmented_val_every", "checkpoint_epochs"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
-        for name in ("threads", "histogram_epochs", "checkpoint_seconds"):
+        for name in ("threads", "eval_batch_size", "histogram_epochs", "checkpoint_seconds"):
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "0 or more")
         require(self.threads <= 1024, "trainer.threads", self.threads, "0 to 1024")
         # BatchNorm would accept one image, whose last stage has 16 values a channel; but then the
@@ -43,6 +45,7 @@ class Trainer:
         for name, allowed in (
             ("precision", ("auto", *PRECISIONS)),
             ("compile", ("auto", "true", "false")),
+            ("capture", ("auto", "off")),
             ("progress", ("auto", "live", "plain", "quiet")),
         ):
             value = getattr(self, name)

@@ -3,15 +3,17 @@
 Training, evaluation, the probe and the benchmark share them.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resnet_cifar.compute.captured import Captured
 from resnet_cifar.compute.device import Compute
 from resnet_cifar.data.augmentation import AugmentationDraw
-from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.data.images import SIZE, DeviceImages, View
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 
 
@@ -41,6 +43,21 @@ def correctness(logits: Tensor, y: Tensor) -> Tensor:
     return predicted == y if y.ndim == 1 else y.gather(1, predicted[:, None])[:, 0]
 
 
+def forward(
+    model: nn.Module,
+    images: DeviceImages,
+    compute: Compute,
+    view: View,
+    at: slice | Tensor,
+    number: int | Tensor,
+) -> Tensor:
+    """Compute the logits float32 [n, classes] of positions `at` of a view; `number` any batch."""
+    x, _ = images.batch(view, at)
+    with compute.autocast():
+        logits: Tensor = model(x).float()
+    return logits
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -50,22 +67,40 @@ def predict(
     batch_size: int,
     between: Callable[[], None] = lambda: None,
     training: bool = False,
+    captured: Captured[Tensor] | None = None,
 ) -> Tensor:
     """Compute the logits float32 [n, classes] of a view, in evaluation mode; on the host.
 
     Args:
+        batch_size: 0: as `evaluation_batch` says.
         between: called after every batch; it may raise to stop.
         training: in training mode instead, which changes the model's running statistics.
+        captured: runs `forward` in batches of this size.
     """
     model.train(training)
-    view = images.view(draws)
+    view, size = images.view(draws), batch_size or evaluation_batch(model, compute)
     parts = []
-    for start in range(0, len(view), batch_size):
-        x, _ = images.batch(view, start, start + batch_size)
-        with compute.autocast():
-            parts.append(model(x).float())
+    for number in range(math.ceil(len(view) / size)):
+        if captured is not None:
+            parts.append(captured(view, number).clone())
+        else:
+            at = slice(number * size, (number + 1) * size)
+            parts.append(forward(model, images, compute, view, at, number))
         between()
     return torch.cat(parts).cpu()
+
+
+def evaluation_batch(model: nn.Module, compute: Compute) -> int:
+    """Choose the images of a batch: 500 on a CPU, on a GPU what a sixteenth of its memory holds.
+
+    2,500 at most. Of the memory there is, not of what is free: a resumed run computes the same.
+    """
+    if compute.device.type != "cuda":
+        return 500
+    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    image = 6 * 4 * SIZE**2 * narrowest  # six activations of the first stage, in float32
+    memory = torch.cuda.get_device_properties(compute.device).total_memory
+    return max(100, min(2500, memory // 16 // image))
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:

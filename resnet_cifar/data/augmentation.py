@@ -56,9 +56,9 @@ class AugmentationDraw:
         """Copy to `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def part(self, start: int, stop: int) -> AugmentationDraw:
-        """Select positions start…stop."""
-        return self._each(lambda tensor: tensor[start:stop])
+    def part(self, at: slice | Tensor) -> AugmentationDraw:
+        """Select positions, a slice of them or those of int64 [n]."""
+        return self._each(lambda tensor: tensor[at])
 
     def _each(self, do: Callable[[Tensor], Tensor]) -> AugmentationDraw:
         more = {name: do(tensor) for name, tensor in self.more.items()}

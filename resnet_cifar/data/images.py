@@ -27,6 +27,12 @@ class View:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def tensors(self) -> list[Tensor]:
+        """List all it consists of, in a fixed order."""
+        draws = self.draws
+        own = [draws.order, draws.offset, draws.flip, *draws.more.values()]
+        return [*own, self.rows, self.columns, self.labels]
+
 
 class DeviceImages:
     """Holds uint8 images on `device`, zero-padded once, and gathers batches in `memory_format`.
@@ -76,19 +82,17 @@ class DeviceImages:
         columns = left + torch.where(draws.flip[:, None], SIZE - 1 - span, span)
         return View(draws, rows, columns, labels)
 
-    def batch(self, view: View, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Gather positions start…stop of a view, in four kernels; the last batch may be smaller.
+    def batch(self, view: View, at: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Gather positions of a view, a slice of them in four kernels, or those of int64 [n].
 
         Returns:
             float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where
             the augmentation mixes them.
         """
-        here = slice(start, stop)
         # One gather crops and flips; its result is [n, 32, 32, 3], which is channels_last.
-        index = view.rows[here, :, None] + view.columns[here, None, :]
+        index = view.rows[at][:, :, None] + view.columns[at][:, None, :]
         pixels = self.padded.view(-1, 3).index_select(0, index.view(-1)).view(*index.shape, 3)
         # Two roundings, not the one of a fused multiplication and addition: the same bits anywhere.
         x = torch.mul(pixels.permute(0, 3, 1, 2), self.scale).add_(self.shift)
         x = x.contiguous(memory_format=self.memory_format)
-        part = view.draws.part(start, stop)
-        return self.augmentation.apply(x, view.labels[here], part, self.classes)
+        return self.augmentation.apply(x, view.labels[at], view.draws.part(at), self.classes)

@@ -94,18 +94,27 @@ class OptimizerStep:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def step(self, loss: Tensor) -> None:
-        """Make one update from a batch's loss [], without waiting for the device."""
-        torch.autograd.backward(self.scaler.scale(loss))
-        if self.clip_norm:
-            self.scaler.unscale_(self.optimizer)  # the norm is of the gradients, not of scaled ones
-            norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
-            taken = norm.isfinite()  # a step that the scaler leaves out is no update
-            clipped = taken & (norm > self.clip_norm)
-            self._norms += torch.stack([norm.where(taken, 0.0), clipped, taken])
-        self.scaler.step(self.optimizer)  # nothing, on the device, where a gradient overflowed
-        self.scaler.update()
-        # None, not zero: the next backward pass then writes gradients in place of adding to them.
-        self.optimizer.zero_grad(set_to_none=True)
+        """Make one update from a batch's loss [], without waiting for the device.
+
+        Kernels alone, so that it can be captured: nothing in it counts on the host.
+        """
+        try:
+            torch.autograd.backward(self.scaler.scale(loss))
+            if self.clip_norm:
+                self.scaler.unscale_(self.optimizer)  # the norm is of the gradients, not scaled
+                norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+                taken = norm.isfinite()  # a step that the scaler leaves out is no update
+                clipped = taken & (norm > self.clip_norm)
+                self._norms += torch.stack([norm.where(taken, 0.0), clipped, taken])
+            self.scaler.step(self.optimizer)  # nothing, on the device, where a gradient overflowed
+            self.scaler.update()
+        finally:
+            # None, not zero: the next backward pass then writes gradients in place of adding to
+            # them. Also where a capture fails: its gradients have no values.
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def follow(self) -> None:
+        """Add the weights, as the update left them, to their average."""
         if self.average is not None:
             self.average.update()
 

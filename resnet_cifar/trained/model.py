@@ -138,7 +138,7 @@ class TrainedModel:
         """
         placed = self._place_pixels(images)
         view = placed.view(placed.augmentation.clean(len(images)))
-        return placed.batch(view, 0, len(images))[0]
+        return placed.batch(view, slice(None))[0]
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits float32 [n, classes] of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time.

@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from resnet_cifar.compute.captured import Captured, CapturedStep
 from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.step import correctness, predict, score_views, update
+from resnet_cifar.compute.step import correctness, forward, predict, score_views, update
 from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, AugmentationDraw
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
@@ -53,7 +54,15 @@ class Engine:
     recorder: Recorder
     display: Display
     interrupt: Interrupt
+    capture: bool = False  # steps and validation as CUDA graphs
     _saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        place, say = self.compute.device, self.display.say
+        batches = (self.schedules, self.steps, self.options.batch_size, place, say)
+        optimizer = self.state.optimizer_step.optimizer
+        self._step = CapturedStep(self.train_on, optimizer, *batches) if self.capture else None
+        self._validation: dict[str, Captured[Tensor]] = {}  # by view
 
     @property
     def model(self) -> nn.Module:
@@ -134,14 +143,23 @@ class Engine:
         """Make update `step` of an epoch. Nothing in it waits for the device."""
         # The rate is a function of the update's number, set before each one: warm-up and one-cycle
         # change it within an epoch, and a resumed run needs no scheduler's state.
-        optimizer_step = self.state.optimizer_step
-        groups = optimizer_step.optimizer.param_groups
+        groups = self.state.optimizer_step.optimizer.param_groups
         for group, schedule in zip(groups, self.schedules, strict=True):
             group["lr"] = schedule(step_of_run)
-        size = self.options.batch_size
-        x, y = self.train.batch(view, step * size, (step + 1) * size)
-        loss, logits = update(x, y, self.forward, self.loss, optimizer_step, self.compute)
-        # On the device, until the epoch's end.
+        if self._step is not None:  # the same, from the fourth on as one CUDA graph
+            self._step(view, step, step_of_run)
+        else:
+            size = self.options.batch_size
+            self.train_on(view, slice(step * size, (step + 1) * size), step)
+        self.state.optimizer_step.follow()
+
+    def train_on(self, view: View, at: slice | Tensor, step: int | Tensor) -> None:
+        """Train on positions `at` of a view; keep what update `step` was worth on the device."""
+        x, y = self.train.batch(view, at)
+        # A smaller last batch is not worth its compilation.
+        whole = len(x) == self.options.batch_size
+        network, optimizer_step = self.forward if whole else self.model, self.state.optimizer_step
+        loss, logits = update(x, y, network, self.loss, optimizer_step, self.compute)
         self.state.epoch_sums.keep(step, loss, correctness(logits, y))
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
@@ -156,23 +174,28 @@ class Engine:
         # Not every epoch: a pass over a view is 8 % of an epoch's arithmetic.
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
             views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
-        logits = {name: self._predict(self.model, draws) for name, draws in views.items()}
+        logits = {name: self._predict(name, self.model, draws) for name, draws in views.items()}
         if (average := self.state.optimizer_step.average) is not None:
             batches = self._training_batches(epoch)
             average.update_batchnorm_statistics(batches, self.compute.autocast())
-            logits["val_ema"] = self._predict(average.network, views["val"])
+            logits["val_ema"] = self._predict("val_ema", average.network, views["val"])
         return logits
 
-    def _predict(self, network: nn.Module, draws: AugmentationDraw) -> Tensor:
-        size = self.options.eval_batch_size
-        return predict(network, self.val, draws, self.compute, size, self.stop_if_interrupted)
+    def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw) -> Tensor:
+        size, between = self.options.eval_batch_size, self.stop_if_interrupted
+        if self.capture and name not in self._validation:
+            body = partial(forward, network, self.val, self.compute)
+            place, say = self.compute.device, self.display.say
+            self._validation[name] = Captured(body, size, place, say)
+        captured = self._validation.get(name)
+        return predict(network, self.val, draws, self.compute, size, between, captured=captured)
 
     def _training_batches(self, epoch: int) -> Iterator[Tensor]:
         """Gather the first images of the epoch's training view, in training's batches."""
         view, size = self.train.draw_view(self.seed, TRAINING, epoch), self.options.batch_size
         for start in range(0, min(len(view), STATISTICS_IMAGES), size):
             self.stop_if_interrupted()
-            yield self.train.batch(view, start, start + size)[0]
+            yield self.train.batch(view, slice(start, start + size))[0]
 
     def examine(self, epoch: int) -> dict[str, float]:
         """Probe the network as `epoch` left it, where that is due: rows are recorded, one a layer.
@@ -184,7 +207,8 @@ class Engine:
             return {}
         start = time.perf_counter()
         # Drawn for epoch 0 at every epoch: the same images each time, so that curves compare.
-        x, y = self.train.batch(self.train.draw_view(self.seed, PROBE, 0), 0, probe.images)
+        drawn = self.train.draw_view(self.seed, PROBE, 0)
+        x, y = self.train.batch(drawn, slice(0, probe.images))
         with tf32(False):
             rows = gradient_flow.inspect(self.model, x, y, self.loss)
         updates = [(epoch - 1) * self.steps + step for step in probe.measured_steps(self.steps)]
@@ -204,15 +228,14 @@ class Engine:
         images = min(images, len(self.val))
         # Equal batches: the statistics of a small last one would be noisier than training's.
         size = math.ceil(images / math.ceil(images / self.options.batch_size))
-        draws = self.val.augmentation.clean(len(self.val)).part(0, images)
+        draws = self.val.augmentation.clean(len(self.val)).part(slice(images))
         logits = {}
         for view, buffer in gradient_flow.BATCH_STATISTICS.items():
             model = copy.deepcopy(self.model)  # its running statistics will not be the run's
             if buffer is not None:
                 gradient_flow.normalise_by_batch(model, buffer)
-            logits[view] = predict(
-                model, self.val, draws, self.compute, size, self.stop_if_interrupted, buffer is None
-            )
+            between, training = self.stop_if_interrupted, buffer is None
+            logits[view] = predict(model, self.val, draws, self.compute, size, between, training)
         return score_views(logits, self.val.labels[:images])
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:

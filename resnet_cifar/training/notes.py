@@ -14,13 +14,21 @@ VIEWS = {"val": "val", "train": "train", "val_augmented": "augmented", "val_ema"
 ACHIEVED = 0.6  # share of the matmul rate a step reaches, for that expectation (0.5 to 0.75 seen)
 
 
-def opening(config: Config, directory: Path, compute: Compute, session: Session) -> list[str]:
-    """Describe the run's start: directory, device, precision, where it resumes, how long."""
+def opening(
+    config: Config, directory: Path, compute: Compute, session: Session, uncaptured: str | None = ""
+) -> list[str]:
+    """Describe the run's start: directory, device, precision, where it resumes, how long.
+
+    `uncaptured` is the `obstacle` to capturing steps.
+    """
     epochs, steps = config.trainer.epochs, config.steps_per_epoch
     on = [compute.name, compute.precision]
     on += [f"{compute.threads} threads"] if compute.device.type == "cpu" else []
     on += ["compiled"] if compute.compile else []
+    on += ["captured"] if uncaptured is None else []
     lines = [f"{directory}", ", ".join(on)]
+    if uncaptured:
+        lines.append(f"steps are not captured in CUDA graphs: {uncaptured}")
     if compute.device.type == "mps":
         lines.append("no training on an Apple GPU has been tried: compare a short one with the CPU")
     if (session.epoch or session.step) and session.epoch < epochs:

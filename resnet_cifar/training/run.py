@@ -1,6 +1,7 @@
 """One run, from configuration to record: `run`, then `train`, then `assemble`."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import traceback
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from resnet_cifar.compute import device
+from resnet_cifar.compute import captured, device
 from resnet_cifar.compute.cpu import cpu_name
 from resnet_cifar.compute.epoch_sums import EpochSums
+from resnet_cifar.compute.step import evaluation_batch
 from resnet_cifar.config.saved import check_readable, to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
@@ -112,7 +114,8 @@ def train(
             how = f"# {command_name('runs')} command {directory}\n# prints the command that "
             how += "trains this configuration again.\n"
             write_atomically(directory / CONFIG, how + to_yaml(config))
-            for line in opening(config, directory, compute, recorder.session):
+            uncaptured = captured.obstacle(config.trainer, compute, state.optimizer_step)
+            for line in opening(config, directory, compute, recorder.session, uncaptured):
                 display.say(line)
             status = engine.fit()
             for line in closing(directory, recorder.record, status):
@@ -205,7 +208,8 @@ def assemble(
     ]
 
     # Forward pass, compiled where it pays, and loss: cross-entropy of labels or of their shares.
-    forward, loss = device.compiled(model, compute), regularization.loss()
+    capture = captured.obstacle(trainer, compute, optimizer_step) is None
+    forward, loss = device.compiled(model, compute, capture), regularization.loss()
 
     # State: all that training changes, as the newest checkpoint left it.
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
@@ -227,8 +231,9 @@ def assemble(
     recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
 
     # Loop: `Engine.fit`.
+    eval_size = trainer.eval_batch_size or evaluation_batch(model, compute)
     return Engine(
-        options=trainer,
+        options=dataclasses.replace(trainer, eval_batch_size=eval_size),
         seed=config.seed,
         state=state,
         forward=forward,
@@ -242,6 +247,7 @@ def assemble(
         recorder=recorder,
         display=display,
         interrupt=interrupt,
+        capture=capture,
     )
 
 
