@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks.gpu`: what a GPU makes of the engine's step, in little time.
+"""The command `python -m benchmarks.gpu`: how fast a GPU makes the engine's steps, in little time.
 
 Trains short epochs by every mode of the step, one run and several at once: in processes, in
 processes under CUDA's Multi-Process Service, or in one process (streams.py). Each measurement has
@@ -31,7 +31,6 @@ from resnet_cifar.files import write_atomically, write_json
 from resnet_cifar.paths import checkout
 from resnet_cifar.record.provenance import git_state, versions
 
-Work = Callable[..., Iterator[dict[str, Any]]]  # `streams.parts`, or a test's
 MODES = {
     "captured": ("trainer.capture=auto", "trainer.compile=false"),
     "eager": ("trainer.capture=off", "trainer.compile=false"),
@@ -39,7 +38,6 @@ MODES = {
     "compiled": ("trainer.capture=off", "trainer.compile=true"),
     "untuned": ("trainer.capture=auto", "trainer.compile=false", "trainer.cudnn_benchmark=false"),
 }
-CAPTURED = [mode for mode, words in MODES.items() if "trainer.capture=auto" in words]
 STREAMS, MPS, PROCESSES = "streams", "MPS", "processes"
 CONTROL = "nvidia-cuda-mps-control"
 DATA = ("data=synthetic", "data.train_size=1000", "data.val_size=1000")  # repeated to an epoch
@@ -49,6 +47,7 @@ SHARE = 1 / 3  # of the time, which an entry that compiles nothing may take
 ENDING = 5.0  # seconds in which a killed process is gone
 HEAD = ("step", "runs", "by", "images/s", "of each", "epochs", "first epoch, s")
 HEAD += ("validation, images/s", "memory, MB", "")
+Work = Callable[..., Iterator[dict[str, Any]]]
 
 
 class Entry(NamedTuple):
@@ -59,42 +58,41 @@ class Entry(NamedTuple):
     by: str
 
 
+def parts(*job: Any) -> Iterator[dict[str, Any]]:
+    """Measure as `streams.parts` does, which imports torch: this module does not."""
+    from benchmarks import streams
+
+    yield from streams.parts(*job)
+
+
 def serve(connection: Connection, limit: float, place: str, work: Work, *job: Any) -> None:
     """Run in a process: send the parts of the work. The system ends it, if need be, at `limit`."""
     if hasattr(os, "setsid"):  # so that the compiler's processes can be ended with this one
         os.setsid()
-        signal.alarm(int(limit) + 1)
+        signal.alarm(math.ceil(limit))
     os.environ["CUDA_MPS_PIPE_DIRECTORY"] = place
     with contextlib.suppress(EOFError, ConnectionError):  # the other side is gone
         try:
             for part in work(connection, place, *job):
                 connection.send(part)
         except Exception as error:
-            code = getattr(error, "exit_code", 1)
-            connection.send({"error": describe(error), "exit_code": code})
-
-
-def parts(*job: Any) -> Iterator[dict[str, Any]]:
-    """Measure by `streams.parts`, which imports torch: this module does not."""
-    from benchmarks import streams
-
-    yield from streams.parts(*job)
+            connection.send({"error": describe(error), "code": getattr(error, "exit_code", 1)})
 
 
 class Job:
-    """A process that works. `close` ends it, whatever it does."""
+    """A process that works, by `serve`. `close` ends it, whatever it does."""
 
-    def __init__(self, limit: float, place: str, work: Work, *job: Any) -> None:
+    def __init__(self, *job: Any) -> None:
         # As in contenders.py: forked from a process that has imported torch and used no CUDA.
         context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
         context.set_forkserver_preload(["benchmarks.streams"])
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, limit, place, work, *job))
+        self._process = context.Process(target=serve, args=(theirs, *job))
         self._process.start()
         theirs.close()
 
     def answer(self, until: float) -> dict[str, Any]:
-        """Wait for its next message. Raises UserError: none came until then, or an error did."""
+        """Wait for its next part. Raises UserError: none came until then, or an error did."""
         try:
             if not self._connection.poll(max(0.0, until - time.monotonic())):
                 raise UserError("not done in its time, ended")
@@ -103,7 +101,7 @@ class Job:
             self._process.join(ENDING)
             raise UserError(f"its process died (exit code {self._process.exitcode})") from None
         if "error" in answer:
-            raise (ConfigError if answer["exit_code"] == 2 else UserError)(answer["error"])
+            raise (ConfigError if answer["code"] == 2 else UserError)(answer["error"])
         return answer
 
     def go_on(self) -> None:
@@ -115,7 +113,7 @@ class Job:
         """End the process and those that it started."""
         self._connection.close()
         with contextlib.suppress(AttributeError, OSError):  # on Windows; where it has none
-            os.killpg(int(self._process.pid), signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join(ENDING)
 
@@ -128,35 +126,28 @@ def folder(by: str) -> Iterator[str]:
             yield place
             return
         places = {"CUDA_MPS_PIPE_DIRECTORY": place, "CUDA_MPS_LOG_DIRECTORY": place}
-        null: Any = subprocess.DEVNULL  # a pipe would wait for the daemon's end
-        common: Any = {
-            "env": os.environ | places,
-            "timeout": ENDING,
-            "stdout": null,
-            "stderr": null,
-        }
+        null = subprocess.DEVNULL  # a pipe would wait for the daemon's end
+        how: Any = {"env": os.environ | places, "timeout": ENDING, "stdout": null, "stderr": null}
         try:
-            subprocess.run([CONTROL, "-d"], check=True, **common)
+            subprocess.run([CONTROL, "-d"], check=True, **how)
             yield place
         finally:
             with contextlib.suppress(OSError, subprocess.SubprocessError):
-                subprocess.run([CONTROL], input=b"quit -t 2\n", check=False, **common)
+                subprocess.run([CONTROL], input=b"quit -t 2\n", check=False, **how)
             with contextlib.suppress(OSError, ValueError):  # the file is gone: it has quit
                 os.kill(int(Path(place, f"{CONTROL}.pid").read_text()), signal.SIGKILL)
 
 
 def plan(modes: Sequence[str], runs: Sequence[int], mps: bool) -> list[Entry]:
-    """Order the entries: the cheapest first, and last what matters least."""
-    entries = [
-        Entry(mode, count, by)
-        for mode in modes
-        for count in sorted(set(runs), key=lambda count: (count > 1, -count))
-        for by in (STREAMS, MPS, PROCESSES)
+    """Order the entries: the cheapest first, but at the end what matters least."""
+    entries = []
+    for mode in modes:
         # Only a captured step leaves an interpreter the time for other runs.
-        if by == PROCESSES or (count > 1 and (mps if by == MPS else mode in CAPTURED))
-    ]
-    extra = {entry for entry in entries if entry.mode == "eager" and entry.runs > 1}
-    extra |= {entry for entry in entries if entry.mode == "untuned"}
+        ways = [STREAMS] * ("trainer.capture=auto" in MODES[mode]) + [MPS] * mps + [PROCESSES]
+        for count in sorted({*runs} - {1}, reverse=True):
+            entries += [Entry(mode, count, by) for by in ways]
+    extra = {entry for entry in entries if entry.mode in ("eager", "untuned")}
+    entries = [*(Entry(mode, 1, PROCESSES) for mode in modes if 1 in runs), *entries]
     return sorted(entries, key=lambda entry: (entry in extra, "compiled" in entry.mode))
 
 
@@ -183,8 +174,7 @@ def measure(
         jobs = [
             stack.enter_context(contextlib.closing(Job(*job))) for _ in range(entry.runs // streams)
         ]
-        for _ in ("the machine", "all are ready"):
-            yield joined([job.answer(until) for job in jobs])
+        yield joined([job.answer(until) for job in jobs])
         for seconds in (each, 0.0):  # all train until all are told to stop
             for job in jobs:
                 job.go_on()
@@ -207,24 +197,22 @@ def joined(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def row(found: dict[str, Any]) -> str:
     """An entry as a row of the table."""
-    first, rates = found.get("first_epoch_seconds"), found.get("of_each")
-    memory, validation = found.get("memory_bytes"), found.get("validation_images_per_second")
-    problem = f"not started: {found['skipped']}" if "skipped" in found else found.get("error", "")
-    cells = (
-        *(found["mode"], found["runs"], found["by"]),
-        f"{sum(rates):,.0f}" if rates else "",
-        f"{min(rates):,.0f} to {max(rates):,.0f}" if rates else "",
-        min(map(len, found["epoch_seconds"])) if rates else "",
-        f"{max(first):.1f}" if first else "",
-        f"{validation:,.0f}" if validation else "",
-        f"{memory / 1e6:,.0f}" if memory else "",
-        problem,
-    )
+    rates, first = found.get("of_each"), found.get("first_epoch_seconds")
+    cells = [found["mode"], found["runs"], found["by"], "", "", "", ""]
+    if rates:
+        epochs = min(map(len, found["epoch_seconds"]))
+        cells[3:6] = f"{sum(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", epochs
+    if first:
+        cells[6] = f"{max(first):.1f}"
+    for key, unit in (("validation_images_per_second", 1), ("memory_bytes", 1e6)):
+        cells.append(f"{found[key] / unit:,.0f}" if found.get(key) else "")
+    skipped = f"not started: {found['skipped']}" if "skipped" in found else ""
+    cells.append(found.get("error") or skipped or "; ".join(found.get("notes", ())))
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and measure; the process's exit code."""
+def main(arguments: list[str] | None = None, work: Work = parts) -> int:
+    """Parse the command line and measure, by `work`; the process's exit code."""
     parser = Parser(
         prog="python -m benchmarks.gpu",
         description="Images/s by mode of the step and number of runs at once. Needs a checkout and "
@@ -237,67 +225,53 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", nargs="+", type=int, default=[1, 2, 3], help="at once (1 2 3)")
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu.json"))
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with a tiny network")
+    parser.set_defaults(work=work)
     return run_command(parser, _benchmark, arguments)
 
 
-def _benchmark(options: argparse.Namespace, work: Work = parts) -> None:
+def _benchmark(options: argparse.Namespace) -> None:
     until = time.monotonic() + options.seconds
     for name in ("seconds", "each"):
         value = getattr(options, name)
         require(0 < value < math.inf, f"--{name}", value, "above 0, finite")
     require(min(options.runs) >= 1, "--runs", min(options.runs), "1 or more")
-    has_data = any(word.startswith("data") for word in options.override)
-    words = (*FIXED, *(() if has_data else DATA), *(DRY if options.dry_run else ()))
-    mps = shutil.which(CONTROL) is not None and not options.dry_run
-    results: dict[str, Any] = {
-        "options": {
-            "seconds": options.seconds,
-            "each": options.each,
-            "overrides": options.override,
-        },
-        "git": git_state(checkout()),
-        "machine": {"driver": driver(), "cores": available_cpus(), **versions()},
-        "entries": [],
-    }
-    with folder(PROCESSES) as place:  # the machine; a mistake in the overrides ends it here
-        look = Job(options.seconds, place, work, (*words, *options.override), 0)
-        with contextlib.closing(look):
-            results["machine"] |= look.answer(until)["machine"]
-    print(" · ".join(f"{name} {value}" for name, value in results["machine"].items()), end="\n\n")
-    print(f"| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|", flush=True)
+    data = () if any(word.startswith("data") for word in options.override) else DATA
+    words = (*FIXED, *data, *(DRY if options.dry_run else ()))
+    with folder(PROCESSES) as place:  # a mistake in the overrides ends it here
+        job = Job(options.seconds + ENDING, place, options.work, (*words, *options.override), 0)
+        with contextlib.closing(job):
+            machine = {"cores": available_cpus(), **versions(), **job.answer(until)}
+    results = {"seconds": options.seconds, "each": options.each, "overrides": options.override}
+    results |= {"machine": machine, "git": git_state(checkout()), "entries": []}
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(f"\n| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    mps = shutil.which(CONTROL) is not None and not options.dry_run
     for entry in plan(options.modes, options.runs, mps):
-        measure_in_time(entry, work, words, options, until, results)
-    best = max(results["entries"], key=lambda found: found.get("images_per_second", 0))
-    if "of_each" in best:
-        print(f"\nFastest: {best['mode']}, {best['runs']} at once ({best['by']}).")
+        add(entry, words, options, until, results)
     if not mps:
-        print(f"\nNot measured: runs under MPS, for want of {CONTROL}.")
+        print(f"\nWithout MPS, for want of {CONTROL}.")
 
 
-def measure_in_time(
-    entry: Entry,
-    work: Work,
-    words: Sequence[str],
-    options: argparse.Namespace,
-    until: float,
-    results: dict[str, Any],
+def add(
+    entry: Entry, words: Sequence[str], options: argparse.Namespace, until: float, results: Any
 ) -> None:
-    """Add an entry to the results, or why it failed or is not started; print and save it."""
-    start, before = time.monotonic(), list(results["entries"])
+    """Measure an entry, or note why it failed or is not started; save it with the others."""
+    start = time.monotonic()
     found = {**entry._asdict(), "overrides": MODES[entry.mode], "machine": results["machine"]}
+    reason = reason_to_skip(entry, results["entries"], until - start)
     results["entries"].append(found)
     try:
-        if reason := reason_to_skip(entry, before, until - start):
+        if reason:
             found["skipped"] = reason
             return
         threads = f"trainer.threads={max(1, available_cpus() // entry.runs)}"
         overrides = (*words, threads, *options.override, *MODES[entry.mode])
         share = until if "compiled" in entry.mode else start + SHARE * options.seconds
-        for part in measure(entry, work, overrides, options.each, min(until, share)):
+        for part in measure(entry, options.work, overrides, options.each, min(until, share)):
             if table := part.pop("table", None):
                 write_atomically(options.out.with_suffix(f".{entry.mode}.txt"), table)
-            found |= {**part, "machine": results["machine"] | part.get("machine", {})}
+            found |= part
             write_json(options.out, results)
     except BaseException as error:
         found["error"] = describe(error)
@@ -305,18 +279,8 @@ def measure_in_time(
             raise
     finally:
         found["seconds"] = round(time.monotonic() - start, 2)
-        print(row(found), flush=True)
         write_json(options.out, results)
-
-
-def driver() -> str | None:
-    """The version of NVIDIA's driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=ENDING
-        ).stdout.split()[0]
-    return None
+        print(row(found), flush=True)
 
 
 if __name__ == "__main__":

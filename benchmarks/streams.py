@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # which every optimizer imports, in seconds: here for all processes
 from torch.profiler import ProfilerActivity, profile
 
-from resnet_cifar.compute import device
+from resnet_cifar.compute import captured, device
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data.datasets import Images, Split
 from resnet_cifar.errors import ConfigError
@@ -80,28 +83,38 @@ def parts(
 ) -> Iterator[dict[str, Any]]:
     """Measure in this process, whose runs get directories in `place`.
 
-    Yields the machine; the first epochs of `streams` runs, when all are ready; then, after two
-    messages between which they train, their epochs; validation and kernels of one; {}, the end.
+    Yields the first epochs of `streams` runs, when all are ready; their epochs between two messages
+    that come then; validation and kernels of one; {}, the end. Of no runs the machine.
     """
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
     cuda = compute.device.type == "cuda"
-    images = (STEPS if cuda else 4) * config.trainer.batch_size
     if not cuda and config.trainer.device == "auto":
         raise ConfigError("no CUDA device is here; --dry-run plays everything on the CPU")
-    versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    yield {"machine": {"card": compute.name, **versions}}
+    if not streams:
+        cudnn = torch.backends.cudnn.version()
+        yield {"card": compute.name, "cuda": torch.version.cuda, "cudnn": cudnn, "driver": driver()}
+        return
     train, val = config.data.load()
+    images = (STEPS if cuda else 4) * config.trainer.batch_size
     split = Split(_repeated(train, images), _repeated(val, VALIDATION if cuda else images))
 
     def build() -> Engine:
         directory = Path(tempfile.mkdtemp(dir=place))
-        return assemble(config, directory, compute, split, Display("quiet"), Interrupt())
+        display = Display("quiet")
+        display.say = lambda text, shown="": notes.append(text)  # type: ignore[method-assign]
+        engine = assemble(config, directory, compute, split, display, Interrupt())
+        if config.trainer.capture != "off":
+            reason = captured.obstacle(config.trainer, compute, engine.state.optimizer_step)
+            notes.extend([f"not captured: {reason}"] if reason else [])
+            engine.uncaptured = engine.uncaptured if cuda else None  # Python runs the same body
+        return engine
 
+    notes: list[str] = []
     with device.settings(compute, deterministic=False):
         own = [torch.cuda.Stream() if cuda and streams > 1 else None for _ in range(streams)]
         runs = [StreamedRun(stream, build) for stream in own]
-        yield {"first_epoch_seconds": [run.warm_up[0] for run in runs]}
+        yield {"first_epoch_seconds": [run.warm_up[0] for run in runs], "notes": notes}
         connection.recv()
         seconds = train_at_once(runs, connection.poll)
         connection.recv()
@@ -110,6 +123,14 @@ def parts(
         yield _validation(runs[0].engine)
         yield _kernels(runs[0], cuda)
     yield {}
+
+
+def driver() -> str | None:
+    """Ask for the version of NVIDIA's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.split()[0]
+    return None
 
 
 def _validation(engine: Engine) -> dict[str, Any]:
@@ -131,7 +152,11 @@ def _kernels(run: StreamedRun, cuda: bool) -> dict[str, Any]:
     by, events = f"self_{'device' if cuda else 'cpu'}_time_total", p.key_averages()
     longest = sorted(((getattr(e, by), e.count, e.key[:120]) for e in events), reverse=True)[:15]
     kernels = [
-        {"name": key, "microseconds_a_step": time / run.engine.steps, "calls_a_step": count / run.engine.steps}
+        {
+            "name": key,
+            "microseconds_a_step": time / run.engine.steps,
+            "calls_a_step": count / run.engine.steps,
+        }
         for time, count, key in longest
     ]
     return {"kernels": kernels, "table": events.table(by, 60, max_name_column_width=100)}
