@@ -5,6 +5,7 @@ Training, evaluation, the probe and the benchmark share them.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +50,10 @@ def forward(
     compute: Compute,
     view: View,
     at: slice | Tensor,
-    number: int | Tensor,
+    *number: Any,
 ) -> Tensor:
-    """Compute the logits float32 [n, classes] of positions `at` of a view; `number` any batch."""
-    x, _ = images.batch(view, at)
+    """Compute the logits float32 [n, classes] of positions `at` of a view."""
+    x = images.batch(view, at)[0]
     with compute.autocast():
         logits: Tensor = model(x).float()
     return logits
@@ -67,7 +68,7 @@ def predict(
     batch_size: int,
     between: Callable[[], None] = lambda: None,
     training: bool = False,
-    captured: Captured[Tensor] | None = None,
+    captured: Captured | None = None,
 ) -> Tensor:
     """Compute the logits float32 [n, classes] of a view, in evaluation mode; on the host.
 
@@ -85,7 +86,7 @@ def predict(
             parts.append(captured(view, number).clone())
         else:
             at = slice(number * size, (number + 1) * size)
-            parts.append(forward(model, images, compute, view, at, number))
+            parts.append(forward(model, images, compute, view, at))
         between()
     return torch.cat(parts).cpu()
 

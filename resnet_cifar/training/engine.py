@@ -54,15 +54,15 @@ class Engine:
     recorder: Recorder
     display: Display
     interrupt: Interrupt
-    capture: bool = False  # steps and validation as CUDA graphs
+    uncaptured: str | None = ""  # the obstacle to running steps as CUDA graphs; None: there is none
     _saved_at: float = field(default_factory=time.monotonic)
+    _validation: dict[str, Captured] = field(default_factory=dict)  # by view, where captured
 
     def __post_init__(self) -> None:
-        place, say = self.compute.device, self.display.say
-        batches = (self.schedules, self.steps, self.options.batch_size, place, say)
-        optimizer = self.state.optimizer_step.optimizer
-        self._step = CapturedStep(self.train_on, optimizer, *batches) if self.capture else None
-        self._validation: dict[str, Captured[Tensor]] = {}  # by view
+        if self.uncaptured is None:
+            optimizer, size = self.state.optimizer_step.optimizer, self.options.batch_size
+            captured = (self.train_on, size, self.compute.device, self.display.say)
+            self._captured_step = CapturedStep(optimizer, self.schedules, self.steps, *captured)
 
     @property
     def model(self) -> nn.Module:
@@ -146,8 +146,8 @@ class Engine:
         groups = self.state.optimizer_step.optimizer.param_groups
         for group, schedule in zip(groups, self.schedules, strict=True):
             group["lr"] = schedule(step_of_run)
-        if self._step is not None:  # the same, from the fourth on as one CUDA graph
-            self._step(view, step, step_of_run)
+        if self.uncaptured is None:  # the same as below, from the fourth on as one CUDA graph
+            self._captured_step.step(view, step, step_of_run)
         else:
             size = self.options.batch_size
             self.train_on(view, slice(step * size, (step + 1) * size), step)
@@ -183,10 +183,9 @@ class Engine:
 
     def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw) -> Tensor:
         size, between = self.options.eval_batch_size, self.stop_if_interrupted
-        if self.capture and name not in self._validation:
+        if self.uncaptured is None and name not in self._validation:
             body = partial(forward, network, self.val, self.compute)
-            place, say = self.compute.device, self.display.say
-            self._validation[name] = Captured(body, size, place, say)
+            self._validation[name] = Captured(body, size, self.compute.device, self.display.say)
         captured = self._validation.get(name)
         return predict(network, self.val, draws, self.compute, size, between, captured=captured)
 

@@ -114,8 +114,7 @@ def train(
             how = f"# {command_name('runs')} command {directory}\n# prints the command that "
             how += "trains this configuration again.\n"
             write_atomically(directory / CONFIG, how + to_yaml(config))
-            uncaptured = captured.obstacle(config.trainer, compute, state.optimizer_step)
-            for line in opening(config, directory, compute, recorder.session, uncaptured):
+            for line in opening(config, directory, compute, recorder.session, engine.uncaptured):
                 display.say(line)
             status = engine.fit()
             for line in closing(directory, recorder.record, status):
@@ -182,13 +181,14 @@ def assemble(
     `before` is the record of the run's earlier sessions. Raises UserError if its checkpoints or
     records can't be gone on from.
     """
-    trainer, regularization = config.trainer, config.regularization
+    trainer, regularization = dataclasses.replace(config.trainer), config.regularization
 
     # Network and norm: weights drawn from the seed alone, so that cells are paired by seed.
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
         model = config.build_model()
     layout = device.place(model, compute)
+    trainer.eval_batch_size = trainer.eval_batch_size or evaluation_batch(model, compute)
 
     # Data: every image on the device as uint8; crops, flips and normalisation happen there.
     kept = (config.augmentation, compute.device, layout, len(config.data.CLASSES))
@@ -208,8 +208,8 @@ def assemble(
     ]
 
     # Forward pass, compiled where it pays, and loss: cross-entropy of labels or of their shares.
-    capture = captured.obstacle(trainer, compute, optimizer_step) is None
-    forward, loss = device.compiled(model, compute, capture), regularization.loss()
+    uncaptured = captured.obstacle(trainer, compute, optimizer_step)
+    forward, loss = device.compiled(model, compute, uncaptured is None), regularization.loss()
 
     # State: all that training changes, as the newest checkpoint left it.
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
@@ -231,9 +231,8 @@ def assemble(
     recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
 
     # Loop: `Engine.fit`.
-    eval_size = trainer.eval_batch_size or evaluation_batch(model, compute)
     return Engine(
-        options=dataclasses.replace(trainer, eval_batch_size=eval_size),
+        options=trainer,
         seed=config.seed,
         state=state,
         forward=forward,
@@ -247,7 +246,7 @@ def assemble(
         recorder=recorder,
         display=display,
         interrupt=interrupt,
-        capture=capture,
+        uncaptured=uncaptured,
     )
 
 
