@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -42,11 +41,19 @@ STREAMS, MPS, PROCESSES = "streams", "MPS", "processes"
 CONTROL = "nvidia-cuda-mps-control"
 DATA = ("data=synthetic", "data.train_size=1000", "data.val_size=1000")  # repeated to an epoch
 FIXED = ("trainer.epochs=10000", "trainer.checkpoint_seconds=1e9")
-DRY = ("trainer.device=cpu", "trainer.precision=fp32", "trainer.batch_size=8", "model.width=8")
+DRY = (
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "trainer.batch_size=8",
+    "model.width=8",
+    "trainer.threads=1",
+)
 SHARE = 1 / 3  # of the time, which an entry that compiles nothing may take
 ENDING = 5.0  # seconds in which a killed process is gone
-HEAD = ("step", "runs", "by", "images/s", "of each", "epochs", "first epoch, s")
-HEAD += ("validation, images/s", "memory, MB", "")
+HEAD = (
+    *("step", "runs", "by", "images/s", "of each", "epochs", "first epoch, s"),
+    *("validation, images/s", "memory, MB", ""),
+)
 Work = Callable[..., Iterator[dict[str, Any]]]
 
 
@@ -154,7 +161,7 @@ def plan(modes: Sequence[str], runs: Sequence[int], mps: bool) -> list[Entry]:
 def reason_to_skip(entry: Entry, before: Sequence[dict[str, Any]], left: float) -> str | None:
     """Say why an entry is not started, by what was seen before it; None: it is."""
     mine = [found for found in before if found["mode"] == entry.mode]
-    if any("error" in found and found["runs"] == 1 for found in mine):
+    if any("error" in found and "of_each" not in found for found in mine if found["runs"] == 1):
         return "its mode failed alone"
     whole = [found for found in before if not {"error", "skipped"} & found.keys()]
     alike = [found["seconds"] for found in whole if found in mine]
@@ -170,45 +177,39 @@ def measure(
     streams = entry.runs if entry.by == STREAMS else 1
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(folder(entry.by))
-        job = (until - time.monotonic() + ENDING, place, work, overrides, streams)
-        jobs = [
-            stack.enter_context(contextlib.closing(Job(*job))) for _ in range(entry.runs // streams)
-        ]
+        what = (until - time.monotonic() + ENDING, place, work, overrides, streams)
+        count = entry.runs // streams
+        jobs = [stack.enter_context(contextlib.closing(Job(*what))) for _ in range(count)]
         yield joined([job.answer(until) for job in jobs])
         for seconds in (each, 0.0):  # all train until all are told to stop
             for job in jobs:
                 job.go_on()
             time.sleep(max(0.0, min(seconds, until - time.monotonic())))
         found = joined([job.answer(until) for job in jobs])
-        rates = [found["images"] / statistics.median(epochs) for epochs in found["epoch_seconds"]]
-        yield {"images_per_second": sum(rates), "of_each": rates, **found}
+        yield {"images_per_second": sum(found["of_each"]), **found}
         while entry.runs == 1 and (part := jobs[0].answer(until)):
             yield part
 
 
-def joined(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join the answers of an entry's processes: lists one after the other, else the last's."""
-    found: dict[str, Any] = {}
-    for answer in answers:
-        for key, value in answer.items():
-            found[key] = found.get(key, []) + value if isinstance(value, list) else value
-    return found
+def joined(answers: Sequence[dict[str, list[Any]]]) -> dict[str, list[Any]]:
+    """Join the lists of an entry's processes, key by key."""
+    return {key: [value for answer in answers for value in answer[key]] for key in answers[0]}
 
 
 def row(found: dict[str, Any]) -> str:
     """An entry as a row of the table."""
-    rates, first = found.get("of_each"), found.get("first_epoch_seconds")
-    cells = [found["mode"], found["runs"], found["by"], "", "", "", ""]
-    if rates:
-        epochs = min(map(len, found["epoch_seconds"]))
-        cells[3:6] = f"{sum(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", epochs
-    if first:
+    cells = [found["mode"], found["runs"], found["by"], *[""] * 6]
+    if rates := found.get("of_each"):
+        cells[3:5] = f"{sum(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}"
+        cells[5] = min(map(len, found["epoch_seconds"]))
+        cells[8] = f"{max(found['memory_bytes']) / 1e6:,.0f}"
+    if first := found.get("first_epoch_seconds"):
         cells[6] = f"{max(first):.1f}"
-    for key, unit in (("validation_images_per_second", 1), ("memory_bytes", 1e6)):
-        cells.append(f"{found[key] / unit:,.0f}" if found.get(key) else "")
-    skipped = f"not started: {found['skipped']}" if "skipped" in found else ""
-    cells.append(found.get("error") or skipped or "; ".join(found.get("notes", ())))
-    return f"| {' | '.join(map(str, cells))} |"
+    if rate := found.get("validation_images_per_second"):
+        cells[7] = f"{rate:,.0f}"
+    skipped = [f"not started: {found['skipped']}"] if "skipped" in found else []
+    problems = "; ".join([*found.get("notes", ()), *skipped, found.get("error", "")])
+    return f"| {' | '.join(map(str, [*cells, problems]))} |"
 
 
 def main(arguments: list[str] | None = None, work: Work = parts) -> int:
@@ -266,7 +267,7 @@ def add(
             found["skipped"] = reason
             return
         threads = f"trainer.threads={max(1, available_cpus() // entry.runs)}"
-        overrides = (*words, threads, *options.override, *MODES[entry.mode])
+        overrides = (threads, *words, *options.override, *MODES[entry.mode])
         share = until if "compiled" in entry.mode else start + SHARE * options.seconds
         for part in measure(entry, options.work, overrides, options.each, min(until, share)):
             if table := part.pop("table", None):

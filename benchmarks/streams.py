@@ -1,12 +1,12 @@
-"""Several runs at once in one process, each on a stream of its own; `serve` has them timed."""
+"""Several runs at once in one process, each on a stream of its own; for `benchmarks.gpu`."""
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import subprocess
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # which every optimizer imports, in seconds: here for all processes
-from torch.profiler import ProfilerActivity, profile
+import torch._dynamo  # takes seconds, and every optimizer imports it: here for all processes
+from torch.profiler import profile
 
 from resnet_cifar.compute import captured, device
 from resnet_cifar.config.compose import compose
@@ -36,8 +36,7 @@ class StreamedRun:
     """An engine that is built and trains on `stream` (None: the current one).
 
     Every tensor is made and used on that one, so that the allocator never gives away what another
-    stream still reads. The step is captured here, in the thread that builds one run after the
-    other: while a graph is captured, nothing else may ask CUDA for memory.
+    stream still reads. The step is captured here, while no other run of the process is at work.
     """
 
     def __init__(self, stream: Any, build: Callable[[], Engine]) -> None:
@@ -83,8 +82,8 @@ def parts(
 ) -> Iterator[dict[str, Any]]:
     """Measure in this process, whose runs get directories in `place`.
 
-    Yields the first epochs of `streams` runs, when all are ready; their epochs between two messages
-    that come then; validation and kernels of one; {}, the end. Of no runs the machine.
+    Yields the first epochs of `streams` runs when all are ready; what they train between two
+    messages that come then; validation and kernels of one; {}, the end. Of no runs the machine.
     """
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
@@ -92,74 +91,43 @@ def parts(
     if not cuda and config.trainer.device == "auto":
         raise ConfigError("no CUDA device is here; --dry-run plays everything on the CPU")
     if not streams:
-        cudnn = torch.backends.cudnn.version()
-        yield {"card": compute.name, "cuda": torch.version.cuda, "cudnn": cudnn, "driver": driver()}
+        ask = "nvidia-smi --query-gpu=driver_version --format=csv,noheader"
+        driver = subprocess.getoutput(ask).partition("\n")[0] if cuda else None
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        yield {"card": compute.name, "driver": driver, "cuda": torch.version.cuda, "cudnn": cudnn}
         return
+    if not cuda and config.trainer.capture != "off":  # Python runs what a graph would
+        captured.obstacle = lambda *of: None
     train, val = config.data.load()
     images = (STEPS if cuda else 4) * config.trainer.batch_size
     split = Split(_repeated(train, images), _repeated(val, VALIDATION if cuda else images))
+    notes: list[str] = []
 
     def build() -> Engine:
-        directory = Path(tempfile.mkdtemp(dir=place))
-        display = Display("quiet")
+        display, directory = Display("quiet"), Path(tempfile.mkdtemp(dir=place))
         display.say = lambda text, shown="": notes.append(text)  # type: ignore[method-assign]
         engine = assemble(config, directory, compute, split, display, Interrupt())
-        if config.trainer.capture != "off":
-            reason = captured.obstacle(config.trainer, compute, engine.state.optimizer_step)
-            notes.extend([f"not captured: {reason}"] if reason else [])
-            engine.uncaptured = engine.uncaptured if cuda else None  # Python runs the same body
+        notes.extend([f"not captured: {engine.uncaptured}"] if engine.uncaptured else [])
         return engine
 
-    notes: list[str] = []
     with device.settings(compute, deterministic=False):
-        own = [torch.cuda.Stream() if cuda and streams > 1 else None for _ in range(streams)]
-        runs = [StreamedRun(stream, build) for stream in own]
+        of: Any = torch.cuda.Stream if cuda and streams > 1 else lambda: None
+        runs = [StreamedRun(of(), build) for _ in range(streams)]
         yield {"first_epoch_seconds": [run.warm_up[0] for run in runs], "notes": notes}
         connection.recv()
         seconds = train_at_once(runs, connection.poll)
         connection.recv()
         free, total = torch.cuda.mem_get_info() if cuda else (0, 0)  # of all on the card
-        yield {"images": images, "epoch_seconds": seconds, "memory_bytes": total - free}
-        yield _validation(runs[0].engine)
-        yield _kernels(runs[0], cuda)
+        rates = [images / statistics.median(epochs) for epochs in seconds]
+        yield {"of_each": rates, "epoch_seconds": seconds, "memory_bytes": [total - free]}
+        validate = timeit.repeat(lambda: runs[0].engine.validate(1), number=1, repeat=7)
+        rate = len(split.val.labels) / statistics.median(validate[2:])  # the first ones capture
+        yield {"validation_images_per_second": rate, "validations": len(validate[2:])}
+        with profile(acc_events=True) as profiled:
+            runs[0].train()
+        by = f"self_{'cuda' if cuda else 'cpu'}_time_total"
+        yield {"table": profiled.key_averages().table(by, 60, max_name_column_width=100)}
     yield {}
-
-
-def driver() -> str | None:
-    """Ask for the version of NVIDIA's driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.split()[0]
-    return None
-
-
-def _validation(engine: Engine) -> dict[str, Any]:
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        engine.validate(1)  # its end reads from the device
-        seconds.append(time.perf_counter() - start)
-    rate = len(engine.val) / statistics.median(seconds[2:])  # the first two capture
-    return {"validation_images_per_second": rate, "validations": len(seconds) - 2}
-
-
-def _kernels(run: StreamedRun, cuda: bool) -> dict[str, Any]:
-    """Profile an epoch: its longest kernels, or a CPU's operations, and the profiler's table."""
-    with profile(
-        activities=[*([ProfilerActivity.CUDA] if cuda else []), ProfilerActivity.CPU]
-    ) as p:
-        run.train()
-    by, events = f"self_{'device' if cuda else 'cpu'}_time_total", p.key_averages()
-    longest = sorted(((getattr(e, by), e.count, e.key[:120]) for e in events), reverse=True)[:15]
-    kernels = [
-        {
-            "name": key,
-            "microseconds_a_step": time / run.engine.steps,
-            "calls_a_step": count / run.engine.steps,
-        }
-        for time, count, key in longest
-    ]
-    return {"kernels": kernels, "table": events.table(by, 60, max_name_column_width=100)}
 
 
 def _repeated(images: Images, count: int) -> Images:
