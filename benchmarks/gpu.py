@@ -49,6 +49,7 @@ DRY = (
     "trainer.threads=1",
 )
 SHARE = 1 / 3  # of the time, which an entry that compiles nothing may take
+PRELOAD = ["benchmarks.streams"]
 ENDING = 5.0  # seconds in which a killed process is gone
 HEAD = (
     *("step", "runs", "by", "images/s", "of each", "epochs", "first epoch, s"),
@@ -92,7 +93,7 @@ class Job:
     def __init__(self, *job: Any) -> None:
         # As in contenders.py: forked from a process that has imported torch and used no CUDA.
         context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-        context.set_forkserver_preload(["benchmarks.streams"])
+        context.set_forkserver_preload(PRELOAD)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, *job))
         self._process.start()
@@ -141,20 +142,23 @@ def folder(by: str) -> Iterator[str]:
         finally:
             with contextlib.suppress(OSError, subprocess.SubprocessError):
                 subprocess.run([CONTROL], input=b"quit -t 2\n", check=False, **how)
-            with contextlib.suppress(OSError, ValueError):  # the file is gone: it has quit
-                os.kill(int(Path(place, f"{CONTROL}.pid").read_text()), signal.SIGKILL)
+            with contextlib.suppress(OSError, ValueError):  # its file is gone when it has quit
+                for _ in range(20):
+                    daemon = int(Path(place, f"{CONTROL}.pid").read_text())
+                    time.sleep(0.1)
+                os.kill(daemon, signal.SIGKILL)
 
 
 def plan(modes: Sequence[str], runs: Sequence[int], mps: bool) -> list[Entry]:
     """Order the entries: the cheapest first, but at the end what matters least."""
     entries = []
     for mode in modes:
+        entries += [Entry(mode, 1, PROCESSES)] * (1 in runs)
         # Only a captured step leaves an interpreter the time for other runs.
         ways = [STREAMS] * ("trainer.capture=auto" in MODES[mode]) + [MPS] * mps + [PROCESSES]
         for count in sorted({*runs} - {1}, reverse=True):
             entries += [Entry(mode, count, by) for by in ways]
-    extra = {entry for entry in entries if entry.mode in ("eager", "untuned")}
-    entries = [*(Entry(mode, 1, PROCESSES) for mode in modes if 1 in runs), *entries]
+    extra = {e for e in entries if e.mode == "untuned" or (e.mode == "eager" and e.runs > 1)}
     return sorted(entries, key=lambda entry: (entry in extra, "compiled" in entry.mode))
 
 
@@ -167,6 +171,8 @@ def reason_to_skip(entry: Entry, before: Sequence[dict[str, Any]], left: float) 
     alike = [found["seconds"] for found in whole if found in mine]
     # As the last of its mode; a mode that is new takes the shortest's time at least.
     needed = alike[-1] if alike else min((found["seconds"] for found in whole), default=0.0)
+    if left <= 0:
+        return "no time is left"
     return f"takes about {needed:.0f} s, {left:.0f} s are left" if needed > left else None
 
 
@@ -202,14 +208,16 @@ def row(found: dict[str, Any]) -> str:
     if rates := found.get("of_each"):
         cells[3:5] = f"{sum(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}"
         cells[5] = min(map(len, found["epoch_seconds"]))
-        cells[8] = f"{max(found['memory_bytes']) / 1e6:,.0f}"
+        cells[8] = f"{max(found['memory_bytes']) / 1e6:,.0f}" if any(found["memory_bytes"]) else ""
     if first := found.get("first_epoch_seconds"):
         cells[6] = f"{max(first):.1f}"
     if rate := found.get("validation_images_per_second"):
         cells[7] = f"{rate:,.0f}"
-    skipped = [f"not started: {found['skipped']}"] if "skipped" in found else []
-    problems = "; ".join([*found.get("notes", ()), *skipped, found.get("error", "")])
-    return f"| {' | '.join(map(str, [*cells, problems]))} |"
+    if skipped := found.get("skipped"):
+        cells.append(f"not started: {skipped}")
+    else:
+        cells.append("; ".join([*found.get("notes", ()), *filter(None, [found.get("error")])]))
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main(arguments: list[str] | None = None, work: Work = parts) -> int:
