@@ -65,3 +65,13 @@ def test_the_next_epoch_begins_with_nothing() -> None:
         assert list(epoch_sums.read(len(COUNTS))) == by_step(epoch)
         epoch_sums.clear()
         assert epoch_sums.read(0) == (0.0, 0.0)
+
+
+def test_a_number_on_the_device_names_the_same_row() -> None:
+    """As captured steps have it; also where an update gets shares of images right, by mixup."""
+    by_host, by_device = EpochSums(len(COUNTS), 7, CPU), EpochSums(len(COUNTS), 7, CPU)
+    for step, (loss, correct) in enumerate(drawn()):
+        worth = correct if step % 2 else correct * 0.3
+        by_host.keep(step, loss, worth)
+        by_device.keep(torch.tensor([step]), loss, worth)
+    assert by_device.read(len(COUNTS)) == by_host.read(len(COUNTS))

@@ -77,10 +77,13 @@ ON_CUDA = [
     )
 ]
 ON_CUDA.append(["trainer.precision=fp16", "regularization.clip_norm=1", AUGMENTATIONS[0]])
+ON_CUDA += [[augmentation, "trainer.capture=off"] for augmentation in AUGMENTATIONS]
 ON_META = [list(row) for row in together(NORMS, OPTIMIZERS, AUGMENTATIONS, SURROUNDINGS)]
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
+# They have no fake kernel; they change what they are given and return nothing.
+NO_FAKE = (aten._fused_sgd_.default, aten._fused_sgd_.tensor_lr, aten._fused_adamw_.tensor_lr)
 
 
 class Watch(TorchDispatchMode):
@@ -93,6 +96,7 @@ class Watch(TorchDispatchMode):
         self.reads: list[str] = []
         self.faults: list[str] = []
         self.kernels: list[str] = []  # what is not just another view of the same memory
+        self.sent: list[str] = []  # to the device; a number on its way to any kernel is not
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -111,8 +115,8 @@ class Watch(TorchDispatchMode):
         view = any(alias is not None and not alias.is_write for alias in returned)
         if func.namespace == "aten" and not view:
             self.kernels.append(str(func))
-        if func is aten._fused_sgd_.default:
-            return None  # the one that has no fake kernel; it changes what it is given
+        if func in NO_FAKE:
+            return None
         out = func(*args, **kwargs)
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
@@ -121,6 +125,8 @@ class Watch(TorchDispatchMode):
                     self.faults.append(f"{func} in float64")
                 if involved and not self._is_there(tensor):
                     self.reads.append(str(func))
+                if func in COPIES and here and self._is_there(tensor):
+                    self.sent.append(str(func))
         return out
 
     def _is_there(self, tensor: Tensor) -> bool:
@@ -158,6 +164,7 @@ class Traced:
     validation: Watch
     in_steps: list[str]  # reads before the epoch's end
     around: list[list[str]]  # kernels of each step but the network's and the optimizer's
+    sent: list[str]  # to the device by the epoch's last step
     views: int
     metrics: int  # that the optimizer's surroundings add to an epoch's, each read by itself
 
@@ -169,14 +176,15 @@ class Traced:
         assert len(self.validation.reads) == self.views, self.validation.reads
 
 
-Trace = Callable[[str, list[str]], Traced]
+Trace = Callable[..., Traced]
 
 
 @pytest.fixture
 def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
     """`trace("cuda", ["norm=none"])`: an epoch of two steps and a validation of both views.
 
-    On "cuda" or "meta" of fake tensors, on "cpu" of real ones.
+    On "cuda" or "meta" of fake tensors, on "cpu" of real ones. What would be captured is run as it
+    is: no graph can be made without a GPU.
     """
     monkeypatch.setattr(nn.Module, "_apply", replace_tensors)
     monkeypatch.setattr(Tensor, "__deepcopy__", copy_tensor)
@@ -188,6 +196,12 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
 
     monkeypatch.setattr(model_options.ResNet18, "BLOCKS", (1, 1))  # every kind of block
     step, unscale = Engine.step, GradScaler.unscale_
+
+    # Streams need a GPU, too.
+    monkeypatch.setattr(torch.cuda, "Stream", mock.MagicMock())
+    monkeypatch.setattr(torch.cuda, "current_stream", mock.MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
 
     def traced(on: str, overrides: list[str]) -> Traced:
         config = compose(
@@ -219,6 +233,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
 
         def counted(engine: Engine, *arguments: Any) -> None:
             watch.kernels.clear()
+            watch.sent.clear()
             step(engine, *arguments)
             around.append(list(watch.kernels))
             in_steps[:] = watch.reads
@@ -261,7 +276,8 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
                 views = engine.validate(1)
         scaled = engine.state.optimizer_step.scaler.is_enabled()
         metrics = bool(config.regularization.clip_norm) + scaled
-        return Traced(watch, validation, in_steps, around, len(views), metrics)
+        sent = list(watch.sent)
+        return Traced(watch, validation, in_steps, around, sent, len(views), metrics)
 
     return traced
 
@@ -270,6 +286,9 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
 # to normalise, two to see what is right, two to note it. Another augmentation than these may have
 # as many again: mixup, which changes images and labels, has.
 AROUND = {"augmentation=crop_flip": 8, "augmentation=none": 8, "augmentation=cutout": 10}
+# Where the step's number is on the device: it is filled in; positions, rates, rows, columns, labels
+# and what was drawn are gathered by it, and two more note what was right.
+BY_NUMBER = 12
 
 
 @pytest.mark.parametrize("options", ON_CUDA, ids=" ".join)
@@ -277,6 +296,11 @@ def test_on_cuda(trace: Trace, options: list[str]) -> None:
     traced = trace("cuda", options)
     traced.check()
     most = next(AROUND.get(option, 16) for option in options if option in AUGMENTATIONS)
+    most += "regularization.ema_decay=0.9" in options  # one call for all weights
+    if not {"trainer.capture=off", "trainer.precision=fp16"} & {*options}:
+        most += BY_NUMBER
+        del traced.around[0]  # copies the view and the rates
+    assert traced.sent == []
     for kernels in traced.around:
         assert len(kernels) <= most, kernels
 

@@ -66,6 +66,7 @@ def test_the_usual_is_the_study() -> None:
         "data.download=false",
         "trainer.device=cpu",
         "trainer.compile=true",
+        "trainer.capture=off",
         "trainer.threads=1",
         "trainer.progress=quiet",
         "trainer.eval_batch_size=100",

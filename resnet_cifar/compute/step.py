@@ -5,7 +5,6 @@ Training, evaluation, the probe and the benchmark share them.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +43,8 @@ def correctness(logits: Tensor, y: Tensor) -> Tensor:
     return predicted == y if y.ndim == 1 else y.gather(1, predicted[:, None])[:, 0]
 
 
-def forward(
-    model: nn.Module,
-    images: DeviceImages,
-    compute: Compute,
-    view: View,
-    at: slice | Tensor,
-    *number: Any,
+def logits_of(
+    model: nn.Module, images: DeviceImages, compute: Compute, view: View, at: slice | Tensor
 ) -> Tensor:
     """Compute the logits float32 [n, classes] of positions `at` of a view."""
     x = images.batch(view, at)[0]
@@ -76,7 +70,7 @@ def predict(
         batch_size: 0: as `evaluation_batch` says.
         between: called after every batch; it may raise to stop.
         training: in training mode instead, which changes the model's running statistics.
-        captured: runs `forward` in batches of this size.
+        captured: runs `logits_of` in batches of this size.
     """
     model.train(training)
     view, size = images.view(draws), batch_size or evaluation_batch(model, compute)
@@ -86,7 +80,7 @@ def predict(
             parts.append(captured(view, number).clone())
         else:
             at = slice(number * size, (number + 1) * size)
-            parts.append(forward(model, images, compute, view, at))
+            parts.append(logits_of(model, images, compute, view, at))
         between()
     return torch.cat(parts).cpu()
 
