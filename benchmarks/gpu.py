@@ -32,11 +32,12 @@ from resnet_cifar.record.provenance import git_state, versions
 
 MODES = {
     "captured": ("trainer.capture=auto", "trainer.compile=false"),
-    "eager": ("trainer.capture=off", "trainer.compile=false"),
     "captured-compiled": ("trainer.capture=auto", "trainer.compile=true"),
     "compiled": ("trainer.capture=off", "trainer.compile=true"),
+    "eager": ("trainer.capture=off", "trainer.compile=false"),
     "untuned": ("trainer.capture=auto", "trainer.compile=false", "trainer.cudnn_benchmark=false"),
 }
+EXTRA = ("eager", "untuned")  # cheap, but they matter least
 STREAMS, MPS, PROCESSES = "streams", "MPS", "processes"
 CONTROL = "nvidia-cuda-mps-control"
 DATA = ("data=synthetic", "data.train_size=1000", "data.val_size=1000")  # repeated to an epoch
@@ -150,7 +151,7 @@ def folder(by: str) -> Iterator[str]:
 
 
 def plan(modes: Sequence[str], runs: Sequence[int], mps: bool) -> list[Entry]:
-    """Order the entries: the cheapest first, but at the end what matters least."""
+    """Order the entries: the cheapest first, but numbers of runs in between and EXTRA at the end."""
     entries = []
     for mode in modes:
         entries += [Entry(mode, 1, PROCESSES)] * (1 in runs)
@@ -158,8 +159,7 @@ def plan(modes: Sequence[str], runs: Sequence[int], mps: bool) -> list[Entry]:
         ways = [STREAMS] * ("trainer.capture=auto" in MODES[mode]) + [MPS] * mps + [PROCESSES]
         for count in sorted({*runs} - {1}, reverse=True):
             entries += [Entry(mode, count, by) for by in ways]
-    extra = {e for e in entries if e.mode == "untuned" or (e.mode == "eager" and e.runs > 1)}
-    return sorted(entries, key=lambda entry: (entry in extra, "compiled" in entry.mode))
+    return sorted(entries, key=lambda each: (each.mode in EXTRA, 1 < each.runs < max(runs)))
 
 
 def reason_to_skip(entry: Entry, before: Sequence[dict[str, Any]], left: float) -> str | None:

@@ -49,7 +49,6 @@ class StreamedRun:
         """Train an epoch; its seconds, the device's work included."""
         device_or_stream = self.stream or self.engine.compute
         with torch.cuda.stream(self.stream):
-            device_or_stream.synchronize()
             start, self.epoch = time.perf_counter(), self.epoch + 1
             self.engine.train_epoch(self.epoch)
             self.engine.state.end_epoch()

@@ -96,12 +96,12 @@ def test_a_mode_that_fails_leaves_the_others_their_time(
         (("captured", 1, "processes"), None),
         (("captured", 2, "streams"), None),
         (("captured", 2, "processes"), None),
-        (("eager", 1, "processes"), "not done in its time, ended"),
         (("captured-compiled", 1, "processes"), "its process died (exit code -11)"),
         (("captured-compiled", 2, "streams"), "its mode failed alone"),
         (("captured-compiled", 2, "processes"), "its mode failed alone"),
         (("compiled", 1, "processes"), "ValueError: out of memory"),
         (("compiled", 2, "processes"), "its mode failed alone"),
+        (("eager", 1, "processes"), "not done in its time, ended"),
         (("eager", 2, "processes"), "its mode failed alone"),
         (("untuned", 1, "processes"), "not done in its time, ended"),
         (("untuned", 2, "streams"), None),
@@ -230,23 +230,30 @@ def test_nothing_is_started_that_cannot_end(
 
 
 def test_order() -> None:
-    """The cheapest first, and last what matters least; streams only where the step is captured."""
-    order = gpu.plan(list(gpu.MODES), [1, 2, 3], mps=True)
+    """By modes, numbers in between and what matters least last; streams where it is captured."""
+    modes = list(gpu.MODES)
+    order = gpu.plan(modes, [2, 1, 3, 3], mps=True)
     assert len(order) == len(set(order)) == 5 + 2 * (3 * 3 + 2 * 2)
-    assert order[:4] == [
+    assert order[:5] == [
         ("captured", 1, "processes"),
         ("captured", 3, "streams"),
         ("captured", 3, "MPS"),
         ("captured", 3, "processes"),
+        ("captured-compiled", 1, "processes"),
     ]
-    compiles = ["compiled" in entry.mode for entry in order]
-    first, last = compiles.index(True), len(order) - compiles[::-1].index(True)
-    assert all(compiles[first:last])
-    assert {entry.mode for entry in order[last:]} == {"eager", "untuned"}
+    groups = [
+        (mode, between)
+        for (mode, between), _ in itertools.groupby(
+            order, key=lambda entry: (entry.mode, entry.runs == 2)
+        )
+    ]
+    main, extra = modes[:3], modes[3:]
+    assert groups == [(m, two) for some in (main, extra) for two in (False, True) for m in some]
     assert {entry.mode for entry in order if entry.by == "streams"} == {
         *("captured", "captured-compiled", "untuned")
     }
-    assert not [entry for entry in gpu.plan(list(gpu.MODES), [2], mps=False) if entry.by == "MPS"]
+    few = gpu.plan(modes, [2], mps=False)
+    assert {entry.by for entry in few} == {"streams", "processes"}
 
 
 SMALL = ("model.width=2", "trainer.batch_size=4")
