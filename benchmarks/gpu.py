@@ -43,19 +43,13 @@ CONTROL = "nvidia-cuda-mps-control"
 DATA = ("data=synthetic", "data.train_size=1000", "data.val_size=1000")  # repeated to an epoch
 FIXED = ("trainer.epochs=10000", "trainer.checkpoint_seconds=1e9")
 DRY = (
-    "trainer.device=cpu",
-    "trainer.precision=fp32",
-    "trainer.batch_size=8",
-    "model.width=8",
-    "trainer.threads=1",
+    *("trainer.device=cpu", "trainer.threads=1", "trainer.precision=fp32"),
+    *("trainer.batch_size=8", "model.width=8"),
 )
 SHARE = 1 / 3  # of the time, which an entry that compiles nothing may take
-PRELOAD = ["benchmarks.streams"]
 ENDING = 5.0  # seconds in which a killed process is gone
-HEAD = (
-    *("step", "runs", "by", "images/s", "of each", "epochs", "first epoch, s"),
-    *("validation, images/s", "memory, MB", ""),
-)
+PRELOAD = ["benchmarks.streams"]
+HEAD = "| step | runs | by | images/s | of each | epochs | first epoch, s | validation, images/s "
 Work = Callable[..., Iterator[dict[str, Any]]]
 
 
@@ -113,10 +107,10 @@ class Job:
             raise (ConfigError if answer["code"] == 2 else UserError)(answer["error"])
         return answer
 
-    def go_on(self) -> None:
-        """Have it begin to train, or stop."""
+    def train_until(self, end: float) -> None:
+        """Have it train from now on."""
         with contextlib.suppress(OSError):  # it died: `answer` says so
-            self._connection.send(None)
+            self._connection.send(end)
 
     def close(self) -> None:
         """End the process and those that it started."""
@@ -151,7 +145,7 @@ def folder(by: str) -> Iterator[str]:
 
 
 def plan(modes: Sequence[str], runs: Sequence[int], mps: bool) -> list[Entry]:
-    """Order the entries: the cheapest first, but numbers of runs in between and EXTRA at the end."""
+    """Order the entries: the cheapest first, but numbers in between and EXTRA at the end."""
     entries = []
     for mode in modes:
         entries += [Entry(mode, 1, PROCESSES)] * (1 in runs)
@@ -166,14 +160,15 @@ def reason_to_skip(entry: Entry, before: Sequence[dict[str, Any]], left: float) 
     """Say why an entry is not started, by what was seen before it; None: it is."""
     mine = [found for found in before if found["mode"] == entry.mode]
     if any("error" in found and "of_each" not in found for found in mine if found["runs"] == 1):
-        return "its mode failed alone"
+        return "not started: its mode failed alone"
     whole = [found for found in before if not {"error", "skipped"} & found.keys()]
     alike = [found["seconds"] for found in whole if found in mine]
     # As the last of its mode; a mode that is new takes the shortest's time at least.
     needed = alike[-1] if alike else min((found["seconds"] for found in whole), default=0.0)
     if left <= 0:
-        return "no time is left"
-    return f"takes about {needed:.0f} s, {left:.0f} s are left" if needed > left else None
+        return "not started: no time is left"
+    reason = f"not started: takes about {needed:.0f} s, {left:.0f} s are left"
+    return reason if needed > left else None
 
 
 def measure(
@@ -187,10 +182,9 @@ def measure(
         count = entry.runs // streams
         jobs = [stack.enter_context(contextlib.closing(Job(*what))) for _ in range(count)]
         yield joined([job.answer(until) for job in jobs])
-        for seconds in (each, 0.0):  # all train until all are told to stop
-            for job in jobs:
-                job.go_on()
-            time.sleep(max(0.0, min(seconds, until - time.monotonic())))
+        end = time.monotonic() + each
+        for job in jobs:  # all train until then; what they end later does not count
+            job.train_until(end)
         found = joined([job.answer(until) for job in jobs])
         yield {"images_per_second": sum(found["of_each"]), **found}
         while entry.runs == 1 and (part := jobs[0].answer(until)):
@@ -204,19 +198,19 @@ def joined(answers: Sequence[dict[str, list[Any]]]) -> dict[str, list[Any]]:
 
 def row(found: dict[str, Any]) -> str:
     """An entry as a row of the table."""
-    cells = [found["mode"], found["runs"], found["by"], *[""] * 6]
-    if rates := found.get("of_each"):
-        cells[3:5] = f"{sum(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}"
-        cells[5] = min(map(len, found["epoch_seconds"]))
-        cells[8] = f"{max(found['memory_bytes']) / 1e6:,.0f}" if any(found["memory_bytes"]) else ""
-    if first := found.get("first_epoch_seconds"):
-        cells[6] = f"{max(first):.1f}"
-    if rate := found.get("validation_images_per_second"):
-        cells[7] = f"{rate:,.0f}"
-    if skipped := found.get("skipped"):
-        cells.append(f"not started: {skipped}")
-    else:
-        cells.append("; ".join([*found.get("notes", ()), *filter(None, [found.get("error")])]))
+    rates, first = found.get("of_each"), found.get("first_epoch_seconds")
+    memory, validation = found.get("memory_bytes"), found.get("validation_images_per_second")
+    remarks = [found[key] for key in ("skipped", "error") if key in found]
+    cells = (
+        *(found["mode"], found["runs"], found["by"]),
+        f"{sum(rates):,.0f}" if rates else "",
+        f"{min(rates):,.0f} to {max(rates):,.0f}" if rates else "",
+        min(map(len, found["epoch_seconds"])) if rates else "",
+        f"{max(first):.1f}" if first else "",
+        f"{validation:,.0f}" if validation else "",
+        f"{max(memory) / 1e6:,.0f}" if memory and max(memory) else "",
+        "; ".join([*found.get("notes", ()), *remarks]),
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -253,7 +247,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     results = {"seconds": options.seconds, "each": options.each, "overrides": options.override}
     results |= {"machine": machine, "git": git_state(checkout()), "entries": []}
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"\n| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|", flush=True)
+    print(f"\n{HEAD}| memory, MB | |\n{'|---' * 10}|", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     mps = shutil.which(CONTROL) is not None and not options.dry_run
     for entry in plan(options.modes, options.runs, mps):

@@ -81,8 +81,8 @@ def parts(
 ) -> Iterator[dict[str, Any]]:
     """Measure in this process, whose runs get directories in `place`.
 
-    Yields the first epochs of `streams` runs when all are ready; what they train between two
-    messages that come then; validation and kernels of one; {}, the end. Of no runs the machine.
+    Yields the first epochs of `streams` runs when all are ready; what they train until a time that
+    is received then; validation and kernels of one; {}, the end. Of no runs the machine.
     """
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
@@ -113,9 +113,8 @@ def parts(
         of: Any = torch.cuda.Stream if cuda and streams > 1 else lambda: None
         runs = [StreamedRun(of(), build) for _ in range(streams)]
         yield {"first_epoch_seconds": [run.warm_up[0] for run in runs], "notes": notes}
-        connection.recv()
-        seconds = train_at_once(runs, connection.poll)
-        connection.recv()
+        end = connection.recv()  # by the monotonic clock, which all processes share
+        seconds = train_at_once(runs, lambda: time.monotonic() > end)
         free, total = torch.cuda.mem_get_info() if cuda else (0, 0)  # of all on the card
         rates = [images / statistics.median(epochs) for epochs in seconds]
         yield {"of_each": rates, "epoch_seconds": seconds, "memory_bytes": [total - free]}

@@ -89,7 +89,7 @@ def test_a_mode_that_fails_leaves_the_others_their_time(
     monkeypatch.setattr(gpu, "write_json", write_and_read)
     how = ["eager=hang", "captured-compiled=crash", "compiled=raise", "untuned=hang at the end"]
     words = ["--runs", "1", "2", "--", *(f"do.{each}" for each in how)]
-    assert start(tmp_path, *words, seconds=60) == 0
+    assert start(tmp_path, *words, seconds=80) == 0
     entries = {(e["mode"], e["runs"], e["by"]): e for e in read(tmp_path)}
     problems = {key: e.get("error") or e.get("skipped") for key, e in entries.items()}
     assert list(problems.items()) == [
@@ -97,12 +97,12 @@ def test_a_mode_that_fails_leaves_the_others_their_time(
         (("captured", 2, "streams"), None),
         (("captured", 2, "processes"), None),
         (("captured-compiled", 1, "processes"), "its process died (exit code -11)"),
-        (("captured-compiled", 2, "streams"), "its mode failed alone"),
-        (("captured-compiled", 2, "processes"), "its mode failed alone"),
+        (("captured-compiled", 2, "streams"), "not started: its mode failed alone"),
+        (("captured-compiled", 2, "processes"), "not started: its mode failed alone"),
         (("compiled", 1, "processes"), "ValueError: out of memory"),
-        (("compiled", 2, "processes"), "its mode failed alone"),
+        (("compiled", 2, "processes"), "not started: its mode failed alone"),
         (("eager", 1, "processes"), "not done in its time, ended"),
-        (("eager", 2, "processes"), "its mode failed alone"),
+        (("eager", 2, "processes"), "not started: its mode failed alone"),
         (("untuned", 1, "processes"), "not done in its time, ended"),
         (("untuned", 2, "streams"), None),
         (("untuned", 2, "processes"), None),
@@ -128,7 +128,7 @@ def test_a_mode_that_fails_leaves_the_others_their_time(
 def test_it_ends_at_its_time(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert start(tmp_path, "--modes", "compiled", "--", "do.compiled=hang", seconds=4) == 0
-    assert 4 < time.monotonic() - begun < 5.5
+    assert 4 < time.monotonic() - begun < 8
     hung, *others = read(tmp_path)
     assert hung["error"] == "not done in its time, ended"
     assert len(others) == 2
@@ -148,10 +148,10 @@ def test_ctrl_c_leaves_what_was_measured(
                     return os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
-    assert start(tmp_path, "--runs=1", "--", "do.eager=hang") == 130
+    assert start(tmp_path, "--runs=1", "--", "do.captured-compiled=hang") == 130
     said = capsys.readouterr()
     assert said.err == "interrupted\n"
-    assert "| eager | 1 | processes |  |  |  | 0.1 |  |  | " in said.out
+    assert "| captured-compiled | 1 | processes |  |  |  | 0.1 |  |  | " in said.out
     whole, begun = read(tmp_path)
     assert whole["images_per_second"] == 100
     assert begun["error"] == "KeyboardInterrupt"
@@ -205,12 +205,12 @@ def test_mps_lives_as_long_as_its_entry(
     ("entry", "left", "reason"),
     [
         (gpu.Entry("captured", 3, "streams"), 7, None),
-        (gpu.Entry("captured", 3, "streams"), 5, "takes about 6 s, 5 s are left"),
+        (gpu.Entry("captured", 3, "streams"), 5, "not started: takes about 6 s, 5 s are left"),
         (gpu.Entry("compiled", 1, "processes"), 5, None),  # new: as long as the shortest, at least
-        (gpu.Entry("compiled", 1, "processes"), 3, "takes about 4 s, 3 s are left"),
-        (gpu.Entry("eager", 2, "processes"), 99, "its mode failed alone"),
+        (gpu.Entry("compiled", 1, "processes"), 3, "not started: takes about 4 s, 3 s are left"),
+        (gpu.Entry("eager", 2, "processes"), 99, "not started: its mode failed alone"),
         (gpu.Entry("captured-compiled", 3, "processes"), 30, None),  # its last, not its longest
-        (gpu.Entry("captured-compiled", 3, "processes"), 0, "no time is left"),
+        (gpu.Entry("captured-compiled", 3, "processes"), 0, "not started: no time is left"),
     ],
 )
 def test_nothing_is_started_that_cannot_end(
