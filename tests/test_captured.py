@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from resnet_cifar.compute import captured, device
 from resnet_cifar.compute.captured import Captured, CapturedStep, obstacle
 from resnet_cifar.compute.epoch_sums import EpochSums
-from resnet_cifar.compute.step import evaluation_batch
+from resnet_cifar.compute.step import eval_batch
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data.augmentation import TRAINING, CropFlip
 from resnet_cifar.data.images import View
@@ -467,6 +467,6 @@ def test_a_batch_of_validation_is_chosen_by_memory(
     network = nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, 8 * width, 3))
     gpu = mock.Mock(total_memory=memory * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
-    assert evaluation_batch(network, cuda()) == images
+    assert eval_batch(network, cuda()) == images
     cpu = device.Compute(torch.device("cpu"), "real", "fp32", 1, compile=False)
-    assert evaluation_batch(network, cpu) == 500  # what it was before it could be chosen
+    assert eval_batch(network, cpu) == 500  # what it was before it could be chosen

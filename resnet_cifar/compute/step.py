@@ -43,7 +43,7 @@ def correctness(logits: Tensor, y: Tensor) -> Tensor:
     return predicted == y if y.ndim == 1 else y.gather(1, predicted[:, None])[:, 0]
 
 
-def logits_of(
+def infer(
     model: nn.Module, images: DeviceImages, compute: Compute, view: View, at: slice | Tensor
 ) -> Tensor:
     """Compute the logits float32 [n, classes] of positions `at` of a view."""
@@ -67,25 +67,25 @@ def predict(
     """Compute the logits float32 [n, classes] of a view, in evaluation mode; on the host.
 
     Args:
-        batch_size: 0: as `evaluation_batch` says.
+        batch_size: 0: as `eval_batch` says.
         between: called after every batch; it may raise to stop.
         training: in training mode instead, which changes the model's running statistics.
-        captured: runs `logits_of` in batches of this size.
+        captured: runs `infer` in batches of this size.
     """
     model.train(training)
-    view, size = images.view(draws), batch_size or evaluation_batch(model, compute)
+    view, size = images.view(draws), batch_size or eval_batch(model, compute)
     parts = []
     for number in range(math.ceil(len(view) / size)):
         if captured is not None:
             parts.append(captured(view, number).clone())
         else:
             at = slice(number * size, (number + 1) * size)
-            parts.append(logits_of(model, images, compute, view, at))
+            parts.append(infer(model, images, compute, view, at))
         between()
     return torch.cat(parts).cpu()
 
 
-def evaluation_batch(model: nn.Module, compute: Compute) -> int:
+def eval_batch(model: nn.Module, compute: Compute) -> int:
     """Choose the images of a batch: 500 on a CPU, on a GPU what a sixteenth of its memory holds.
 
     2,500 at most. Of the memory there is, not of what is free: a resumed run computes the same.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from resnet_cifar.compute.captured import Captured, CapturedStep
 from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
-from resnet_cifar.compute.step import correctness, logits_of, predict, score_views, update
+from resnet_cifar.compute.step import correctness, eval_batch, infer, predict, score_views, update
 from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, AugmentationDraw
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
@@ -182,13 +182,14 @@ class Engine:
         return logits
 
     def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw) -> Tensor:
-        size, between = self.options.eval_batch_size, self.stop_if_interrupted
+        size = self.options.eval_batch_size or eval_batch(network, self.compute)
         if self.uncaptured is None and name not in self._validation:
             place = (self.compute.device, self.display.say)
-            body = partial(logits_of, network, self.val, self.compute)
+            body = partial(infer, network, self.val, self.compute)
             self._validation[name] = Captured(lambda view, at, _: body(view, at), size, *place)
         captured = self._validation.get(name)
-        return predict(network, self.val, draws, self.compute, size, between, captured=captured)
+        of_batch = (self.compute, size, self.stop_if_interrupted)
+        return predict(network, self.val, draws, *of_batch, captured=captured)
 
     def _training_batches(self, epoch: int) -> Iterator[Tensor]:
         """Gather the first images of the epoch's training view, in training's batches."""

@@ -1,7 +1,6 @@
 """One run, from configuration to record: `run`, then `train`, then `assemble`."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import traceback
@@ -15,7 +14,6 @@ import torch
 from resnet_cifar.compute import captured, device
 from resnet_cifar.compute.cpu import cpu_name
 from resnet_cifar.compute.epoch_sums import EpochSums
-from resnet_cifar.compute.step import evaluation_batch
 from resnet_cifar.config.saved import check_readable, to_yaml
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import generator
@@ -181,14 +179,13 @@ def assemble(
     `before` is the record of the run's earlier sessions. Raises UserError if its checkpoints or
     records can't be gone on from.
     """
-    trainer, regularization = dataclasses.replace(config.trainer), config.regularization
+    trainer, regularization = config.trainer, config.regularization
 
     # Network and norm: weights drawn from the seed alone, so that cells are paired by seed.
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
         model = config.build_model()
     layout = device.place(model, compute)
-    trainer.eval_batch_size = trainer.eval_batch_size or evaluation_batch(model, compute)
 
     # Data: every image on the device as uint8; crops, flips and normalisation happen there.
     kept = (config.augmentation, compute.device, layout, len(config.data.CLASSES))
