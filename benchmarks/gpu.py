@@ -162,9 +162,12 @@ def reason_to_skip(entry: Entry, before: Sequence[dict[str, Any]], left: float) 
     if any("error" in found and "of_each" not in found for found in mine if found["runs"] == 1):
         return "not started: its mode failed alone"
     whole = [found for found in before if not {"error", "skipped"} & found.keys()]
-    alike = [found["seconds"] for found in whole if found in mine]
-    # As the last of its mode; a mode that is new takes the shortest's time at least.
-    needed = alike[-1] if alike else min((found["seconds"] for found in whole), default=0.0)
+    # A mode that is new takes the shortest's time at least, another that of its last.
+    needed = min((found["seconds"] for found in whole), default=0.0)
+    for last in [found for found in whole if found in mine][-1:]:
+        # What was compiled then is kept in the compiler's cache.
+        compiling = max(last["first_epoch_seconds"]) if "compiled" in entry.mode else 0.0
+        needed = last["seconds"] - compiling
     if left <= 0:
         return "not started: no time is left"
     reason = f"not started: takes about {needed:.0f} s, {left:.0f} s are left"

@@ -209,14 +209,19 @@ def test_mps_lives_as_long_as_its_entry(
         (gpu.Entry("compiled", 1, "processes"), 5, None),  # new: as long as the shortest, at least
         (gpu.Entry("compiled", 1, "processes"), 3, "not started: takes about 4 s, 3 s are left"),
         (gpu.Entry("eager", 2, "processes"), 99, "not started: its mode failed alone"),
-        (gpu.Entry("captured-compiled", 3, "processes"), 30, None),  # its last, not its longest
+        (gpu.Entry("captured-compiled", 3, "processes"), 13, None),  # as its last, not its longest
+        (
+            gpu.Entry("captured-compiled", 2, "MPS"),
+            11,
+            "not started: takes about 12 s, 11 s are left",
+        ),
         (gpu.Entry("captured-compiled", 3, "processes"), 0, "not started: no time is left"),
     ],
 )
 def test_nothing_is_started_that_cannot_end(
     entry: gpu.Entry, left: float, reason: str | None
 ) -> None:
-    figures = {"of_each": [1.0]}
+    figures = {"of_each": [1.0], "first_epoch_seconds": [3.0, 8.0]}
     before = [
         {"mode": "captured", "runs": 1, "seconds": 4.0, **figures},
         {"mode": "captured", "runs": 3, "seconds": 6.0, **figures},
