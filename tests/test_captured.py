@@ -30,7 +30,7 @@ from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.compute.step import eval_batch
 from resnet_cifar.config.compose import compose
 from resnet_cifar.data.augmentation import TRAINING, CropFlip
-from resnet_cifar.data.images import View
+from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.errors import Interrupted
 from resnet_cifar.model import options as model_options
 from resnet_cifar.optim import scheduler
@@ -219,6 +219,8 @@ def test_captured_steps_have_the_bits_of_others(build: Build, options: list[str]
     assert same(expected, train(engine))
     assert sorted(engine._captured_step._graphs) == [4, 8]
     assert {4, 8} <= {size for each in engine._validation.values() for size in each._graphs}
+    average = engine.state.optimizer_step.average
+    assert average is None or average.updates == EPOCHS * engine.steps
     engine.display.say.assert_not_called()
 
 
@@ -387,6 +389,22 @@ def test_python_s_batches_and_captures_are_on_a_stream_of_their_own(
     captured_step._graphs.clear()
     captured_step(view, 0)
     assert events == ["enter own", "leave own", *waits]
+
+
+def test_validation_s_clean_view_is_made_once(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build("host", "regularization.ema_decay=0.9")
+    original, made = DeviceImages.view, []
+
+    def view(images: DeviceImages, draws: Any) -> View:
+        made.append(images)
+        return original(images, draws)
+
+    monkeypatch.setattr(DeviceImages, "view", view)
+    first, again = engine.validate(1), engine.validate(1)
+    assert same(first, again)
+    assert made.count(engine.val) == 1
 
 
 # Where steps are captured ------------------------------------------------------------------------

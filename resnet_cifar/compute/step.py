@@ -57,7 +57,7 @@ def infer(
 def predict(
     model: nn.Module,
     images: DeviceImages,
-    draws: AugmentationDraw,
+    draws: AugmentationDraw | View,
     compute: Compute,
     batch_size: int,
     between: Callable[[], None] = lambda: None,
@@ -73,7 +73,8 @@ def predict(
         captured: runs `infer` in batches of this size.
     """
     model.train(training)
-    view, size = images.view(draws), batch_size or eval_batch(model, compute)
+    view = draws if isinstance(draws, View) else images.view(draws)
+    size = batch_size or eval_batch(model, compute)
     parts = []
     for number in range(math.ceil(len(view) / size)):
         if captured is not None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -170,7 +170,7 @@ class Engine:
             the averaged network's of the clean view, where weights are averaged.
         """
         n, augmentation = len(self.val), self.val.augmentation
-        views = {"val": augmentation.clean(n)}
+        views: dict[str, AugmentationDraw | View] = {"val": self._clean_view}
         # Not every epoch: a pass over a view is 8 % of an epoch's arithmetic.
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
             views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
@@ -181,7 +181,11 @@ class Engine:
             logits["val_ema"] = self._predict("val_ema", average.network, views["val"])
         return logits
 
-    def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw) -> Tensor:
+    @cached_property
+    def _clean_view(self) -> View:
+        return self.val.view(self.val.augmentation.clean(len(self.val)))
+
+    def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw | View) -> Tensor:
         size = self.options.eval_batch_size or eval_batch(network, self.compute)
         if self.uncaptured is None and name not in self._validation:
             place = (self.compute.device, self.display.say)
