@@ -1,8 +1,8 @@
 """The command `python -m benchmarks`, to be run in a checkout.
 
 Times the engine against the plain recipe (plain.py) and other libraries' (peers.py): the same
-network on the same data in one run, taking turns; what each of the engine's options is worth; where
-an epoch's time goes; and a sweep of small runs as a whole. Prints Markdown and saves JSON.
+network on the same data in one run, taking turns; where an epoch's time goes; and a sweep of small
+runs as a whole. Prints Markdown and saves JSON.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ KEYS = {  # options of the command line that set a key of the configuration
     "compile": "trainer.compile",
     "data-root": "data.root",
 }
-# Named here and not taken from measure.py and peers.py, which import torch: --help is quick.
-SWITCHES = ("precision", "layout", "compile", "fused")
-PEERS = ("timm", "lightning")
+PEERS = ("timm", "lightning")  # not taken from peers.py, which imports torch: --help is quick
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; the process's exit code."""
     parser = Parser(
         prog="python -m benchmarks",
-        description="The engine against the plain recipe, what each option is worth, and where "
-        "an epoch's time goes. Prints Markdown, saves JSON. Needs a checkout.",
+        description="The engine against the plain recipe, and where an epoch's time goes. Prints "
+        "Markdown, saves JSON. Needs a checkout.",
     )
     add = parser.add_argument
     add("--data", choices=("cifar10", "synthetic"), default="cifar10")
@@ -46,8 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
         add(f"--{name}", metavar="VALUE", help=f"{key}, as in conf/")
     workers = "numbers of DataLoader workers; the plain recipe is measured with each (2 4)"
     add("--workers", nargs="+", type=int, default=[2, 4], help=workers)
-    options = "options of the engine to switch, one at a time (all); none: --options"
-    add("--options", nargs="*", choices=SWITCHES, default=list(SWITCHES), help=options)
     peers = (
         "recipes of other libraries, with the most workers, where installed (all); none: --peers"
     )

@@ -25,13 +25,8 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[s
     return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
-def on_or_off(value: bool) -> str:
-    """The word for a switch."""
-    return "on" if value else "off"
-
-
 def markdown(results: dict[str, Any]) -> str:
-    """The section, from what the JSON file holds: the setting, speeds, options, an epoch."""
+    """The section, from what the JSON file holds: the setting, speeds, an epoch."""
     small, peers, versions = results["small_runs"], results["peers"], results["versions"]
     lines = [
         *_setting(results),
@@ -59,11 +54,6 @@ def markdown(results: dict[str, Any]) -> str:
                 ),
             ),
         ]
-    options = [
-        (row["option"], row["engine"], row["switched"], row.get("skipped") or _text(row["worth"]))
-        for row in results["options"]
-    ]
-    lines.append(table(["option", "engine", "switched", "engine over switched"], options))
     epoch = results["epoch"]
     whole = epoch["whole_epoch_seconds"]
     total = sum(whole.values())
@@ -93,7 +83,7 @@ def _setting(results: dict[str, Any]) -> list[str]:
         f"{results['load_before']}; Python {versions['python']}, torch {versions['torch']}, "
         f"torchvision {versions['torchvision']}; commit {commit}. "
         f"Batch {setting['batch_size']}; engine: {setting['precision']}, {setting['layout']}, "
-        f"compile {on_or_off(setting['compile'])}. "
+        f"compile {'on' if setting['compile'] else 'off'}. "
         f"Median (smallest to largest) of {setting['rounds']} rounds of {setting['seconds']:g} s, "
         "taking turns.\n",
     ]

@@ -1,4 +1,4 @@
-"""The measurements of a benchmark: contenders in turns, options switched, an epoch, whole runs."""
+"""The measurements of a benchmark: contenders in turns, an epoch, whole runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import Contender, Process
-from benchmarks.markdown import on_or_off, ratios
+from benchmarks.markdown import ratios
 from benchmarks.peers import RECIPES
 from resnet_cifar import paths
 from resnet_cifar.compute import device
@@ -26,7 +26,7 @@ from resnet_cifar.compute.cpu import available_cpus
 from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
-from resnet_cifar.errors import UserError, describe
+from resnet_cifar.errors import UserError
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.provenance import git_state, versions
 from resnet_cifar.record.recorder import now
@@ -47,7 +47,7 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "unknown"  # Windows
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
-    layout, workers = _layout(config, compute), max(options.workers)
+    workers = max(options.workers)
     peers = [name for name in options.peers if RECIPES[name].installed()]
     defaults = dataclasses.replace(compute, precision="fp32", compile=False)  # PyTorch's own
     plain = {n: f"plain, {n} workers" for n in options.workers}
@@ -56,7 +56,7 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
         *(Contender(name, overrides, defaults, "plain", n) for n, name in plain.items()),
         *(Contender(name, overrides, compute, name, workers) for name in peers),
     ]
-    contenders, switched, epoch = time_steps(everybody, layout, options)
+    contenders, epoch = time_steps(everybody, options)
     startup, small = time_runs(("engine", "plain", *peers), overrides, config, options)
     rates = {name: values["images_per_second"] for name, values in contenders.items()}
     fastest = max(plain.values(), key=lambda name: median(rates[name]))
@@ -77,7 +77,7 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
             "threads": compute.threads,
             "precision": compute.precision,
             "precision_seconds": dict(compute.precision_seconds),
-            "layout": layout,
+            "layout": _layout(config, compute),
             "compile": compute.compile,
             "rounds": options.rounds,
             "seconds": options.seconds,
@@ -87,7 +87,6 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
         "ratio": ratios(rates["engine"], rates[fastest]),
         "peers": {name: ratios(rates["engine"], rates[name]) for name in peers},
         "peers_missing": [name for name in options.peers if name not in peers],
-        "options": switched,
         "multiply_accumulates": macs,
         "share_of_matmul_rate": ratios([training_flop(macs) * r for r in rates["engine"]], matmul),
         "epoch": epoch | {"whole_epoch_seconds": whole_epoch(epoch, config)},
@@ -97,13 +96,11 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
 
 
 def time_steps(
-    everybody: Sequence[Contender], layout: str, options: argparse.Namespace
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    everybody: Sequence[Contender], options: argparse.Namespace
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Time training steps, every process alive and all but one idle; the engine comes first.
 
-    Returns:
-        Each contender's measurements by its name; a row for each option switched; the parts of the
-        engine's epochs.
+    Returns each contender's measurements by its name, and the parts of the engine's epochs.
     """
     with contextlib.ExitStack() as stack:
         processes = []
@@ -114,9 +111,8 @@ def time_steps(
         engine, *others = processes
         for process in others:
             process.close()
-        switched = [switch(o, everybody[0], layout, engine, options) for o in options.options]
         say("epochs of the engine")
-        return contenders, switched, engine.call("epochs", options.seconds)
+        return contenders, engine.call("epochs", options.seconds)
 
 
 def take_turns(
@@ -136,40 +132,6 @@ def take_turns(
         latest = (f"{p.name} {measured[p.name]['images_per_second'][-1]:,.0f}" for p in processes)
         say(f"round {number + 1} of {rounds}, images/s: {'; '.join(latest)}")
     return measured
-
-
-def switch(
-    option: str, engine: Contender, layout: str, process: Process, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Time the engine, alive as `process`, beside one with `option` switched.
-
-    An option that is on is switched off; one that is off here is switched on, to see whether it
-    should be. Returns a row: both values, and the engine's speed over the other's; or, as
-    "skipped", the reason why there is none.
-    """
-    compute = engine.compute
-    other = "bf16" if compute.precision == "fp32" else "fp32"
-    compiled = (on_or_off(compute.compile), on_or_off(not compute.compile))
-    switches: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "precision": (compute.precision, other, {"precision": other}),
-        "layout": (layout, "contiguous", {"channels_last": False}),
-        "compile": (*compiled, {"compile": not compute.compile}),
-        "fused": ("on", "off", {"fused": False}),
-    }
-    before, after, changes = switches[option]
-    row: dict[str, Any] = {"option": option, "engine": before, "switched": after}
-    if before == after:
-        return row | {"skipped": "not measured: too narrow for channels_last on these threads"}
-    changed, name = dataclasses.replace(compute, **changes), f"engine, {option} {after}"
-    say(f"{name}: starting")
-    try:
-        with contextlib.closing(Process(Contender(name, engine.overrides, changed))) as variant:
-            measured = take_turns([process, variant], options.rounds, options.seconds)
-    except UserError as error:
-        return row | {"skipped": describe(error)}
-    ours, theirs = (values["images_per_second"] for values in measured.values())
-    rates = {"engine": ours, "switched": theirs}
-    return row | {"images_per_second": rates, "worth": ratios(ours, theirs)}
 
 
 def whole_epoch(measured: dict[str, Any], config: Config) -> dict[str, float]:

@@ -52,7 +52,7 @@ def test_command(
 
     monkeypatch.setattr(measure, "time_commands", one_for_all)
     out = tmp_path / "new" / "benchmark.json"
-    options = ["--options", "layout", "fused", "--peers", "--small-runs=5"]
+    options = ["--peers", "--small-runs=5"]
     code = benchmark.main([*TINY_COMMAND, *options, f"--out={out}"])
     said = capsys.readouterr()
     assert code == 0, said.err
@@ -74,10 +74,6 @@ def test_command(
     assert found["share_of_matmul_rate"]["rounds"] == pytest.approx(list(shares))
 
     assert found["command"].startswith("python -m benchmarks --data=synthetic --width=2 ")
-    layout, fused = found["options"]
-    assert "too narrow" in layout["skipped"]
-    pairs = zip(*(fused["images_per_second"][k] for k in ("engine", "switched")), strict=True)
-    assert fused["worth"]["rounds"] == pytest.approx([a / b for a, b in pairs])
 
     epoch = found["epoch"]
     whole = epoch["whole_epoch_seconds"]
@@ -92,7 +88,6 @@ def test_command(
     assert "| plain | 2 (2 to 2) | 1.00 (1.00 to 1.00) |" in said.out
 
     assert f"**Ratio, engine over plain, 1 workers: {found['ratio']['median']:.2f}" in said.out
-    assert "| fused | on | off |" in said.out
 
 
 @pytest.mark.filterwarnings("default")  # theirs
@@ -137,7 +132,6 @@ def test_another_recipe_trains_the_same_network(
         ("--workers 2 0", "--workers=0: must be 1 or more"),
         ("--workers x", "argument --workers: invalid int value: 'x'"),
         ("--workers", "argument --workers: expected at least one argument"),
-        ("--options nothing", "argument --options: invalid choice: 'nothing'"),
         ("--data mnist", "argument --data: invalid choice: 'mnist'"),
         ("--out", "argument --out: expected one argument"),
         ("--width 0", "model.width=0: must be 1 to 1024"),
