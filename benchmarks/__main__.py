@@ -1,8 +1,8 @@
 """The command `python -m benchmarks`, to be run in a checkout.
 
 Times the engine against the plain recipe (plain.py) and other libraries' (peers.py): the same
-network on the same data in one run, taking turns; where an epoch's time goes; and a sweep of small
-runs as a whole. Prints Markdown and saves JSON.
+network on the same data in one run, taking turns; and where an epoch's time goes. Prints Markdown
+and saves JSON.
 """
 
 from __future__ import annotations
@@ -48,8 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
         "recipes of other libraries, with the most workers, where installed (all); none: --peers"
     )
     add("--peers", nargs="*", choices=PEERS, default=list(PEERS), help=peers)
-    small = "also time a sweep of so many small runs, by every recipe (0: none)"
-    add("--small-runs", type=int, default=0, help=small)
     add("--seconds", type=float, default=10.0, help="per measurement (10)")
     add("--rounds", type=int, default=5, help="measurements of each (5)")
     add("--out", type=Path, default=Path("outputs/benchmark.json"))
@@ -62,7 +60,6 @@ def _benchmark(options: argparse.Namespace) -> None:
     require(0 < options.seconds < math.inf, "--seconds", options.seconds, "above 0, finite")
     require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
     require(min(options.workers) >= 1, "--workers", min(options.workers), "1 or more")
-    require(options.small_runs >= 0, "--small-runs", options.small_runs, "0 or more")
     from benchmarks.measure import measure
 
     results = {"command": options.command, **measure(overrides(options), options)}

@@ -27,11 +27,11 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[s
 
 def markdown(results: dict[str, Any]) -> str:
     """The section, from what the JSON file holds: the setting, speeds, an epoch."""
-    small, peers, versions = results["small_runs"], results["peers"], results["versions"]
+    peers, versions = results["peers"], results["versions"]
     lines = [
         *_setting(results),
         table(
-            ["", "images/s", "peak memory, MB", "first step, s", "a run of one step, s"],
+            ["", "images/s", "peak memory, MB", "first step, s"],
             [_contender(name, results) for name in results["contenders"]],
         ),
         f"**Ratio, engine over {results['fastest_plain']}: {_text(results['ratio'], '.2f')}.** "
@@ -41,19 +41,6 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     if results["peers_missing"]:
         lines.append(f"Not installed, so not measured: {', '.join(results['peers_missing'])}.\n")
-    if small["seconds"]:
-        ours = small["seconds"]["engine"]
-        lines += [
-            f"{small['runs']} runs of `{' '.join(small['settings'])}`, from the command to the "
-            "end; the engine's a sweep, the others' a loop:\n",
-            table(
-                ["", "s", "over the engine's"],
-                (
-                    (name, _text(spread(seconds), ".0f"), _text(ratios(seconds, ours), ".2f"))
-                    for name, seconds in small["seconds"].items()
-                ),
-            ),
-        ]
     epoch = results["epoch"]
     whole = epoch["whole_epoch_seconds"]
     total = sum(whole.values())
@@ -90,15 +77,13 @@ def _setting(results: dict[str, Any]) -> list[str]:
 
 
 def _contender(name: str, results: dict[str, Any]) -> list[str]:
-    """Speed, memory and start of a contender."""
+    """Speed, memory and first step of a contender."""
     values = results["contenders"][name]
-    startup = results["startup_seconds"][name.partition(",")[0]]
     return [
         name,
         _text(spread(values["images_per_second"]), ",.0f"),
         f"{max(values['peak_memory_bytes']) / 1e6:,.0f}",
         f"{values['first_step_seconds']:.2f}",
-        _text(spread(startup), ".1f"),
     ]
 
 
