@@ -36,9 +36,9 @@ from torch.utils._pytree import tree_map
 
 from resnet_cifar.compute import device
 from resnet_cifar.config.compose import compose
-from resnet_cifar.model.batch_counts import BatchCounts
 from resnet_cifar.model.options import ResNet18
 from resnet_cifar.training import run as run_module
+from resnet_cifar.training import state
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -343,6 +343,6 @@ def test_launches_of_resnet18(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_counted_batches_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ResNet18, "BLOCKS", (1, 1))
-    monkeypatch.setattr(BatchCounts, "_take_away", lambda _: None)
+    monkeypatch.setattr(state, "BatchCounts", mock.MagicMock())
     forward, _ = map(launches, graphs(tmp_path, 16, "norm=batchnorm"))
     assert forward["pointwise"] == 5 + 6
