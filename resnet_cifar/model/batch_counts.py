@@ -1,4 +1,4 @@
-"""How many batches BatchNorm layers were trained on, known without counting them."""
+"""The number of batches that BatchNorm layers were trained on, known without counting."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
