@@ -199,6 +199,7 @@ def test_the_next_epoch_trains_while_an_epoch_is_written(
             third_epoch.set()
 
     def histograms(self: Board, network: torch.nn.Module, epoch: int) -> None:
+        assert last_step.wait(30)
         shown[epoch] = {
             name: p.detach().numpy().tobytes() for name, p in network.named_parameters()
         }
