@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,10 @@ SELDOM = ["trainer.epochs=5", "trainer.checkpoint_epochs=4", "seed=4", "optimize
 
 def whole(path: Path) -> dict[str, Any]:
     """Every part of a checkpoint, in a form that two equal ones share."""
+    return parts_of(torch.load(path, weights_only=True))
+
+
+def parts_of(state: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = {}
 
     def take(value: Any, name: str) -> None:
@@ -50,7 +53,7 @@ def whole(path: Path) -> dict[str, Any]:
             tensor = isinstance(value, torch.Tensor)
             parts[name] = value.contiguous().numpy().tobytes() if tensor else value
 
-    take(torch.load(path, weights_only=True), "")
+    take(state, "")
     return parts
 
 
@@ -165,7 +168,9 @@ def writing(
     def slow(run: Path, state: dict[str, Any]) -> None:
         if (state["epoch"], state["step"]) == (1, 0):
             assert threading.current_thread() is not threading.main_thread()
+            before = parts_of(state)
             act()
+            assert parts_of(state) == before  # of this epoch, whatever is trained meanwhile
         save_last(run, state)
 
     def noted(path: Path, state: dict[str, Any], *rest: Any) -> None:
@@ -183,24 +188,25 @@ def test_the_next_epoch_trains_while_an_epoch_is_written(
     program: Program, trained: Trained
 ) -> None:
     """What is written, histograms too, is of its epoch all the same."""
-    seen, shown, last_step = [], {}, threading.Event()
+    shown, last_step, third_epoch = {}, threading.Event(), threading.Event()
     original = Display.step
 
     def step(self: Display, epoch: int, done: int, *speed: float) -> None:
         original(self, epoch, done, *speed)
-        seen.append((epoch, done))
         if (epoch, done) == (2, 4):
             last_step.set()
+        if epoch == 3:
+            third_epoch.set()
 
     def histograms(self: Board, network: torch.nn.Module, epoch: int) -> None:
+        assert last_step.wait(30)
         shown[epoch] = {
             name: p.detach().numpy().tobytes() for name, p in network.named_parameters()
         }
 
     def act() -> None:
         assert last_step.wait(60)
-        time.sleep(0.5)
-        assert seen[-1] == (2, 4)  # an epoch can't end before the one before it is written
+        assert not third_epoch.wait(2)  # it can't begin before the first one is written
 
     seldom = ["trainer.checkpoint_epochs=9", "trainer.histogram_epochs=1"]
     with pytest.MonkeyPatch.context() as patch, writing(patch, act) as (copies, order):

@@ -29,7 +29,7 @@ begin() {  # every command on the machine
   echo "$SECONDS s: packages and data ($(ls "$W/data" | tr '\n' ' '))"
 }
 
-look() {  # SMOKE, BENCHMARK: more arguments
+look() {  # SMOKE: more arguments; BENCHMARK: others than these
   { nproc; lscpu | grep 'Model name'; df -h "$W"; command -v gcc nvidia-cuda-mps-control
     $PY -c 'import sys, torch; print(sys.version, torch.__version__, torch.cuda.is_available())'
     nvidia-smi; } > "$OUT/machine.txt" 2>&1
@@ -37,7 +37,8 @@ look() {  # SMOKE, BENCHMARK: more arguments
   timeout 100 $PY train.py data=synthetic data.train_size=5184 data.val_size=1000 \
     trainer.epochs=3 trainer.progress=plain output_root="$W/smoke" ${SMOKE:-} > "$OUT/smoke.txt" 2>&1
   echo "$SECONDS s: smoke run, exit code $?"; tail -4 "$OUT/smoke.txt"
-  timeout 75 $PY -m benchmarks.gpu --seconds 45 --out "$OUT/gpu.json" ${BENCHMARK:-} 2>&1 |
+  timeout 75 $PY -m benchmarks.gpu --seconds 45 --out "$OUT/gpu.json" \
+    ${BENCHMARK:---modes captured captured-compiled compiled --runs 1 3} 2>&1 |
     tee "$OUT/gpu.txt"
   echo "$SECONDS s: benchmark"
 }

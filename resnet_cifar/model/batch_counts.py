@@ -1,4 +1,4 @@
-"""How many batches BatchNorm layers were trained on, known without counting them."""
+"""The number of batches that BatchNorm layers were trained on, known without counting."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +18,13 @@ class BatchCounts:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        layers: list[Any] = [
-            m for m in network.modules() if type(m) in (nn.BatchNorm2d, DetachedBatchNorm2d)
-        ]
-        self._at_first = {
-            layer: layer.num_batches_tracked
-            for layer in layers
-            if layer.num_batches_tracked is not None and layer.momentum is not None
-        }
-        self._take_away()
+        self._at_first: dict[Any, Any] = {}
+        layers: Iterator[Any] = network.modules()
+        for layer in layers:
+            plain = type(layer) in (nn.BatchNorm2d, DetachedBatchNorm2d)
+            if plain and layer.track_running_stats and layer.momentum is not None:
+                self._at_first[layer] = layer.num_batches_tracked
+                layer.num_batches_tracked = None
 
     @contextmanager
     def after(self, updates: int) -> Iterator[None]:
@@ -36,8 +34,5 @@ class BatchCounts:
         try:
             yield
         finally:
-            self._take_away()
-
-    def _take_away(self) -> None:
-        for layer in self._at_first:
-            layer.num_batches_tracked = None
+            for layer in self._at_first:
+                layer.num_batches_tracked = None

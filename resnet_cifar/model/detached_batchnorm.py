@@ -86,8 +86,7 @@ class _Normalise(torch.autograd.Function):
         scale = weight * inverse_std  # γ/σ
         count = x.numel() // x.shape[1]
         if both:
-            # In g's dtype at once: in float32 it would be written, read again and cast.
-            dx = torch.mul(g, _per_channel(scale), out=torch.empty_like(g))
+            dx = g * _per_channel(scale)
         elif ctx.detach == "mean":  # give back (γ/σ) mean g: Σ ∂L/∂x is no longer 0
             dx += _per_channel(scale * dbias / count)
         else:  # give back (γ/σ) x̂ mean(g x̂), x̂ = (x − μ)/σ being a line in x: ⟨∂L/∂x, x̂⟩ is not 0
