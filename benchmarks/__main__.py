@@ -1,8 +1,8 @@
 """The command `python -m benchmarks`, to be run in a checkout.
 
 Times the engine against the plain recipe (plain.py) and other libraries' (peers.py): the same
-network on the same data in one run, taking turns; what each of the engine's options is worth; where
-an epoch's time goes; and a sweep of small runs as a whole. Prints Markdown and saves JSON.
+network on the same data in one run, taking turns; and where an epoch's time goes. Prints Markdown
+and saves JSON.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ KEYS = {  # options of the command line that set a key of the configuration
     "compile": "trainer.compile",
     "data-root": "data.root",
 }
-# Named here and not taken from measure.py and peers.py, which import torch: --help is quick.
-SWITCHES = ("precision", "layout", "compile", "fused")
-PEERS = ("timm", "lightning")
+PEERS = ("timm", "lightning")  # not taken from peers.py, which imports torch: --help is quick
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; the process's exit code."""
     parser = Parser(
         prog="python -m benchmarks",
-        description="The engine against the plain recipe, what each option is worth, and where "
-        "an epoch's time goes. Prints Markdown, saves JSON. Needs a checkout.",
+        description="The engine against the plain recipe, and where an epoch's time goes. Prints "
+        "Markdown, saves JSON. Needs a checkout.",
     )
     add = parser.add_argument
     add("--data", choices=("cifar10", "synthetic"), default="cifar10")
@@ -46,14 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         add(f"--{name}", metavar="VALUE", help=f"{key}, as in conf/")
     workers = "numbers of DataLoader workers; the plain recipe is measured with each (2 4)"
     add("--workers", nargs="+", type=int, default=[2, 4], help=workers)
-    options = "options of the engine to switch, one at a time (all); none: --options"
-    add("--options", nargs="*", choices=SWITCHES, default=list(SWITCHES), help=options)
     peers = (
         "recipes of other libraries, with the most workers, where installed (all); none: --peers"
     )
     add("--peers", nargs="*", choices=PEERS, default=list(PEERS), help=peers)
-    small = "also time a sweep of so many small runs, by every recipe (0: none)"
-    add("--small-runs", type=int, default=0, help=small)
     add("--seconds", type=float, default=10.0, help="per measurement (10)")
     add("--rounds", type=int, default=5, help="measurements of each (5)")
     add("--out", type=Path, default=Path("outputs/benchmark.json"))
@@ -66,7 +60,6 @@ def _benchmark(options: argparse.Namespace) -> None:
     require(0 < options.seconds < math.inf, "--seconds", options.seconds, "above 0, finite")
     require(options.rounds >= 1, "--rounds", options.rounds, "1 or more")
     require(min(options.workers) >= 1, "--workers", min(options.workers), "1 or more")
-    require(options.small_runs >= 0, "--small-runs", options.small_runs, "0 or more")
     from benchmarks.measure import measure
 
     results = {"command": options.command, **measure(overrides(options), options)}

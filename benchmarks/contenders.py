@@ -1,4 +1,4 @@
-"""The contenders of the benchmark: the engine, its variants and other recipes, a process each.
+"""The contenders of the benchmark: the engine and other recipes, a process each.
 
 A process of its own gives each its own peak memory and leaves the process-wide settings of one
 (threads, arithmetic, the allocator) out of the others' way. All stay idle but the one measured.
@@ -133,7 +133,7 @@ class Session:
             self.steps = self._engine_steps()
         else:
             of_recipe = (self.config, self.split, self.compute, contender.workers)
-            self.steps = peers.RECIPES[contender.recipe](*of_recipe).steps(None)
+            self.steps = peers.RECIPES[contender.recipe](*of_recipe).steps()
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Train for `seconds`, after emptying what the DataLoader read ahead in idle time."""

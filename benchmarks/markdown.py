@@ -25,18 +25,13 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[s
     return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
-def on_or_off(value: bool) -> str:
-    """The word for a switch."""
-    return "on" if value else "off"
-
-
 def markdown(results: dict[str, Any]) -> str:
-    """The section, from what the JSON file holds: the setting, speeds, options, an epoch."""
-    small, peers, versions = results["small_runs"], results["peers"], results["versions"]
+    """The section, from what the JSON file holds: the setting, speeds, an epoch."""
+    peers, versions = results["peers"], results["versions"]
     lines = [
         *_setting(results),
         table(
-            ["", "images/s", "peak memory, MB", "first step, s", "a run of one step, s"],
+            ["", "images/s", "peak memory, MB", "first step, s"],
             [_contender(name, results) for name in results["contenders"]],
         ),
         f"**Ratio, engine over {results['fastest_plain']}: {_text(results['ratio'], '.2f')}.** "
@@ -46,24 +41,6 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     if results["peers_missing"]:
         lines.append(f"Not installed, so not measured: {', '.join(results['peers_missing'])}.\n")
-    if small["seconds"]:
-        ours = small["seconds"]["engine"]
-        lines += [
-            f"{small['runs']} runs of `{' '.join(small['settings'])}`, from the command to the "
-            "end; the engine's a sweep, the others' a loop:\n",
-            table(
-                ["", "s", "over the engine's"],
-                (
-                    (name, _text(spread(seconds), ".0f"), _text(ratios(seconds, ours), ".2f"))
-                    for name, seconds in small["seconds"].items()
-                ),
-            ),
-        ]
-    options = [
-        (row["option"], row["engine"], row["switched"], row.get("skipped") or _text(row["worth"]))
-        for row in results["options"]
-    ]
-    lines.append(table(["option", "engine", "switched", "engine over switched"], options))
     epoch = results["epoch"]
     whole = epoch["whole_epoch_seconds"]
     total = sum(whole.values())
@@ -93,22 +70,20 @@ def _setting(results: dict[str, Any]) -> list[str]:
         f"{results['load_before']}; Python {versions['python']}, torch {versions['torch']}, "
         f"torchvision {versions['torchvision']}; commit {commit}. "
         f"Batch {setting['batch_size']}; engine: {setting['precision']}, {setting['layout']}, "
-        f"compile {on_or_off(setting['compile'])}. "
+        f"compile {'on' if setting['compile'] else 'off'}. "
         f"Median (smallest to largest) of {setting['rounds']} rounds of {setting['seconds']:g} s, "
         "taking turns.\n",
     ]
 
 
 def _contender(name: str, results: dict[str, Any]) -> list[str]:
-    """Speed, memory and start of a contender."""
+    """Speed, memory and first step of a contender."""
     values = results["contenders"][name]
-    startup = results["startup_seconds"][name.partition(",")[0]]
     return [
         name,
         _text(spread(values["images_per_second"]), ",.0f"),
         f"{max(values['peak_memory_bytes']) / 1e6:,.0f}",
         f"{values['first_step_seconds']:.2f}",
-        _text(spread(startup), ".1f"),
     ]
 
 

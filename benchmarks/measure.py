@@ -1,4 +1,4 @@
-"""The measurements of a benchmark: contenders in turns, options switched, an epoch, whole runs."""
+"""The measurements of a benchmark: contenders in turns, the parts of an epoch."""
 
 from __future__ import annotations
 
@@ -6,35 +6,26 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from benchmarks.contenders import Contender, Process
-from benchmarks.markdown import on_or_off, ratios
-from benchmarks.peers import RECIPES
+from benchmarks.markdown import ratios
 from resnet_cifar import paths
 from resnet_cifar.compute import device
 from resnet_cifar.compute.cpu import available_cpus
-from resnet_cifar.compute.device import Compute
 from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
-from resnet_cifar.errors import UserError, describe
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.record.provenance import git_state, versions
 from resnet_cifar.record.recorder import now
-
-SMALL_RUN = (  # seconds of training
-    *("data=synthetic", "data.train_size=4000", "data.val_size=1000"),
-    *("model.width=8", "trainer.epochs=4", "trainer.progress=quiet"),
-)
 
 
 def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str, Any]:
@@ -47,17 +38,17 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "unknown"  # Windows
     config = compose(list(overrides))
     compute = device.resolve(config.trainer, config.model.width)
-    layout, workers = _layout(config, compute), max(options.workers)
-    peers = [name for name in options.peers if RECIPES[name].installed()]
+    with torch.device("meta"):
+        layout = device.memory_format(compute, config.build_model())
+    peers = [name for name in options.peers if find_spec(name) is not None]
     defaults = dataclasses.replace(compute, precision="fp32", compile=False)  # PyTorch's own
     plain = {n: f"plain, {n} workers" for n in options.workers}
     everybody = [
         Contender("engine", overrides, compute),
         *(Contender(name, overrides, defaults, "plain", n) for n, name in plain.items()),
-        *(Contender(name, overrides, compute, name, workers) for name in peers),
+        *(Contender(name, overrides, compute, name, max(options.workers)) for name in peers),
     ]
-    contenders, switched, epoch = time_steps(everybody, layout, options)
-    startup, small = time_runs(("engine", "plain", *peers), overrides, config, options)
+    contenders, epoch = time_steps(everybody, options)
     rates = {name: values["images_per_second"] for name, values in contenders.items()}
     fastest = max(plain.values(), key=lambda name: median(rates[name]))
     macs, matmul = config.multiply_accumulates(), contenders["engine"]["matmul_flops_per_second"]
@@ -77,7 +68,7 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
             "threads": compute.threads,
             "precision": compute.precision,
             "precision_seconds": dict(compute.precision_seconds),
-            "layout": layout,
+            "layout": str(layout).removeprefix("torch."),
             "compile": compute.compile,
             "rounds": options.rounds,
             "seconds": options.seconds,
@@ -87,23 +78,18 @@ def measure(overrides: tuple[str, ...], options: argparse.Namespace) -> dict[str
         "ratio": ratios(rates["engine"], rates[fastest]),
         "peers": {name: ratios(rates["engine"], rates[name]) for name in peers},
         "peers_missing": [name for name in options.peers if name not in peers],
-        "options": switched,
         "multiply_accumulates": macs,
         "share_of_matmul_rate": ratios([training_flop(macs) * r for r in rates["engine"]], matmul),
         "epoch": epoch | {"whole_epoch_seconds": whole_epoch(epoch, config)},
-        "startup_seconds": startup,
-        "small_runs": {"runs": options.small_runs, "settings": list(SMALL_RUN), "seconds": small},
     }
 
 
 def time_steps(
-    everybody: Sequence[Contender], layout: str, options: argparse.Namespace
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    everybody: Sequence[Contender], options: argparse.Namespace
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Time training steps, every process alive and all but one idle; the engine comes first.
 
-    Returns:
-        Each contender's measurements by its name; a row for each option switched; the parts of the
-        engine's epochs.
+    Returns each contender's measurements by its name, and the parts of the engine's epochs.
     """
     with contextlib.ExitStack() as stack:
         processes = []
@@ -114,9 +100,8 @@ def time_steps(
         engine, *others = processes
         for process in others:
             process.close()
-        switched = [switch(o, everybody[0], layout, engine, options) for o in options.options]
         say("epochs of the engine")
-        return contenders, switched, engine.call("epochs", options.seconds)
+        return contenders, engine.call("epochs", options.seconds)
 
 
 def take_turns(
@@ -138,40 +123,6 @@ def take_turns(
     return measured
 
 
-def switch(
-    option: str, engine: Contender, layout: str, process: Process, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Time the engine, alive as `process`, beside one with `option` switched.
-
-    An option that is on is switched off; one that is off here is switched on, to see whether it
-    should be. Returns a row: both values, and the engine's speed over the other's; or, as
-    "skipped", the reason why there is none.
-    """
-    compute = engine.compute
-    other = "bf16" if compute.precision == "fp32" else "fp32"
-    compiled = (on_or_off(compute.compile), on_or_off(not compute.compile))
-    switches: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "precision": (compute.precision, other, {"precision": other}),
-        "layout": (layout, "contiguous", {"channels_last": False}),
-        "compile": (*compiled, {"compile": not compute.compile}),
-        "fused": ("on", "off", {"fused": False}),
-    }
-    before, after, changes = switches[option]
-    row: dict[str, Any] = {"option": option, "engine": before, "switched": after}
-    if before == after:
-        return row | {"skipped": "not measured: too narrow for channels_last on these threads"}
-    changed, name = dataclasses.replace(compute, **changes), f"engine, {option} {after}"
-    say(f"{name}: starting")
-    try:
-        with contextlib.closing(Process(Contender(name, engine.overrides, changed))) as variant:
-            measured = take_turns([process, variant], options.rounds, options.seconds)
-    except UserError as error:
-        return row | {"skipped": describe(error)}
-    ours, theirs = (values["images_per_second"] for values in measured.values())
-    rates = {"engine": ours, "switched": theirs}
-    return row | {"images_per_second": rates, "worth": ratios(ours, theirs)}
-
-
 def whole_epoch(measured: dict[str, Any], config: Config) -> dict[str, float]:
     """Scale the parts of an epoch `measured` on some of the data to all of it, in seconds.
 
@@ -181,61 +132,6 @@ def whole_epoch(measured: dict[str, Any], config: Config) -> dict[str, float]:
     seconds["steps"] *= config.data.training_images / measured["train_images"]
     seconds["validation"] *= config.data.val_size / measured["val_images"]
     return seconds
-
-
-def time_runs(
-    recipes: Sequence[str], overrides: Sequence[str], config: Config, options: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Time whole runs from command to end, in turns; seconds by recipe, a figure per repetition.
-
-    Returns:
-        A run of one step of `overrides`; `options.small_runs` small runs (empty where it is 0).
-    """
-    images, workers = max(10, config.trainer.batch_size), max(options.workers)
-    one_step = [word for word in overrides if not word.startswith("data")]
-    one_step += ["data=synthetic", f"data.train_size={images}", f"data.val_size={images}"]
-    one_step += ["trainer.epochs=1"]
-    startup: dict[str, list[float]] = {name: [] for name in recipes}
-    small: dict[str, list[float]] = {name: [] for name in recipes if options.small_runs}
-    for number in range((options.rounds + 1) // 2):
-        for name in recipes if number % 2 == 0 else reversed(recipes):
-            say(f"{name}: start-up")
-            startup[name].append(time_commands(name, one_step, 1, workers))
-            if name in small:
-                say(f"{name}: {options.small_runs} small runs")
-                small[name].append(time_commands(name, SMALL_RUN, options.small_runs, workers))
-    return startup, small
-
-
-def time_commands(recipe: str, overrides: Sequence[str], runs: int, workers: int) -> float:
-    """Seconds that `runs` runs of one cell take, from the command to the end.
-
-    The engine's are a sweep; the others' are a loop over commands, which is what their users have.
-    """
-    with TemporaryDirectory() as folder:
-        if recipe == "engine":
-            sweep = ["-m"] if runs > 1 else []
-            seeds = f"seed={','.join(map(str, range(runs)))}"
-            words = ["-m", "resnet_cifar", "train", *sweep, *overrides, seeds]
-            commands = [[*words, f"output_root={folder}"]]
-        else:
-            words = ["-m", "benchmarks.peers", recipe, *overrides]
-            commands = [[*words, f"seed={seed}", f"--workers={workers}"] for seed in range(runs)]
-        start = time.perf_counter()
-        for command in commands:
-            ended = subprocess.run(
-                [sys.executable, *command], capture_output=True, text=True, check=False
-            )
-            if ended.returncode:
-                raise UserError(f"a run that times {recipe} failed: {ended.stderr.strip()}")
-        return time.perf_counter() - start
-
-
-def _layout(config: Config, compute: Compute) -> str:
-    """The memory layout that the engine chooses for this network."""
-    with torch.device("meta"):
-        last = device.memory_format(compute, config.build_model()) == torch.channels_last
-    return "channels_last" if last else "contiguous"
 
 
 def say(text: str) -> None:

@@ -1,23 +1,15 @@
-"""Recipes of other libraries: timm's loader and step, and Lightning with a plain module.
+"""The engine's opponents: the plain recipe, timm's loader and step, Lightning with a plain module.
 
-They are opponents of the engine beside the plain recipe, where they are installed (the extra
-`peers`). All have the same network, images, batch size and optimizer settings; torchvision crops
-and flips in the DataLoader's workers. None uses the engine or writes logs or checkpoints.
-
-`python -m benchmarks.peers RECIPE [key=value …]` trains and validates one run. A loop over such
-commands is the sweep of somebody who uses these libraries.
+The libraries are measured where they are installed (the extra `peers`). All have the same network,
+images, batch size and optimizer settings; torchvision crops and flips in the DataLoader's workers.
+None uses the engine or writes logs or checkpoints.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import logging
-import sys
 import threading
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from queue import SimpleQueue
 from typing import Any
 
@@ -27,23 +19,14 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks import plain
-from resnet_cifar.cli.edge import Parser, run_command
-from resnet_cifar.compute import device
 from resnet_cifar.compute.device import Compute
-from resnet_cifar.config.compose import compose
 from resnet_cifar.config.schema import Config
 from resnet_cifar.data.augmentation import CropFlip
-from resnet_cifar.data.datasets import Images, Split
+from resnet_cifar.data.datasets import Split
 
 
-class Recipe(ABC):
-    """A way to train the network of a configuration on its images, with `workers` in a DataLoader.
-
-    NAME is its name on the command line, PACKAGE the library that it needs.
-    """
-
-    NAME: str
-    PACKAGE: str | None = None
+class Plain:
+    """The recipe of PyTorch's own pages (plain.py), with `workers` in its DataLoader."""
 
     def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
         self.config, self.split, self.compute, self.workers = config, split, compute, workers
@@ -51,57 +34,30 @@ class Recipe(ABC):
         self.augmentation: CropFlip = config.augmentation
         self.model = config.build_model().to(compute.device)
 
-    @classmethod
-    def installed(cls) -> bool:
-        """True if its library is there."""
-        return cls.PACKAGE is None or importlib.util.find_spec(cls.PACKAGE) is not None
-
-    @abstractmethod
-    def steps(self, epochs: int | None) -> Generator[int, None, None]:
-        """Train for `epochs` (None: without end); yields the number of images of each step."""
-
-    def accuracy(self) -> float:
-        """Accuracy on the validation images, a fraction."""
-        batches = self.batches(self.split.val, training=False)
-        return plain.evaluate(self.model, batches, self.compute.device)[0]
+    def steps(self) -> Generator[int, None, None]:
+        """Train without end; yields the number of images of each step."""
+        batches, optimizer = self.batches(), self.optimizer()
+        while True:
+            for step in plain.epoch(self.model, batches, optimizer, self.compute.device):
+                yield step.images
 
     def optimizer(self) -> torch.optim.Optimizer:
         groups = self.config.regularization.parameter_groups(self.model)
         return self.config.optimizer.build(groups, fused=False)
 
-    def batches(self, images: Images, training: bool) -> DataLoader[tuple[Tensor, int]]:
-        """Load `images`, for `training` shuffled and augmented."""
-        size, norm = self.config.trainer.batch_size, self.config.data.NORMALISATION
-        transform = plain.augmented(norm, self.augmentation) if training else plain.clean(norm)
-        return plain.loader(images, transform, size, self.workers, training, self.compute.device)
+    def batches(self) -> DataLoader[tuple[Tensor, int]]:
+        """Load the training images, shuffled and augmented."""
+        size, where = self.config.trainer.batch_size, self.compute.device
+        transform = plain.augmented(self.config.data.NORMALISATION, self.augmentation)
+        return plain.loader(self.split.train, transform, size, self.workers, True, where)
 
 
-def _epochs(count: int | None) -> Iterator[int]:
-    yield from range(sys.maxsize if count is None else count)
-
-
-class Plain(Recipe):
-    """The recipe of PyTorch's own pages."""
-
-    NAME = "plain"
-
-    def steps(self, epochs: int | None) -> Generator[int, None, None]:
-        batches, optimizer = self.batches(self.split.train, training=True), self.optimizer()
-        for _ in _epochs(epochs):
-            for step in plain.epoch(self.model, batches, optimizer, self.compute.device):
-                yield step.images
-
-
-class Tuned(Recipe):
+class Tuned(Plain):
     """Settings that people make by hand for speed: channels_last and mixed precision."""
 
     def __init__(self, config: Config, split: Split, compute: Compute, workers: int) -> None:
         super().__init__(config, split, compute, workers)
         self.model.to(memory_format=torch.channels_last)
-
-    def accuracy(self) -> float:
-        with self.compute.autocast():
-            return super().accuracy()
 
     def logits(self, x: Tensor) -> Tensor:
         """Run the network on a batch as the loader made it."""
@@ -117,15 +73,13 @@ class Timm(Tuned):
     written out.
     """
 
-    NAME = PACKAGE = "timm"
-
-    def steps(self, epochs: int | None) -> Generator[int, None, None]:
+    def steps(self) -> Generator[int, None, None]:
         from timm.utils import AverageMeter
 
-        batches, optimizer = self.batches(self.split.train, training=True), self.optimizer()
+        batches, optimizer = self.batches(), self.optimizer()
         criterion, losses = nn.CrossEntropyLoss(), AverageMeter()
         self.model.train()
-        for _ in _epochs(epochs):
+        while True:
             for x, y in batches:
                 with self.compute.autocast():
                     loss = criterion(self.logits(x), y)
@@ -135,20 +89,18 @@ class Timm(Tuned):
                 optimizer.step()
                 yield len(y)
 
-    def batches(self, images: Images, training: bool) -> DataLoader[tuple[Tensor, int]]:
+    def batches(self) -> DataLoader[tuple[Tensor, int]]:
         from timm.data import create_loader
         from timm.data.transforms import ToNumpy
 
         mean, std = self.config.data.NORMALISATION
-        parts: list[Any] = [ToNumpy()]  # the loader makes tensors of whole batches
-        if training:
-            flip = transforms.RandomHorizontalFlip(self.augmentation.flip_probability)
-            parts = [transforms.RandomCrop(32, self.augmentation.crop_padding), flip, *parts]
+        crop = transforms.RandomCrop(32, self.augmentation.crop_padding)
+        flip = transforms.RandomHorizontalFlip(self.augmentation.flip_probability)
         loader = create_loader(
-            dataset := plain.PlainImages(images, ToNumpy()),
+            dataset := plain.PlainImages(self.split.train, ToNumpy()),
             input_size=(3, 32, 32),
             batch_size=self.config.trainer.batch_size,
-            is_training=training,
+            is_training=True,
             mean=mean,
             std=std,
             num_workers=self.workers,
@@ -156,21 +108,20 @@ class Timm(Tuned):
             pin_memory=self.compute.device.type == "cuda",
             device=self.compute.device,
         )
-        dataset.transform = transforms.Compose(parts)  # in place of ImageNet's
+        # In place of ImageNet's. The loader makes tensors of whole batches.
+        dataset.transform = transforms.Compose([crop, flip, ToNumpy()])
         return loader  # type: ignore[no-any-return]
 
 
 class Lightning(Tuned):
     """Lightning's Trainer with a module of a dozen lines."""
 
-    NAME = PACKAGE = "lightning"
-
-    def steps(self, epochs: int | None) -> Generator[int, None, None]:
+    def steps(self) -> Generator[int, None, None]:
         """Run the Trainer in a thread that waits before every step: the Trainer has the loop."""
         from lightning.pytorch.callbacks import LambdaCallback
 
         requests: SimpleQueue[bool] = SimpleQueue()  # True: take a step; False: stop
-        answers: SimpleQueue[int | BaseException | None] = SimpleQueue()  # None: no more steps
+        answers: SimpleQueue[int | BaseException] = SimpleQueue()
 
         def wait(*_: Any) -> None:
             if not requests.get():
@@ -183,9 +134,7 @@ class Lightning(Tuned):
             torch.set_num_threads(self.compute.threads)  # each thread has its own number
             turns = LambdaCallback(on_train_batch_start=wait, on_train_batch_end=answer)
             try:
-                batches = self.batches(self.split.train, training=True)
-                self._trainer(epochs, turns).fit(self._module(), batches)
-                answers.put(None)
+                self._trainer(turns).fit(self._module(), self.batches())
             except BaseException as error:
                 answers.put(error)
 
@@ -197,21 +146,19 @@ class Lightning(Tuned):
                 images = answers.get()
                 if isinstance(images, BaseException):
                     raise images
-                if images is None:
-                    return
                 yield images
         finally:
             requests.put(False)
             thread.join()
 
-    def _trainer(self, epochs: int | None, turns: Any) -> Any:
+    def _trainer(self, turns: Any) -> Any:
         import lightning
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         cuda = self.compute.device.type == "cuda"
         precision = {"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(self.compute.precision)
         return lightning.Trainer(
-            max_epochs=-1 if epochs is None else epochs,
+            max_epochs=-1,
             accelerator="gpu" if cuda else "cpu",
             devices=1,
             precision=precision or "32-true",
@@ -244,32 +191,4 @@ class Lightning(Tuned):
         return Module()
 
 
-RECIPES: dict[str, type[Recipe]] = {recipe.NAME: recipe for recipe in (Plain, Timm, Lightning)}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train and validate one run; the process's exit code."""
-    parser = Parser(
-        prog="python -m benchmarks.peers",
-        description="Train and validate one run by another recipe than the engine's.",
-    )
-    parser.add_argument("recipe", choices=list(RECIPES))
-    parser.add_argument("override", nargs="*", help="of the configuration: key=value")
-    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader (2)")
-    return run_command(parser, _train, arguments)
-
-
-def _train(options: argparse.Namespace) -> None:
-    config = compose(options.override)
-    compute = device.resolve(config.trainer)
-    torch.set_num_threads(compute.threads)
-    torch.manual_seed(config.seed)
-    with warnings.catch_warnings(action="ignore"):  # advice of libraries on workers and loggers
-        recipe = RECIPES[options.recipe](config, config.data.load(), compute, options.workers)
-        for _ in recipe.steps(config.trainer.epochs):
-            pass
-        print(f"{options.recipe}: seed {config.seed}, val {100 * recipe.accuracy():.2f} %")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+RECIPES = {"plain": Plain, "timm": Timm, "lightning": Lightning}  # by the library's name

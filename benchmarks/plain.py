@@ -97,19 +97,3 @@ def epoch(
         loss.backward()
         optimizer.step()
         yield Step(len(y), loss.item(), int((logits.argmax(1) == y).sum().item()))
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
-) -> tuple[float, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats)."""
-    model.eval()
-    images, loss, correct = 0, 0.0, 0
-    for x, y in batches:
-        x, y = x.to(device), y.to(device)
-        logits = model(x)
-        loss += nn.functional.cross_entropy(logits, y, reduction="sum").item()
-        correct += int((logits.argmax(1) == y).sum().item())
-        images += len(y)
-    return correct / images, loss / images

@@ -10,6 +10,7 @@ no fused optimizer. Kernels, values and times are not seen: only a GPU shows tho
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
         place, precision = torch.device(on, 0), config.trainer.precision
         compute = device.Compute(place, "fake", precision, threads=1, compile=False)
         if on == "meta":
-            compute = OnMeta(torch.device(on), "fake", "fp32", 1, compile=False, fused=False)
+            compute = OnMeta(torch.device(on), "fake", "fp32", 1, compile=False)
         elif on == "cpu":
             compute = device.Compute(torch.device(on), "real", precision, 1, compile=False)
         split = config.data.load()
@@ -257,6 +258,9 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trace:
             contextlib.nullcontext() if on == "cpu" else FakeTensorMode(allow_non_fake_inputs=True),
             Display("quiet") as display,
         ):
+            kind = type(config.optimizer)
+            if on == "meta":
+                patch.setattr(kind, "build", functools.partialmethod(kind.build, fused=False))
             engine = assemble(config, tmp_path / "none", compute, split, display, Interrupt())
 
             def gradients(loss: Tensor) -> None:

@@ -30,7 +30,7 @@ def obstacle(trainer: Trainer, compute: Compute, optimizer_step: OptimizerStep) 
 
     A number that Python counts would stay what it was at the capture, and nothing would tell.
     """
-    if compute.device.type != "cuda" or trainer.capture == "off" or not compute.cuda_graphs:
+    if compute.device.type != "cuda" or trainer.capture == "off":
         return ""
     optimizer, groups = optimizer_step.optimizer, optimizer_step.optimizer.param_groups
     if optimizer_step.scaler.is_enabled():

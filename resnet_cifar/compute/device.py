@@ -39,10 +39,6 @@ class Compute:
     threads: int
     compile: bool
     cudnn_benchmark: bool = True  # unless deterministic
-    # On in every run; the benchmark switches them off to see what they are worth.
-    cuda_graphs: bool = True  # where the network is compiled for CUDA
-    channels_last: bool = True
-    fused: bool = True  # the optimizer's update of all parameters in one kernel
     # CPU seconds of the same work by precision, where `auto` was decided by them.
     precision_seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -184,7 +180,7 @@ def compiled(
     """
     if not compute.compile:
         return model
-    graphs = compute.device.type == "cuda" and compute.cuda_graphs and not captured
+    graphs = compute.device.type == "cuda" and not captured
     mode = "reduce-overhead" if graphs else "default"
     return torch.compile(model, mode=mode, dynamic=False)
 
@@ -194,7 +190,7 @@ def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
 
     An Apple GPU gets the layout that most programs use there, the contiguous one.
     """
-    if not compute.channels_last or compute.device.type == "mps":
+    if compute.device.type == "mps":
         return torch.contiguous_format
     if compute.device.type != "cpu":
         return torch.channels_last

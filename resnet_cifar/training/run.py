@@ -190,7 +190,7 @@ def assemble(
     # Optimizer: parameter groups with their weight decay. Clipping, averaging and loss scaling
     # surround its step, and do nothing where they are off.
     groups = regularization.parameter_groups(model)
-    optimizer = config.optimizer.build(groups, fused=compute.fused)
+    optimizer = config.optimizer.build(groups)
     optimizer_step = regularization.build_step(model, optimizer, compute.scaler())
 
     # Schedule: for each group, from the group's own rate, as a function of the update's number.
