@@ -43,7 +43,8 @@ TINY = [
 LONGEST = (
     *("sweep", "kill", "readme", "engines", "benchmark", "experiments", "damage", "probe"),
     *("export", "search", "run", "report", "regularization", "cli", "command_lines", "notebook"),
-    *("run_study", "scheduler", "pool", "launcher", "errors", "package", "fake_cuda", "gpu_benchmark"),
+    *("run_study", "scheduler", "pool", "launcher", "errors", "package", "fake_cuda"),
+    *("gpu_benchmark", "writer", "captured", "operation_counts"),
 )
 
 
