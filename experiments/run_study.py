@@ -236,7 +236,7 @@ def work(options: argparse.Namespace) -> None:
     require(to.name.endswith(".tar.gz") and not to.is_dir(), "--to", to, "a file *.tar.gz")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=to.parent).close()
+        tempfile.NamedTemporaryFile(dir=to.parent, prefix=f".{to.name}.", suffix=".tmp").close()
     except OSError as error:
         raise UserError(f"--to={to} can't be written: {describe(error)}") from error
     jobs = list_jobs(options.cells, options.seeds, options.overrides)

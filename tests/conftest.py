@@ -153,6 +153,7 @@ def _repeated_work_once() -> None:
     measure = device.matmul_rate
     rates: dict[tuple[object, ...], float] = {}
 
+    @functools.wraps(measure)
     def matmul_rate(compute: device.Compute) -> float:
         key = (compute.device, compute.precision, torch.get_num_threads())
         return rates[key] if key in rates else rates.setdefault(key, measure(compute))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -177,7 +178,8 @@ def test_the_matrix_product_is_of_random_numbers_no_run_draws(
 
     monkeypatch.setattr(torch, "mm", multiply)
     before = torch.get_rng_state()
-    assert 0 < device.matmul_rate(resolved("trainer.precision=bf16")) < 2 * 1024**3 / 0.1
+    measure = inspect.unwrap(device.matmul_rate)  # other tests keep what it measured
+    assert 0 < measure(resolved("trainer.precision=bf16")) < 2 * 1024**3 / 0.1
     assert torch.equal(torch.get_rng_state(), before)
     for factor in factors:
         assert factor.dtype == torch.bfloat16

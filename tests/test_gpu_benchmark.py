@@ -152,8 +152,12 @@ def test_ctrl_c_leaves_what_was_measured(
                 if read(tmp_path)[1]["first_epoch_seconds"]:
                     return os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
     threading.Thread(target=press, daemon=True).start()
-    assert start(tmp_path, "--runs=1", "--", "do.captured-compiled=hang") == 130
+    try:
+        assert start(tmp_path, "--runs=1", "--", "do.captured-compiled=hang") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr()
     assert said.err == "interrupted\n"
     assert "| captured-compiled | 1 | processes |  |  |  | 0.1 |  |  | " in said.out
