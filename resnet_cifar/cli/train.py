@@ -180,7 +180,3 @@ def _hydra_arguments(argv: list[str]) -> list[str]:
     elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
         rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
     return rest
-
-
-if __name__ == "__main__":
-    sys.exit(main())

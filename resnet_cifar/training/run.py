@@ -169,17 +169,14 @@ def assemble(
     interrupt: Interrupt,
     before: schema.RunRecord | None = None,
 ) -> Engine:
-    """Build the parts of a run, load its checkpoint, open its record.
+    """Build the parts of a run, load its checkpoint, go on with its record as it was `before`.
 
-    `before` is the record of the run's earlier sessions. Raises UserError if its checkpoints or
-    records can't be gone on from.
+    Raises UserError if its checkpoints or records can't be gone on from.
     """
     trainer, regularization = config.trainer, config.regularization
 
     # Network and norm: weights drawn from the seed alone, so that cells are paired by seed.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
-        model = config.build_model()
+    model = draw_network(config)
     layout = device.place(model, compute)
 
     # Data: every image on the device as uint8; crops, flips and normalisation happen there.
@@ -217,7 +214,6 @@ def assemble(
     record.epochs_done = state.epoch
     session = schema.Session(start=now(), **provenance.session(compute))
     session.epoch, session.step = state.epoch, state.step
-    session.matmul_flops_per_second = round(device.matmul_rate(compute))
     hparams = {**dict(items(config)), "seed": config.seed}
     of_run = (directory, record, before, session, hparams, config.logger)
     recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
@@ -240,6 +236,13 @@ def assemble(
         interrupt=interrupt,
         uncaptured=uncaptured,
     )
+
+
+def draw_network(config: Config) -> torch.nn.Module:
+    """Build the network on the CPU, with its initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
+        return config.build_model()
 
 
 def begin_record(config: Config) -> schema.RunRecord:
