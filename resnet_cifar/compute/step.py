@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from resnet_cifar.compute.captured import Captured
 from resnet_cifar.compute.device import Compute
-from resnet_cifar.data.augmentation import AugmentationDraw
 from resnet_cifar.data.images import SIZE, DeviceImages, View
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 
@@ -57,7 +56,7 @@ def infer(
 def predict(
     model: nn.Module,
     images: DeviceImages,
-    draws: AugmentationDraw | View,
+    view: View,
     compute: Compute,
     batch_size: int,
     between: Callable[[], None] = lambda: None,
@@ -73,7 +72,6 @@ def predict(
         captured: runs `infer` in batches of this size.
     """
     model.train(training)
-    view = draws if isinstance(draws, View) else images.view(draws)
     size = batch_size or eval_batch(model, compute)
     parts = []
     for number in range(math.ceil(len(view) / size)):

@@ -71,6 +71,10 @@ class DeviceImages:
         """Draw the augmented view of an epoch and send it to the device."""
         return self.view(self.augmentation.draws(seed, stream, epoch, len(self)))
 
+    def clean_view(self) -> View:
+        """The images as they are, in their own order."""
+        return self.view(self.augmentation.clean(len(self)))
+
     def view(self, draws: AugmentationDraw) -> View:
         """Send draws of these images from the host to the device: 512 bytes of indices each."""
         labels = self.labels[draws.order].to(self.device, non_blocking=True)
