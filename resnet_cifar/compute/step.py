@@ -26,8 +26,7 @@ def update(
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n] or [n, classes].
 
-    Returns:
-        The batch's loss [] and logits [n, classes], without a graph; nothing waits for the device.
+    Returns its loss [] and logits [n, classes], without a graph. Nothing waits for the device.
     """
     with compute.autocast():
         logits = forward(x)
@@ -98,10 +97,8 @@ def eval_batch(model: nn.Module, compute: Compute) -> int:
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes] on the host.
-
-    Computed in float64, which not every device has.
-    """
+    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes] on the host."""
+    # In float64, which not every device has.
     loss = F.cross_entropy(logits.double(), labels)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return {"accuracy": accuracy.item(), "loss": loss.item()}

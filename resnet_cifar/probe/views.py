@@ -29,10 +29,7 @@ CURVES = (*(name for name, *_ in PANELS), "angular_ratio", "running_var_gap", "a
 
 
 def value(row: Row, quantity: str) -> float | None:
-    """Read `quantity` from a row, None where it has none.
-
-    gradient_norm is that of weights. angular_ratio is measured over predicted.
-    """
+    """Read `quantity` from a row, None where it has none. gradient_norm is that of weights."""
     if quantity == "gradient_norm" and row["kind"] == "norm":
         return None
     if quantity != "angular_ratio":

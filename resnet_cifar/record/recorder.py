@@ -161,10 +161,7 @@ class Recorder:
         self._probe.append(*rows)
 
     def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
-        """Write the last epoch's predictions.npz.
-
-        Takes logits [n, classes] by view, labels int64 [n], and as `index` where in the data set.
-        """
+        """Write predictions.npz: logits [n, classes] by view, labels and places in the data set."""
         kept = ("val", "val_augmented")
         half = {f"logits_{view}": logits[view].half().numpy() for view in kept}
         buffer = io.BytesIO()

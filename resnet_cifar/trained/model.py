@@ -42,10 +42,7 @@ def train(config: Config) -> Path:
 
 
 def open_run(directory: Path) -> tuple[RunRecord, Config]:
-    """The record and the configuration of a run.
-
-    Raises UserError: there is none, or they are damaged or of different runs.
-    """
+    """The record and configuration of a run. Raises UserError: none, damaged, or not one run's."""
     record = read_run(directory)
     if record is None:
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
@@ -155,10 +152,7 @@ class TrainedModel:
         return scores.softmax(self.logits(images))
 
     def predict(self, images: DeviceImages, view: View, batch_size: int) -> Tensor:
-        """Logits float32 [n, classes], on the host, of a view of `images`.
-
-        Raises UserError: one is not finite.
-        """
+        """Logits float32 [n, classes] of a view, on the host. Raises UserError: not finite."""
         from resnet_cifar.compute.step import predict
 
         logits = predict(self.network, images, view, self.compute, batch_size)

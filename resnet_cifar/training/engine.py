@@ -174,9 +174,8 @@ class Engine:
     def validate(self, epoch: int) -> dict[str, Tensor]:
         """Predict the validation images, after an epoch.
 
-        Returns:
-            Logits float32 [n, classes] by view: "val", clean; "val_augmented", when due; "val_ema",
-            the averaged network's of the clean view, where weights are averaged.
+        Returns logits float32 [n, classes] by view: "val", clean; "val_augmented", when due;
+        "val_ema", the averaged network's of the clean view, where weights are averaged.
         """
         views = {"val": self._clean_view}
         # Not every epoch: a pass over a view is 8 % of an epoch's arithmetic.
