@@ -156,8 +156,7 @@ class Lock:
         on_wait: called once with the holder, before blocking.
         poll: called ten times a second while blocked; it may raise to give up.
 
-    Raises:
-        OSError: on entering: a link, a pipe or a directory lies at `path`, or it can't be written.
+    Entering raises OSError: a link, a pipe or a directory lies at `path`, or it can't be written.
     """
 
     path: Path

@@ -89,9 +89,8 @@ class DeviceImages:
     def batch(self, view: View, at: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Gather positions of a view, a slice of them in four kernels, or those of int64 [n].
 
-        Returns:
-            float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where
-            the augmentation mixes them.
+        Returns float32 [n, 3, 32, 32], normalised; and labels int64 [n], or float32 [n, classes]
+        where the augmentation mixes them.
         """
         # One gather crops and flips; its result is [n, 32, 32, 3], which is channels_last.
         index = view.rows[at][:, :, None] + view.columns[at][:, None, :]

@@ -30,10 +30,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     Input and output: float [N, C, H, W]. Evaluation mode is BatchNorm2d's. Running statistics are
     updated as BatchNorm2d does: momentum 0.1 by default, unbiased variance.
 
-    Args:
-        detach: "mean", "var" or "both".
-
-    Raises ValueError: an unknown `detach`; in training, one value per channel (as BatchNorm2d).
+    Raises ValueError: `detach` is not "mean", "var" or "both"; in training, one value per channel.
     """
 
     def __init__(

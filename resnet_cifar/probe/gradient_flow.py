@@ -32,9 +32,8 @@ BATCH_STATISTICS = {
 def normalise_by_batch(model: nn.Module, buffer: str) -> None:
     """Let each BatchNorm of `model`, in evaluation mode, normalise by one statistic of its batch.
 
-    Args:
-        buffer: running_mean or running_var, overwritten by the batch's mean or biased variance
-            before each batch; the other one stays as it is.
+    `buffer`, running_mean or running_var, is overwritten by the batch's mean or biased variance
+    before each batch; the other one stays as it is.
     """
 
     def overwrite(norm: Any, args: tuple[Tensor]) -> None:

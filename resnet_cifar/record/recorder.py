@@ -39,9 +39,8 @@ class Recorder:
     `wait()`, the one that trains.
 
     Args:
-        directory: the run directory, <output_root>/<cell>/seed=<n>, locked by this process.
-        record: the new one; earlier sessions and evaluations are added to it.
-        before: what run.json said when the lock was taken.
+        directory: the run directory, locked by this process.
+        record: the new one; sessions and evaluations of `before`, the one on the disk, are added.
         hparams: columns of TensorBoard's HPARAMS tab.
         digests: the checkpoint's `digests()`, where it has them.
         interrupted: as of FailSafeTracker.

@@ -66,9 +66,8 @@ def evaluate(
         weights, device: as of `load_model`.
         data_root: the directory of the data set's files, if no longer that of the configuration.
 
-    Returns:
-        What was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json), and
-        under "run" where.
+    Returns what was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json),
+    and under "run" where.
 
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.

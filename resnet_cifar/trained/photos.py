@@ -38,10 +38,9 @@ class Photo(NamedTuple):
 
 
 def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The image files below a directory, in order; a file is itself. Hidden ones are not.
+    """The image files below a directory, in order, but hidden ones; a file is itself.
 
-    Returns:
-        The files; and by path why a picture or a folder is left out.
+    And by path why a picture or a folder is left out.
     """
     if not path.is_dir():
         return [path], {}

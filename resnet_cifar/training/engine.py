@@ -136,7 +136,8 @@ class Engine:
         finally:
             # Also of an interrupted epoch: the images are trained, and the seconds spent.
             seconds = time.perf_counter() - start
-            images = self._images_before(state.step) - self._images_before(first)
+            size = self.options.batch_size  # of all batches but the last
+            images = max(0, min(state.step * size, len(self.train)) - first * size)
             self.recorder.later(self.recorder.trained, images, seconds)
         return {
             "step": epoch * self.steps,
@@ -316,10 +317,6 @@ class Engine:
             self.save()
             self.recorder.wait()
             self.interrupt.check()
-
-    def _images_before(self, step: int) -> int:
-        """Images of an epoch's first `step` batches, of which the last may be smaller."""
-        return min(step * self.options.batch_size, len(self.train))
 
     def _show_progress(self, epoch: int, first: int, start: float) -> None:
         done = self.state.step

@@ -41,8 +41,7 @@ MOST_READ = 200  # records, at 2 ms each
 def run(config: Config) -> float:
     """Train the run that `config` names, or what is left of it.
 
-    Returns:
-        The objective: clean validation accuracy of the last epoch, 0 if diverged.
+    Returns the objective: clean validation accuracy of the last epoch, 0 if diverged.
 
     Raises:
         UserError: it can't be run here; nothing has been written.
