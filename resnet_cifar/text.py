@@ -119,10 +119,7 @@ def explain_mismatch(
 
 
 def _find_key(error: "ValidationError", whole: Any, mapping: Any, kind: "type[Struct]") -> str:
-    """Find the key of a mapping that the error is about; nothing else is left in that.
-
-    To msgspec any is `[...]`.
-    """
+    """Find the key, `[...]` to msgspec, that the error is about; the mapping keeps no other."""
     import msgspec
 
     for key, value in dict(mapping).items():

@@ -64,10 +64,7 @@ class Compute:
 
 
 def find(trainer: Trainer) -> torch.device:
-    """The device that is asked for.
-
-    Raises ConfigError: it, or the precision asked for, is not here.
-    """
+    """The device asked for. Raises ConfigError: it, or the precision asked for, is not here."""
     wanted = trainer.device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":

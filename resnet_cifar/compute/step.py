@@ -1,7 +1,4 @@
-"""One training step, one pass over a view, the scores of logits.
-
-Training, evaluation, the probe and the benchmark share them.
-"""
+"""One training step, one pass over a view, the scores of logits."""
 
 import math
 from collections.abc import Callable

@@ -69,10 +69,7 @@ def register() -> None:
 
 
 def from_dictconfig(composed: DictConfig) -> Config:
-    """Convert what Hydra composed to the typed configuration, and check its rules.
-
-    Raises ConfigError: a value is missing, of the wrong type, or not allowed.
-    """
+    """Make what Hydra composed a typed configuration. Raises ConfigError: it is not allowed."""
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:

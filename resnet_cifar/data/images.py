@@ -14,10 +14,7 @@ SIZE = 32  # pixels
 
 @dataclass(frozen=True)
 class View:
-    """A view on the device, with the indices that gather its batches.
-
-    They are computed once a view, so that a step launches fewer kernels.
-    """
+    """A view on the device, with the indices that gather its batches, computed once."""
 
     draws: AugmentationDraw
     rows: Tensor  # int64 [n, 32], the first pixel of each row of a crop, in all images' pixels

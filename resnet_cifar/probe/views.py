@@ -94,10 +94,7 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
 
 
 def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
-    """Arrange the magnitude of `quantity` as float64 [layers, probed epochs], NaN where missing.
-
-    Returns the layers that have it, and the table.
-    """
+    """The layers that have `quantity`, and its size [layers, probed epochs], NaN where missing."""
     numbers = {
         (row["layer"], row["epoch"]): abs(number)
         for row in rows

@@ -64,10 +64,7 @@ def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def read_photo(path: Path) -> Photo:
-    """Read an image file as the networks see it.
-
-    Raises UserError: it is none, is damaged, or is too large to be a picture.
-    """
+    """Read an image file as the networks see it. Raises UserError: none, damaged or too large."""
     try:
         content = read_regular(path.resolve())
         with warnings.catch_warnings():

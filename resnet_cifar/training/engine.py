@@ -214,10 +214,7 @@ class Engine:
             yield self.train.batch(view, slice(start, start + size))[0]
 
     def examine(self, epoch: int) -> dict[str, float]:
-        """Probe the network as `epoch` left it, where that is due: rows are recorded, one a layer.
-
-        Returns the epoch's metrics.
-        """
+        """Probe the network after `epoch`, where due: record rows, return the epoch's metrics."""
         probe = self.probe
         if not probe.due(epoch, self.options.epochs):
             return {}
