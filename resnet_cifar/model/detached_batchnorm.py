@@ -44,8 +44,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)  # running statistics are constants: nothing to detach
-        count = x.numel() // x.shape[1]
-        if count < 2:
+        if x.numel() // x.shape[1] < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -161,8 +161,7 @@ class Recorder:
 
     def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
         """Write predictions.npz: logits [n, classes] by view, labels and places in the data set."""
-        kept = ("val", "val_augmented")
-        half = {f"logits_{view}": logits[view].half().numpy() for view in kept}
+        half = {f"logits_{view}": logits[view].half().numpy() for view in ("val", "val_augmented")}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=labels.numpy(), index=index, **half)
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())

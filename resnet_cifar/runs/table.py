@@ -130,8 +130,7 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     Raises UserError where the file is damaged, or not the one that the run wrote.
     """
     path = Path(directory) / PREDICTIONS
-    record = read_record(path.parent)
-    content = read_summed(path.parent, PREDICTIONS, record)
+    content = read_summed(path.parent, PREDICTIONS, read_record(path.parent))
     if content is None:
         return None
     try:

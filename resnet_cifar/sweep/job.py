@@ -52,8 +52,7 @@ class RunJob(Job):
         # It imports from where this process does, however that was started; ps shows the label.
         module, _, function = self.entry.partition(":")
         train = f"from {module} import {function}; sys.exit({function}())"
-        program = f"import sys; sys.path[:] = {sys.path}; {train}"
-        return [sys.executable, "-c", program, self.label]
+        return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}; {train}", self.label]
 
     def handed(self) -> str:
         # The pool waits for a busy run in its own way, without a process that sits on a slot.

@@ -131,12 +131,11 @@ def _evaluate_views(model: "TrainedModel", images: "Images", split: str) -> dict
         tensor = model.predict(placed, view, model.config.trainer.eval_batch_size)
         logits = tensor.numpy()
         confusion = scores.confusion_matrix(logits, labels)
-        per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
         scored[name] = {
             "images": len(labels),
             **score(tensor, placed.labels),
             "expected_calibration_error": scores.expected_calibration_error(logits, labels),
-            "accuracy_per_class": per_class.tolist(),
+            "accuracy_per_class": (confusion.diagonal() / confusion.sum(1).clip(min=1)).tolist(),
             "confusion_matrix": confusion.tolist(),
         }
     return scored

@@ -95,8 +95,7 @@ def train(
     if before and before.finished:
         display.say(f"{directory}: {before.status} meanwhile{schema.result(before)}")
         return schema.objective(before)
-    precision = known_precision(config, before)
-    compute = device.resolve(config.trainer, config.model.width, precision)
+    compute = device.resolve(config.trainer, config.model.width, known_precision(config, before))
     display.log_to(directory / "train.log")
     with device.settings(compute, config.trainer.deterministic):
         engine = assemble(config, directory, compute, split, display, interrupt, before)
@@ -185,8 +184,7 @@ def assemble(
 
     # Optimizer: parameter groups with their weight decay. Clipping, averaging and loss scaling
     # surround its step, and do nothing where they are off.
-    groups = regularization.parameter_groups(model)
-    optimizer = config.optimizer.build(groups, fused=compute.fused)
+    optimizer = config.optimizer.build(regularization.parameter_groups(model), fused=compute.fused)
     optimizer_step = regularization.build_step(model, optimizer, compute.scaler())
 
     # Schedule: for each group, from the group's own rate, as a function of the update's number.
