@@ -78,10 +78,9 @@ class Recorder:
         self._written.set_result(None)
         on_cuda = session.device_type == "cuda" and torch.cuda.is_available()
         self._cuda = torch.cuda.current_device() if on_cuda else None  # a thread has its own
-        self._metrics, self._probe = (
-            LinesFile(directory / name, done, (digests or {}).get(name))
-            for name in (METRICS, PROBE)
-        )
+        known = digests or {}
+        self._metrics = LinesFile(directory / METRICS, done, known.get(METRICS))
+        self._probe = LinesFile(directory / PROBE, done, known.get(PROBE))
         if (lines := len(self._metrics.lines)) < done:
             has = f"{self._metrics.path} has lines of {lines} of the checkpoint's {done} epochs"
             raise RecordError(f"{has}; {schema.START_AGAIN}")

@@ -33,10 +33,8 @@ LAYOUT = {
     }
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
-COLUMNS = (
-    *("optimizer", *COORDINATES),
-    *("model.width", "trainer.batch_size", "trainer.epochs", "seed"),
-)
+OTHERS = ("model.width", "trainer.batch_size", "trainer.epochs", "seed")
+COLUMNS = ("optimizer", *COORDINATES, *OTHERS)
 
 
 class Board(Tracker):

@@ -188,10 +188,8 @@ def assemble(
     optimizer_step = regularization.build_step(model, optimizer, compute.scaler())
 
     # Schedule: for each group, from the group's own rate, as a function of the update's number.
-    schedules = [
-        config.scheduler.build(group["lr"], trainer.epochs, steps)
-        for group in optimizer.param_groups
-    ]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedules = [config.scheduler.build(rate, trainer.epochs, steps) for rate in rates]
 
     # Forward pass, compiled where it pays, and loss: cross-entropy of labels or of their shares.
     uncaptured = captured.obstacle(trainer, compute, optimizer_step)
@@ -201,8 +199,7 @@ def assemble(
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
     record = begin_record(config)
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
-    labels = {"cell": record.cell, "seed": record.seed}
-    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), steps, labels=labels)
+    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), steps, record)
     saved, notes = checkpoint.load_last(directory, record, steps, state.restore)
     for line in notes:
         display.say(line)
