@@ -95,11 +95,8 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
 
 def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
     """The layers that have `quantity`, and its size [layers, probed epochs], NaN where missing."""
-    numbers = {
-        (row["layer"], row["epoch"]): abs(number)
-        for row in rows
-        if (number := value(row, quantity)) is not None
-    }
+    found = [(row["layer"], row["epoch"], value(row, quantity)) for row in rows]
+    numbers = {(layer, epoch): abs(number) for layer, epoch, number in found if number is not None}
     layers = list(dict.fromkeys(layer for layer, _ in numbers))
     epochs = sorted({row["epoch"] for row in rows})
     cells = [[numbers.get((layer, epoch), math.nan) for epoch in epochs] for layer in layers]

@@ -33,8 +33,8 @@ LAYOUT = {
     }
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
-OTHERS = ("model.width", "trainer.batch_size", "trainer.epochs", "seed")
-COLUMNS = ("optimizer", *COORDINATES, *OTHERS)
+SIZES = ("model.width", "trainer.batch_size", "trainer.epochs", "seed")
+COLUMNS = ("optimizer", *COORDINATES, *SIZES)
 
 
 class Board(Tracker):

@@ -88,11 +88,9 @@ class RunJob(Job):
             lines = read_metrics(self.directory / METRICS)
         except RecordError:  # the job that meets it says what is wrong
             return []
-        return [
-            (line["epoch"], line[OBJECTIVE])
-            for line in lines
-            if line["epoch"] < self.run.trainer.epochs and line.get(OBJECTIVE) is not None
-        ]
+        before_last = [line for line in lines if line["epoch"] < self.run.trainer.epochs]
+        curve = [(line["epoch"], line.get(OBJECTIVE)) for line in before_last]
+        return [(epoch, value) for epoch, value in curve if value is not None]
 
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""
