@@ -33,8 +33,7 @@ LAYOUT = {
     }
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
-SIZES = ("model.width", "trainer.batch_size", "trainer.epochs", "seed")
-COLUMNS = ("optimizer", *COORDINATES, *SIZES)
+COLUMNS = ("optimizer", *COORDINATES, "model.width", "trainer.batch_size", "trainer.epochs", "seed")
 
 
 class Board(Tracker):
