@@ -19,16 +19,6 @@ COMMANDS = {
 }
 # The modules of those that are not in trained/ under their own name.
 MODULES = {"train": "cli.train", "runs": "runs.command", "report": "report.__main__"}
-PAGE = """\
-ResNet-18 on CIFAR-10: a controlled hyperparameter study, and what to ask the next question with.
-
-usage: resnet-cifar COMMAND ...
-
-{commands}
-
-resnet-cifar COMMAND --help says more. Without the script: python -m resnet_cifar COMMAND. In a
-checkout `train` is also python train.py; `plan` is train --plan.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
             raise ConfigError(f"{name} is not a command: {hint}")
         commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
-        print(PAGE.format(commands=commands), end="")
+        page = ours.parent / "cli" / "commands.txt"
+        print(page.read_text(encoding="utf-8").format(commands=commands), end="")
 
     rest = ["--version"] if name == "--version" else []
     return run_command(Parser(prog="resnet-cifar", add_help=False), list_commands, rest)

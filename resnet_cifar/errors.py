@@ -56,11 +56,8 @@ def describe(error: BaseException) -> str:
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """Fold `text` into one printable line of `longest` characters at most, without its middle.
-
-    A cause stands in tables; a log has it whole. The end often says what to do.
-    """
+    """Fold `text` into one printable line of `longest` characters at most, without its middle."""
     line = printable(text[: 2 * longest] + text[2 * longest :][-2 * longest :])
     if len(line) <= longest:
         return line
-    return f"{line[: longest // 2]} … {line[3 - longest // 2 :]}"
+    return f"{line[: longest // 2]} … {line[3 - longest // 2 :]}"  # the end often says what to do

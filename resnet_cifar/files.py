@@ -62,10 +62,7 @@ MOST_OF_OTHERS = 1 << 28
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
-    """Read a regular file of at most `most` bytes (None: those of its kind).
-
-    Raises OSError: as `open_regular`, or it is larger.
-    """
+    """Read a regular file of at most `most` bytes. Raises OSError: larger, or as `open_regular`."""
     if most is None:
         most = MOST.get(path.suffix, MOST_OF_OTHERS)
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
@@ -156,8 +153,7 @@ class Lock:
         on_wait: called once with the holder, before blocking.
         poll: called ten times a second while blocked; it may raise to give up.
 
-    Raises:
-        OSError: on entering: a link, a pipe or a directory lies at `path`, or it can't be written.
+    Entering raises OSError: a link, a pipe or a directory lies at `path`, or it can't be written.
     """
 
     path: Path

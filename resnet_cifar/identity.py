@@ -104,10 +104,7 @@ def items(config: Any, everything: bool = False) -> Iterator[tuple[str, Any]]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Return every field of `config` under its dotted key.
-
-    Values are as JSON gives them back: tuples are lists, keys of mappings are text.
-    """
+    """Return every field of `config` under its dotted key, its value as JSON gives it back."""
     flat: dict[str, Any] = json.loads(json.dumps(dict(items(config, everything=True))))
     return flat
 

@@ -54,10 +54,7 @@ def local_path(text: str) -> Path:
 
 
 def user_config_directory() -> Path | None:
-    """Return the directory of a person's own options, if they have named one.
-
-    Raises ConfigError: it is not there.
-    """
+    """Return the directory of a person's own options, if named. Raises ConfigError: it is none."""
     named = os.environ.get(USER_CONFIG)
     if not named:
         return None

@@ -119,10 +119,7 @@ def explain_mismatch(
 
 
 def _find_key(error: "ValidationError", whole: Any, mapping: Any, kind: "type[Struct]") -> str:
-    """Find the key of a mapping that the error is about; nothing else is left in that.
-
-    To msgspec any is `[...]`.
-    """
+    """Find the key, `[...]` to msgspec, that the error is about; the mapping keeps no other."""
     import msgspec
 
     for key, value in dict(mapping).items():
@@ -137,14 +134,11 @@ def _find_key(error: "ValidationError", whole: Any, mapping: Any, kind: "type[St
 
 
 def wide_console() -> "Console":
-    """Make a console for tables: as wide as the terminal, or without one 200 columns.
-
-    rich assumes 80 columns for a file or a pipe, too few for the name of a cell.
-    """
+    """Make a console for tables: as wide as the terminal, or without one 200 columns."""
     from rich.console import Console
 
     # Text is text: no [markup] and no :emoji: in what people have named.
-    width = None if on_terminal() else 200
+    width = None if on_terminal() else 200  # rich's own 80 are too few for the name of a cell
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 

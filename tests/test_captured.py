@@ -394,7 +394,6 @@ def test_python_s_batches_and_captures_are_on_a_stream_of_their_own(
 def test_validation_s_clean_view_is_made_once(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = build("host", "regularization.ema_decay=0.9")
     original, made = DeviceImages.view, []
 
     def view(images: DeviceImages, draws: Any) -> View:
@@ -402,6 +401,7 @@ def test_validation_s_clean_view_is_made_once(
         return original(images, draws)
 
     monkeypatch.setattr(DeviceImages, "view", view)
+    engine = build("host", "regularization.ema_decay=0.9")
     first, again = engine.validate(1), engine.validate(1)
     assert same(first, again)
     assert made.count(engine.val) == 1

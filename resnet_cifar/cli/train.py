@@ -24,14 +24,7 @@ from omegaconf import DictConfig
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import CarriedError, Parser, flush_output, run_to_exit_code
 from resnet_cifar.cli.help import help_page
-from resnet_cifar.config.compose import (
-    CONF,
-    from_dictconfig,
-    refusal,
-    register,
-    replaced,
-    with_quotes,
-)
+from resnet_cifar.config.compose import CONF, from_dictconfig, refusal, register, with_quotes
 from resnet_cifar.errors import ConfigError, Interrupted, require
 
 DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.", "hydra.job.chdir=")  # Hydra owns none here
@@ -100,6 +93,15 @@ def main(arguments: list[str] | None = None) -> int:
         train()
 
     return run_training_command(compose_and_train)
+
+
+def replaced() -> list[Path]:
+    """List the YAML files of a person's own that stand in for one of conf/."""
+    theirs = paths.user_config_directory()
+    if theirs is None or theirs.samefile(CONF):
+        return []
+    own = (theirs / path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml")))
+    return [path for path in own if path.is_file()]
 
 
 def run_training_command(work: Callable[[], Any]) -> int:
@@ -180,7 +182,3 @@ def _hydra_arguments(argv: list[str]) -> list[str]:
     elif any(a.startswith(("hydra/launcher=", "hydra/sweeper=")) for a in rest):
         rest.append("hydra.mode=MULTIRUN")  # else Hydra would train a single run here
     return rest
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -55,11 +55,8 @@ class Captured:
     objects may be replayed at once, each on its caller's stream. Its graphs share their memory:
     nothing in there is read after a replay but what the body returns, which stays allocated.
 
-    On other devices than CUDA all batches are run by Python, which is for tests.
-
-    Args:
-        batch_size: of all batches of a view but the last one, which may be smaller.
-        say: prints a line if a capture fails; Python then goes on, with the same results.
+    The last batch of a view may be smaller. If a capture fails, a line says so, and Python goes on
+    with the same results, as it does for tests on other devices.
     """
 
     def __init__(

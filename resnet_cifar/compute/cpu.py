@@ -37,10 +37,8 @@ def _affinity() -> set[int]:
 
 
 def omp_num_threads() -> int | None:
-    """OMP_NUM_THREADS as the environment has it now; None if it says nothing.
-
-    OpenMP reads it once, and a sweep's runs are forked from a process that has loaded it.
-    """
+    """OMP_NUM_THREADS as the environment has it now; None if it says nothing."""
+    # OpenMP reads it once, and a sweep's runs are forked from a process that has loaded it.
     told = os.environ.get("OMP_NUM_THREADS", "")
     return int(told) if re.fullmatch("0*[1-9][0-9]{0,8}", told) else None
 

@@ -60,10 +60,7 @@ class Compute:
 
 
 def find(trainer: Trainer) -> torch.device:
-    """The device that is asked for.
-
-    Raises ConfigError: it, or the precision asked for, is not here.
-    """
+    """The device asked for. Raises ConfigError: it, or the precision asked for, is not here."""
     wanted = trainer.device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
@@ -173,10 +170,9 @@ def convolutions(width: int, layout: torch.memory_format) -> Callable[[str], Non
 def compiled(
     model: nn.Module, compute: Compute, captured: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """The model's forward pass: compiled and, on CUDA, in CUDA graphs, or as it is.
+    """The model's forward pass, as it is or compiled for batches of one size.
 
-    No graphs of its own where the whole step is `captured` in one. For batches of one size: another
-    would take the compiler as long again.
+    On CUDA with graphs of its own, unless the whole step is `captured` in one.
     """
     if not compute.compile:
         return model
@@ -186,10 +182,7 @@ def compiled(
 
 
 def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
-    """channels_last, which convolutions are fastest in, but for very narrow networks on the CPU.
-
-    An Apple GPU gets the layout that most programs use there, the contiguous one.
-    """
+    """channels_last, the fastest, but for narrow networks on a CPU and for an Apple GPU."""
     if compute.device.type == "mps":
         return torch.contiguous_format
     if compute.device.type != "cpu":

@@ -23,10 +23,8 @@ class EpochSums:
     def keep(self, step: int | Tensor, loss: Tensor, correct: Tensor) -> None:
         """Note update `step`, in two kernels and without waiting for the device.
 
-        Args:
-            step: a number, or one that is on the device, int64 [1], in four kernels.
-            loss: [], the batch's mean.
-            correct: [n], per-image correctness: `step.correctness`.
+        `step` may be on the device, int64 [1], in four kernels. `loss` [] is the batch's mean,
+        and `correct` [n] the `correctness` of its images.
         """
         count = len(correct)
         if isinstance(step, Tensor):

@@ -1,7 +1,4 @@
-"""One training step, one pass over a view, the scores of logits.
-
-Training, evaluation, the probe and the benchmark share them.
-"""
+"""One training step, one pass over a view, the scores of logits."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +9,6 @@ from torch.nn import functional as F
 
 from resnet_cifar.compute.captured import Captured
 from resnet_cifar.compute.device import Compute
-from resnet_cifar.data.augmentation import AugmentationDraw
 from resnet_cifar.data.images import SIZE, DeviceImages, View
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 
@@ -27,8 +23,7 @@ def update(
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward, optimizer step on images [n, 3, 32, 32] and labels [n] or [n, classes].
 
-    Returns:
-        The batch's loss [] and logits [n, classes], without a graph; nothing waits for the device.
+    Returns its loss [] and logits [n, classes], without a graph. Nothing waits for the device.
     """
     with compute.autocast():
         logits = forward(x)
@@ -57,7 +52,7 @@ def infer(
 def predict(
     model: nn.Module,
     images: DeviceImages,
-    draws: AugmentationDraw | View,
+    view: View,
     compute: Compute,
     batch_size: int,
     between: Callable[[], None] = lambda: None,
@@ -73,7 +68,6 @@ def predict(
         captured: runs `infer` in batches of this size.
     """
     model.train(training)
-    view = draws if isinstance(draws, View) else images.view(draws)
     size = batch_size or eval_batch(model, compute)
     parts = []
     for number in range(math.ceil(len(view) / size)):
@@ -100,10 +94,8 @@ def eval_batch(model: nn.Module, compute: Compute) -> int:
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes] on the host.
-
-    Computed in float64, which not every device has.
-    """
+    """Accuracy (a fraction) and mean cross-entropy (nats) of logits [n, classes] on the host."""
+    # In float64, which not every device has.
     loss = F.cross_entropy(logits.double(), labels)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return {"accuracy": accuracy.item(), "loss": loss.item()}

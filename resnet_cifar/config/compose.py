@@ -10,7 +10,6 @@ import re
 import traceback
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -69,10 +68,7 @@ def register() -> None:
 
 
 def from_dictconfig(composed: DictConfig) -> Config:
-    """Convert what Hydra composed to the typed configuration, and check its rules.
-
-    Raises ConfigError: a value is missing, of the wrong type, or not allowed.
-    """
+    """Make what Hydra composed a typed configuration. Raises ConfigError: it is not allowed."""
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -108,15 +104,6 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
         if explained := refusal(error, overrides):
             raise explained from error
         raise
-
-
-def replaced() -> list[Path]:
-    """List the YAML files of a person's own that stand in for one of conf/."""
-    theirs = user_config_directory()
-    if theirs is None or theirs.samefile(CONF):
-        return []
-    own = (theirs / path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml")))
-    return [path for path in own if path.is_file()]
 
 
 def compose_yaml(overrides: Sequence[str]) -> str:

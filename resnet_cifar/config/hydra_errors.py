@@ -1,7 +1,4 @@
-"""Translate Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed.
-
-refusals.yaml has the texts; one that isn't known is passed on, folded.
-"""
+"""Translate Hydra's and OmegaConf's errors into one line, by the texts of refusals.yaml."""
 
 import difflib
 import functools

@@ -111,10 +111,7 @@ def _absent(kind: type[Any], default: object = None) -> dict[Any, Any]:
 
 
 def fill_in_absent(record: RunRecord) -> RunRecord:
-    """Give a record's configuration, in place, the keys that were added after it was written.
-
-    Whatever compares configurations calls it: the reader of records knows no options.
-    """
+    """Give a record's configuration, in place, the keys that were added after it was written."""
     chosen = tuple(f"{group}={record.config.get(group, group)}" for group in PARTS)
     record.config |= _added(chosen, os.environ.get(USER_CONFIG)) | record.config  # new ones last
     return record

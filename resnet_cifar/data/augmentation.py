@@ -95,9 +95,7 @@ class Augmentation(ABC):
             y: labels int64 [n], below `classes`.
             draws: of these n positions; a clean view's have no `more`.
 
-        Returns:
-            The images, and their labels: int64 [n], or float32 [n, classes] where an image has
-            shares of several.
+        Returns images and labels: int64 [n], or float32 [n, classes], shares of several classes.
         """
         return x, y
 

@@ -144,10 +144,8 @@ class Cifar(Dataset):
 
         source, folder = self._source(), self.folder
         root = folder.parent
-        remedy = (
-            f"put the extracted files into {folder}/ or {source.filename} into {root}/, "
-            "set data.root, or train on synthetic images with data=synthetic"
-        )
+        put = f"put the extracted files into {folder}/ or {source.filename} into {root}/"
+        remedy = f"{put}, set data.root, or train on synthetic images with data=synthetic"
         try:
             dataset = source(root, train=train, download=False)
         except RuntimeError:  # torchvision: "not found or corrupted"

@@ -14,10 +14,7 @@ SIZE = 32  # pixels
 
 @dataclass(frozen=True)
 class View:
-    """A view on the device, with the indices that gather its batches.
-
-    They are computed once a view, so that a step launches fewer kernels.
-    """
+    """A view on the device, with the indices that gather its batches, computed once."""
 
     draws: AugmentationDraw
     rows: Tensor  # int64 [n, 32], the first pixel of each row of a crop, in all images' pixels
@@ -71,6 +68,10 @@ class DeviceImages:
         """Draw the augmented view of an epoch and send it to the device."""
         return self.view(self.augmentation.draws(seed, stream, epoch, len(self)))
 
+    def clean_view(self) -> View:
+        """The images as they are, in their own order."""
+        return self.view(self.augmentation.clean(len(self)))
+
     def view(self, draws: AugmentationDraw) -> View:
         """Send draws of these images from the host to the device: 512 bytes of indices each."""
         labels = self.labels[draws.order].to(self.device, non_blocking=True)
@@ -85,9 +86,8 @@ class DeviceImages:
     def batch(self, view: View, at: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Gather positions of a view, a slice of them in four kernels, or those of int64 [n].
 
-        Returns:
-            float32 [n, 3, 32, 32], normalised; labels int64 [n], or float32 [n, classes] where
-            the augmentation mixes them.
+        Returns float32 [n, 3, 32, 32], normalised; and labels int64 [n], or float32 [n, classes]
+        where the augmentation mixes them.
         """
         # One gather crops and flips; its result is [n, 32, 32, 3], which is channels_last.
         index = view.rows[at][:, :, None] + view.columns[at][:, None, :]

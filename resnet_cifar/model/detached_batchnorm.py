@@ -30,10 +30,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     Input and output: float [N, C, H, W]. Evaluation mode is BatchNorm2d's. Running statistics are
     updated as BatchNorm2d does: momentum 0.1 by default, unbiased variance.
 
-    Args:
-        detach: "mean", "var" or "both".
-
-    Raises ValueError: an unknown `detach`; in training, one value per channel (as BatchNorm2d).
+    Raises ValueError: `detach` is not "mean", "var" or "both"; in training, one value per channel.
     """
 
     def __init__(
@@ -47,8 +44,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)  # running statistics are constants: nothing to detach
-        count = x.numel() // x.shape[1]
-        if count < 2:
+        if x.numel() // x.shape[1] < 2:
             raise ValueError(f"expected more than 1 value per channel, got shape {tuple(x.shape)}")
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

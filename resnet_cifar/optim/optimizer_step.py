@@ -65,8 +65,6 @@ class Average:
 class OptimizerStep:
     """One optimizer update: backward, gradient clipping, step, weight averaging.
 
-    A part that is switched off does nothing.
-
     Args:
         optimizer: updates the weights.
         clip_norm: largest norm of the gradients of all parameters together; longer ones are
@@ -126,9 +124,8 @@ class OptimizerStep:
     def metrics(self) -> dict[str, float]:
         """Read the epoch's metrics so far, of the parts that are on. Waits for the device.
 
-        Returns:
-            `gradient_norm/train`, the mean over the updates, before clipping; `clipped/train`, the
-            share of updates clipped; `loss_scale/train`, as it is now.
+        They are `gradient_norm/train`, the mean over the updates, before clipping;
+        `clipped/train`, the share of updates clipped; `loss_scale/train`, as it is now.
         """
         metrics = {}
         if self.clip_norm:

@@ -54,8 +54,7 @@ class Regularization:
     def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Build the loss: mean cross-entropy in nats.
 
-        It takes logits [N, classes] and labels int64 [N], or float [N, classes] with a share for
-        each class.
+        It takes logits [N, classes] and labels, int64 [N] or shares, float [N, classes].
         """
         from torch import nn
 

@@ -32,9 +32,8 @@ BATCH_STATISTICS = {
 def normalise_by_batch(model: nn.Module, buffer: str) -> None:
     """Let each BatchNorm of `model`, in evaluation mode, normalise by one statistic of its batch.
 
-    Args:
-        buffer: running_mean or running_var, overwritten by the batch's mean or biased variance
-            before each batch; the other one stays as it is.
+    `buffer`, running_mean or running_var, is overwritten by the batch's mean or biased variance
+    before each batch; the other one stays as it is.
     """
 
     def overwrite(norm: Any, args: tuple[Tensor]) -> None:
@@ -63,14 +62,9 @@ def inspect(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Row]:
     that hold leave 1e-6 or less there, broken ones 1e-3 and more, and float64 would cost three
     times as much (128 images at width 16 on one core: 1.45 s against 0.47).
 
-    Args:
-        x: images [n, 3, height, width], in the parameters' dtype.
-        y: labels int64 [n].
-
-    Returns:
-        Rows with `layer`, `kind` (conv, linear, norm, activation) and the numbers of
-        `measure_weight`, `measure_norm` and `measure_activation`. Only BatchNorm has rows of kind
-        norm.
+    Takes images x [n, 3, height, width], in the parameters' dtype, and labels y int64 [n]. Returns
+    rows with `layer`, `kind` (conv, linear, norm, activation) and the numbers of `measure_weight`,
+    `measure_norm` and `measure_activation`. Only BatchNorm has rows of kind norm.
     """
     model = copy.deepcopy(model).train()  # its parameters come without gradients
     rows: dict[str, Row] = {}
@@ -207,10 +201,8 @@ def empty_rotations(model: nn.Module) -> Tensor:
 
 @contextmanager
 def add_rotation(model: nn.Module, rotations: Tensor) -> Iterator[None]:
-    """Add to `rotations` by what angles the update made inside turns the weights.
-
-    They are compared on the host, in float64, which not every device has.
-    """
+    """Add to `rotations` by what angles the update made inside turns the weights."""
+    # Compared on the host, in float64, which not every device has.
     weights = [layer.weight.detach() for layer in weighted_layers(model).values()]
     before = [weight.to("cpu", copy=True) for weight in weights]
     yield

@@ -29,10 +29,7 @@ CURVES = (*(name for name, *_ in PANELS), "angular_ratio", "running_var_gap", "a
 
 
 def value(row: Row, quantity: str) -> float | None:
-    """Read `quantity` from a row, None where it has none.
-
-    gradient_norm is that of weights. angular_ratio is measured over predicted.
-    """
+    """Read `quantity` from a row, None where it has none. gradient_norm is that of weights."""
     if quantity == "gradient_norm" and row["kind"] == "norm":
         return None
     if quantity != "angular_ratio":
@@ -97,15 +94,9 @@ def heat_map(rows: Sequence[Row]) -> np.ndarray:
 
 
 def table(rows: Sequence[Row], quantity: str) -> tuple[list[str], np.ndarray]:
-    """Arrange the magnitude of `quantity` as float64 [layers, probed epochs], NaN where missing.
-
-    Returns the layers that have it, and the table.
-    """
-    numbers = {
-        (row["layer"], row["epoch"]): abs(number)
-        for row in rows
-        if (number := value(row, quantity)) is not None
-    }
+    """The layers that have `quantity`, and its size [layers, probed epochs], NaN where missing."""
+    found = [(row["layer"], row["epoch"], value(row, quantity)) for row in rows]
+    numbers = {(layer, epoch): abs(number) for layer, epoch, number in found if number is not None}
     layers = list(dict.fromkeys(layer for layer, _ in numbers))
     epochs = sorted({row["epoch"] for row in rows})
     cells = [[numbers.get((layer, epoch), math.nan) for epoch in epochs] for layer in layers]

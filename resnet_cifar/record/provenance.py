@@ -20,7 +20,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorb
 
 
 def session(compute: Compute) -> dict[str, Any]:
-    """Describe this process, for run.json."""
+    """Describe this process, for run.json; how fast the device multiplies is measured."""
+    from resnet_cifar.compute import device
+
     return {
         "device": compute.name,
         "device_type": compute.device.type,
@@ -33,6 +35,7 @@ def session(compute: Compute) -> dict[str, Any]:
         "pid": os.getpid(),
         "versions": versions(),
         "git": git_state(checkout()),
+        "matmul_flops_per_second": round(device.matmul_rate(compute)),
     }
 
 

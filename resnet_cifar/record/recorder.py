@@ -39,9 +39,8 @@ class Recorder:
     `wait()`, the one that trains.
 
     Args:
-        directory: the run directory, <output_root>/<cell>/seed=<n>, locked by this process.
-        record: the new one; earlier sessions and evaluations are added to it.
-        before: what run.json said when the lock was taken.
+        directory: the run directory, locked by this process.
+        record: the new one; sessions and evaluations of `before`, the one on the disk, are added.
         hparams: columns of TensorBoard's HPARAMS tab.
         digests: the checkpoint's `digests()`, where it has them.
         interrupted: as of FailSafeTracker.
@@ -79,10 +78,9 @@ class Recorder:
         self._written.set_result(None)
         on_cuda = session.device_type == "cuda" and torch.cuda.is_available()
         self._cuda = torch.cuda.current_device() if on_cuda else None  # a thread has its own
-        self._metrics, self._probe = (
-            LinesFile(directory / name, done, (digests or {}).get(name))
-            for name in (METRICS, PROBE)
-        )
+        known = digests or {}
+        self._metrics = LinesFile(directory / METRICS, done, known.get(METRICS))
+        self._probe = LinesFile(directory / PROBE, done, known.get(PROBE))
         if (lines := len(self._metrics.lines)) < done:
             has = f"{self._metrics.path} has lines of {lines} of the checkpoint's {done} epochs"
             raise RecordError(f"{has}; {schema.START_AGAIN}")
@@ -161,12 +159,8 @@ class Recorder:
         self._probe.append(*rows)
 
     def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
-        """Write the last epoch's predictions.npz.
-
-        Takes logits [n, classes] by view, labels int64 [n], and as `index` where in the data set.
-        """
-        kept = ("val", "val_augmented")
-        half = {f"logits_{view}": logits[view].half().numpy() for view in kept}
+        """Write predictions.npz: logits [n, classes] by view, labels and places in the data set."""
+        half = {f"logits_{view}": logits[view].half().numpy() for view in ("val", "val_augmented")}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=labels.numpy(), index=index, **half)
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())

@@ -209,10 +209,8 @@ def objective(record: RunRecord | None) -> float:
 def finite(metrics: Mapping[str, Any]) -> Metrics:
     """Return `metrics` in Python's numbers, null for what is not finite: JSON has no NaN."""
     plain = {key: v.item() if hasattr(v, "item") else v for key, v in metrics.items()}
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in plain.items()
-    }
+    bad = [k for k, v in plain.items() if isinstance(v, float) and not math.isfinite(v)]
+    return {**plain, **dict.fromkeys(bad)}
 
 
 def _parse(content: bytes, directory: Path) -> RunRecord:

@@ -33,19 +33,14 @@ LAYOUT = {
     }
 }
 # The HPARAMS tab's columns: what people vary. Anything else only where it is not as usual.
-COLUMNS = (
-    *("optimizer", *COORDINATES),
-    *("model.width", "trainer.batch_size", "trainer.epochs", "seed"),
-)
+COLUMNS = ("optimizer", *COORDINATES, "model.width", "trainer.batch_size", "trainer.epochs", "seed")
 
 
 class Board(Tracker):
-    """Writes one run's events.
+    """Writes one run's events, into files directly in its directory.
 
-    Args:
-        directory: the run directory; the event files lie directly in it.
-        epochs_done: earlier sessions' events of later epochs belong to epochs that are trained
-            again: readers are told to forget them. No file is touched, since one may be reading it.
+    Readers are told to forget earlier sessions' events of epochs after `epochs_done`, which are
+    trained again. No file is touched, since one may be reading it.
     """
 
     def __init__(self, directory: Path, epochs_done: int, hparams: dict[str, Any]) -> None:

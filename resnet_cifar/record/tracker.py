@@ -64,8 +64,7 @@ class FailSafeTracker:
         open: makes the tracker; None where there is nothing to track.
         lines: the metrics of the epochs done: it is given those that it lacks.
         interrupted: True if a signal has come, which leaves it GRACE seconds.
-        before: what an earlier session gave it.
-        mark: writes what it has been given into run.json.
+        before: what an earlier session gave it; `mark` writes what it has into run.json.
     """
 
     def __init__(

@@ -264,9 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = "by any key: lr; val (accuracy/val: best first), loss (loss/val: smallest first)"
     sub.add_argument("--sort", metavar="KEY", help=text)
     sub.add_argument("--reverse", action="store_true", help="the other way round")
-    sub.add_argument(
-        "--columns", type=_keys, action="extend", metavar="KEY,KEY", help="instead of the usual"
-    )
+    text = "instead of the usual"
+    sub.add_argument("--columns", type=_keys, action="extend", metavar="KEY,KEY", help=text)
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every key, for programs")
     form.add_argument("--csv", action="store_true", help="every key, for spreadsheets")

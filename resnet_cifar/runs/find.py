@@ -119,10 +119,7 @@ class Run:
 
     @cached_property
     def row(self) -> Row:
-        """The run as `runs` lists it: columns of `flat_row`, and what its files and its age say.
-
-        Without a record, as much as the directory says.
-        """
+        """The run as `runs` lists it: columns of `flat_row`, and what its directory says."""
         record = self.record
         row: Row = dict.fromkeys(FIRST)
         row |= {"directory": str(self.path), "cell": self.cell, "status": self.status}
@@ -190,10 +187,7 @@ def runs_at(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def count_runs(runs: Iterable[Run]) -> list[Run]:
-    """Choose the runs that tables and comparisons count: each once, finished, in its place.
-
-    The others know then why they are `left_out`.
-    """
+    """Choose the runs that tables count: each once, finished, in place; others learn `left_out`."""
     counted: dict[tuple[str, int], Run] = {}
     given: dict[str, Run] = {}
     for run in runs:  # roots may overlap

@@ -1,7 +1,4 @@
-"""Runs as a list, for people and for programs: its columns and order. No torch here.
-
-Whatever stands in a run's row can be shown, sorted by and selected by.
-"""
+"""Runs as a list, for people and for programs: its columns and order. No torch here."""
 
 import difflib
 import fnmatch
@@ -136,10 +133,7 @@ def _show(key: str, value: Any) -> str:
 
 
 def usual_columns(runs: Sequence[Run], rows: Sequence[Row], by: Sequence[str] = ()) -> list[Column]:
-    """The columns of the `rows` of `runs`, or of their groups `by` keys, as from `group_rows`.
-
-    They begin with the result and what it is the result of.
-    """
+    """The columns of the `rows` of `runs`, or of their groups `by` keys; the result comes first."""
     from resnet_cifar.config.keys import execution_keys
 
     execution = execution_keys()

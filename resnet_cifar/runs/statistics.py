@@ -74,10 +74,7 @@ def half_width(error: Any, freedom: Any) -> Any:
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean of `values` with its standard error; a single one has none (NaN).
-
-    Raises ValueError: no value, or one that is not finite.
-    """
+    """Mean of `values`, its standard error (NaN of one). Raises ValueError: none, or not finite."""
     x = list(values)
     if not x or not np.isfinite(x).all():
         raise ValueError(f"an estimate needs finite values, got {x}")

@@ -130,8 +130,7 @@ def load_predictions(directory: str | Path) -> Predictions | None:
     Raises UserError where the file is damaged, or not the one that the run wrote.
     """
     path = Path(directory) / PREDICTIONS
-    record = read_record(path.parent)
-    content = read_summed(path.parent, PREDICTIONS, record)
+    content = read_summed(path.parent, PREDICTIONS, read_record(path.parent))
     if content is None:
         return None
     try:
@@ -156,10 +155,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def identity_keys(runs: pd.DataFrame) -> list[str]:
-    """The columns of `runs` that belong to a cell's identity: they change the result.
-
-    Also those of earlier or later versions of the program, which are not known here.
-    """
+    """The columns of `runs` that belong to a cell's identity, also of another version's."""
     groups, execution = {key.partition(".")[0] for key in known_identity_keys()}, execution_keys()
     return [c for c in runs.columns if c.partition(".")[0] in groups and c not in execution]
 

@@ -52,8 +52,7 @@ class RunJob(Job):
         # It imports from where this process does, however that was started; ps shows the label.
         module, _, function = self.entry.partition(":")
         train = f"from {module} import {function}; sys.exit({function}())"
-        program = f"import sys; sys.path[:] = {sys.path}; {train}"
-        return [sys.executable, "-c", program, self.label]
+        return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}; {train}", self.label]
 
     def handed(self) -> str:
         # The pool waits for a busy run in its own way, without a process that sits on a slot.
@@ -89,11 +88,9 @@ class RunJob(Job):
             lines = read_metrics(self.directory / METRICS)
         except RecordError:  # the job that meets it says what is wrong
             return []
-        return [
-            (line["epoch"], line[OBJECTIVE])
-            for line in lines
-            if line["epoch"] < self.run.trainer.epochs and line.get(OBJECTIVE) is not None
-        ]
+        before_last = [line for line in lines if line["epoch"] < self.run.trainer.epochs]
+        curve = [(line["epoch"], line.get(OBJECTIVE)) for line in before_last]
+        return [(epoch, value) for epoch, value in curve if value is not None]
 
     def cost(self) -> float:
         """The arithmetic that is left, in multiply-accumulates."""

@@ -73,8 +73,7 @@ def show_plan(
         return
     states = [state for state in STATES if any(run.state == state for run in runs)]
     rows = []
-    total = plural(len(cells), "cell")
-    for name, positions in [*cells.items(), (total, range(len(runs)))]:
+    for name, positions in [*cells.items(), (plural(len(cells), "cell"), range(len(runs)))]:
         those = [runs[p] for p in positions]
         counts = [sum(run.state == state for run in those) for state in states]
         pflop = f"{sum(run.flop for run in those) / 1e15:.3g}"

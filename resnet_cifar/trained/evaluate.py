@@ -66,9 +66,8 @@ def evaluate(
         weights, device: as of `load_model`.
         data_root: the directory of the data set's files, if no longer that of the configuration.
 
-    Returns:
-        What was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json), and
-        under "run" where.
+    Returns what was written to evaluation-<split>.json (evaluation-<split>-best.json, -ema.json),
+    and under "run" where.
 
     Raises:
         UserError: no such run, no weights, being trained, or its data are missing.
@@ -123,22 +122,20 @@ def _evaluate_views(model: "TrainedModel", images: "Images", split: str) -> dict
     from resnet_cifar.compute.step import score
     from resnet_cifar.data.augmentation import VALIDATION
 
-    augmentation, n, labels = model.config.augmentation, len(images.labels), images.labels
-    placed = model.place_images(images, augmentation)
-    views = {"test" if split == "test" else "val": augmentation.clean(n)}
+    labels, placed = images.labels, model.place_images(images, model.config.augmentation)
+    views = {"test" if split == "test" else "val": placed.clean_view()}
     if split == "validation":
-        views["val_augmented"] = augmentation.draws(model.config.seed, VALIDATION, model.epoch, n)
+        views["val_augmented"] = placed.draw_view(model.config.seed, VALIDATION, model.epoch)
     scored = {}
-    for view, draws in views.items():
-        tensor = model.predict(placed, draws, model.config.trainer.eval_batch_size)
+    for name, view in views.items():
+        tensor = model.predict(placed, view, model.config.trainer.eval_batch_size)
         logits = tensor.numpy()
         confusion = scores.confusion_matrix(logits, labels)
-        per_class = confusion.diagonal() / confusion.sum(1).clip(min=1)
-        scored[view] = {
-            "images": n,
+        scored[name] = {
+            "images": len(labels),
             **score(tensor, placed.labels),
             "expected_calibration_error": scores.expected_calibration_error(logits, labels),
-            "accuracy_per_class": per_class.tolist(),
+            "accuracy_per_class": (confusion.diagonal() / confusion.sum(1).clip(min=1)).tolist(),
             "confusion_matrix": confusion.tolist(),
         }
     return scored

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_cifar import scores
 from resnet_cifar.config.saved import load
 from resnet_cifar.config.schema import Config
-from resnet_cifar.data.augmentation import Augmentation, AugmentationDraw, NoAugmentation
+from resnet_cifar.data.augmentation import Augmentation, NoAugmentation
 from resnet_cifar.data.datasets import Images, Normalisation
 from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import cell_hash, cell_name, run_directory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from resnet_cifar.compute.device import Compute
-    from resnet_cifar.data.images import DeviceImages
+    from resnet_cifar.data.images import DeviceImages, View
 
 BATCH = 250  # images at once
 
@@ -42,10 +42,7 @@ def train(config: Config) -> Path:
 
 
 def open_run(directory: Path) -> tuple[RunRecord, Config]:
-    """The record and the configuration of a run.
-
-    Raises UserError: there is none, or they are damaged or of different runs.
-    """
+    """The record and configuration of a run. Raises UserError: none, damaged, or not one run's."""
     record = read_run(directory)
     if record is None:
         raise UserError(f"{directory} is not a run: give a directory <cell>/seed=<n> with run.json")
@@ -137,8 +134,7 @@ class TrainedModel:
         Raises UserError: they have another type or shape.
         """
         placed = self._place_pixels(images)
-        view = placed.view(placed.augmentation.clean(len(images)))
-        return placed.batch(view, slice(None))[0]
+        return placed.batch(placed.clean_view(), slice(None))[0]
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits float32 [n, classes] of RGB images uint8 [n, 32, 32, 3], `BATCH` at a time.
@@ -149,20 +145,17 @@ class TrainedModel:
 
         placed = self._place_pixels(images)
         with tf32(False):
-            return self.predict(placed, placed.augmentation.clean(len(images)), BATCH).numpy()
+            return self.predict(placed, placed.clean_view(), BATCH).numpy()
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities float64 [n, classes]: the softmax of `logits`."""
         return scores.softmax(self.logits(images))
 
-    def predict(self, images: DeviceImages, draws: AugmentationDraw, batch_size: int) -> Tensor:
-        """Logits float32 [n, classes], on the host, of a view of `images`.
-
-        Raises UserError: one is not finite.
-        """
+    def predict(self, images: DeviceImages, view: View, batch_size: int) -> Tensor:
+        """Logits float32 [n, classes] of a view, on the host. Raises UserError: not finite."""
         from resnet_cifar.compute.step import predict
 
-        logits = predict(self.network, images, draws, self.compute, batch_size)
+        logits = predict(self.network, images, view, self.compute, batch_size)
         if not logits.isfinite().all():
             what = f"the network of epoch {self.epoch} answers with numbers that are not finite"
             raise UserError(f"{self.directory}: {what}: it diverged, and has no accuracy")

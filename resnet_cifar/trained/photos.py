@@ -38,10 +38,9 @@ class Photo(NamedTuple):
 
 
 def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The image files below a directory, in order; a file is itself. Hidden ones are not.
+    """The image files below a directory, in order, but hidden ones; a file is itself.
 
-    Returns:
-        The files; and by path why a picture or a folder is left out.
+    And by path why a picture or a folder is left out.
     """
     if not path.is_dir():
         return [path], {}
@@ -65,10 +64,7 @@ def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def read_photo(path: Path) -> Photo:
-    """Read an image file as the networks see it.
-
-    Raises UserError: it is none, is damaged, or is too large to be a picture.
-    """
+    """Read an image file as the networks see it. Raises UserError: none, damaged or too large."""
     try:
         content = read_regular(path.resolve())
         with warnings.catch_warnings():
@@ -94,6 +90,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

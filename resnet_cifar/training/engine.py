@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from resnet_cifar.compute.captured import Captured, CapturedStep
 from resnet_cifar.compute.device import Compute, tf32
 from resnet_cifar.compute.options import Trainer
 from resnet_cifar.compute.step import correctness, eval_batch, infer, predict, score_views, update
-from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION, AugmentationDraw
+from resnet_cifar.data.augmentation import PROBE, TRAINING, VALIDATION
 from resnet_cifar.data.images import DeviceImages, View
 from resnet_cifar.optim.scheduler import Schedule
 from resnet_cifar.probe import gradient_flow
@@ -61,6 +61,7 @@ class Engine:
     _validation: dict[str, Captured] = field(default_factory=dict)  # by view, where captured
 
     def __post_init__(self) -> None:
+        self._clean_view = self.val.clean_view()
         if self.uncaptured is None:
             optimizer, size = self.state.optimizer_step.optimizer, self.options.batch_size
             captured = (self.train_on, size, self.compute.device, self.display.say)
@@ -135,7 +136,8 @@ class Engine:
         finally:
             # Also of an interrupted epoch: the images are trained, and the seconds spent.
             seconds = time.perf_counter() - start
-            images = self._images_before(state.step) - self._images_before(first)
+            size = self.options.batch_size  # of all batches but the last
+            images = max(0, min(state.step * size, len(self.train)) - first * size)
             self.recorder.later(self.recorder.trained, images, seconds)
         return {
             "step": epoch * self.steps,
@@ -173,27 +175,21 @@ class Engine:
     def validate(self, epoch: int) -> dict[str, Tensor]:
         """Predict the validation images, after an epoch.
 
-        Returns:
-            Logits float32 [n, classes] by view: "val", clean; "val_augmented", when due; "val_ema",
-            the averaged network's of the clean view, where weights are averaged.
+        Returns logits float32 [n, classes] by view: "val", clean; "val_augmented", when due;
+        "val_ema", the averaged network's of the clean view, where weights are averaged.
         """
-        n, augmentation = len(self.val), self.val.augmentation
-        views: dict[str, AugmentationDraw | View] = {"val": self._clean_view}
+        views = {"val": self._clean_view}
         # Not every epoch: a pass over a view is 8 % of an epoch's arithmetic.
         if epoch == self.options.epochs or epoch % self.options.augmented_val_every == 0:
-            views["val_augmented"] = augmentation.draws(self.seed, VALIDATION, epoch, n)
-        logits = {name: self._predict(name, self.model, draws) for name, draws in views.items()}
+            views["val_augmented"] = self.val.draw_view(self.seed, VALIDATION, epoch)
+        logits = {name: self._predict(name, self.model, view) for name, view in views.items()}
         if (average := self.state.optimizer_step.average) is not None:
             batches = self._training_batches(epoch)
             average.update_batchnorm_statistics(batches, self.compute.autocast(), epoch)
             logits["val_ema"] = self._predict("val_ema", average.network, views["val"])
         return logits
 
-    @cached_property
-    def _clean_view(self) -> View:
-        return self.val.view(self.val.augmentation.clean(len(self.val)))
-
-    def _predict(self, name: str, network: nn.Module, draws: AugmentationDraw | View) -> Tensor:
+    def _predict(self, name: str, network: nn.Module, view: View) -> Tensor:
         size = self.options.eval_batch_size or eval_batch(network, self.compute)
         if self.uncaptured is None and name not in self._validation:
             place = (self.compute.device, self.display.say)
@@ -201,7 +197,7 @@ class Engine:
             self._validation[name] = Captured(lambda view, at, _: body(view, at), size, *place)
         captured = self._validation.get(name)
         of_batch = (self.compute, size, self.stop_if_interrupted)
-        return predict(network, self.val, draws, *of_batch, captured=captured)
+        return predict(network, self.val, view, *of_batch, captured=captured)
 
     def _training_view(self, epoch: int) -> View:
         """The view that an epoch trains on. It is kept until the next but one is drawn."""
@@ -218,10 +214,7 @@ class Engine:
             yield self.train.batch(view, slice(start, start + size))[0]
 
     def examine(self, epoch: int) -> dict[str, float]:
-        """Probe the network as `epoch` left it, where that is due: rows are recorded, one a layer.
-
-        Returns the epoch's metrics.
-        """
+        """Probe the network after `epoch`, where due: record rows, return the epoch's metrics."""
         probe = self.probe
         if not probe.due(epoch, self.options.epochs):
             return {}
@@ -249,14 +242,13 @@ class Engine:
         images = min(images, len(self.val))
         # Equal batches: the statistics of a small last one would be noisier than training's.
         size = math.ceil(images / math.ceil(images / self.options.batch_size))
-        draws = self.val.augmentation.clean(len(self.val)).part(slice(images))
-        logits = {}
+        seen, logits = self.val.view(self.val.augmentation.clean(images)), {}
         for view, buffer in gradient_flow.BATCH_STATISTICS.items():
             model = copy.deepcopy(self.model)  # its running statistics will not be the run's
             if buffer is not None:
                 gradient_flow.normalise_by_batch(model, buffer)
             between, training = self.stop_if_interrupted, buffer is None
-            logits[view] = predict(model, self.val, draws, self.compute, size, between, training)
+            logits[view] = predict(model, self.val, seen, self.compute, size, between, training)
         return score_views(logits, self.val.labels[:images])
 
     def finish_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
@@ -322,10 +314,6 @@ class Engine:
             self.save()
             self.recorder.wait()
             self.interrupt.check()
-
-    def _images_before(self, step: int) -> int:
-        """Images of an epoch's first `step` batches, of which the last may be smaller."""
-        return min(step * self.options.batch_size, len(self.train))
 
     def _show_progress(self, epoch: int, first: int, start: float) -> None:
         done = self.state.step

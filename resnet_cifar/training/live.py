@@ -19,11 +19,7 @@ SIGN = 2.0  # seconds between two signs of work
 
 
 class Display(contextlib.AbstractContextManager["Display"]):
-    """Prints lines for the person and for train.log, and a live line while a run trains.
-
-    Args:
-        mode: auto, live, plain or quiet (trainer.progress).
-    """
+    """Prints lines for the person and for train.log, and, as trainer.progress says, a live one."""
 
     def __init__(self, mode: str) -> None:
         self.console = SweepConsole()

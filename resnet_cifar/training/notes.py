@@ -44,8 +44,7 @@ def opening(
 
 def epoch_parts(metrics: dict[str, Any], epochs: int) -> list[str]:
     """Format an epoch's metrics for people, the first ones first: accuracies in per cent."""
-    width = len(str(epochs))
-    parts = [f"epoch {metrics['epoch']:>{width}}/{epochs}"]
+    parts = [f"epoch {metrics['epoch']:>{len(str(epochs))}}/{epochs}"]
     for view, name in VIEWS.items():
         if f"accuracy/{view}" in metrics:
             accuracy, loss = metrics[f"accuracy/{view}"], metrics[f"loss/{view}"]

@@ -41,8 +41,7 @@ MOST_READ = 200  # records, at 2 ms each
 def run(config: Config) -> float:
     """Train the run that `config` names, or what is left of it.
 
-    Returns:
-        The objective: clean validation accuracy of the last epoch, 0 if diverged.
+    Returns the objective: clean validation accuracy of the last epoch, 0 if diverged.
 
     Raises:
         UserError: it can't be run here; nothing has been written.
@@ -96,8 +95,7 @@ def train(
     if before and before.finished:
         display.say(f"{directory}: {before.status} meanwhile{schema.result(before)}")
         return schema.objective(before)
-    precision = known_precision(config, before)
-    compute = device.resolve(config.trainer, config.model.width, precision)
+    compute = device.resolve(config.trainer, config.model.width, known_precision(config, before))
     display.log_to(directory / "train.log")
     with device.settings(compute, config.trainer.deterministic):
         engine = assemble(config, directory, compute, split, display, interrupt, before)
@@ -169,17 +167,14 @@ def assemble(
     interrupt: Interrupt,
     before: schema.RunRecord | None = None,
 ) -> Engine:
-    """Build the parts of a run, load its checkpoint, open its record.
+    """Build the parts of a run, load its checkpoint, go on with its record as it was `before`.
 
-    `before` is the record of the run's earlier sessions. Raises UserError if its checkpoints or
-    records can't be gone on from.
+    Raises UserError if its checkpoints or records can't be gone on from.
     """
     trainer, regularization = config.trainer, config.regularization
 
     # Network and norm: weights drawn from the seed alone, so that cells are paired by seed.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
-        model = config.build_model()
+    model = draw_network(config)
     layout = device.place(model, compute)
 
     # Data: every image on the device as uint8; crops, flips and normalisation happen there.
@@ -189,15 +184,12 @@ def assemble(
 
     # Optimizer: parameter groups with their weight decay. Clipping, averaging and loss scaling
     # surround its step, and do nothing where they are off.
-    groups = regularization.parameter_groups(model)
-    optimizer = config.optimizer.build(groups)
+    optimizer = config.optimizer.build(regularization.parameter_groups(model))
     optimizer_step = regularization.build_step(model, optimizer, compute.scaler())
 
     # Schedule: for each group, from the group's own rate, as a function of the update's number.
-    schedules = [
-        config.scheduler.build(group["lr"], trainer.epochs, steps)
-        for group in optimizer.param_groups
-    ]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedules = [config.scheduler.build(rate, trainer.epochs, steps) for rate in rates]
 
     # Forward pass, compiled where it pays, and loss: cross-entropy of labels or of their shares.
     uncaptured = captured.obstacle(trainer, compute, optimizer_step)
@@ -207,8 +199,7 @@ def assemble(
     epoch_sums = EpochSums(steps, trainer.batch_size, compute.device)
     record = begin_record(config)
     record.device, record.parameters = compute.name, sum(p.numel() for p in model.parameters())
-    labels = {"cell": record.cell, "seed": record.seed}
-    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), steps, labels=labels)
+    state = State(model, optimizer_step, epoch_sums, empty_rotations(model), steps, record)
     saved, notes = checkpoint.load_last(directory, record, steps, state.restore)
     for line in notes:
         display.say(line)
@@ -217,7 +208,6 @@ def assemble(
     record.epochs_done = state.epoch
     session = schema.Session(start=now(), **provenance.session(compute))
     session.epoch, session.step = state.epoch, state.step
-    session.matmul_flops_per_second = round(device.matmul_rate(compute))
     hparams = {**dict(items(config)), "seed": config.seed}
     of_run = (directory, record, before, session, hparams, config.logger)
     recorder = Recorder(*of_run, saved and saved.get("digests"), display.say, interrupt.came)
@@ -240,6 +230,13 @@ def assemble(
         interrupt=interrupt,
         uncaptured=uncaptured,
     )
+
+
+def draw_network(config: Config) -> torch.nn.Module:
+    """Build the network on the CPU, with its initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(config.seed, "initialisation").get_state())
+        return config.build_model()
 
 
 def begin_record(config: Config) -> schema.RunRecord:

@@ -10,6 +10,7 @@ from resnet_cifar.compute.epoch_sums import EpochSums
 from resnet_cifar.model.batch_counts import BatchCounts
 from resnet_cifar.optim.optimizer_step import OptimizerStep
 from resnet_cifar.record.checkpoint import compare_weights
+from resnet_cifar.record.schema import RunRecord
 
 
 @dataclass
@@ -24,11 +25,11 @@ class State:
     epoch_sums: EpochSums  # summed loss and correct images of this epoch's updates so far
     rotations: Tensor  # the probe's sums of this epoch so far: gradient_flow.empty_rotations
     steps: int  # updates of an epoch
+    record: RunRecord  # whose cell and seed a checkpoint is known by
     epoch: int = 0  # epochs completed
     step: int = 0  # updates made in the epoch after those
     best: dict[str, Any] | None = None  # metrics of the best epoch so far
     best_weights: dict[str, Any] = field(default_factory=dict)  # what best.pt has of it
-    labels: dict[str, Any] = field(default_factory=dict)  # cell and seed, to know the file by
 
     def __post_init__(self) -> None:
         self.batch_counts = BatchCounts(self.model)
@@ -51,7 +52,8 @@ class State:
         with self.batch_counts.after(self.epoch * self.steps + self.step):
             model = self.model.state_dict()
         return {
-            **self.labels,
+            "cell": self.record.cell,
+            "seed": self.record.seed,
             "model": model,
             **self.optimizer_step.dump_weights(),
             "epoch": self.epoch,
