@@ -67,7 +67,13 @@ OVER_ALL_OPTIONS += [
     ["optimizer.momentum=0"],
 ]
 EPOCHS = 3
-READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)
+READS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.item.default,
+    # On CUDA, where algorithms have to be deterministic: versions of torch read the indices' range.
+    torch.ops.aten.index_copy_.default,
+    torch.ops.aten.index_put_.default,
+)
 SMALL = [
     *TINY,
     "data.train_size=20",

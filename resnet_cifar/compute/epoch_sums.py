@@ -14,6 +14,7 @@ class EpochSums:
 
     def __init__(self, steps: int, batch_size: int, device: torch.device) -> None:
         self._rows = torch.zeros(steps, 1 + batch_size, device=device)  # float32
+        self._numbers = torch.arange(steps, device=device)
         self.clear()
 
     def clear(self) -> None:
@@ -24,14 +25,16 @@ class EpochSums:
         """Note update `step`, in two kernels and without waiting for the device.
 
         Args:
-            step: a number, or one that is on the device, int64 [1], in four kernels.
+            step: a number, or one that is on the device, int64 [1], in five kernels.
             loss: [], the batch's mean.
             correct: [n], per-image correctness: `step.correctness`.
         """
         count = len(correct)
         if isinstance(step, Tensor):
-            noted = torch.cat([(loss * count)[None], correct.float()])
-            self._rows[:, : 1 + count].index_copy_(0, step, noted[None])
+            noted = torch.cat([(loss * count)[None], correct])  # in float32
+            rows, here = self._rows[:, : 1 + count], (self._numbers == step)[:, None]
+            # Not index_copy_: deterministic, it may read the index's range on the host.
+            torch.where(here, noted, rows, out=rows)
             return
         row = self._rows[step]
         torch.mul(loss, count, out=row[0])
