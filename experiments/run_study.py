@@ -2,10 +2,9 @@
 
     python experiments/run_study.py --minutes 12 --at-once 3 --to study.tar.gz
 
-A run is started if it can end in time, by the epochs that were trained with as many at once; the
-first of a process, which compiles, is left out. The archive has every run's record and curve, no
-weights. Runs save when the time is up, at Ctrl-C and when this process is gone, and the same
-command goes on.
+A run starts if it can end in time, by the epochs that were trained with as many at once; the first
+of a process, which compiles, is left out. The archive has every run's record and curve, no weights.
+Runs save when the time is up, at Ctrl-C, and when this process is gone; the same command goes on.
 """
 
 import argparse
@@ -32,6 +31,7 @@ from resnet_cifar.record.layout import METRICS
 from resnet_cifar.record.lines import read_metrics
 from resnet_cifar.runs.find import Run
 from resnet_cifar.sweep.job import RunJob
+from resnet_cifar.training.interrupt import WATCH_PARENT
 
 CELLS = (
     *("lr_0.01", "lr_0.1", "lr_0.001"),  # 15 epochs: together a whole table, in minutes
@@ -49,11 +49,11 @@ class Member:
         self.job, self.epochs, self.name = job, job.run.trainer.epochs, " ".join(job.overrides)
         self.done, self.seen, self.told = len(epoch_seconds(job)), 0, False
 
-    def start(self, environment: dict[str, str]) -> None:
+    def start(self, env: dict[str, str]) -> None:
         say(f"{self.name}: started in {self.job.directory}")
         self.before, self.seen, self.told = epoch_seconds(self.job), 0, False
         self.started = self.since = time.monotonic()
-        self.process = JobProcess(self.job, "", environment, None, lambda job, line: None)
+        self.process = JobProcess(self.job, "", {**env, WATCH_PARENT: "1"}, None, lambda *_: None)
 
     def look(self) -> list[float]:
         """Return the seconds of the epochs that ended since the last look, but for the first."""
@@ -231,7 +231,7 @@ def is_recorded(job: RunJob) -> bool:
 def work(options: argparse.Namespace) -> None:
     """Check everything, train what fits, write the archive."""
     deadline, to = time.monotonic() + 60 * options.minutes - RESERVE, options.to
-    require(RESERVE < 60 * options.minutes < 1e7, "--minutes", options.minutes, "0.5 or more")
+    require(0.5 <= options.minutes <= 1e5, "--minutes", options.minutes, "0.5 to 100000")
     require(options.at_once > 0, "--at-once", options.at_once, "1 or more")
     require(to.name.endswith(".tar.gz") and not to.is_dir(), "--to", to, "a file *.tar.gz")
     try:

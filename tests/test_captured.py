@@ -67,7 +67,13 @@ OVER_ALL_OPTIONS += [
     ["optimizer.momentum=0"],
 ]
 EPOCHS = 3
-READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)
+READS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.item.default,
+    # On CUDA, where algorithms have to be deterministic: versions of torch read the indices' range.
+    torch.ops.aten.index_copy_.default,
+    torch.ops.aten.index_put_.default,
+)
 SMALL = [
     *TINY,
     "data.train_size=20",
@@ -487,3 +493,13 @@ def test_a_batch_of_validation_is_chosen_by_memory(
     assert eval_batch(network, cuda()) == images
     cpu = device.Compute(torch.device("cpu"), "real", "fp32", 1, compile=False)
     assert eval_batch(network, cpu) == 500  # what it was before it could be chosen
+
+
+def test_a_model_without_convolutions_has_a_layout_and_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = mock.Mock(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    assert eval_batch(nn.Linear(3, 10), cuda()) == 2500
+    cpu = device.Compute(torch.device("cpu"), "real", "fp32", 1, compile=False)
+    assert device.memory_format(cpu, nn.Linear(3, 10)) == torch.channels_last

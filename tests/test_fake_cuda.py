@@ -367,9 +367,11 @@ def test_a_fault_in_the_backward_pass_is_seen(
 
 
 def test_totals_in_float64_are_seen(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wide(self: EpochSums, steps: int, batch_size: int, place: torch.device) -> None:
-        self._rows = torch.zeros(steps, 1 + batch_size, dtype=torch.float64, device=place)
-        self.clear()
+    original = EpochSums.__init__
+
+    def wide(self: EpochSums, *of: Any) -> None:
+        original(self, *of)
+        self._rows = self._rows.double()
 
     monkeypatch.setattr(EpochSums, "__init__", wide)
     with pytest.raises(AssertionError, match="float64"):

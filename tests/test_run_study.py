@@ -14,9 +14,11 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT, TINY
 
 from hydra_plugins.local_pool import Outcome
+from resnet_cifar.training.interrupt import WATCH_PARENT
 
 
 @pytest.fixture
@@ -61,6 +63,7 @@ class Machine:
     def __init__(self, rates: dict[int, float], compiles: float = 40.0) -> None:
         self.rates, self.compiles, self.now = rates, compiles, 1000.0
         self.processes: list[FakeProcess] = []
+        self.environments: list[dict[str, str]] = []
         self.hooks: list[tuple[float, Callable[[], None]]] = []
         self.hangs = False  # a run's process goes on after its record is whole, or when told to end
 
@@ -80,8 +83,9 @@ class Machine:
                 self.hooks.remove((at, hook))
                 hook()
 
-    def process(self, job: FakeJob, *rest: object) -> "FakeProcess":
+    def process(self, job: FakeJob, slot: str, env: dict[str, str], *rest: object) -> "FakeProcess":
         self.processes.append(FakeProcess(self, job))
+        self.environments.append(env)
         return self.processes[-1]
 
 
@@ -269,6 +273,15 @@ def test_when_the_time_is_up_all_save_and_go_on_by_the_same_command(
     assert again.first > machine.compiles  # the earlier epochs are not taken for its own
 
 
+def test_runs_end_when_this_process_is_gone_as_a_sweep_s_do(study: Studied) -> None:
+    """However it went: each is told to watch its standard input (test_kill.py: what it does)."""
+    machine = Machine({1: 1.0, 2: 1.5})
+    study(machine, {"a": 3, "b": 3}, 200.0, 2)
+    sweep = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "local.yaml").read_text())
+    assert sweep["env"][WATCH_PARENT] == "1"
+    assert [env[WATCH_PARENT] for env in machine.environments] == ["1", "1"]
+
+
 def test_a_process_that_hangs_is_ended(study: Studied) -> None:
     machine = Machine({1: 1.0, 2: 1.5}, compiles=5.0)
     machine.hangs = True
@@ -337,8 +350,9 @@ def test_the_order_has_every_cell_once_and_then_the_next_seed(script: Any) -> No
     ("arguments", "code", "said"),
     [
         (["--cells", "lr_1"], 2, "invalid choice: 'lr_1' (choose from 'lr_0.01', "),
-        (["--minutes", "0.4"], 2, "--minutes=0.4: must be 0.5 or more"),
-        (["--minutes", "nan"], 2, "--minutes=nan: must be 0.5 or more"),
+        (["--minutes", "0.4"], 2, "--minutes=0.4: must be 0.5 to 100000"),
+        (["--minutes", "1e9"], 2, "--minutes=1000000000.0: must be 0.5 to 100000"),
+        (["--minutes", "nan"], 2, "--minutes=nan: must be 0.5 to 100000"),
         (["--minutes", "soon"], 2, "argument --minutes: invalid float value: 'soon'"),
         (["--to", "study.zip"], 2, "--to=study.zip: must be a file *.tar.gz"),
         (["--to", "file/study.tar.gz"], 1, "--to=file/study.tar.gz can't be written: "),

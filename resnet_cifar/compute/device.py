@@ -187,8 +187,8 @@ def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
         return torch.contiguous_format
     if compute.device.type != "cpu":
         return torch.channels_last
-    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return cpu_layout(narrowest, compute.threads)
+    channels = (m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return cpu_layout(min(channels, default=64), compute.threads)
 
 
 def cpu_layout(channels: int, threads: int) -> torch.memory_format:

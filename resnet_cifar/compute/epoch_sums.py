@@ -14,6 +14,7 @@ class EpochSums:
 
     def __init__(self, steps: int, batch_size: int, device: torch.device) -> None:
         self._rows = torch.zeros(steps, 1 + batch_size, device=device)  # float32
+        self._numbers = torch.arange(steps, device=device)
         self.clear()
 
     def clear(self) -> None:
@@ -23,13 +24,15 @@ class EpochSums:
     def keep(self, step: int | Tensor, loss: Tensor, correct: Tensor) -> None:
         """Note update `step`, in two kernels and without waiting for the device.
 
-        `step` may be on the device, int64 [1], in four kernels. `loss` [] is the batch's mean,
+        `step` may be on the device, int64 [1], in five kernels. `loss` [] is the batch's mean,
         and `correct` [n] the `correctness` of its images.
         """
         count = len(correct)
         if isinstance(step, Tensor):
-            noted = torch.cat([(loss * count)[None], correct.float()])
-            self._rows[:, : 1 + count].index_copy_(0, step, noted[None])
+            noted = torch.cat([(loss * count)[None], correct])  # in float32
+            rows, here = self._rows[:, : 1 + count], (self._numbers == step)[:, None]
+            # Not index_copy_: deterministic, it may read the index's range on the host.
+            torch.where(here, noted, rows, out=rows)
             return
         row = self._rows[step]
         torch.mul(loss, count, out=row[0])

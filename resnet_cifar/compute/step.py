@@ -87,7 +87,8 @@ def eval_batch(model: nn.Module, compute: Compute) -> int:
     """
     if compute.device.type != "cuda":
         return 500
-    narrowest = min(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    channels = (m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    narrowest = min(channels, default=64)  # a model of one's own may have none
     image = 6 * 4 * SIZE**2 * narrowest  # six activations of the first stage, in float32
     memory = torch.cuda.get_device_properties(compute.device).total_memory
     return max(100, min(2500, memory // 16 // image))
