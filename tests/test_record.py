@@ -101,7 +101,7 @@ def records(draw: st.DrawFn) -> RunRecord:
         git=st.dictionaries(TEXT, st.none() | TEXT, max_size=2),
         seconds=NUMBER, images_per_second=st.none() | NUMBER,
         matmul_flops_per_second=st.none() | NUMBER, model_flops_per_second=st.none() | NUMBER,
-        share_of_matmul_rate=st.none() | NUMBER, tracked=st.none() | st.builds(Tracked),
+        share_of_matmul_rate=st.none() | NUMBER,
     )  # fmt: skip
     scores = st.dictionaries(st.sampled_from(["accuracy/test", "loss/test"]), NUMBER)
     return RunRecord(
@@ -111,6 +111,7 @@ def records(draw: st.DrawFn) -> RunRecord:
         final, best, draw(st.lists(sessions, max_size=2)),
         draw(st.lists(st.builds(Evaluation, scores=scores), max_size=2)),
         draw(st.dictionaries(TEXT, st.builds(FileSum), max_size=2)),
+        handed_in=draw(st.lists(st.builds(Tracked), max_size=2)),
     )  # fmt: skip
 
 
@@ -119,18 +120,6 @@ def test_any_record_that_is_written_is_read_back(record: RunRecord) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_record(Path(folder), record)
         assert read_record(Path(folder)) == record
-
-
-def test_a_record_of_the_time_when_trackers_were_told_afterwards_is_read(run: Path) -> None:
-    given = {"tracker": "mlflow", "id": "7", "epoch": 2, "ended": False}
-    plain = json.loads((run / "run.json").read_text())
-    plain["sessions"][-1]["tracked"] = given
-    (run / "run.json").write_text(json.dumps(seal({**plain, "handed_in": [given]})))
-    record = read_record(run)
-    assert record is not None
-    assert record.sessions[-1].tracked == Tracked("mlflow", "7", 2)
-    write_record(run, record)
-    assert read_record(run) == record
 
 
 @given(data=st.data())

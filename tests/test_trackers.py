@@ -32,6 +32,8 @@ from resnet_cifar.record.tensorboard import Board
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 from resnet_cifar.results import load_runs
 from resnet_cifar.runs.command import main as runs
+from resnet_cifar.sweep.answer import print_answer
+from resnet_cifar.sweep.job import RunJob
 
 RUN = run_directory(compose(TINY))
 
@@ -286,42 +288,22 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> type[Silent]:
 
 
 @pytest.mark.parametrize("method", ["open", *METHODS])
-def test_a_tracker_that_gives_no_answer_holds_no_run(
+def test_a_tracker_that_gives_no_answer_holds_no_run_and_is_given_the_rest_later(
     program: Program, silent: type[Silent], method: str
 ) -> None:
-    """A run that is finished sends nothing any more; nor does whatever only reads."""
     silent.hangs = method
     run = [*TINY, *OFFLINE, f"trainer.histogram_epochs={int(method == 'histograms')}"]
     run.append(f"probe.epochs={int(method == 'image')}")  # which draws a picture
     outcome = program(*run)
     assert outcome.code == 0
-    said = "logger=wandb: TimeoutError: no answer within 0 seconds; the run goes on without it\n"
-    assert outcome.out.count(said) == 1
+    said = "logger=wandb: TimeoutError: no answer within 0 seconds; the run goes on without it; "
+    assert outcome.out.count(said + "the same command hands it in later") == 1
     assert "completed: " in outcome.out
     silent.hangs = ""
-    before = sorted((path, path.stat().st_mtime_ns) for path in RUN.iterdir())
-    given, opened = list(silent.given), list(silent.opened)
     again = program(*run)
     assert again.code == 0
     assert "completed before, skipped" in again.out
-    runs(["outputs"])
-    runs(["verify", "outputs"])
-    assert len(load_runs("outputs")) == 1
-    assert "1 cell" in program("--plan", *run).out
-    assert (silent.given, silent.opened) == (given, opened)
-    assert sorted((path, path.stat().st_mtime_ns) for path in RUN.iterdir()) == before
-
-
-def test_a_tracker_is_given_what_it_missed_when_the_run_goes_on(
-    program: Program, silent: type[Silent]
-) -> None:
-    silent.hangs = "scalars"
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 2, 1, signal.SIGTERM)
-        assert program(*TINY, *OFFLINE).code == 143
-    assert silent.given == []
-    silent.hangs = ""
-    assert program(*TINY, *OFFLINE).code == 0
+    assert ("handed in" in again.out) == (method != "close")
     assert silent.given == [1, 2, "completed"]
     assert len(set(silent.opened)) == 1
 
@@ -338,10 +320,21 @@ def test_whatever_a_tracker_raises_ends_no_run(
     assert f"logger=wandb: {type(error).__name__}" in outcome.out
 
 
-@pytest.mark.parametrize("method", ["open", "scalars", "end"])
+@pytest.mark.parametrize(
+    ("when", "method"),
+    [("training", "open"), ("training", "scalars"), ("training", "end"), ("afterwards", "scalars")],
+)
 def test_a_signal_ends_the_wait_for_a_tracker(
-    program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch, method: str
+    program: Program,
+    silent: type[Silent],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    method: str,
 ) -> None:
+    if when == "afterwards":
+        silent.refuses = "open"
+        program(*TINY, *OFFLINE)
+        silent.refuses = ""
     monkeypatch.setattr(tracker, "LIMIT", 600.0)
     monkeypatch.setattr(tracker, "GRACE", 0.1)
     silent.hangs = method
@@ -356,27 +349,60 @@ def test_a_signal_ends_the_wait_for_a_tracker(
     outcome = program(*TINY, *OFFLINE)
     sender.join()
     assert time.monotonic() - began < 200
-    ended = method == "end"  # at the end there is nothing left to interrupt
+    ended = when == "training" and method == "end"  # at the end there is nothing left to interrupt
     assert outcome.code == (0 if ended else 143), outcome.err
     record = read_record(RUN)
     assert record is not None
-    assert record.finished == ended
+    assert record.finished == (ended or when == "afterwards")
     silent.hangs = ""
     assert program(*TINY, *OFFLINE).code == 0
-    assert silent.given == [1, 2, *([] if ended else ["completed"])]
+    assert silent.given == [1, 2, "completed"]
 
 
-def test_a_tracker_that_knows_what_it_has_is_believed(
-    program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch
+def test_what_only_reads_hands_nothing_in(
+    program: Program, silent: type[Silent], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights & Biases takes an epoch before it has sent it; MLflow may have one unheard of."""
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 2, 1, signal.SIGTERM)
-        program(*TINY, *OFFLINE)
-    assert silent.given == [1, "interrupted"]
-    monkeypatch.setattr(silent, "epoch", 0)
-    assert program(*TINY, *OFFLINE).code == 0
-    assert silent.given == [1, "interrupted", 1, 2, "completed"]
+    silent.refuses = "scalars"
+    program(*TINY, *OFFLINE)
+    silent.refuses = ""
+    before = sorted((path, path.stat().st_mtime_ns) for path in RUN.iterdir())
+    opened = len(silent.opened)
+    runs(["outputs"])
+    runs(["verify", "outputs"])
+    assert len(load_runs("outputs")) == 1
+    plan = program("--plan", *TINY, *OFFLINE)
+    assert "1 cell" in plan.out
+    assert "measured now" not in plan.out
+    program(*TINY)  # with TensorBoard alone
+    assert (silent.given, len(silent.opened)) == ([], opened)
+    assert sorted((path, path.stat().st_mtime_ns) for path in RUN.iterdir()) == before
+    # A sweep has it done by the run's process, and says at its end how many lack something.
+    job = RunJob.__new__(RunJob)
+    job.run, job.directory, job.exit_code = compose([*TINY, *OFFLINE]), RUN, None
+    assert job.outcome() is None
+    job.exit_code = 0
+    assert job.outcome() is not None
+    capsys.readouterr()
+    print_answer([job.run])
+    assert "logger=wandb lacks 1 run: the same command hands them in" in capsys.readouterr().out
+    assert "handed in what it had missed of 2 epochs" in program(*TINY, *OFFLINE).out
+    job.exit_code = None
+    assert job.outcome() is not None
+    print_answer([job.run])
+    assert "lacks" not in capsys.readouterr().out
+
+
+def test_a_changed_run_is_not_handed_in(program: Program, silent: type[Silent]) -> None:
+    silent.refuses = "scalars"
+    program(*TINY, *OFFLINE)
+    silent.refuses = ""
+    with (RUN / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    outcome = program(*TINY, *OFFLINE)
+    assert outcome.code == 0
+    assert "nothing is handed in to logger=wandb: " in outcome.out
+    assert "metrics.jsonl was changed" in outcome.out
+    assert silent.given == []
 
 
 def test_another_tracker_keeps_what_is_known_of_the_first(
@@ -384,13 +410,24 @@ def test_another_tracker_keeps_what_is_known_of_the_first(
 ) -> None:
     monkeypatch.setattr(logger.MLflow, "open", lambda self, run: silent(run))
     monkeypatch.setattr(logger.MLflow, "check", lambda self: None)
-    for step, choice in ((1, OFFLINE), (2, ("logger=mlflow",))):
-        with pytest.MonkeyPatch.context() as patch:
-            interrupt_at(patch, 2, step, signal.SIGTERM)
-            assert program(*TINY, *choice).code == 143
+    for choice in ((), OFFLINE, ("logger=mlflow",), OFFLINE, ("logger=mlflow",)):
+        outcome = program(*TINY, *choice)
+        assert outcome.code == 0
+    assert "handed in" not in outcome.out
+    assert silent.given == 2 * [1, 2, "completed"]
+
+
+def test_a_tracker_that_knows_what_it_has_is_believed(
+    program: Program, silent: type[Silent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights & Biases takes an epoch before it has sent it; MLflow may have one unheard of."""
+    silent.hangs = "end"
+    program(*TINY, *OFFLINE)
+    silent.hangs = ""
+    silent.given.clear()
+    monkeypatch.setattr(silent, "epoch", 1)
     assert program(*TINY, *OFFLINE).code == 0
-    assert silent.given == [1, "interrupted", 1, "interrupted", 2, "completed"]
-    assert silent.opened[0] == silent.opened[2] != silent.opened[1]
+    assert silent.given == [2, "completed"]
 
 
 @pytest.mark.soak
@@ -408,7 +445,7 @@ def test_a_process_ends_although_its_tracker_never_does(
     )
     monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
     sweep = ("-m", "seed=1,2")
-    for options, said in (((), "completed: "), (sweep, "2 runs: 2 done")):
+    for options, said in (((), "completed: "), (sweep, "lacks 2 runs: the same command")):
         process = start(tmp_path, *TINY, *OFFLINE, *options, log="log")
         assert process.wait(timeout=90) == 0
         assert said in (tmp_path / "log").read_text()
@@ -468,6 +505,7 @@ def test_wandb_s_environment_counts_where_an_option_is_not_set(
     opened = chosen.open(TrackedRun("cell/seed=0", "cell", Path("outputs"), {}, "same"))
     if expected is None:
         assert (opened, asked) == (None, {})
+        assert not chosen.lacks(read_record(RUN))
         return
     found = (asked["project"], asked["entity"], asked["mode"], str(asked["dir"]))
     assert found == expected

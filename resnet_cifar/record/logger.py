@@ -11,6 +11,7 @@ from typing import ClassVar
 from resnet_cifar.errors import UserError, require
 from resnet_cifar.identity import execution
 from resnet_cifar.paths import installing
+from resnet_cifar.record.schema import RunRecord
 from resnet_cifar.record.tracker import TrackedRun, Tracker
 
 
@@ -30,12 +31,20 @@ class Logger:
         """Begin or take up the run there. None: TensorBoard alone. May raise anything."""
         return None
 
+    def lacks(self, record: RunRecord) -> bool:
+        """Return True if a finished run has an epoch, or its outcome, that was not handed in."""
+        given = record.tracked.get(self.NAME)
+        return given is None or given.epoch < record.epochs_done or not given.ended
+
 
 @dataclass
 class TensorBoard(Logger):
     """Nothing beside TensorBoard."""
 
     NAME: ClassVar[str] = "tensorboard"
+
+    def lacks(self, record: RunRecord) -> bool:
+        return False
 
 
 @dataclass
@@ -87,6 +96,9 @@ class WandB(Logger):
         from resnet_cifar.record.wandb_tracker import WandbTracker
 
         return WandbTracker(run, self.project, self.entity, mode)
+
+    def lacks(self, record: RunRecord) -> bool:
+        return self.resolved_mode() != "disabled" and super().lacks(record)
 
 
 OPTIONS: tuple[type[Logger], ...] = (TensorBoard, MLflow, WandB)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_cifar.errors import describe
-from resnet_cifar.files import write_atomically, write_json
+from resnet_cifar.errors import UserError, describe
+from resnet_cifar.files import Lock, LockHeld, write_atomically, write_json
 from resnet_cifar.model.options import training_flop
 from resnet_cifar.probe import views
 from resnet_cifar.record import schema
-from resnet_cifar.record.integrity import sums
-from resnet_cifar.record.layout import METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
+from resnet_cifar.record.integrity import read_run_lines, sums
+from resnet_cifar.record.layout import LOCK, METRICS, PREDICTIONS, PROBE, RUN, SUMMED, leftovers
 from resnet_cifar.record.lines import LinesFile, refuse_changed
 from resnet_cifar.record.logger import Logger
 from resnet_cifar.record.schema import Metrics, RecordError, RunRecord, Session, Tracked
@@ -90,8 +90,7 @@ class Recorder:
         self._trackers = self._open_trackers(hparams, logger)
 
     def _open_trackers(self, hparams: dict[str, Any], logger: Logger) -> list[FailSafeTracker]:
-        """Open TensorBoard, and the chosen tracker where an earlier session has left it."""
-        directory, record, of = self.directory, self.record, logger.NAME
+        directory, record = self.directory, self.record
         lines = [with_curves(line, self._probe.lines) for line in self._metrics.lines]
         # Taken up at its very end, a run shows the last epoch again.
         shown = min(record.epochs_done, record.epochs - 1)
@@ -100,15 +99,11 @@ class Recorder:
             self.session.tracked = tracked
             self._update()
 
-        given = [s.tracked for s in record.sessions if s.tracked and s.tracked.tracker == of]
-        before = given[-1] if given else Tracked(of, "")
-        name, root = f"{record.cell}/seed={record.seed}", directory.parents[1]
-        run = TrackedRun(name, record.cell, root, record.config, before.id)
-        open, board = partial(logger.open, run), partial(Board, directory, shown, hparams)
+        board, later = partial(Board, directory, shown, hparams), lines[shown:]
         say, interrupted, new = self._say, self._interrupted, Tracked("tensorboard", "")
         return [
-            FailSafeTracker("TensorBoard", board, lines[shown:], say, interrupted, new),
-            FailSafeTracker(f"logger={of}", open, lines, say, interrupted, before, mark),
+            FailSafeTracker("TensorBoard", board, later, say, new, interrupted=interrupted),
+            open_tracker(directory, record, logger, lines, say, mark, interrupted),
         ]
 
     def later(self, work: Callable[..., None], *of: Any) -> None:
@@ -190,7 +185,8 @@ class Recorder:
                     if file.lines and summed.get(file.path.name) != file.sum():
                         refuse_changed(file.path)
                 record.files |= summed
-            self.tell(lambda tracker: tracker.end(status))
+            for tracker in self._trackers:
+                tracker.end(status)
             record.status, record.error = status, error
             self._update()
         finally:
@@ -228,6 +224,53 @@ def with_curves(metrics: Metrics, probed: Sequence[dict[str, Any]]) -> Metrics:
     """Return an epoch's metrics, with the curves of its rows among the `probed` ones."""
     rows = [row for row in probed if row["epoch"] == metrics["epoch"]]
     return {**metrics, **views.curves(rows)}
+
+
+def open_tracker(
+    directory: Path,
+    record: RunRecord,
+    logger: Logger,
+    lines: list[Metrics],
+    say: Callable[[str], None],
+    mark: Callable[[Tracked], None],
+    interrupted: Callable[[], bool],
+) -> FailSafeTracker:
+    """Open the chosen tracker where earlier sessions have left it, and give it what it lacks."""
+    before = record.tracked.get(logger.NAME, Tracked(logger.NAME, ""))
+    name = f"{record.cell}/seed={record.seed}"
+    root = directory.parents[1]  # where trackers keep what they share
+    begin = partial(logger.open, TrackedRun(name, record.cell, root, record.config, before.id))
+    return FailSafeTracker(f"logger={logger.NAME}", begin, lines, say, before, mark, interrupted)
+
+
+def hand_in(
+    directory: Path, logger: Logger, say: Callable[[str], None], interrupted: Callable[[], bool]
+) -> None:
+    """Give the tracker the numbers and the outcome of a finished run that it lacks.
+
+    Pictures are not drawn again. Where it can't be done, that is said and the run left as it is.
+    """
+    try:
+        with Lock(directory / LOCK, wait=False):
+            record = schema.read_record(directory)
+            if record is None or not (record.finished and logger.lacks(record)):
+                return
+            metrics, probed = (read_run_lines(directory, name, record) for name in (METRICS, PROBE))
+            lines = [with_curves(line, probed) for line in metrics]
+            others = [given for given in record.handed_in if given.tracker != logger.NAME]
+
+            def mark(tracked: Tracked) -> None:
+                record.handed_in = [*others, tracked]
+                schema.write_record(directory, record)
+
+            tracker = open_tracker(directory, record, logger, lines, say, mark, interrupted)
+            tracker.end(record.status)
+            tracker.tell(lambda opened: opened.close())
+            if (after := record.tracked.get(logger.NAME)) is not None and after.ended:
+                mark(after)
+                say(f"logger={logger.NAME}: handed in what it had missed of {after.epoch} epochs")
+    except (LockHeld, OSError, UserError) as error:
+        say(f"nothing is handed in to logger={logger.NAME}: {describe(error)}")
 
 
 def record_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:

@@ -26,12 +26,13 @@ VERSION = 2  # of the record; 1 had neither a version nor checksums
 Metrics = dict[str, Any]  # an epoch's flat numbers: "epoch" whole, None where one was not finite
 
 
-class Tracked(msgspec.Struct):
+class Tracked(msgspec.Struct, forbid_unknown_fields=True):
     """The run's counterpart at a tracker beside TensorBoard (`logger=…`)."""
 
     tracker: str  # the option
     id: str  # by which the run is found there
     epoch: int = 0  # the last one it was given
+    ended: bool = True  # it was told the outcome; taken for granted in records without this field
 
 
 class Session(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,6 +100,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     evaluations: list[Evaluation] = []
     files: dict[str, FileSum] = {}  # see `read_summed`
     version: int = VERSION
+    handed_in: list[Tracked] = []  # when the run had its outcome: what trackers had missed
 
     @property
     def finished(self) -> bool:
@@ -109,6 +111,12 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
     def ended(self) -> str | None:
         """The time the record was last brought up to date: UTC, ISO 8601."""
         return (self.sessions[-1].end or self.sessions[-1].start) if self.sessions else None
+
+    @property
+    def tracked(self) -> dict[str, Tracked]:
+        """The last word on each tracker, by its option."""
+        given = [session.tracked for session in self.sessions if session.tracked]
+        return {each.tracker: each for each in [*given, *self.handed_in]}
 
     @property
     def key(self) -> tuple[str, int]:
@@ -222,7 +230,6 @@ def _parse(content: bytes, directory: Path) -> RunRecord:
     sealed = plain.get("sha256") == seal(plain)["sha256"]
     expect(sealed, "its checksum does not fit: it was changed after it was written")
     del plain["sha256"]
-    plain.pop("handed_in", None)  # of earlier versions, whose trackers were told afterwards, too
     entries = plain.get("evaluations")
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_cifar.errors import describe
-from resnet_cifar.record.schema import Metrics, Tracked
+from resnet_cifar.record.schema import FINAL, Metrics, Tracked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,9 @@ class FailSafeTracker:
     Args:
         open: makes the tracker; None where there is nothing to track.
         lines: the metrics of the epochs done: it is given those that it lacks.
+        before: what an earlier session gave it.
+        mark: writes what it has been given into run.json, if that needs a memory.
         interrupted: True if a signal has come, which leaves it GRACE seconds.
-        before: what an earlier session gave it; `mark` writes what it has into run.json.
     """
 
     def __init__(
@@ -73,17 +74,19 @@ class FailSafeTracker:
         open: Callable[[], Tracker | None],
         lines: list[Metrics],
         say: Callable[[str], None],
-        interrupted: Callable[[], bool],
         before: Tracked,
-        mark: Callable[[Tracked], None] = lambda tracked: None,
+        mark: Callable[[Tracked], None] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._name, self._say, self._interrupted, self._mark = name, say, interrupted, mark
+        self._name, self._say, self._interrupted = name, say, interrupted
+        self._later = "; the same command hands it in later" if mark else ""
+        self._mark = mark or (lambda tracked: None)
         self._tracker: Tracker | None = self._try(open)
         if (tracker := self._tracker) is not None:
             epoch = before.epoch if before.id == tracker.id else 0
             if tracker.epoch is not None:  # some answer before they have sent anything
                 epoch = tracker.epoch
-            self._tracked = Tracked(before.tracker, tracker.id, epoch)
+            self._tracked = Tracked(before.tracker, tracker.id, epoch, ended=False)
             self._mark(self._tracked)
         for line in lines:
             self.scalars(line)
@@ -92,11 +95,22 @@ class FailSafeTracker:
         """Give it an epoch's numbers, unless it has them."""
         if self._tracker is None or metrics["epoch"] <= self._tracked.epoch:
             return
-        before, self._tracked.epoch = self._tracked.epoch, metrics["epoch"]
+        before, epoch = self._tracked.epoch, metrics["epoch"]
+
+        def give(tracker: Tracker) -> None:
+            tracker.scalars(metrics)
+            self._tracked.epoch = epoch  # also when nobody waits for it any more
+
+        self._tracked.epoch = epoch
         self._mark(self._tracked)
-        if not self.tell(lambda tracker: tracker.scalars(metrics)):
+        if not self.tell(give):
             self._tracked.epoch = before
             self._mark(self._tracked)
+
+    def end(self, status: str) -> None:
+        """Tell it the run's status at the end of the session."""
+        if self.tell(lambda tracker: tracker.end(status)) and status in FINAL:
+            self._tracked.ended = True
 
     def tell(self, call: Callable[[Tracker], None]) -> bool:
         """Call a method of the tracker; False if that fails or an earlier call has failed."""
@@ -124,7 +138,7 @@ class FailSafeTracker:
             return answer.result()
         silent = TimeoutError(f"no answer within {time.monotonic() - begun:.0f} seconds")
         error = (answer.exception() if answer.done() else None) or silent
-        self._say(f"{self._name}: {describe(error)}; the run goes on without it")
+        self._say(f"{self._name}: {describe(error)}; the run goes on without it{self._later}")
         self._tracker = None
         GIVEN_UP.set()
         return None

@@ -167,3 +167,7 @@ def print_answer(configs: Sequence[Config]) -> None:
     for command, directory in (*look, ("tensorboard --logdir", root)):
         console.print(f"  {_from_here(command)} {text.visible(shlex.quote(directory))}")
     console.print(f"    {text.CURVES}  (untick Ignore outliers)")
+    logger, records = configs[0].logger, [run.record for cell in ranked for run in cell.runs]
+    if lacking := sum(bool(r and r.finished and logger.lacks(r)) for r in records):
+        missed = f"logger={logger.NAME} lacks {text.plural(lacking, 'run')}: the same command"
+        console.print(f"{missed} hands them in; after a search, each run's own (runs command)")

@@ -65,6 +65,8 @@ class RunJob(Job):
         record = None if anew else Run(self.directory).record
         if record is None or not record.finished:
             return None
+        if self.exit_code is None and self.run.logger.lacks(record):  # its process hands that in
+            return None
         return Outcome(objective(record), f"{record.status}{result(record)}")
 
     def busy(self) -> bool:

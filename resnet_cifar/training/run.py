@@ -26,7 +26,7 @@ from resnet_cifar.paths import command_name
 from resnet_cifar.probe.gradient_flow import empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
-from resnet_cifar.record.recorder import Recorder, now
+from resnet_cifar.record.recorder import Recorder, hand_in, now
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -55,6 +55,11 @@ def run(config: Config) -> float:
     with Display(config.trainer.progress) as display:
         if not rerun and (record := schema.read_record(directory)) and record.finished:
             display.say(f"{directory}: {record.status} before, skipped{schema.result(record)}")
+            if config.logger.lacks(record):
+                config.logger.check()
+                with Interrupt() as interrupt:
+                    hand_in(directory, config.logger, display.say, interrupt.came)
+                    interrupt.check()
             return schema.objective(record)
         # What this machine can't do comes out before anything is written.
         config.logger.check()
