@@ -122,7 +122,13 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
         return f"Highest: {ahead}: undecided, as seeds diverged."
     if lead.p_of_best(ran) < 1 - statistics.CONFIDENCE:
         return f"Best: {ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
-    return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey)."
+    needed = statistics.seeds_needed(lead.mean, pools[0]) if lead.n > 2 else None
+    more = (
+        f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large"
+        if needed and needed[1] > lead.n
+        else ""
+    )
+    return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey){more}."
 
 
 def _from_here(command: str) -> str:
