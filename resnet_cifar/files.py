@@ -78,8 +78,7 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
     """
     if isinstance(content, str):
         content = content.encode()
-    # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
-    beside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    beside = _beside(path)
     try:
         file = open_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(file, "wb") as stream:
@@ -96,6 +95,18 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
             # A full disk names no file, other errors name the one beside.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _beside(path: Path) -> Path:
+    # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+
+
+def check_writable(path: Path) -> None:
+    """Write nothing to `path`. Raises OSError where `write_atomically` would."""
+    beside = _beside(path)
+    os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
+    beside.unlink()
 
 
 def write_json(path: Path, value: object) -> None:

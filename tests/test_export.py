@@ -213,6 +213,7 @@ def test_the_target_is_tried_before_the_work(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from resnet_cifar import files
     from resnet_cifar.trained import model
 
     file = tmp_path / "NET.Safetensors"
@@ -223,13 +224,15 @@ def test_the_target_is_tried_before_the_work(
     def refuse(*_: object) -> None:
         pytest.fail("it worked first")
 
+    def read_only(path: Path, flags: int) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
     with monkeypatch.context() as patch:
         patch.setattr(model, "load_model", refuse)
-        patch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+        patch.setattr(files, "open_regular", read_only)
         outcome = call(capsys, runs["none"], tmp_path / "a.pt2")
         assert (outcome.code, outcome.err.count("\n")) == (1, 1)
-        assert f"{tmp_path}/a.pt2 can't be written: " in outcome.err
-        assert "its directory is missing or read-only" in outcome.err
+        assert f"{tmp_path}/a.pt2 can't be written: Read-only file system" in outcome.err
 
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from resnet_cifar import paths
 from resnet_cifar.cli.edge import VERSION, Parser, ask_for_weights, run_command
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import write_atomically
+from resnet_cifar.files import check_writable, write_atomically
 from resnet_cifar.text import printable
 
 if TYPE_CHECKING:
@@ -76,15 +76,18 @@ def _refuse_unwritable(file: Path, names: str, overwrite: bool) -> None:
         raise UserError(f"{file}: the name must end in one of {', '.join(KINDS)}")
     if names != "ours" and kind != ".safetensors":
         raise UserError(f"--names={names} is for .safetensors files, which are weights by name")
-    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-        why = "it is a directory, or its directory is missing or read-only"
-        raise UserError(f"{file} can't be written: {why}")
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{file} can't be written: it is a directory, or its directory is missing")
     if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it")
     for package in KINDS[kind].split():
         if find_spec(package) is None:
             install = paths.installing("export")
             raise UserError(f"{file} needs {package}, which is not here: {install}")
+    try:
+        check_writable(file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error.strerror}") from error
 
 
 def metadata(model: TrainedModel, names: str = "ours") -> dict[str, str]:
