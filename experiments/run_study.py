@@ -14,7 +14,6 @@ import io
 import statistics
 import sys
 import tarfile
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from resnet_cifar.cli.edge import Parser, run_command
 from resnet_cifar.compute.device import find, resolve
 from resnet_cifar.config.compose import compose_untyped
 from resnet_cifar.errors import UserError, describe, require
-from resnet_cifar.files import write_atomically
+from resnet_cifar.files import check_writable, write_atomically
 from resnet_cifar.identity import run_directory
 from resnet_cifar.record.layout import METRICS
 from resnet_cifar.record.lines import read_metrics
@@ -236,7 +235,7 @@ def work(options: argparse.Namespace) -> None:
     require(to.name.endswith(".tar.gz") and not to.is_dir(), "--to", to, "a file *.tar.gz")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(dir=to.parent, prefix=f".{to.name}.", suffix=".tmp").close()
+        check_writable(to)
     except OSError as error:
         raise UserError(f"--to={to} can't be written: {describe(error)}") from error
     jobs = list_jobs(options.cells, options.seeds, options.overrides)

@@ -78,7 +78,7 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
     """
     if isinstance(content, str):
         content = content.encode()
-    beside = _beside(path)
+    beside = _beside(path, os.getpid())
     try:
         file = open_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(file, "wb") as stream:
@@ -97,14 +97,26 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
         raise
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: Path, process: int | str) -> Path:
     # Host and process id keep two writers (a run and its evaluation, say) out of each other's way.
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{platform.node()}.{process}.tmp")
 
 
 def check_writable(path: Path) -> None:
-    """Write nothing to `path`. Raises OSError where `write_atomically` would."""
-    beside = _beside(path)
+    """Write nothing to `path`, and remove what killed writers of it on this machine left beside it.
+
+    Raises OSError: `write_atomically` would raise it.
+    """
+    before, after = _beside(path, "\0").name.split("\0")
+    for name in os.listdir(path.parent) if os.name != "nt" else ():
+        process = name.removeprefix(before).removesuffix(after)
+        if name == before + process + after and process.isdecimal():
+            try:
+                with contextlib.suppress(PermissionError):  # somebody else's, who lives
+                    os.kill(int(process), 0)
+            except (ProcessLookupError, OverflowError):
+                path.with_name(name).unlink(missing_ok=True)
+    beside = _beside(path, os.getpid())
     os.close(open_regular(beside, os.O_WRONLY | os.O_CREAT))
     beside.unlink()
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -1308,6 +1309,8 @@ def test_only_what_a_report_wrote_is_removed(reported: Reported, tmp_path: Path)
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         (to / name).write_text(content)
     (to / "tables" / "claims.csv").write_text("edited")
+    # A process of this number was killed: there is none, it is above the largest.
+    (to / f".report.md.{platform.node()}.{2**22 + 1}.tmp").write_text("killed")
     (curves,) = [name for name in written if name.startswith("figures/curves") and "svg" in name]
     elsewhere = tmp_path / "elsewhere"
     make_run(elsewhere, [*SHORT, "model.width=8"], 0)  # no question, no claims, no curves
@@ -1315,6 +1318,7 @@ def test_only_what_a_report_wrote_is_removed(reported: Reported, tmp_path: Path)
     left = read(to)
     assert curves not in left
     assert left["tables/claims.csv"] == b"edited"  # somebody's by now
+    assert not [name for name in left if name.endswith(".tmp")]
     assert {name: left[name].decode() for name in mine} == mine
 
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.files import read_regular, write_atomically, write_json
+from resnet_cifar.files import check_writable, read_regular, write_atomically, write_json
 from resnet_cifar.report.document import Picture, Report, Table, unfold
 from resnet_cifar.report.page import render_page
 from resnet_cifar.text import PATHS, csv_field
@@ -47,6 +47,7 @@ def write_report(report: Report, folder: Path) -> None:
     write_json(folder / LIST, {"files": known | both})
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
+        check_writable(folder / name)  # what a killed report left half written goes
         write_atomically(folder / name, content)
     for name in known.keys() - files.keys():
         with contextlib.suppress(OSError):  # it is gone, or no file
