@@ -10,7 +10,6 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -246,12 +245,6 @@ def test_the_target_is_tried_before_the_work(
         outcome = call(capsys, runs["none"], tmp_path / "a.pt2")
         assert (outcome.code, outcome.err.count("\n")) == (1, 1)
         assert f"{tmp_path}/a.pt2 can't be written: Read-only file system" in outcome.err
-    with monkeypatch.context() as patch:
-        patch.setattr(export, "_to_pt2", refuse)
-        patch.setattr(export.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-        outcome = call(capsys, runs["none"], tmp_path / "a.pt2")
-        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
-        assert "bytes, and 1,000 are free there" in outcome.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

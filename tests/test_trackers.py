@@ -43,6 +43,7 @@ def interrupted_once(program: Program, *options: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 2, 1, signal.SIGTERM)
         assert program(*TINY, *options).code == 143
+    time.sleep(1)  # W&B calls a session's folder by the second; a person's sessions are apart
     outcome = program(*TINY, *options)
     assert outcome.code == 0, outcome.err
     assert "goes on without it" not in outcome.out

@@ -71,11 +71,9 @@ def predict(
     size = batch_size or eval_batch(model, compute)
     parts = []
     for number in range(math.ceil(len(view) / size)):
-        if captured is not None:
-            parts.append(captured(view, number).clone())
-        else:
-            at = slice(number * size, (number + 1) * size)
-            parts.append(infer(model, images, compute, view, at))
+        at = slice(number * size, (number + 1) * size)
+        part = captured(view, number) if captured else infer(model, images, compute, view, at)
+        parts.append(part.clone() if captured else part)
         between()
     return torch.cat(parts).cpu()
 
@@ -88,8 +86,8 @@ def eval_batch(model: nn.Module, compute: Compute) -> int:
     if compute.device.type != "cuda":
         return 500
     channels = (m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    narrowest = min(channels, default=64)  # a model of one's own may have none
-    image = 6 * 4 * SIZE**2 * narrowest  # six activations of the first stage, in float32
+    # Six activations of the first stage in float32; a model of one's own may have no convolution.
+    image = 6 * 4 * SIZE**2 * min(channels, default=64)
     memory = torch.cuda.get_device_properties(compute.device).total_memory
     return max(100, min(2500, memory // 16 // image))
 

@@ -46,8 +46,8 @@ def curves(rows: Sequence[Row]) -> dict[str, float]:
     """
     scalars: dict[str, float] = {}
     for quantity in CURVES:
-        numbers = [value(row, quantity) for row in rows if row["kind"] != "linear"]
-        values = [number for number in numbers if number is not None]
+        found = (value(row, quantity) for row in rows if row["kind"] != "linear")
+        values = [number for number in found if number is not None]
         if values:
             scalars[f"probe/{quantity}/median"] = float(np.median(values))
             badness = _distance_from_one if quantity == "angular_ratio" else abs

@@ -95,15 +95,9 @@ class FailSafeTracker:
         """Give it an epoch's numbers, unless it has them."""
         if self._tracker is None or metrics["epoch"] <= self._tracked.epoch:
             return
-        before, epoch = self._tracked.epoch, metrics["epoch"]
-
-        def give(tracker: Tracker) -> None:
-            tracker.scalars(metrics)
-            self._tracked.epoch = epoch  # also when nobody waits for it any more
-
-        self._tracked.epoch = epoch
+        before, self._tracked.epoch = self._tracked.epoch, metrics["epoch"]
         self._mark(self._tracked)
-        if not self.tell(give):
+        if not self.tell(lambda tracker: tracker.scalars(metrics)):
             self._tracked.epoch = before
             self._mark(self._tracked)
 

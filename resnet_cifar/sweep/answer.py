@@ -123,11 +123,8 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     if lead.p_of_best(ran) < 1 - statistics.CONFIDENCE:
         return f"Best: {ahead}: more than chance between seeds, as the best of {ran} (Tukey)."
     needed = statistics.seeds_needed(lead.mean, pools[0]) if lead.n > 2 else None
-    more = (
-        f"; {needed[0]} to {needed[1]} seeds would tell, if it is that large"
-        if needed and needed[1] > lead.n
-        else ""
-    )
+    low, high = needed or (0, 0)
+    more = f"; {low} to {high} seeds would tell, if it is that large" if high > lead.n else ""
     return f"Highest: {ahead}: undecided, as the highest of {ran} (Tukey){more}."
 
 

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -60,17 +59,11 @@ def _export(options: argparse.Namespace) -> None:
     for file in options.files:
         _refuse_unwritable(file, options.names, options.overwrite)
     model = load_model(options.run, options.weights, "cpu")
-    needed = 4 * (model.record.parameters or 0)
-    for file in options.files:
-        if (free := shutil.disk_usage(file.parent).free) < needed * len(options.files):
-            raise UserError(f"{file} needs some {needed:,} bytes, and {free:,} are free there")
     described = metadata(model, options.names)
     writers = {".safetensors": _to_safetensors, ".onnx": _to_onnx, ".pt2": _to_pt2}
     for file in dict.fromkeys(options.files):
         with warnings.catch_warnings(action="ignore"):  # of exporters, for their own developers
             content = writers[file.suffix.lower()](model, described)
-        if os.path.lexists(file) and not options.overwrite:
-            raise UserError(f"{file} is there already: --overwrite replaces it")
         write_atomically(file, content)
         written = f"{file}: {len(content):,} bytes, {model.weights} weights, epoch {model.epoch}"
         print(printable(written))
