@@ -96,8 +96,7 @@ def resolve(trainer: Trainer, width: int = 64, begun: str | None = None) -> Comp
     name = "Apple GPU" if device.type == "mps" else cpu_name()
     name = torch.cuda.get_device_name(device) if cuda else name
     use = cuda and _can_compile() if trainer.compile == "auto" else trainer.compile == "true"
-    of_device = (device, name, precision, threads, use, trainer.cudnn_benchmark)
-    return Compute(*of_device, precision_seconds=seconds)
+    return Compute(device, name, precision, threads, use, trainer.cudnn_benchmark, seconds)
 
 
 def _cuda_capability(device: torch.device) -> tuple[int, int]:

@@ -26,9 +26,8 @@ class View:
 
     def tensors(self) -> list[Tensor]:
         """List all it consists of, in a fixed order."""
-        draws = self.draws
-        own = [draws.order, draws.offset, draws.flip, *draws.more.values()]
-        return [*own, self.rows, self.columns, self.labels]
+        drawn = [self.draws.order, self.draws.offset, self.draws.flip, *self.draws.more.values()]
+        return [*drawn, self.rows, self.columns, self.labels]
 
 
 class DeviceImages:

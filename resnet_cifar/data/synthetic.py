@@ -61,7 +61,8 @@ CLASSES = tuple(SHAPES)
 def draw(count: int, seed: int, stream: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw the first `count` images of a stream; different names give independent images.
 
-    Returns uint8 [count, 32, 32, 3] (RGB) and labels int64 [count], of each class as many.
+    Returns uint8 [count, 32, 32, 3] (RGB) and labels int64 [count]; every 1,000 images have as
+    many of each class.
     """
     chunks = [_draw_chunk(seed, stream, number) for number in range(-(-count // CHUNK))]
     images, labels = (np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True))

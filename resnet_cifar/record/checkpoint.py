@@ -34,7 +34,9 @@ def on_host(value: Any, copies: dict[int, torch.Tensor]) -> Any:
     A tensor that is there twice is one in `copies`, which is empty at first, and is written once.
     """
     if isinstance(value, torch.Tensor):
-        return copies.setdefault(id(value), value.detach().to("cpu", copy=True))
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().to("cpu", copy=True)
+        return copies[id(value)]
     if isinstance(value, dict):
         return {key: on_host(part, copies) for key, part in value.items()}
     return [on_host(part, copies) for part in value] if isinstance(value, list) else value

@@ -187,7 +187,10 @@ def runs_at(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def count_runs(runs: Iterable[Run]) -> list[Run]:
-    """Choose the runs that tables count: each once, finished, in place; others learn `left_out`."""
+    """Choose the runs that tables and comparisons count: each once, finished, in its place.
+
+    The others get the reason as their `left_out`.
+    """
     counted: dict[tuple[str, int], Run] = {}
     given: dict[str, Run] = {}
     for run in runs:  # roots may overlap

@@ -22,7 +22,10 @@ from resnet_cifar.runs.find import Run
 
 
 def varying(configs: Sequence[Config], but: Sequence[str] = ()) -> list[list[str]]:
-    """The values in which configurations differ, `but` for keys: ["lr=0.1", "seed=0"] of each."""
+    """The values in which configurations differ, for each of them: ["lr=0.1", "cosine", "seed=0"].
+
+    The keys in `but` are left out.
+    """
     flat = [dict(items(config, everything=True)) for config in configs]
     apart = execution_keys() | {*but}
     names = varying_keys([{k: v for k, v in f.items() if k not in apart} for f in flat])

@@ -38,9 +38,9 @@ class Photo(NamedTuple):
 
 
 def list_image_files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The image files below a directory, in order, but hidden ones; a file is itself.
+    """List the image files below a directory, in order, without hidden ones; a file is itself.
 
-    And by path why a picture or a folder is left out.
+    Returns them, and by path why a picture or a folder is left out.
     """
     if not path.is_dir():
         return [path], {}
