@@ -70,6 +70,14 @@ def test_the_published_tables(sweep: Sweep, experiment: str, wanted: list[str]) 
     assert len(configs) == len(wanted)
 
 
+def test_the_replica_is_the_study_s_long_cells_in_small(sweep: Sweep) -> None:
+    small = ["model.width=16", "trainer.epochs=30"]
+    long = [name for name in CELLS if not name.startswith("lr_")]
+    names = [cell_name(compose([f"cell={name}", *small])) for name in long]
+    found = [(cell_name(config), config.seed) for config in sweep("experiment=replica")]
+    assert found == list(itertools.product(names, range(3)))
+
+
 def test_the_demo_is_around_the_study_s_best_cell(sweep: Sweep) -> None:
     configs = sweep("experiment=quickstart")
     assert [(config.optimizer.lr, config.seed) for config in configs] == list(
