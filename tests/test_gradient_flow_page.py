@@ -214,7 +214,15 @@ def said_of_identities() -> Iterator[str]:
         f"{broken.min():.0e} to {broken.max():.1f}"
     )
     yield f"A pull of {spread(100 * last['sum_cosine']['mean'], '.0f')} % of the gradient"
-    grows = [row[-2].split(" → ") for row in measured() if row[0] == "mean"]
+    drift: dict[str, list[list[str]]] = {detach: [] for detach in ("none", "mean", "both")}
+    for row in measured():
+        drift.get(row[0], []).append(row[-2].split(" → "))
+    usual, large = (
+        sorted(float(each) for cell in cells for each in cell)
+        for cells in (drift["none"], drift["mean"] + drift["both"])
+    )
+    yield f"Its |μ|/σ is {large[0]} to {large[-1]}, with BatchNorm {usual[0]} to {usual[-1]}"
+    grows = drift["mean"]
     yield (
         f"the worst layer's grows from {grows[0][0]} to {grows[0][1]} (decay 0) and from "
         f"{grows[1][0]} to {grows[1][1]} (decay 1e-2)"
@@ -237,16 +245,17 @@ def said_of_spikes() -> Iterator[str]:
     top = {row[0] + row[1]: row for row in largest()}
     most = max(top.values(), key=lambda row: float(row[5]))
     yield f"The largest loss of all, {most[5]} nats, is {most[7]} with the one and {most[8]} with"
-    lag = {
-        spikes: [
-            spread(pd.Series([float(r[i]) for r in top.values() if (r[0] in spikes)]), ".2f")
-            for i in (9, 10)
-        ]
-        for spikes in (("none", "var"), ("mean", "both"))
-    }
-    (usual_mean, usual_var), (mean, var) = lag.values()
+    usual_mean, usual_var, mean, var = (
+        spread(pd.Series([float(r[i]) for r in top.values() if r[0] in cells]), ".2f")
+        for cells, i in (
+            (("none", "var"), 9),
+            (("none",), 10),
+            (("mean", "both"), 9),
+            (("mean", "both"), 10),
+        )
+    )
     yield f"running mean is off by {mean} σ in the worst layer, against {usual_mean} in the cells"
-    yield f"the running variance is not (the logarithm by {var}, against {usual_var})"
+    yield f"the running variance is off by less: its logarithm by {var}, with BatchNorm {usual_var}"
 
 
 def said_of_rotation() -> Iterator[str]:

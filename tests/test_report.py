@@ -504,6 +504,21 @@ def test_how_many_runs_would_tell_is_said_where_it_is_more_than_there_are(
     assert (verdicts.name_seeds(3, seeds) == "") == (variance == 1e-6)
 
 
+def test_one_training_is_ranked_once_whatever_is_averaged(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.9, 0.8], "0.1": [0.5]})
+    for seed in range(3):
+        for decay in (0.9, 0.99):  # made first or last, by name or by time
+            averaged = [*SHORT, f"{LR}=0.01", f"regularization.ema_decay={decay}"]
+            make_run(tmp_path, averaged, seed, [0.9, 0.8, 0.7][seed])
+    (ranking,) = group_by_setting(load_runs(tmp_path)[::-1])
+    values = {
+        name: list(ranking.values(cell, "accuracy/val")) for cell, name in ranking.labels.items()
+    }
+    assert sorted(values.values()) == [[0.5], [0.7], [0.9, 0.8]]
+    (own,) = (name for name, found in values.items() if found == [0.9, 0.8])
+    assert own == "lr 0.01, ema decay 0"
+
+
 def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
     lrs(tmp_path, {"0.01": [0.9], "0.1": [0.5, 0.52, 0.54]})
     (ranking,) = (
@@ -1151,11 +1166,11 @@ def test_an_undecided_claim_says_what_would_decide_it(
     ("changes", "words"),
     [
         ({"seeds": (1, 7, 8)}, "planned seeds still missing: 7, 8"),
-        ({"seeds": (0, 1, 2)}, "a new claim, as its planned seeds are all there: "),
-        ({"declared": "2030-01-01T00:00Z"}, "new runs: those there are exploration"),
+        ({"seeds": (0, 1, 2)}, "a new claim, since its planned seeds are all trained: "),
+        ({"declared": "2030-01-01T00:00Z"}, "new runs: those from before the claim don't count"),
         (
             {"declared": "2030-01-01T00:00Z", "seeds": (3, 4)},
-            "new runs of seeds 3, 4: those there are exploration",
+            "new runs of seeds 3, 4: those from before the claim don't count",
         ),
         ({"metric": "loss/never"}, "no run has loss/never"),
     ],

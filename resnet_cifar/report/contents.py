@@ -69,8 +69,7 @@ def build_report(
     beside = _published_part(runs, published)
     passes = claims.judge_published(questions, published)
     if passes and any(each.cells["verdict"].any() for each in answers):
-        name = "The document's claims within its published passes"
-        beside.append(Fold(name, [verdicts.passes_table(passes)], 3, apart=True))
+        beside.append(Fold(WORDS["own claims"], [verdicts.passes_table(passes)], 3, apart=True))
     rest.append(Fold("Beside the published study", beside, 2, True))
     if len(drawn) < len(asked):
         few = WORDS["few drawn"].format(drawn=len(drawn), others=len(asked) - len(drawn))
@@ -97,8 +96,8 @@ def count_runs(runs: pd.DataFrame) -> str:
     """The number of runs, by status."""
     counts = runs["status"].value_counts()
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    there = f"{plural(len(runs), 'run')} in {plural(runs['cell'].nunique(), 'cell')}"
-    return f"{there}: {states}" if states else there
+    cells = plural(runs["cell"].nunique(), "cell")
+    return ": ".join(filter(None, [f"{plural(len(runs), 'run')} in {cells}", states]))
 
 
 # The first screen --------------------------------------------------------------------------------
@@ -127,8 +126,7 @@ def rankings_part(rankings: Sequence[Tables]) -> list[Part]:
         for i, each in enumerate(rankings)
         if i > 0 or len(each.cells) > FIRST_ROWS
     ]
-    title = "Which is best, setting by setting?"
-    return [Fold(title, parts, 2, True, apart=True)] if parts else []
+    return [Fold("Which is best, setting by setting?", parts, 2, True, apart=True)] if parts else []
 
 
 def describe_best(ranking: Tables) -> str:

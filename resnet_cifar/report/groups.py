@@ -201,8 +201,14 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
 
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
-    """The runs by setting alone: all its cells can be ranked."""
-    return _number_repeated(_split(runs, BEST, Spreads(runs)))
+    """The runs by setting alone: all its cells can be ranked.
+
+    Averaging changes no update: of runs that differ in it alone, one stands for their training.
+    """
+    averaging = [key for key in runs if key == "regularization.ema_decay"]
+    same = [*identity_keys(runs.drop(columns=averaging)), "precision", "seed"]
+    once = runs.sort_values(averaging).drop_duplicates(same).sort_index()
+    return _number_repeated(_split(once, BEST, Spreads(runs)))
 
 
 def _number_repeated(groups: list[Group]) -> list[Group]:
@@ -266,9 +272,8 @@ def _split(
 def describe_setting(values: dict[str, Any], varied: Sequence[str] = ()) -> str:
     """`CIFAR-10, width 64, 300 epochs`, then the study's coordinates and what is unusual."""
     data = values["data"]
-    names = {"cifar10": "CIFAR-10", "synthetic": "synthetic data"}
     first = ("model.width", "trainer.epochs")
-    parts = [printable(str(names.get(data, data)))]
+    parts = [printable(str(WORDS["data"].get(data, data)))]
     parts += [describe_value(key, values[key]) for key in first if key in values.keys() - varied]
     usual = usual_values() | {"norm": "batchnorm", "norm.detach": "none"}
     for key, value in values.items():

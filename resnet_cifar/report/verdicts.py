@@ -111,7 +111,7 @@ def name_what_decides(judgement: Judgement) -> str:
     claim, remark, there = judgement.claim, judgement.remark, len(judgement.comparisons)
     if "exploration" in remark:
         planned = f" of seeds {', '.join(map(str, claim.seeds))}" if claim.seeds else ""
-        return f"new runs{planned}: those there are exploration"
+        return f"new runs{planned}: those from before the claim don't count"
     if not there or "planned seeds" in remark:
         return remark.rpartition("; ")[2] if there else remark
     if 0 < there < len(claim.contrasts):
@@ -122,7 +122,7 @@ def name_what_decides(judgement: Judgement) -> str:
     cells = dict.fromkeys(cell for side in sides for cell in judgement.group.find(side))
     few = [c for c in cells if len(judgement.group.values(c, VAL)) == judgement.n]
     runs = _name_runs(judgement.n, judgement.seeds, [judgement.group.labels[c] for c in few])
-    return f"a new claim, as its planned seeds are all there: {runs}" if claim.seeds else runs
+    return f"a new claim, since its planned seeds are all trained: {runs}" if claim.seeds else runs
 
 
 def _name_runs(n: int, seeds: tuple[int, int] | None, cells: Sequence[str] = ()) -> str:
