@@ -14,9 +14,11 @@ import yaml
 from conftest import ROOT
 from scipy import stats
 
-from resnet_cifar.report.groups import group_by_question
-from resnet_cifar.report.study import load_questions
+from resnet_cifar.report import claims
+from resnet_cifar.report.groups import Group, group_by_question
+from resnet_cifar.report.study import load_published, load_questions
 from resnet_cifar.results import load_metrics, load_runs
+from resnet_cifar.runs.statistics import estimate, plus_minus
 
 RESULTS = ROOT / "experiments" / "results" / "runs"
 README, BOOK = ((ROOT / path).read_text() for path in ("README.md", "experiments/README.md"))
@@ -94,15 +96,34 @@ def paired(found: pd.Series) -> str:
     return text((found.mean(), half), joint=" ± ")
 
 
-def lead(first: float, second: float) -> str:
-    """The report's own comparison of two learning rates at width 16."""
-    question = next(each for each in load_questions() if each.name == "learning_rate")
-    groups = group_by_question(records()[0], [question])
-    (found,) = [each for each in groups if each.question == question]
-    cells = {row["optimizer.lr"]: name for name, row in found.configurations.items()}
-    e = found.compare(cells[first], cells[second])
+@functools.cache
+def groups() -> list[Group]:
+    return group_by_question(records()[0], load_questions())
+
+
+def lead(question: str, first: Cell, second: Cell) -> str:
+    """The report's own comparison of two cells, in points; no interval where it has none."""
+    sides = [{key: [value] for key, value in side.items()} for side in (first, second)]
+    asked = [group for group in groups() if group.question.name == question]
+    (e,) = [
+        group.compare(*(name for (name,) in found))
+        for group in asked
+        if all(found := [group.find(side) for side in sides])
+    ]
     assert e
-    return text((100 * e.mean, 50 * (e.high - e.low)), joint=" ± ")
+    return plus_minus(100 * e.mean, 100 * e.half_width)
+
+
+def passes(difference: str) -> str:
+    """A difference within the public passes: "0.47 ± 0.46 (4 passes)", of two its ends."""
+    (found,) = [
+        list(values.values())
+        for claim, name, values in claims.judge_published(load_questions(), load_published())
+        if name == difference and claim.metric == VAL
+    ]
+    e = estimate([100 * each for each in found])
+    ends = plus_minus(e.mean, e.half_width) if e.n > 2 else spanned(100 * np.array(found))
+    return f"{ends} ({e.n} passes)"
 
 
 def beside(wanted: Cell, key: str, value: Any) -> pd.Series:
@@ -122,7 +143,7 @@ MEASURED = {
     "Width val loss augmented": cell(scheduler="constant"),
     "2. val loss, seeds 0 to 2": cell(),
     "3. val loss": cell(),
-    "4. val loss": cell(decay=0.01, epochs=5),
+    "4. val loss": cell(decay=0.01),
     "5. val loss": cell(seed=0),
     "7. train %, seeds 0 and 1": cell(decay=0.01),
     "8. val loss ema": cell(decay=0.01, ema_decay=0.999),
@@ -132,6 +153,7 @@ MEASURED = {
 BY_ROW = {"The width 16", "6. 1e-2", "6. Spearman correlation", "6. apart"}
 UNCHECKED = {"Train two CPU cores": "estimates for GPUs, one machine's time for the CPU"}
 UNCHECKED |= {"Records records up to": "float32 records that only the history has"}
+UNCHECKED |= {"resnet-cifar here, at a quarter of the width": "`answers` has its sentences"}
 UNCHECKED |= {"Lab section": "its decimals are compared with those of the other tables"}
 TABLES = tables(README + BOOK)
 
@@ -194,24 +216,67 @@ def test_every_table_is_known_and_those_of_their_own_kind() -> None:
     assert sorted(printed) == sorted(rows_of_their_own_kind())
 
 
-def test_results_and_summary() -> None:
-    full, ema = cell(scheduler="constant", width=64), cell(decay=0.01, ema_decay=0.999)
+def answers() -> list[str]:
+    """The README's first table, from the public passes and by the report's own comparisons."""
+    rate = {lr: cell(lr, "constant") for lr in (0.1, 0.01, 0.001)}
+    rates = [lead("learning_rate", rate[a], rate[b]) for a, b in ((0.1, 0.01), (0.01, 0.001))]
+    annealed = [
+        lead("schedule", cell(epochs=e), cell(scheduler="constant", epochs=e)) for e in (15, 30)
+    ]
+    steps = [
+        lead("weight_decay", cell(decay=high, epochs=e), cell(decay=low, epochs=e))
+        for e, high, low in ((5, 0.01, 0), (30, 5e-4, 0), (30, 0.01, 5e-4))
+    ]
+    both = lead("schedule_x_wd", cell(decay=0.01), cell(scheduler="constant"))
+    short = cell(decay=0.01, epochs=5)
+    detached = lead("batchnorm", short, short | {KEYS["detach"]: "both"})
+    rows = [
+        f"0.01: ahead of 0.1 by {passes('lr 0.01 − 0.1').partition(' (')[0]}, of 0.001 by "
+        f"{passes('lr 0.01 − 0.001')} | 0.1: ahead of 0.01 by {rates[0]}, which is {rates[1]} "
+        "ahead of 0.001 (15 epochs, n = 3)",
+        f"{passes('cosine − constant')} | open: {' and '.join(annealed)} (15 and 30 epochs, n = 1)",
+        f"5e-4: {passes('weight decay 0.0005 − 0').partition(' (')[0]}; 1e-2 another "
+        f"{passes('weight decay 0.01 − 0.0005')} | 1e-2: {steps[0]} (5 epochs, n = 5). At 30 "
+        f"epochs open: 5e-4 {steps[1]}, 1e-2 another {steps[2]} (n = 1)",
+        f"{passes('cosine − constant, weight decay 0.01 − 0')} | {both} (15 epochs, n = 2 and 3)",
+        f"it fails: {passes('detach none − both').replace(' (', ' lower (')} | it fails: "
+        f"{detached} lower (5 epochs, n = 5)",
+    ]
+    return rows
+
+
+def test_the_answers_of_the_readme() -> None:
+    first = README.partition("## Start")[0]
+    for row in answers():
+        assert row in first
+    assert decimals(first) == decimals(" ".join(answers()))
+
+
+def test_what_is_beyond_the_study() -> None:
+    ema = cell(decay=0.01, ema_decay=0.999)
     decay = [row[3] for row in TABLES["5. val loss"][1:]]
+    fits = [text(float(row[1])) for row in TABLES["6. Spearman correlation"][1:4]]
     lower = [row[2].split(", ") for row in TABLES["7. train %, seeds 0 and 1"][2:]]
-    expected = [text(values(full, AUGMENTED)), text(values(full))]
-    expected += [text(min(public("lr_0.01")[1]) - values(full, AUGMENTED))]
-    expected += [text(100 * curves(full).tail(6).diff().abs().max(), 1), "0.1", "0.01"]
-    expected += lead(0.1, 0.01).split(" ± ")
-    assert f"by {lead(0.1, 0.01)} points" in BOOK
-    assert lead(0.01, 0.001) in " ".join(BOOK.split())
-    expected += [decay[2], decay[5], decay[0], decay[3]]
-    expected += [text(float(row[1])) for row in TABLES["6. Spearman correlation"][1:3]]
-    expected += [max(row[2] for row in TABLES["6. apart"][1:]), *lower[0], *lower[1], "95.11"]
-    results = README.partition("## Results so far")[2].partition("\n## ")[0]
+    expected = ["0.01", decay[2], decay[0], decay[5], decay[3], *fits]
+    expected += [max(row[2] for row in TABLES["6. apart"][1:]), *lower[0], *lower[1]]
+    expected += [text(each) for each in values(ema) - values(ema, EMA)] + ["95.11"]
+    results = README.partition("## Beyond the study")[2].partition("\n## ")[0]
     assert decimals(results) == expected
-    led = (curves(ema, EMA) > curves(ema))[::-1].idxmax()
-    assert f"until epoch {led[0]} and {led[1]}" in results
-    known = {text(values(cell(rate, "constant")).mean()) for rate in (0.1, 0.01, 0.001)}
+    ends = {}
+    for detach in ("none", "var", "mean", "both"):
+        short = [values(cell(decay=d, epochs=5, detach=detach)) for d in (0, 0.01)]
+        ends[detach] = f"{min(map(min, short)):.0f} to {max(map(max, short)):.0f}"
+    plain = " ".join(results.split())
+    assert f"BatchNorm has {ends['none']} %. Without the variance's gradient it is" in plain
+    assert f"it is {ends['var']} %, without the mean's {ends['mean']} %, without either" in plain
+    assert f"without either {ends['both']} %" in plain
+
+
+def test_the_lab_book_s_summary() -> None:
+    rate = {lr: cell(lr, "constant") for lr in (0.1, 0.01, 0.001)}
+    for a, b in ((0.1, 0.01), (0.01, 0.001)):
+        assert lead("learning_rate", rate[a], rate[b]) in " ".join(BOOK.split())
+    known = {text(values(each).mean()) for each in rate.values()}
     tabled = decimals(str([TABLES[name] for name in MEASURED.keys() | BY_ROW]))
     known |= {*tabled, *(text(float(each)) for each in tabled)}
     assert not set(decimals(str(TABLES["Lab section"]))) - known

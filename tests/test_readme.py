@@ -50,7 +50,9 @@ def smaller(script: str, quick: bool = False) -> str:
             if re.search("experiment=(study|lr_x_wd|quickstart)", command):
                 command += " seed=0"
             if "experiment=batch_size" in command:
-                command = command.replace("batch_size=16", "batch_size=16,32") + " seed=0,1"
+                # Later blocks name the one run of batches of 32: this one, or the whole demo's.
+                other = 32 if quick else 64
+                command = command.replace("batch_size=16", f"batch_size=16,{other}") + " seed=0,1"
             if "experiment=lr_x_wd" in command:
                 command += " optimizer.lr=0.01,0.1 regularization.weight_decay=1e-2"
             if quick and re.search("quickstart| -m ", command):
