@@ -24,7 +24,7 @@ def claims_part(judgements: Sequence[Judgement], answers: Sequence[Tables]) -> l
     """The claims, and what was varied without one: a line each, the undecided ones folded."""
     claimed = {judgement.group for judgement in judgements}
     settings: dict[tuple[str, str], list[Judgement]] = {}
-    for each in judgements:
+    for each in sorted(judgements, key=lambda each: each.verdict == claims.UNDECIDED):
         settings.setdefault((each.group.question.name, each.claim.claim), []).append(each)
     items = list(map(_describe_claim, settings.values()))
     for answer in answers:
