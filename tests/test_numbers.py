@@ -232,8 +232,8 @@ def answers() -> list[str]:
     detached = lead("batchnorm", short, short | {KEYS["detach"]: "both"})
     rows = [
         f"0.01: ahead of 0.1 by {passes('lr 0.01 − 0.1').partition(' (')[0]}, of 0.001 by "
-        f"{passes('lr 0.01 − 0.001')} | 0.1: ahead of 0.01 by {rates[0]}, which is {rates[1]} "
-        "ahead of 0.001 (15 epochs, n = 3)",
+        f"{passes('lr 0.01 − 0.001')} | 0.1: ahead of 0.01 by {rates[0]}, and 0.01 of 0.001 "
+        f"by {rates[1]} (15 epochs, n = 3)",
         f"{passes('cosine − constant')} | open: {' and '.join(annealed)} (15 and 30 epochs, n = 1)",
         f"5e-4: {passes('weight decay 0.0005 − 0').partition(' (')[0]}; 1e-2 another "
         f"{passes('weight decay 0.01 − 0.0005')} | 1e-2: {steps[0]} (5 epochs, n = 5). At 30 "
