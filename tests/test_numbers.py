@@ -114,6 +114,17 @@ def lead(question: str, first: Cell, second: Cell) -> str:
     return plus_minus(100 * e.mean, 100 * e.half_width)
 
 
+def judged(claim: str) -> claims.Judgement:
+    """The report's judgement of a claim that one setting has runs for at width 16, lr 0.01."""
+    short = "CIFAR-10, width 16, 15 epochs"
+    (found,) = [
+        each
+        for each in claims.judge_all(groups())
+        if each.claim.claim == claim and each.group.setting in (short, f"{short}, lr 0.01")
+    ]
+    return found
+
+
 def passes(difference: str) -> str:
     """A difference within the public passes: "0.47 ± 0.46 (4 passes)", of two its ends."""
     (found,) = [
@@ -127,7 +138,7 @@ def passes(difference: str) -> str:
 
 
 def beside(wanted: Cell, key: str, value: Any) -> pd.Series:
-    return values(wanted) - values(wanted | {KEYS[key]: value})
+    return (values(wanted) - values(wanted | {KEYS[key]: value})).dropna()
 
 
 COLUMNS = {
@@ -144,8 +155,8 @@ MEASURED = {
     "2. val loss, seeds 0 to 2": cell(),
     "3. val loss": cell(),
     "4. val loss": cell(decay=0.01),
-    "5. val loss": cell(seed=0),
-    "7. train %, seeds 0 and 1": cell(decay=0.01),
+    "5. val loss": cell(),
+    "7. train %, seeds 0 to 2": cell(decay=0.01),
     "8. val loss ema": cell(decay=0.01, ema_decay=0.999),
     "9. largest val loss": cell(epochs=5),
     "9. mean ± half the 95 % interval": cell(epochs=5),
@@ -223,22 +234,26 @@ def answers() -> list[str]:
     annealed = [
         lead("schedule", cell(epochs=e), cell(scheduler="constant", epochs=e)) for e in (15, 30)
     ]
+    decays = [(5, 0.01, 0), (15, 0.01, 0), (15, 5e-4, 0), (30, 5e-4, 0), (30, 0.01, 5e-4)]
     steps = [
         lead("weight_decay", cell(decay=high, epochs=e), cell(decay=low, epochs=e))
-        for e, high, low in ((5, 0.01, 0), (30, 5e-4, 0), (30, 0.01, 5e-4))
+        for e, high, low in decays
     ]
+    order = judged("lr 0.01 ends above 0.1 and above 0.001")
     both = lead("schedule_x_wd", cell(decay=0.01), cell(scheduler="constant"))
     short = cell(decay=0.01, epochs=5)
     detached = lead("batchnorm", short, short | {KEYS["detach"]: "both"})
     rows = [
         f"0.01: ahead of 0.1 by {passes('lr 0.01 − 0.1').partition(' (')[0]}, of 0.001 by "
-        f"{passes('lr 0.01 − 0.001')} | 0.1: ahead of 0.01 by {rates[0]}, and 0.01 of 0.001 "
-        f"by {rates[1]} (15 epochs, n = 3)",
-        f"{passes('cosine − constant')} | open: {' and '.join(annealed)} (15 and 30 epochs, n = 1)",
+        f"{passes('lr 0.01 − 0.001')} | {order.verdict}: 0.1 ahead of 0.01 by {rates[0]}; 0.01 is "
+        f"ahead of 0.001 by {rates[1]} (15 epochs, n = 3)",
+        f"{passes('cosine − constant')} | {annealed[0]} (15 epochs, n = 3); open at 30: "
+        f"{annealed[1]} (n = 1)",
         f"5e-4: {passes('weight decay 0.0005 − 0').partition(' (')[0]}; 1e-2 another "
-        f"{passes('weight decay 0.01 − 0.0005')} | 1e-2: {steps[0]} (5 epochs, n = 5). At 30 "
-        f"epochs open: 5e-4 {steps[1]}, 1e-2 another {steps[2]} (n = 1)",
-        f"{passes('cosine − constant, weight decay 0.01 − 0')} | {both} (15 epochs, n = 2 and 3)",
+        f"{passes('weight decay 0.01 − 0.0005')} | 1e-2: {steps[0]} (5 epochs, n = 5), {steps[1]} "
+        f"(15, n = 3). Open: 5e-4 by {steps[2]} and {steps[3]} (15 and 30), 1e-2 another "
+        f"{steps[4]} (30, n = 1)",
+        f"{passes('cosine − constant, weight decay 0.01 − 0')} | {both} (15 epochs, n = 3)",
         f"it fails: {passes('detach none − both').replace(' (', ' lower (')} | it fails: "
         f"{detached} lower (5 epochs, n = 5)",
     ]
@@ -254,19 +269,26 @@ def test_the_answers_of_the_readme() -> None:
 
 def test_what_is_beyond_the_study() -> None:
     ema = cell(decay=0.01, ema_decay=0.999)
-    decay = [row[3] for row in TABLES["5. val loss"][1:]]
+    flat = lead("schedule_x_wd", cell(scheduler="constant"), cell(0.01, "constant", 0.01))
+    steep = lead("weight_decay", cell(decay=0.01), cell())
+    adds = judged("weight decay 1e-2 adds more along the cosine than at a constant rate")
+    e = adds.comparisons[0].difference
+    more = plus_minus(100 * e.mean, 100 * e.half_width)
     fits = [text(float(row[1])) for row in TABLES["6. Spearman correlation"][1:4]]
-    lower = [row[2].split(", ") for row in TABLES["7. train %, seeds 0 and 1"][2:]]
-    expected = ["0.01", decay[2], decay[0], decay[5], decay[3], *fits]
+    lower = [row[2].split(", ") for row in TABLES["7. train %, seeds 0 to 2"][2:]]
+    expected = ["0.01", *flat.split(" ± "), *steep.split(" ± "), *more.split(" ± "), *fits]
     expected += [max(row[2] for row in TABLES["6. apart"][1:]), *lower[0], *lower[1]]
     expected += [text(each) for each in values(ema) - values(ema, EMA)] + ["95.11"]
     results = README.partition("## Beyond the study")[2].partition("\n## ")[0]
     assert decimals(results) == expected
+    plain = " ".join(results.split())
+    assert f"1e-2 ends {flat} points below none, along the cosine {steep} above" in plain
+    assert f"differ by {more}, as was claimed before (n = {e.n})" in plain
+    assert adds.verdict == "holds"
     ends = {}
     for detach in ("none", "var", "mean", "both"):
         short = [values(cell(decay=d, epochs=5, detach=detach)) for d in (0, 0.01)]
         ends[detach] = f"{min(map(min, short)):.0f} to {max(map(max, short)):.0f}"
-    plain = " ".join(results.split())
     assert f"BatchNorm has {ends['none']} %. Without the variance's gradient it is" in plain
     assert f"it is {ends['var']} %, without the mean's {ends['mean']} %, without either" in plain
     assert f"without either {ends['both']} %" in plain
