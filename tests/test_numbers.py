@@ -295,6 +295,9 @@ def test_what_is_beyond_the_study() -> None:
 
 
 def test_the_lab_book_s_summary() -> None:
+    ema = cell(decay=0.01, ema_decay=0.999)
+    led = (curves(ema, EMA) > curves(ema))[::-1].idxmax()
+    assert f"ahead until epoch {led[0]} and {led[1]}, at the end" in str(TABLES["Lab section"])
     rate = {lr: cell(lr, "constant") for lr in (0.1, 0.01, 0.001)}
     for a, b in ((0.1, 0.01), (0.01, 0.001)):
         assert lead("learning_rate", rate[a], rate[b]) in " ".join(BOOK.split())
