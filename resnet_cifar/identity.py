@@ -11,66 +11,18 @@ import hashlib
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# A label shows a coordinate of the study always, any other value only where it differs from the
-# usual one. Part of the naming contract, hence frozen here and not read from conf/: a changed
-# default must not rename old runs. A field that is new needs no line: it is shown wherever it is
-# part of the identity, and so, if it was `added`, at every value but that of its absence.
+# A label shows a coordinate of the study always, another value where it is not the usual one.
 COORDINATES = ("optimizer.lr", "scheduler", "regularization.weight_decay", "norm", "norm.detach")
-USUAL: dict[str, Any] = {
-    "data": "cifar10",
-    "data.split_seed": 0,
-    "data.val_size": 10000,
-    "augmentation": "crop_flip",
-    "augmentation.crop_padding": 4,
-    "augmentation.flip_probability": 0.5,
-    "model": "resnet18",
-    "model.width": 64,
-    "norm.eps": 1e-5,
-    "norm.momentum": 0.1,
-    "optimizer": "sgd",
-    "optimizer.momentum": 0.9,
-    "optimizer.dampening": 0.0,
-    "optimizer.nesterov": False,
-    "scheduler.eta_min": 0.0,
-    "scheduler.warmup_epochs": 0.0,
-    "regularization.decay_norm_and_bias": True,
-    "regularization.label_smoothing": 0.0,
-    "regularization.ema_decay": 0.0,
-    "regularization.clip_norm": 0.0,
-    "trainer.epochs": 300,
-    "trainer.batch_size": 128,
-    "trainer.precision": "auto",
-    "trainer.deterministic": False,
-}
-# Fields that labels have never shown: the name of their kind has to say enough.
-UNNAMED = (
-    *("synthetic.train_size", "synthetic.test_size", "cutout.size", "mixup.alpha"),
-    *("groupnorm.groups", "adamw.beta1", "adamw.beta2", "adamw.eps"),
-    *("step.step_size", "step.gamma", "milestones.milestones", "milestones.factor"),
-    *("one_cycle.pct_start", "one_cycle.div_factor", "one_cycle.final_div_factor"),
-)
-# Keys that have moved since runs exist. Names go on being made from the old ones.
-MOVED = {
-    "augmentation.crop_padding": "data.crop_padding",
-    "augmentation.flip_probability": "data.flip_probability",
-}
-SHORT = {
-    "batchnorm": "bn",
-    "groupnorm": "gn",
-    "none": "nonorm",
-    "augmentation=none": "noaug",
-    "model.width": "w",
-    "trainer.batch_size": "bs",
-    "trainer.precision": "",
-    "regularization.label_smoothing": "ls",
-    "regularization.ema_decay": "ema",
-    "regularization.clip_norm": "clip",
-    "optimizer.momentum": "m",
-}
+_NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
+USUAL: dict[str, Any] = _NAMES["usual"]
+SHORT: dict[str, str] = _NAMES["short"]
+MOVED: dict[str, str] = _NAMES["moved"]
+UNNAMED = {f"{kind}.{name}" for kind, names in _NAMES["unnamed"].items() for name in names}
 LABEL_LENGTH = 100  # characters; values that do not fit are told apart by the hash alone
 
 
