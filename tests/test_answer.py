@@ -147,6 +147,14 @@ def test_a_cell_apart_is_judged_by_its_own_runs(answer) -> None:
     assert "10.00 ± 2.27 points ahead" not in wild
 
 
+def test_averaging_makes_no_second_training_of_a_cell(answer) -> None:
+    rows = {0.1: [90.0, 91.0, 92.0], 0.01: [80.0, 81.5, 82.5]}
+    twins = [("optimizer.lr=0.01", f"regularization.ema_decay={decay}") for decay in (0.9, 0.99)]
+    alone = words(answer(rows))
+    interval = re.search(r"[\d.]+ ± [\d.]+ points ahead", alone)[0]
+    assert interval in words(answer(rows | {key: [79.0, 80.5, 81.5] for key in twins}))
+
+
 def test_one_seed_says_nothing_of_chance(answer) -> None:
     lines = answer({0.01: [80.0], 0.1: [90.0]})
     assert lines[1] == "accuracy on validation, last epoch, %"

@@ -225,6 +225,7 @@ class Pool:
         self.outcomes[job.key] = outcome
         self._view.end(job, outcome.text + (f" ({where})" if where else ""))
         if self._source:
+            self._source.stop(job)  # too quick to be looked at, it is pruned by the same rule
             self._source.ended(job, outcome)
 
     def _record_pruned(self, job: Job, why: str) -> None:

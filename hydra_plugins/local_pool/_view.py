@@ -216,15 +216,16 @@ class SweepView:
         pruned: Mapping[str, str],
     ) -> None:
         """Say how it ended: counts, failures with cause and log, jobs there was no time for."""
-        counts = {"before": self._before, "done": len(outcomes), "stopped early": len(pruned)}
+        done = self._ended - self._before - len(pruned) - len(failures)
+        counts = {"before": self._before, "done": done, "stopped early": len(pruned)}
         counts["failed"] = len(failures)
         counts["not finished"] = self._total - sum(counts.values())
         parts = [f"{count} {how}" for how, count in counts.items() if count or how == "done"]
         passed = duration(time.monotonic() - self._start)
         self.say(f"{self._runs}: {', '.join(parts)}; {passed}")
         for job, cause in failures:
-            log = job.log()
-            self.say(f"failed: {self._labels[job]}: {cause}" + (f" (log: {log})" if log else ""))
+            log = f" (log: {log})" if (log := job.log()) else ""
+            self.say(f"failed: {self._labels[job]}: {cause}{log}", always=True)
         for job in left:
             self.say(f"left: {self._labels[job]}")
         if interrupted:
@@ -242,9 +243,9 @@ class SweepView:
         """Print a line about a job."""
         self.say(f"{self._number(job)} {self._labels[job]}: {text}")
 
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-        if self._mode == "quiet":
+    def say(self, text: str, always: bool = False) -> None:
+        """Print a line that stays; of `quiet` views where it is `always` wanted."""
+        if self._mode == "quiet" and not always:
             return
         with self._lock:
             if self._live:

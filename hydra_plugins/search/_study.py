@@ -204,7 +204,6 @@ class Search(JobSource):
         return f"pruned after step {curve[-1][0]}, at {curve[-1][1]:.4g}" if any(pruned) else ""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        self.stop(job)  # one that was too quick to be looked at is pruned by the same rule
         for trial in self._trials.pop(job.key):
             self.study.tell(trial.number, outcome.value)
 

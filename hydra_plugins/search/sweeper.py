@@ -41,6 +41,7 @@ class SearchConf:
     _recursive_: bool = False
 
     def __post_init__(self) -> None:
+        a_file = bool(self.storage.strip()) and "://" not in self.storage
         check_options(
             self,
             "hydra.sweeper",
@@ -48,10 +49,7 @@ class SearchConf:
             batch=(self.batch >= 1, "1 or more"),
             seed=(self.seed >= 0, "0 or more"),
             direction=(self.direction in ("maximize", "minimize"), "maximize or minimize"),
-            storage=(
-                bool(self.storage.strip()) and "://" not in self.storage,
-                "a file, a journal of Optuna's; no URL",
-            ),
+            storage=(a_file, "a file, a journal of Optuna's; no URL"),
         )
 
 
@@ -106,7 +104,8 @@ class OptunaSearch(LaunchingSweeper):
                 if not planned and not quiet:
                     self._summarize(study, file)
         if not quiet:
-            kind.answer([make(_space.overrides(point)) for point in study.completed()])
+            jobs = [make(_space.overrides(point)) for point in study.completed()]
+            kind.answer([*{job.key: job for job in jobs}.values()])  # a point may be tried twice
 
     def _split(self, arguments: list[str]) -> tuple[list[str], "dict[str, Any]"]:
         """Split the command line into what every job has and the space."""

@@ -115,8 +115,13 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
     alike = [each for each in ranked if not each.diverged and not statistics.collapses(each.config)]
     pools = []
     for cell in (best, other):
-        like = [each.values for each in alike if each.setting == cell.setting]
-        pools.append(statistics.pool(like if cell in alike else []))
+        # Averaging changes no update: cells that differ in it alone are one.
+        like = {
+            repr([x for x in each.config.items() if "ema_decay" not in x[0]]): each.values
+            for each in alike
+            if each.setting == cell.setting
+        }
+        pools.append(statistics.pool(like.values() if cell in alike else []))
     lead = statistics.compare([(1, best.values, pools[0]), (-1, other.values, pools[1])])
     ahead = f"{statistics.plus_minus(lead.mean, lead.half_width)} points ahead of {other.label}"
     ahead = f"{name}; {ahead}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -221,9 +222,12 @@ def test_the_whole_grid_is_refused_with_one_bad_job(sweep: Sweep) -> None:
     assert set(os.listdir()) == before
 
 
-def test_a_failure_is_raised_where_its_result_is_asked_for(sweep: Sweep) -> None:
+def test_a_failure_is_raised_where_its_result_is_asked_for(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
     Path("port=4").mkdir()
     good, bad = make_launcher(sweep, progress="quiet").launch(ports(3, 4), 0)
+    assert re.fullmatch(r"failed: port=4: .+\n", capfd.readouterr().out)  # quiet, and yet said
     assert good.return_value == 3
     with pytest.raises(SweepFailed, match="1 of 2 runs failed"):
         _ = bad.return_value

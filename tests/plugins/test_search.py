@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -210,6 +211,27 @@ def test_slots_are_kept_busy_and_the_one_behind_is_stopped(
         again = run(Search(study(storage, pruner=MEDIAN), 6, toy, toy, print))
     assert not again.outcomes
     assert "6 runs: 6 before, 0 done" in capfd.readouterr().out
+
+
+def test_what_ends_elsewhere_is_never_pruned(tmp_path: Path, toy: type[Toy]) -> None:
+    """A launcher without a view of running jobs hands over finished ones, the worst last."""
+    with _study.open_storage(tmp_path / "journal") as storage:
+        ours = study(storage, pruner=MEDIAN)
+        source = Search(ours, 4, toy, toy, print)
+        jobs = sorted([source.next() for _ in range(4)], key=lambda job: -job.x)
+        for job in jobs:
+            Path(f"{job.path}.curve").write_text(f"1 {job.x}\n2 {job.x}\n")
+            source.ended(job, Outcome(job.x, ""))
+        assert states(ours) == ["COMPLETE"] * 4
+
+
+def test_a_point_that_is_tried_twice_is_one_run_and_is_done(
+    tmp_path: Path, toy: type[Toy], capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = {"x": distribution("x=0.25,0.5")}
+    with _study.open_storage(tmp_path / "journal") as storage:
+        run(Search(study(storage, space=space), 6, toy, toy, print))
+    assert re.search(r"\n6 runs: 6 done; ", capfd.readouterr().out)
 
 
 class Curved(Toy):
