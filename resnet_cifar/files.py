@@ -197,10 +197,6 @@ class Lock:
             while not self._try():
                 self.poll()
                 time.sleep(0.1)
-        holder = {"pid": os.getpid(), "host": platform.node(), "since": time.time()}
-        os.ftruncate(self._file, 0)
-        os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, json.dumps(holder).encode())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -221,6 +217,10 @@ class Lock:
             undo.callback(os.close, file)
             # The directory may have been set aside while this process was waiting.
             if _take(file) and is_at(file, self.path):
+                holder = {"pid": os.getpid(), "host": platform.node(), "since": time.time()}
+                os.ftruncate(file, 0)
+                os.lseek(file, 0, os.SEEK_SET)
+                os.write(file, json.dumps(holder).encode())  # on a full disk nothing stays locked
                 self._file = file
                 undo.pop_all()
         return self._file == file

@@ -12,6 +12,7 @@ import time
 import types
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -184,6 +185,17 @@ def test_one_holder_at_a_time_and_it_is_named(tmp_path: Path) -> None:
     waiter.join(5)
     assert not waiter.is_alive()
     assert told == [f"process {os.getpid()} on {os.uname().nodename}"]
+
+
+def test_a_full_disk_leaves_nothing_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", mock.Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"), Lock(path):
+            pass
+    assert not is_held(path)
+    with Lock(path, wait=False):
+        assert is_held(path)
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:

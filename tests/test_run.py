@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -242,6 +243,43 @@ def test_interrupted_and_resumed_equals_undisturbed(
     trained = [session["images_trained"] for session in record(run)["sessions"]]
     before = 64 * (epoch - 1) + 16 * (step + 1)
     assert trained == [before, 128 - before]
+
+
+def test_a_run_that_stops_again_before_its_next_epoch_keeps_its_best(program: Program) -> None:
+    for step in (0, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_at(patch, 2, step, signal.SIGTERM)
+            stopped = program(*TINY)
+        assert "the same command goes on" in stopped.out
+        assert record(directory())["best"]["epoch"] == 1
+
+
+def test_a_rerun_that_stops_says_how_it_goes_on(program: Program) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2, 0, signal.SIGTERM)
+        stopped = program(*TINY, "rerun=true")
+    assert "the same command without rerun=true goes on" in stopped.out
+    assert "resumed at epoch 2" in program(*TINY).out
+
+
+@pytest.mark.parametrize("root", ["two words", "a\x07bell", "two\nlines: ["])
+def test_any_output_root_leaves_a_configuration_that_can_be_read(
+    program: Program, root: str
+) -> None:
+    assert program(*TINY, f"output_root='{root}'").code == 0
+    (path,) = Path(root).glob("*/seed=0/config.yaml")
+    assert load(path).output_root == root
+    command = path.read_text().partition("\n")[0].partition("runs command ")[2]
+    assert shlex.split(command) == [str(path.parent)] or not root.isprintable()
+
+
+def test_logits_that_float16_can_t_hold_are_kept_as_its_largest(tmp_path: Path) -> None:
+    record = make_run(tmp_path, TINY)
+    logits = {view: torch.tensor([[1e7, -1e7]]) for view in ("val", "val_augmented")}
+    writer = SimpleNamespace(directory=record)
+    Recorder.predictions(writer, logits, torch.tensor([1]), np.array([7]))
+    with np.load(record / "predictions.npz") as stored:
+        assert stored["logits_val"].tolist() == [[65504, -65504]]
 
 
 @pytest.mark.parametrize(

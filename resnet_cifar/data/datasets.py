@@ -115,7 +115,7 @@ class Cifar(Dataset):
     def prepare(self) -> None:
         # A look at the sizes (186.2 and 186.3 MB) is enough, and quicker than an import.
         files = Path(self.root).glob(f"cifar-{self.NAME[5:]}-*/*")
-        if sum(path.stat().st_size for path in files) < 186e6:
+        if sum(path.stat().st_size for path in files if path.is_file()) < 186e6:
             self._read(train=True)
 
     def load_test(self) -> Images:

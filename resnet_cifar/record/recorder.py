@@ -155,7 +155,8 @@ class Recorder:
 
     def predictions(self, logits: Mapping[str, Tensor], labels: Tensor, index: np.ndarray) -> None:
         """Write predictions.npz: logits [n, classes] by view, labels and places in the data set."""
-        half = {f"logits_{view}": logits[view].half().numpy() for view in ("val", "val_augmented")}
+        most, of = torch.finfo(torch.half).max, ("val", "val_augmented")
+        half = {f"logits_{v}": logits[v].clamp(-most, most).half().numpy() for v in of}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, labels=labels.numpy(), index=index, **half)
         write_atomically(self.directory / PREDICTIONS, buffer.getvalue())

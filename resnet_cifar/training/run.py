@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shlex
 import traceback
 from collections import Counter
 from datetime import datetime
@@ -27,6 +28,7 @@ from resnet_cifar.probe.gradient_flow import empty_rotations
 from resnet_cifar.record import checkpoint, provenance, schema
 from resnet_cifar.record.layout import CONFIG, LOCK, RUN
 from resnet_cifar.record.recorder import Recorder, hand_in, now
+from resnet_cifar.text import printable
 from resnet_cifar.training.engine import Engine
 from resnet_cifar.training.interrupt import Interrupt
 from resnet_cifar.training.live import Display
@@ -107,8 +109,8 @@ def train(
         state, recorder = engine.state, engine.recorder
         status, error = "failed", None
         try:
-            how = f"# {command_name('runs')} command {directory}\n# prints the command that "
-            how += "trains this configuration again.\n"
+            how = f"# {command_name('runs')} command {printable(shlex.quote(str(directory)))}\n"
+            how += "# prints the command that trains this configuration again.\n"
             write_atomically(directory / CONFIG, how + to_yaml(config))
             for line in opening(config, directory, compute, recorder.session, engine.uncaptured):
                 display.say(line)
@@ -123,7 +125,8 @@ def train(
             if isinstance(failure, Interrupted | KeyboardInterrupt) or interrupt.came():
                 status, error = "interrupted", None
                 at = f"epoch {state.epoch + 1}, step {state.step}"
-                display.say(f"interrupted in {at}: {saved}; the same command goes on")
+                same = "the same command" + " without rerun=true" * config.rerun
+                display.say(f"interrupted in {at}: {saved}; {same} goes on")
             raise
         finally:
             # A full disk must not hide what went wrong first.
@@ -210,7 +213,7 @@ def assemble(
         display.say(line)
 
     # Record: last, because it begins to write. Whatever fails before leaves no run behind.
-    record.epochs_done = state.epoch
+    record.epochs_done, record.best = state.epoch, state.best
     session = schema.Session(start=now(), **provenance.session(compute))
     session.epoch, session.step = state.epoch, state.step
     hparams = {**dict(items(config)), "seed": config.seed}
