@@ -257,6 +257,15 @@ def test_groups_have_means_of_completed_runs_and_count_the_others(call: Call, ro
     assert [row["optimizer.lr"] for row in rows] == [0.01, 0.1]
 
 
+def test_a_metric_that_some_runs_lack_is_no_mean_beside_their_n(call: Call, root: Path) -> None:
+    for seed, averaged in ((0, None), (1, 0.7), (2, 0.8)):
+        make_run(root, [*TINY, "optimizer.lr=1"], seed, 0.9, averaged=averaged)
+    best, *_ = json.loads(call("list", "outputs", "--group", "cell", "--json"))
+    assert (best["n"], best["accuracy/val_ema"]) == (3, None)
+    assert "accuracy/val_ema_interval" not in best
+    assert call("list", "outputs", "--group", "cell", "--columns", "n,accuracy/val_ema")
+
+
 def test_a_cell_under_two_labels_is_one_group(call: Call, root: Path) -> None:
     """Runs of an earlier version of the program, or copied from elsewhere."""
     cell = next(root.glob("lr0.1_*"))
@@ -381,6 +390,8 @@ def test_two_cells(call: Call, root: Path, terminal: Callable[[int], None]) -> N
     # 60 and 64, 70 and 72: the pairs differ by 10 and 8, of which t(0.975, 1) = 12.71.
     estimates = ["62.00 ± 25.41 (n=2)", "71.00 ± 12.71 (n=2)", "+9.00 ± 12.71 (n=2)"]
     assert lines["val %, last epoch"] == estimates
+    assert "B - A over the seeds that both have, pair by pair" in out
+    assert "pair by pair" not in call("diff", f"{slow}/seed=0", fast)
     assert "the configurations are the same" in call("diff", slow, slow)
     terminal(80)
     narrow = call("diff", slow, fast)

@@ -65,7 +65,8 @@ def print_differences(options: argparse.Namespace) -> None:
             print_table(heads, lines)
     if cells:
         means = "Means over the seeds that completed, with 95 % t-intervals"
-        print(f"\n{means}; B - A over the seeds that both have, pair by pair.")
+        pairs = "; B - A over the seeds that both have, pair by pair"
+        print(f"\n{means}{pairs * all(side.is_cell for side in sides)}.")
     # What it says is not of all runs that there are.
     fail_for([reason for side in sides for reason in side.unread])
 

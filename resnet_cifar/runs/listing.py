@@ -103,10 +103,12 @@ def group_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
         done = [each for each in group if each["status"] == "completed"]
         row |= {"cells": len({each["cell"] for each in group}), "n": len(done)}
         row |= {status: ended[status] for status in STATUSES[1:-1]}
-        for key in [key for key in [*done, {}][0] if "/" in key]:
+        for key in dict.fromkeys(key for each in done for key in each if "/" in key):
             values = [each[key] for each in done if is_number(each.get(key))]
-            if len(values) == len(done):
-                row[key] = fmean(values)
+            if len(values) < len(done):  # a mean of fewer than the n it would stand beside
+                row[key] = None
+                continue
+            row[key] = fmean(values)
             if len(values) > 2 and row["cells"] == 1 and key.startswith(("accuracy/", "loss/")):
                 from resnet_cifar.runs.statistics import estimate  # takes a second: scipy
 
