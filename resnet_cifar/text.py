@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from msgspec import Struct, ValidationError
     from rich.console import Console
 
-
 LONG = 3600.0  # seconds; what is expected to take longer says so before it starts
 
 

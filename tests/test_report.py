@@ -248,6 +248,19 @@ def test_a_verdict_does_not_rest_on_survivors(
     assert (row["lost"], math.isnan(row["p"])) == (1, True)
 
 
+def test_a_diverged_run_is_at_the_chance_of_its_own_data(tmp_path: Path) -> None:
+    for data, chance in (("cifar10", 0.1), ("cifar100", 0.01), ("synthetic", 0.1)):
+        for lr in ("0.1", "0.01"):
+            make_run(tmp_path / data, [*SHORT, f"data={data}", f"{LR}={lr}"], 0, 0.5)
+            lost = [*SHORT, f"data={data}", f"{LR}={lr}"]
+            make_run(tmp_path / data, lost, 1, 0.1, status="diverged", curve=[0.1])
+        found = group(tmp_path / data, "learning_rate")
+        (comparison,) = claims.judge(plan(), found).comparisons
+        assert comparison.with_diverged.mean == 0
+        assert claims._chance(plan(), found) == pytest.approx(chance)
+        assert claims._chance(plan(metric="loss/val"), found) == pytest.approx(-math.log(chance))
+
+
 def plan(**changes: object) -> claims.Claim:
     claim = QUESTIONS["learning_rate"].claims[0]
     return msgspec.structs.replace(claim, **changes)
@@ -407,15 +420,42 @@ def test_a_best_cell_on_the_edge_is_told(best: tuple[int, int] | None, edges: li
     grid = list(itertools.product(range(3), range(3), (True, False)))
     cells = pd.DataFrame(grid, columns=[LR, WD, "optimizer.nesterov"])
     cells["scheduler"] = "cosine"
-    cells["accuracy/val"] = [
-        math.nan if best is None else 0.5 + 0.1 * ((lr, wd) == best) for lr, wd, _ in grid
-    ]
+    cells[[LR, WD]] += 1
+    cells["n"], cells["diverged"] = int(best is not None), 0
+    cells["worse"] = [(lr, wd) != best for lr, wd, _ in grid]
+    cells = cells.sort_values("worse", kind="stable")
     varied = SimpleNamespace(vary=(LR, WD, "optimizer.nesterov", "scheduler"))
-    found = tables.find_keys_at_edge(SimpleNamespace(cells=cells, group=varied))
+    found = tables.find_keys_at_edge(SimpleNamespace(ranks=cells, group=varied))
     assert found == edges
-    two = cells[cells[LR] > 0]  # of two values the best is always at an edge
-    found = tables.find_keys_at_edge(SimpleNamespace(cells=two, group=varied))
+    two = cells[cells[LR] > 1]  # of two values the best is always at an edge
+    found = tables.find_keys_at_edge(SimpleNamespace(ranks=two, group=varied))
     assert LR not in found
+
+
+def test_a_survivor_of_diverged_seeds_speaks_nowhere_for_its_cell(tmp_path: Path) -> None:
+    lrs(tmp_path, {"0.01": [0.70, 0.71, 0.72], "0.1": [0.74, 0.75, 0.76], "1.0": [0.78]})
+    make_run(tmp_path, [*SHORT, f"{LR}=1.0"], 1, 0.1, status="diverged", curve=[0.1])
+    make_run(tmp_path, [*SHORT, f"{LR}=0.001"], 0, 0.1, status="running", curve=[0.9])
+    whole = tabulate(tmp_path, "learning_rate")
+    assert list(whole.ranks["label"]) == ["lr 0.1", "lr 0.01", "lr 1", "lr 0.001"]
+    assert set(whole.picks["label"]) == {"lr 0.1"}
+    assert tables.find_keys_at_edge(whole) == []  # a larger one was tried
+    for lr in ("0.1", "0.01"):
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}"], 3, 0.1, status="diverged", curve=[0.1])
+    assert tables.find_keys_at_edge(tabulate(tmp_path, "learning_rate")) == []
+    add = [(0.9290, "completed"), (0.1, "diverged"), (0.1, "diverged")]
+    for seed, (accuracy, status) in enumerate(add):
+        make_run(tmp_path, ["cell=cosine"], seed, accuracy, status=status, curve=[accuracy])
+    study = tables.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
+    assert study.loc["cosine", ["n", "verdict"]].tolist() == [1, "2 of 3 diverged"]
+    assert study.loc["baseline", "verdict"] == "not run"
+
+
+def test_nothing_lies_beyond_none(tmp_path: Path) -> None:
+    for decay in ("0", "5e-4", "1e-2"):
+        run = [*SHORT, "scheduler=cosine", f"{WD}={decay}"]
+        make_run(tmp_path, run, 0, 0.8 - float(decay))
+    assert tables.find_keys_at_edge(tabulate(tmp_path, "weight_decay")) == []
 
 
 def test_the_verdict_corrected_for_their_number(tmp_path: Path) -> None:
@@ -517,6 +557,39 @@ def test_one_training_is_ranked_once_whatever_is_averaged(tmp_path: Path) -> Non
     assert sorted(values.values()) == [[0.5], [0.7], [0.9, 0.8]]
     (own,) = (name for name, found in values.items() if found == [0.9, 0.8])
     assert own == "lr 0.01, ema decay 0"
+
+
+def test_one_training_counts_once_in_the_shared_variance(tmp_path: Path) -> None:
+    def pooled(metric: str) -> list[int]:
+        (found,) = group_by_setting(load_runs(tmp_path))
+        return [found.pool(cell, metric).freedom for cell in found.labels]
+
+    for lr, accuracies in {"0.01": [0.8, 0.81, 0.83], "0.1": [0.7, 0.72, 0.73]}.items():
+        for seed, accuracy in enumerate(accuracies):
+            make_run(tmp_path, [*SHORT, f"{LR}={lr}"], seed, accuracy)
+    assert pooled("accuracy/val") == [4, 4]
+    for decay in ("0.9", "0.99"):
+        for seed, accuracy in enumerate([0.8, 0.81, 0.83]):
+            averaged = [*SHORT, f"{LR}=0.01", f"regularization.ema_decay={decay}"]
+            make_run(tmp_path, averaged, seed, accuracy, averaged=accuracy)
+    assert pooled("accuracy/val") == [4, 4]
+    assert pooled("accuracy/val_ema") == [2, 2]  # of one of the two decays
+
+
+def test_a_metric_that_some_runs_lack_has_an_n_of_its_own(tmp_path: Path) -> None:
+    for lr in ("0.1", "0.01"):
+        for seed, accuracy in enumerate((0.5, 0.52, 0.54)):
+            averaged = accuracy if seed < 2 else None
+            make_run(tmp_path, [*SHORT, f"{LR}={lr}"], seed, accuracy, averaged=averaged)
+    question = msgspec.structs.replace(
+        QUESTIONS["learning_rate"],
+        claims=(msgspec.structs.replace(QUESTIONS["averaging"].claims[0], against=None, pairs=()),),
+    )
+    (found,) = group_by_question(load_runs(tmp_path), [question])
+    (row, _) = records(tables.tabulate(found, load_metrics(tmp_path)).cells)
+    assert (row["n"], row["accuracy/val_ema/n"]) == (3, 2)
+    assert numbers.FORMS["mean"](row, "accuracy/val_ema") == "50.00, 52.00 (n = 2)"
+    assert numbers.FORMS["mean"](row, "accuracy/val").startswith("52.00 ± ")
 
 
 def test_a_best_cell_with_one_run_says_so(tmp_path: Path) -> None:
@@ -746,6 +819,33 @@ def test_every_published_cell_has_its_row(as_published: Path) -> None:
     assert table["accuracy/val_augmented"].tolist() == table["published"].tolist()
 
 
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        "augmentation=mixup",
+        "augmentation.crop_padding=2",
+        "optimizer.momentum=0.8",
+        "optimizer=adamw",
+        "scheduler.eta_min=0.001",
+        "scheduler.warmup_epochs=5",
+        "regularization.label_smoothing=0.1",
+        "regularization.ema_decay=0.999",
+        "norm.momentum=0.2",
+        "data.val_size=5000",
+        "data.split_seed=1",
+    ],
+)
+def test_a_run_of_another_configuration_is_no_repetition(tmp_path: Path, unusual: str) -> None:
+    make_run(tmp_path, ["cell=cosine_wd_1e-2"], 0, 0.95)
+    make_run(tmp_path, ["cell=cosine_wd_1e-2", unusual], 0, 0.5)
+    study = tables.study_table(load_runs(tmp_path), PUBLISHED).set_index("cell")
+    assert study.loc["cosine_wd_1e-2", "n"] == 1
+    (found,) = group_by_setting(load_runs(tmp_path))[:1]
+    verdicts = tables.tabulate(found, load_metrics(tmp_path), PUBLISHED).cells["verdict"]
+    assert len(verdicts) == 2 or unusual.startswith("data.") or "ema" in unusual
+    assert sum(verdict != "" for verdict in verdicts) <= 1
+
+
 def test_runs_off_the_full_setting_are_not_compared(rates: Path) -> None:
     table = tables.study_table(load_runs(rates), PUBLISHED)
     assert table["n"].sum() == 0
@@ -802,7 +902,32 @@ def test_the_documents_claims_are_judged_by_its_own_passes() -> None:
     assert [list(passes) for passes in losses] == [["published", "a"], ["published", "a"]]
 
 
+def test_a_published_claim_s_where_and_against(tmp_path: Path) -> None:
+    asked = QUESTIONS["learning_rate"]
+    (claim, *_) = asked.claims
+    for more, pairs in (
+        ({}, 2),
+        ({"where": {"trainer.epochs": [300]}}, 0),
+        ({"where": {"trainer.epochs": [15], "augmentation": ["crop_flip"]}}, 2),
+        ({"against": "accuracy/train"}, 0),
+    ):
+        one = msgspec.structs.replace(claim, **more)
+        question = msgspec.structs.replace(asked, claims=(one,))
+        assert len(claims.judge_published([question], PUBLISHED)) == pairs
+
+
 # Curves ------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_metrics_can_t_be_read_leaves_the_figures(tmp_path: Path) -> None:
+    for lr, curve in (("0.001", [0.3, 0.5]), ("0.01", [0.5, 0.8]), ("0.1", [0.6, 0.7])):
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}"], 0, curve[-1], curve=curve)
+    (damaged,) = tmp_path.glob("lr0.001*/seed=0/metrics.jsonl")
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    runs = load_runs(tmp_path)
+    report = contents.build_report(runs, load_metrics(runs), list(QUESTIONS.values()), PUBLISHED)
+    drawn = [part for part in document.unfold(report.parts) if isinstance(part, document.Picture)]
+    assert any(part.name.startswith("ranks") for part in drawn)
 
 
 def test_what_deciding_early_would_have_picked(tmp_path: Path) -> None:
@@ -898,6 +1023,26 @@ def test_which_identities_the_probe_found_broken(tmp_path: Path) -> None:
     text = report.markdown()
     assert "detach none, weight decay 0.01: every identity holds" in text
     assert "detach var, weight decay 0.01: broken are ⟨∂L/∂x, x̂⟩ = 0" in text
+
+
+def test_identities_that_were_not_measured_are_neither_whole_nor_broken(tmp_path: Path) -> None:
+    usual = [*SHORT, "scheduler=cosine", f"{WD}=0.01"]
+    for own in ("norm.detach=none", "norm.detach=both"):
+        add_probe(make_run(tmp_path, [*usual, own], 0, 0.5), ["sum_cosine"] * own.endswith("both"))
+    bare = make_run(tmp_path, [*usual, "norm=none"], 0, 0.5)
+    add_probe(bare)
+    rows = (bare / "probe.jsonl").read_text().splitlines(keepends=True)
+    (bare / "probe.jsonl").write_text("".join(row for row in rows if '"conv"' in row))
+    runs, curves, probe = load_runs(tmp_path), load_metrics(tmp_path), load_probe(tmp_path)
+    asked = msgspec.structs.replace(QUESTIONS["detach"], where={}, vary=("norm", "norm.detach"))
+    (found, *_) = group_by_question(runs, [asked])
+    table = flow.flow_table(found, flow.medians(probe), curves)
+    assert len(table) == 3
+    (row,) = (row for row in records(table) if math.isnan(row["mean_over_std"]))
+    assert numbers.FORMS["pattern"](row, "{mean_over_std:.2f} → {mean_over_std/first:.2f}") == ""
+    text = flow._describe_identities(table)
+    assert len(re.findall("holds|broken", text)) == 2
+    assert "norm none" not in text
 
 
 @pytest.mark.parametrize("measured", [[], ["statistics"], ["statistics", "mean", "variance"]])
@@ -1124,6 +1269,18 @@ def test_a_claim_is_one_line_over_its_settings(tmp_path: Path) -> None:
     assert "✓ **holds**" in written.splitlines()[0]
     assert "? **undecided**" in written.splitlines()[0]
     assert [line[:4] for line in written.splitlines()[1:]] == ["  - "] * 2
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (None, "more runs; how many, the spread does not tell yet"),
+        ((2, 3), "more runs"),  # what would tell alone is there
+        ((2, 5), "4 to 5 runs a cell, if the difference is as large as it seems"),
+    ],
+)
+def test_how_many_runs_are_missing(seeds: tuple[int, int] | None, words: str) -> None:
+    assert verdicts._name_runs(3, seeds) == words
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pandas as pd
 from resnet_cifar.identity import SHORT, varying_keys
 from resnet_cifar.record.schema import FINAL
 from resnet_cifar.report import study
-from resnet_cifar.report.groups import CHANCE, Group, name_difference, name_key
-from resnet_cifar.report.study import Claim, Contrast, Published, Question, Selector
+from resnet_cifar.report.groups import Group, name_difference, name_key
+from resnet_cifar.report.study import ABSENT, Claim, Contrast, Published, Question, Selector
 from resnet_cifar.runs import statistics
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
@@ -116,7 +116,8 @@ def judge(claim: Claim, group: Group) -> Judgement | None:
     at_chance, p_chance = _decide(claim, [c.with_diverged for c in comparisons])
     if alone != at_chance:
         alone, p = UNDECIDED, math.nan
-        count = f"have no {claim.metric} and" if math.isnan(_chance(claim)) else "at chance level"
+        unknown = math.isnan(_chance(claim, group))
+        count = f"have no {claim.metric} and" if unknown else "at chance level"
         remarks.append(f"undecided, as the diverged seeds {count} change the verdict")
     ended = rows[counted & rows["status"].isin(FINAL)]
     cells = ended.groupby("seed")["cell"].nunique()
@@ -184,7 +185,7 @@ def _compare(
         values = list((first - second).dropna())
         lost = [0.0] * group.diverged[cells[0]]
         return _compare_pairs(name, values, values + lost) if values else None
-    seen, at_chance = (group.combine(used, logs, lost) for lost in (None, _chance(claim)))
+    seen, at_chance = (group.combine(used, logs, lost) for lost in (None, _chance(claim, group)))
     if seen is None or at_chance is None:
         return None
     pools = (group.pool(*key, logs) for key in used)
@@ -198,9 +199,9 @@ def _compare_pairs(name: str, values: list[float], with_diverged: list[float]) -
     return Comparison(name, seen, at_chance, pairs=values, paired=True)
 
 
-def _chance(claim: Claim) -> float:
+def _chance(claim: Claim, group: Group) -> float:
     """The value of a claim's metric for a run that diverged; NaN of a metric of one's own."""
-    chances = {"accuracy": CHANCE, "loss": -math.log(CHANCE)}
+    chances = {"accuracy": group.chance, "loss": -math.log(group.chance)}
     chance = chances.get(claim.metric.partition("/")[0], math.nan)
     return math.log(chance) if claim.relative else chance
 
@@ -254,9 +255,10 @@ def judge_published(
     """The document's own claims, each comparison with its difference within every pass."""
     rows = []
     own = [(q, c) for q in questions for c in q.claims if c.declared == study.PUBLISHED]
-    for question, claim in own:
+    for question, claim in [(q, c) for q, c in own if not c.against]:
         for contrast in claim.contrasts:
-            sides = [_find_published(question.where | side, published) for _, side in contrast]
+            where = question.where | claim.where
+            sides = [_find_published(where | side, published) for _, side in contrast]
             for cells in itertools.product(*sides):
                 selectors = [cell.selector for cell in cells]
                 in_one_setting = varying_keys(selectors).keys() <= {*question.vary}
@@ -270,7 +272,7 @@ def _find_published(asked: Selector, published: Sequence[Published]) -> list[Pub
     return [
         cell
         for cell in published
-        if all(set(had) <= set(asked.get(key) or had) for key, had in cell.selector.items())
+        if all({*had} <= set(asked.get(k) or had) | {*ABSENT} for k, had in cell.selector.items())
     ]
 
 
@@ -298,11 +300,13 @@ def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], li
     """Compare a product of keys with the best of them: R² of quadratics in their log10."""
     if missing := _name_missing(group, claim.metric):
         return [], [missing]
-    diverged = group.everything["status"] == "diverged"
-    at_chance = group.everything[claim.metric].mask(diverged, _chance(claim))
-    every = group.everything.assign(**{claim.metric: at_chance})
-    ended = every[every["status"].isin(FINAL)]
-    seen, with_diverged = (_advantages(claim, runs) for runs in (group.runs, ended))
+    every = group.everything
+    diverged = every["status"] == "diverged"
+    values = every.get(claim.metric, pd.Series(math.nan, every.index))
+    every = every.assign(**{claim.metric: values.mask(diverged, _chance(claim, group))})
+    seen, with_diverged = (
+        _advantages(claim, every[every["status"].isin(of)]) for of in (["completed"], FINAL)
+    )
     if not seen:
         return [], []
     product = "·".join(SHORT.get(key, name_key(key)) for key in claim.predictor)

@@ -309,7 +309,7 @@ def draw_ranks(tables: Tables) -> Figure:
         looks = {c: (group.labels[c], colors.get(c, FAINT)) for c in reversed(cells)}
     size = 7.2, 1 + 0.22 * max(4, len(cells))
     with panels(*size, describe_figure(group, group.runs)) as (figure, axis):
-        for cell, (name, color) in looks.items():
+        for cell, (name, color) in {c: looks[c] for c in looks if c in ranks}.items():
             width = 0.8 if color == FAINT else 1.8
             axis.plot(ranks[cell], color=color, lw=width, label=group.labels[cell])
             label_end(axis, ranks[cell].iloc[-1], name, color)

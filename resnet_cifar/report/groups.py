@@ -11,13 +11,14 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from resnet_cifar.config import schema
 from resnet_cifar.config.saved import usual_values
 from resnet_cifar.identity import COORDINATES, UNNAMED, USUAL, number, varying_keys
 from resnet_cifar.report.study import VAL, WORDS, Question, Selector, matches
@@ -28,8 +29,6 @@ from resnet_cifar.text import printable
 TITLES: dict[str, str] = WORDS["keys"]
 OTHER = Question("Other runs", {}, (), name="other")
 BEST = Question("Which is best?", {}, (), name="best")
-# Accuracy of a network that has learnt nothing, for runs that diverged; its loss is −ln of it.
-CHANCE = 0.1  # CIFAR-10 and the synthetic data have ten classes
 Weights = Mapping[tuple[str, str], int]  # of a cell's metric in a sum
 _ORDER = ("none", "constant", "sgd", "crop_flip", "mean", "var", "both", "step", "cosine")
 _MISSING = "–"  # stands for a key a cell doesn't have, in comparisons and in labels
@@ -42,23 +41,24 @@ class Spreads:
         keys = [key for key in [*identity_keys(runs), "precision"] if statistics.is_of_setting(key)]
         setting = runs.groupby(keys, dropna=False, sort=False).ngroup()
         self._of_run = dict(zip(runs["directory"], setting, strict=True))
-        self._cells: dict[Hashable, dict[str, pd.DataFrame]] = {}
-        for (of, cell), part in runs.groupby([setting, "cell"]):
-            # A cell that collapses, or diverges at some seeds, has a spread of its own.
-            lost = (part["status"] == "diverged").any()
-            if not lost and not statistics.collapses(part.iloc[0].to_dict()):
-                self._cells.setdefault(of, {})[str(cell)] = part[part["status"] == "completed"]
+        # A cell that collapses, or diverges at some seeds, has a spread of its own.
+        lost = (runs["status"] == "diverged").groupby([setting, runs["cell"]]).transform("any")
+        apart = lost | np.array([*map(statistics.collapses, records(runs))], bool)
+        sharing = runs[~apart & (runs["status"] == "completed")]
+        sharing = sharing.assign(training=_number_trainings(sharing))
+        self._sharing = dict(list(sharing.groupby(setting)))
         self._pool = cache(self._estimate)
 
     def pool(self, run: dict[str, Any], metric: str, logs: bool = False) -> statistics.Pool:
         """The pool of the setting of a cell, of which `run` is one; empty for a cell apart."""
         of = self._of_run[run["directory"]]
-        apart = run["cell"] not in self._cells.get(of, {})
-        return statistics.EMPTY if apart else self._pool(of, metric, logs)
+        shares = of in self._sharing and (self._sharing[of]["cell"] == run["cell"]).any()
+        return self._pool(of, metric, logs) if shares else statistics.EMPTY
 
-    def _estimate(self, of: Hashable, metric: str, logs: bool) -> statistics.Pool:
-        cells = self._cells[of].values()
-        return statistics.pool([list(last_values(part, metric, logs)) for part in cells])
+    def _estimate(self, of: int, metric: str, logs: bool) -> statistics.Pool:
+        runs = self._sharing[of].reindex(columns=["training", "cell", "seed", metric])
+        cells = runs.dropna().drop_duplicates("training").groupby("cell")
+        return statistics.pool([list(last_values(part, metric, logs)) for _, part in cells])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,6 +120,12 @@ class Group:
             return last_values(runs.get(cell, pd.DataFrame()), metric, logs)
 
         return values
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a network that has learnt nothing; its loss is −ln of it. NaN: not known."""
+        classes = {kind.NAME: len(kind.CLASSES) for kind in schema.groups()["data"]}
+        return 1 / classes.get(self.everything["data"].iloc[0], math.nan)
 
     def pool(self, cell: str, metric: str = VAL, logs: bool = False) -> statistics.Pool:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
@@ -201,14 +207,17 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
 
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
-    """The runs by setting alone: all its cells can be ranked.
+    """The runs by setting alone, one of each training: all its cells can be ranked."""
+    once = _number_trainings(runs).drop_duplicates().index
+    return _number_repeated(_split(runs[runs.index.isin(once)], BEST, Spreads(runs)))
 
-    Averaging changes no update: of runs that differ in it alone, one stands for their training.
-    """
+
+def _number_trainings(runs: pd.DataFrame) -> "pd.Series[int]":
+    """Number the trainings, the runs that average least first."""
+    # Averaging changes no update: runs that differ in it alone are one training.
     averaging = [key for key in runs if key == "regularization.ema_decay"]
-    same = [*identity_keys(runs.drop(columns=averaging)), "precision", "seed"]
-    once = runs.sort_values(averaging).drop_duplicates(same).sort_index()
-    return _number_repeated(_split(once, BEST, Spreads(runs)))
+    keys = [*identity_keys(runs.drop(columns=averaging)), "precision", "seed"]
+    return runs.sort_values(averaging).groupby(keys, dropna=False, sort=False).ngroup()
 
 
 def _number_repeated(groups: list[Group]) -> list[Group]:

@@ -1,6 +1,7 @@
 """Numbers as people read them, and the forms in which columns of tables show them."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,9 +68,10 @@ def _show_mean(row: Row, metric: str) -> str:
     """`95.06 ± 0.12` of a `cell_table`; two runs' values; the value of a single one."""
     scale, digits = (100, 2) if metric.startswith("accuracy") else (1, 4)
     mean, half = row[metric], row[f"{metric}/sd"] / math.sqrt(2)
-    if row["n"] == 2 and not math.isnan(half):  # an interval of two is nearly always impossible
-        return ", ".join(decimals(scale * x, digits) for x in (mean - half, mean + half))
-    return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits)
+    fewer = f" (n = {n})" if 0 < (n := row[f"{metric}/n"]) < row["n"] else ""
+    if n == 2:  # an interval of two is nearly always impossible
+        return ", ".join(decimals(scale * x, digits) for x in (mean - half, mean + half)) + fewer
+    return plus_minus(mean, row[f"{metric}/low"], row[f"{metric}/high"], scale, digits) + fewer
 
 
 def _show_range(row: Row, key: str) -> str:
@@ -106,7 +108,7 @@ FORMS: dict[str, Callable[[Row, str], str]] = {
     "value": lambda row, key: "–" if is_missing(row[key]) else number(row[key]),
     "points": lambda row, key: signed(row[key], row["low"], row["high"]),
     "diverged": lambda row, key: f"{row[key]} of {row['n'] + row[key]}",
-    "pattern": lambda row, pattern: pattern.format_map(row),
+    "pattern": lambda row, of: re.sub("^nan( → nan)?$", "", of.format_map(row)),
     "mean": _show_mean,
     "range": _show_range,
     "measured": _show_measured,

@@ -7,7 +7,7 @@ the place in it, the value and what is allowed there: a misspelt key never makes
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from resnet_cifar.config.keys import known_identity_keys
+from resnet_cifar.config.saved import usual_values
 from resnet_cifar.errors import UserError, describe, shorten
 from resnet_cifar.files import read_regular
 from resnet_cifar.identity import number
@@ -33,6 +34,7 @@ IMAGES = 10_000  # of the published validation and test sets
 Selector = dict[str, Any]  # configuration keys and the values they may have, each a list once read
 Contrast = tuple[tuple[int, Selector], ...]  # cells, each with the sign it is added with
 PUBLISHED = "published"
+ABSENT = (None, math.nan)  # how a table shows that a run has no such key
 
 _METRIC = re.compile(r"[^\s/]+(/[^\s/]+)+")
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -147,7 +149,7 @@ def matches(runs: pd.DataFrame, selector: Selector) -> "pd.Series[bool]":
     """Compare `runs` (configuration keys as columns) with a selector: bool [rows]."""
     chosen = pd.Series(True, index=runs.index)
     for key, values in selector.items():
-        chosen &= runs[key].isin(values) if key in runs else False
+        chosen &= runs[key].isin(values) if key in runs else None in values
     return chosen
 
 
@@ -162,7 +164,7 @@ def load_questions(path: Path = EXPERIMENTS / "questions.yaml") -> list[Question
 def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Published]:
     """Read the published values and their repetitions. Raises as `load_questions`."""
     file = _convert(_read(path), _PublishedFile, str(path))
-    setting = _read_selector(f"{path}: setting", file.setting)
+    setting = _usual_setting() | _read_selector(f"{path}: setting", file.setting)
     named = _list_named(f"{path}: cells", file.cells)
     cells = {name: _read_cell(place, node, file.sources) for place, name, node in named}
     shared = file.pooled_sd
@@ -176,9 +178,16 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
         # Ten thousand images alone leave a spread: three results that are closer were lucky.
         share = cell.published[AUGMENTED]
         sd = max(math.sqrt(variance), math.sqrt(share * (1 - share) / IMAGES))
-        whole = (cell.selector | setting, cell.published, cell.repetitions)
+        whole = (setting | cell.selector, cell.published, cell.repetitions)
         published.append(Published(*whole, name, name in shared, sd, freedom))
     return published
+
+
+def _usual_setting() -> Selector:
+    """Select each key's usual value, or its absence; the precision is told beside the results."""
+    free = ("trainer.precision", "trainer.deterministic")
+    usual = {key: value for key, value in usual_values().items() if key not in free}
+    return {key: [*_as_in_tables([value]), *ABSENT] for key, value in usual.items()}
 
 
 def _read_question(place: str, name: str, node: object) -> Question:
@@ -289,11 +298,15 @@ def _read_selector(
         known = known_identity_keys()[key]
         for i, one in enumerate(values, 1):
             _check(known.takes(one), f"{at}[{i}]" if one is not value else at, one, known.allowed)
-        values = [number(x) if isinstance(x, (list, dict)) else x for x in values]  # as in tables
+        values = _as_in_tables(values)
         fixed = (where or {}).get(key, values)
         _check(all(one in fixed for one in values), at, value, f"where has {key} in {fixed} only")
         selector[key] = values
     return selector
+
+
+def _as_in_tables(values: Sequence[Any]) -> list[Any]:
+    return [number(x) if isinstance(x, (list, dict)) else x for x in values]
 
 
 # Checks ------------------------------------------------------------------------------------------

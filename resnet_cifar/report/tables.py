@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_cifar.identity import varying_keys
+from resnet_cifar.record.schema import FINAL
 from resnet_cifar.report.groups import Group, is_missing, last_values, name_difference
 from resnet_cifar.report.study import AUGMENTED, VAL, Published, matches
 from resnet_cifar.runs import statistics
@@ -36,9 +37,10 @@ class Tables:
 
         Columns: the varied keys; label, cell; n, the number of completed runs; for every metric m
         of `METRICS` and `claimed`: m (mean), m/low, m/high (95 % t-interval, NaN with one run),
-        m/sd; diverged, the number of seeds that did; published, repetitions/low, repetitions/high
-        (their range), prediction/low, prediction/high (where the mean of n runs should lie with
-        95 %), all in the augmented view, and verdict, where the cell is one of the published study.
+        m/sd, m/n (the runs that have it); diverged, the number of seeds that did; published,
+        repetitions/low, repetitions/high (their range), prediction/low, prediction/high (where the
+        mean of n runs should lie with 95 %), all in the augmented view, and verdict, where the cell
+        is one of the published study.
         """
         group, rows = self.group, []
         known = {cell: each for each in self.published for cell in group.find(each.selector)}
@@ -48,7 +50,8 @@ class Tables:
             row["diverged"] = group.diverged[cell]
             for metric in (*METRICS, *self.claimed):
                 row |= _summarize(metric, group.values(cell, metric))
-            row |= _compare_with_published(known.get(cell), group.values(cell, AUGMENTED))
+            ours, lost = group.values(cell, AUGMENTED), group.diverged[cell]
+            row |= _compare_with_published(known.get(cell), ours, lost)
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -92,7 +95,7 @@ class Tables:
         those of `cells`; rank; difference, low, high against the best (NaN for the best itself),
         and p, corrected for the best's having been picked among all (Tukey's range).
         """
-        order = self.cells.assign(apart=self.cells["diverged"] > 0)
+        order = self.cells.assign(apart=2 * (self.cells["n"] == 0) + (self.cells["diverged"] > 0))
         order = order.sort_values(["apart", VAL], ascending=[True, False], ignore_index=True)
         order["rank"] = order.index + 1
         against = ["difference", "low", "high", "p"]
@@ -132,11 +135,12 @@ class Tables:
     def picks(self) -> pd.DataFrame:
         """The pick of a decision at epoch k: the cell with the best mean `accuracy/val` by then.
 
-        Means are those of `curve` and `cells`, over each cell's own seeds. Columns: epoch, cell,
-        label, right (is the last epoch's pick), behind (how far the pick's last epoch lies below
-        the best's, a fraction), and rank/<cell> (1 is best).
+        Means are those of `curve` and `cells`, over each cell's own seeds; a cell with a diverged
+        seed has none. Columns: epoch, cell, label, right (is the last epoch's pick), behind (how
+        far the pick's last epoch lies below the best's, a fraction), and rank/<cell> (1 is best).
         """
         means = self.curve().pivot_table(index="epoch", columns="cell", values="mean")
+        means = means.drop(columns=[*self.group.diverged], errors="ignore")
         table = means.dropna(axis="columns", how="all").dropna()
         if table.empty or table.shape[1] < 2:
             return pd.DataFrame()
@@ -188,11 +192,14 @@ def _summarize(name: str, values: "pd.Series[float]") -> dict[str, float]:
     if len(values):
         e = statistics.estimate(values)
         mean, low, high = e.mean, e.low, e.high
-    return {name: mean, f"{name}/low": low, f"{name}/high": high, f"{name}/sd": values.std()}
+    row = {name: mean, f"{name}/low": low, f"{name}/high": high, f"{name}/sd": values.std()}
+    return row | {f"{name}/n": len(values)}
 
 
-def _compare_with_published(known: Published | None, ours: "pd.Series[float]") -> dict[str, Any]:
-    """The published values of a cell and the verdict on ours, all in the augmented view."""
+def _compare_with_published(
+    known: Published | None, ours: "pd.Series[float]", lost: int
+) -> dict[str, Any]:
+    """The published values and the verdict on ours, in the augmented view; `lost` ones diverged."""
     ends = [f"{of}/{end}" for of in ("repetitions", "prediction") for end in ("low", "high")]
     row: dict[str, Any] = dict.fromkeys(("published", *ends), math.nan) | {"verdict": ""}
     if known is not None:
@@ -205,6 +212,8 @@ def _compare_with_published(known: Published | None, ours: "pd.Series[float]") -
             low, high = statistics.prediction_interval(others, len(ours), known.sd, known.freedom)
             row |= {"prediction/low": low, "prediction/high": high}
             row["verdict"] = judge_reproduction(float(ours.mean()), low, high)
+        if lost:  # survivors do not speak for a cell
+            row["verdict"] = f"{lost} of {lost + len(ours)} diverged"
     return row
 
 
@@ -219,15 +228,16 @@ def judge_reproduction(mean: float, low: float, high: float) -> str:
 def study_table(runs: pd.DataFrame, published: Sequence[Published]) -> pd.DataFrame:
     """All published cells, a row for each precision of ours: n, ours, the repetitions, verdict."""
     rows = []
-    completed = runs[runs["status"] == "completed"]
+    ended = runs[runs["status"].isin(FINAL)]
     for known in published:
-        found = completed[matches(completed, known.selector)]
+        found = ended[matches(ended, known.selector)]
         parts = list(found.groupby("precision")) if len(found) else [("", found)]
-        for precision, mine in parts:
+        for precision, every in parts:
+            mine = every[every["status"] == "completed"]
             ours = last_values(mine, AUGMENTED)
             name = f"{known.name}, {precision}" if len(parts) > 1 else known.name
             row: dict[str, Any] = {"cell": name, "n": len(ours)}
-            row |= _compare_with_published(known, ours)
+            row |= _compare_with_published(known, ours, len(every) - len(mine))
             row["repetitions/n"] = len(known.values(AUGMENTED))
             row |= _summarize(AUGMENTED, ours) | _summarize(VAL, last_values(mine, VAL))
             row["accuracy/test"] = float(last_values(mine, "accuracy/test").mean())
@@ -258,13 +268,12 @@ def find_settled_epoch(picks: pd.DataFrame) -> int:
 
 def find_keys_at_edge(tables: Tables) -> list[str]:
     """The keys of three numbers or more of which the best cell has the smallest or the largest."""
-    cells = tables.cells.dropna(subset=[VAL])
-    numeric = cells[[*tables.group.vary]].select_dtypes("number")
+    ended = tables.ranks[tables.ranks[["n", "diverged"]].any(axis="columns")]
+    best = ended[ended["diverged"] == 0].head(1)
+    numeric = ended[[*tables.group.vary]].select_dtypes("number")
     tried = numeric.loc[:, numeric.nunique() > 2]
-    if tried.empty:
-        return []
-    best = cells[VAL].argmax()
-    return [str(key) for key, of in tried.items() if of.iloc[best] in (of.min(), of.max())]
+    # Nothing lies beyond 0.
+    return [str(k) for k, of in tried.items() if best[k].isin([of.min() or None, of.max()]).any()]
 
 
 def cost_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def _name_runs(n: int, seeds: tuple[int, int] | None, cells: Sequence[str] = ())
         return f"a {'second and ' * (n == 1)}third run{of} (n = {n})"
     if told := name_seeds(n, seeds):
         return f"{told}, if the difference is as large as it seems"
-    return "more runs; how many, the spread does not tell yet"
+    return "more runs" + "; how many, the spread does not tell yet" * (seeds is None)
 
 
 def name_seeds(n: int, seeds: tuple[int, int] | None) -> str:
