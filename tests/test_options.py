@@ -30,6 +30,7 @@ from resnet_cifar.data.augmentation import (
 )
 from resnet_cifar.data.datasets import THE_STUDYS, Images
 from resnet_cifar.data.images import DeviceImages
+from resnet_cifar.errors import UserError
 from resnet_cifar.identity import run_directory
 from resnet_cifar.model.options import Model, ResNet18, ResNet34
 from resnet_cifar.optim.scheduler import Milestones
@@ -224,6 +225,15 @@ def test_resnet34_has_its_parameters() -> None:
     # torchvision's, 21,797,672 with a thousand classes, has a 7 × 7 stem.
     parameters = sum(p.numel() for p in net.parameters())
     assert parameters == 21_797_672 - 64 * 3 * (49 - 9)
+
+
+def test_a_link_that_leads_nowhere_among_the_data_is_damage(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").symlink_to(tmp_path / "nothing")
+    data = compose([f"data.root={tmp_path}", "data.download=false"]).data
+    with pytest.raises(UserError, match=r"damaged or incomplete \(found data_batch_1\)"):
+        data.prepare()  # as a sweep does, before its first run
 
 
 def test_cifar100(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
