@@ -134,6 +134,33 @@ def rotation() -> Iterator[list[str]]:
         ]
 
 
+COLLAPSE = "lr0.01_constant_wd0.01_detached_bn_5ep-2db27452"
+
+
+@cache
+def at_full_width() -> pd.DataFrame:
+    """By epoch the metrics of the run at width 64, and its layers' medians and largest values."""
+    runs = load_runs(RUNS)
+    runs = runs[runs["cell"] == COLLAPSE]
+    probe = load_probe(runs)
+    layers = medians(probe).set_index("epoch")[["radial_rms", "weight_norm"]]
+    worst = probe.groupby("epoch")[["mean_over_std", "running_mean_gap"]].max().add_prefix("worst/")
+    return load_metrics(runs).set_index("epoch").join(layers).join(worst)
+
+
+def collapse() -> Iterator[list[str]]:
+    for epoch, line in at_full_width().iterrows():
+        views = ("train", "val", "val_batch_statistics")
+        seen = [(100 * line[f"accuracy/{v}"], line[f"loss/{v}"]) for v in views]
+        yield [
+            str(epoch),
+            *(text for right, loss in seen for text in (f"{right:.1f}", f"{loss:.2f}")),
+            *(f"{line[name]:.2f}" for name in ("radial_rms", "weight_norm")),
+            f"{line['worst/mean_over_std']:.1f}",
+            f"{line['worst/running_mean_gap']:.2f}",
+        ]
+
+
 @cache
 def tables() -> dict[str, list[list[str]]]:
     """The rows of every table of the page, by the title of its last column."""
@@ -150,6 +177,7 @@ TABLES: dict[str, Any] = {
     r"worst \|ln(running variance/σ²)\|": largest,
     "so in seeds": separated,
     "largest": rotation,
+    r"worst \|running mean − μ\|/σ": collapse,
 }
 
 
@@ -279,7 +307,32 @@ def said_of_rotation() -> Iterator[str]:
     yield f"at most {most:.2f} times the prediction (n = {slow['seed'].nunique()})"
 
 
+def said_of_the_collapse() -> Iterator[str]:
+    """Figures of the text, in its words: the run at the study's width."""
+    lines = at_full_width()
+    own = 100 * lines["accuracy/val_batch_statistics"]
+    yield f"{own[1]:.0f} % of validation right by its own statistics, after epoch 3 {own[3]:.0f} %"
+    yield f"{spread(lines['loss/train'].loc[3:], '.2f')} in epochs 3 to 5"
+    losses = [lines[f"loss/{view}"][1] for view in ("val", "val_batch_statistics")]
+    yield (
+        "the validation loss is {:.2f} with them and {:.2f} without, and the accuracy ".format(
+            *losses
+        )
+        + f"{100 * lines['accuracy/val'][1]:.0f} % and {own[1]:.0f} %"
+    )
+    yield f"the running mean is within {lines['worst/running_mean_gap'].loc[3:].max():.2f} σ"
+    radial = lines["radial_rms"]
+    yield f"a cosine of {radial[1]:.2f} after epoch 1, {radial[5]:.2f} after epoch 5"
+    assert 0.45 < lines["weight_norm"][5] / lines["weight_norm"][1] < 0.55
+
+
 def test_the_text_says_what_the_records_give() -> None:
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    for sentence in (*said(), *said_of_identities(), *said_of_spikes(), *said_of_rotation()):
+    for sentence in (
+        *said(),
+        *said_of_identities(),
+        *said_of_spikes(),
+        *said_of_rotation(),
+        *said_of_the_collapse(),
+    ):
         assert sentence in text
