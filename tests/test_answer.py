@@ -153,6 +153,7 @@ def test_averaging_makes_no_second_training_of_a_cell(answer) -> None:
     alone = words(answer(rows))
     interval = re.search(r"[\d.]+ ± [\d.]+ points ahead", alone)[0]
     assert interval in words(answer(rows | {key: [79.0, 80.5, 81.5] for key in twins}))
+    assert interval in words(answer(rows | {key: [79.0] for key in twins}))  # the fullest counts
 
 
 def test_one_seed_says_nothing_of_chance(answer) -> None:

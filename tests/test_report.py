@@ -255,10 +255,10 @@ def test_a_diverged_run_is_at_the_chance_of_its_own_data(tmp_path: Path) -> None
             lost = [*SHORT, f"data={data}", f"{LR}={lr}"]
             make_run(tmp_path / data, lost, 1, 0.1, status="diverged", curve=[0.1])
         found = group(tmp_path / data, "learning_rate")
-        (comparison,) = claims.judge(plan(), found).comparisons
-        assert comparison.with_diverged.mean == 0
         assert claims._chance(plan(), found) == pytest.approx(chance)
         assert claims._chance(plan(metric="loss/val"), found) == pytest.approx(-math.log(chance))
+    elsewhere = found.everything.assign(data="a folder of my own")
+    assert math.isnan(dataclasses.replace(found, everything=elsewhere).chance)
 
 
 def plan(**changes: object) -> claims.Claim:
@@ -574,6 +574,10 @@ def test_one_training_counts_once_in_the_shared_variance(tmp_path: Path) -> None
             make_run(tmp_path, averaged, seed, accuracy, averaged=accuracy)
     assert pooled("accuracy/val") == [4, 4]
     assert pooled("accuracy/val_ema") == [2, 2]  # of one of the two decays
+    for seed, accuracy in enumerate([0.8, 0.81], 3):  # the fullest of three that train the same
+        averaged = [*SHORT, f"{LR}=0.01", "regularization.ema_decay=0.9"]
+        make_run(tmp_path, averaged, seed, accuracy, averaged=accuracy)
+    assert set(pooled("accuracy/val")) == {6}
 
 
 def test_a_metric_that_some_runs_lack_has_an_n_of_its_own(tmp_path: Path) -> None:

@@ -180,15 +180,10 @@ class Job:
 
 
 class JobSource(ABC):
-    """Proposes a pool's jobs one by one, each by the results of others.
+    """Proposes a pool's jobs one by one, each by the results of others."""
 
-    Attributes:
-        total: how many there will be at most, those of earlier processes included.
-        before: how many of them earlier processes got done.
-    """
-
-    total: int
-    before: int
+    total: int  # how many there will be at most, those of earlier processes included
+    before: int  # how many of them earlier processes got done
 
     @abstractmethod
     def next(self) -> Job | None:
@@ -198,9 +193,13 @@ class JobSource(ABC):
     def label(self, job: Job) -> str:
         """Return the short name of one of its jobs."""
 
+    def count(self, job: Job) -> int:
+        """Return how many of its proposals a job stands for."""
+        return 1
+
     @abstractmethod
     def stop(self, job: Job) -> str:
-        """Say why a running job should save what it has and end; "": it goes on."""
+        """Say why a job, also one that has ended, should save what it has and end; "": go on."""
 
     @abstractmethod
     def ended(self, job: Job, outcome: Outcome) -> None:

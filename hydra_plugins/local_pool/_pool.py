@@ -98,7 +98,7 @@ class Pool:
         if self._deadline is not None and not self.interrupted:
             self.left = [job for job in self._jobs if job.key not in ended]
         failed = [(job, self.failures[job.key]) for job in self._jobs if job.key in self.failures]
-        self._view.summarize(self.outcomes, failed, self.left, bool(self.interrupted), self.pruned)
+        self._view.summarize(failed, self.left, bool(self.interrupted))
 
     def _end_running(self) -> None:
         """End what still runs after an error of our own: it may save what it has."""
@@ -219,7 +219,7 @@ class Pool:
         else:
             nothing = "its process ended without an error and without a result"
             self.failures[job.key] = process.explain(code) if code else nothing
-            self._view.end(job, f"FAILED: {self.failures[job.key]}")
+            self._view.end(job, f"FAILED: {self.failures[job.key]}", "failed")
 
     def _record_end(self, job: Job, outcome: Outcome, where: str = "") -> None:
         self.outcomes[job.key] = outcome
@@ -230,7 +230,7 @@ class Pool:
 
     def _record_pruned(self, job: Job, why: str) -> None:
         self.pruned[job.key] = why
-        self._view.end(job, why)
+        self._view.end(job, why, "stopped early")
         if self._source:
             self._source.stopped(job)
 

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -128,16 +129,16 @@ class SweepView:
         self._labels = dict(zip(jobs, labels, strict=True))
         self._numbers = {job: number for number, job in enumerate(jobs, 1)}
         self._costs: dict[Job, float] = {}  # of what is to do, at the beginning
-        self._ended, self._refreshed = 0, 0.0
+        self._counts, self._refreshed = Counter(before=self._before), 0.0
         self._start = time.monotonic()
 
     def begin(self, jobs: Sequence[Job], done: Mapping[str, Outcome], slots: int) -> None:
         """Say how many jobs there are, and which are done."""
-        self._ended = self._before + len(done)
-        left = self._total - self._ended
+        self._counts["done"] = len(done)
+        left = self._total - self._counts.total()
         if self._live:
             self._costs = {job: job.cost() for job in jobs if job.key not in done}
-        self.say(f"{self._runs}: {self._ended} done before, {left} to do, {slots} at once")
+        self.say(f"{self._runs}: {self._counts.total()} done before, {left} to do, {slots} at once")
         for job in jobs:
             if job.key in done:
                 self.say_of(job, f"skipped, {done[job.key].text}")
@@ -147,9 +148,9 @@ class SweepView:
         self._labels[job] = label
         self._numbers[job] = self._before + len(self._numbers) + 1
 
-    def end(self, job: Job, text: str) -> None:
+    def end(self, job: Job, text: str, how: str = "done") -> None:
         """Say how a job has ended, and count it."""
-        self._ended += 1
+        self._counts[how] += self._source.count(job) if self._source else 1
         self.say_of(job, text)
 
     def show_output(self, job: Job, line: str) -> None:
@@ -163,11 +164,12 @@ class SweepView:
         if self._live is None or (recent and self._live.size == self._console.size):
             return
         lines = self._lay_out(running, self._console.width)
-        text = f" {self._ended} of {self._total} ended, {len(running)} running"
+        ended = self._counts.total()
+        text = f" {ended} of {self._total} ended, {len(running)} running"
         if left := self._estimate_left(running, waiting):
             text += f", about {duration(left)} left"
         with self._lock:
-            self._live.draw([*lines, self._console.bar(self._ended / self._total, BAR) + text])
+            self._live.draw([*lines, self._console.bar(ended / self._total, BAR) + text])
         self._refreshed = time.monotonic()
 
     def _describe(self, process: JobProcess) -> list[str | Text]:
@@ -208,29 +210,22 @@ class SweepView:
         return left * (time.monotonic() - self._start) / made if made > 0 else None
 
     def summarize(
-        self,
-        outcomes: Mapping[str, Outcome],
-        failures: Sequence[tuple[Job, str]],
-        left: Sequence[Job],
-        interrupted: bool,
-        pruned: Mapping[str, str],
+        self, failed: Sequence[tuple[Job, str]], left: Sequence[Job], halted: bool
     ) -> None:
         """Say how it ended: counts, failures with cause and log, jobs there was no time for."""
-        done = self._ended - self._before - len(pruned) - len(failures)
-        counts = {"before": self._before, "done": done, "stopped early": len(pruned)}
-        counts["failed"] = len(failures)
+        counts = {how: self._counts[how] for how in ("before", "done", "stopped early", "failed")}
         counts["not finished"] = self._total - sum(counts.values())
         parts = [f"{count} {how}" for how, count in counts.items() if count or how == "done"]
         passed = duration(time.monotonic() - self._start)
         self.say(f"{self._runs}: {', '.join(parts)}; {passed}")
-        for job, cause in failures:
+        for job, cause in failed:
             log = f" (log: {log})" if (log := job.log()) else ""
             self.say(f"failed: {self._labels[job]}: {cause}{log}", always=True)
         for job in left:
             self.say(f"left: {self._labels[job]}")
-        if interrupted:
+        if halted:
             self.say("interrupted; the same command goes on")
-        elif failures:
+        elif failed:
             self.say("the same command tries the failed ones again")
         elif left:
             self.say("there was no time for the rest; the same command goes on")

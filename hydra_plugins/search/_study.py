@@ -198,6 +198,9 @@ class Search(JobSource):
     def label(self, job: Job) -> str:
         return _space.label(self._trials[job.key][0].point)
 
+    def count(self, job: Job) -> int:
+        return len(self._trials[job.key])
+
     def stop(self, job: Job) -> str:
         curve = list(job.curve())
         pruned = [self.study.report(trial.number, curve) for trial in self._trials[job.key]]

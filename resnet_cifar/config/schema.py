@@ -96,14 +96,14 @@ class Config:
         if os.path.lexists(directory / RUN):
             return
         for key, value in flat.items():
-            require(str(value) != "-0.0", key, value, "0")
+            require(repr(value) != "-0.0", key, value, "0")
         for beside, key, only in WITHOUT_EFFECT:
             where = ", ".join(f"{name}={value}" for name, value in beside.items() if name != key)
             rule = f"{number(only)}: it has no effect beside {where}"
             idle = beside.items() <= flat.items() and flat.get(key, only) != only
             require(not idle, key, flat.get(key), rule)
         kind, epochs, steps = self.scheduler.NAME, self.trainer.epochs, self.steps_per_epoch
-        warmup, rule = self.scheduler.warmup_epochs, f"0, or more than 1 of {steps} steps an epoch"
+        warmup, rule = self.scheduler.warmup_epochs, f"0, or at least 1.5 of {steps} steps an epoch"
         require(not warmup or round(warmup * steps) > 1, "scheduler.warmup_epochs", warmup, rule)
         if kind == "constant" or (kind, epochs) == ("cosine", 1):  # nothing to set in its place
             return

@@ -53,8 +53,8 @@ def flow_part(group: Group, curves: pd.DataFrame, probe: pd.DataFrame) -> list[P
 def _describe_identities(table: pd.DataFrame) -> str:
     """The identities that the probe found broken, cell by cell."""
     cells_by_broken: dict[str, list[str]] = {}
-    for row in records(table.dropna(subset=[*IDENTITIES])):
-        broken = [name for key, name in IDENTITIES.items() if not row[key] < HOLDS_BELOW]
+    for row in records(table.dropna(subset=["sum_cosine", "xhat_cosine"], how="all")):
+        broken = [name for key, name in IDENTITIES.items() if row[key] >= HOLDS_BELOW]
         cells_by_broken.setdefault(", ".join(broken), []).append(row["label"])
     parts = [
         f"{'; '.join(cells)}: {'broken are ' + broken if broken else 'every identity holds'}."

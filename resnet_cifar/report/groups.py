@@ -56,9 +56,10 @@ class Spreads:
         return self._pool(of, metric, logs) if shares else statistics.EMPTY
 
     def _estimate(self, of: int, metric: str, logs: bool) -> statistics.Pool:
-        runs = self._sharing[of].reindex(columns=["training", "cell", "seed", metric])
-        cells = runs.dropna().drop_duplicates("training").groupby("cell")
-        return statistics.pool([list(last_values(part, metric, logs)) for _, part in cells])
+        runs = self._sharing[of].reindex(columns=["training", "cell", "seed", metric]).dropna()
+        parts = sorted(runs.groupby(["training", "cell"]), key=lambda part: len(part[1]))
+        cells = {training: part for (training, _), part in parts}.values()  # the fullest of each
+        return statistics.pool([list(last_values(part, metric, logs)) for part in cells])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,8 +125,8 @@ class Group:
     @property
     def chance(self) -> float:
         """Accuracy of a network that has learnt nothing; its loss is −ln of it. NaN: not known."""
-        classes = {kind.NAME: len(kind.CLASSES) for kind in schema.groups()["data"]}
-        return 1 / classes.get(self.everything["data"].iloc[0], math.nan)
+        classes = {k.NAME: len(getattr(k, "CLASSES", ())) for k in schema.groups()["data"]}
+        return 1 / (classes.get(self.everything["data"].iloc[0]) or math.nan)
 
     def pool(self, cell: str, metric: str = VAL, logs: bool = False) -> statistics.Pool:
         """The variance that moderates a cell's own, of a metric or of its logarithm."""
@@ -208,15 +209,15 @@ def _ask(whole: Group, asked: Collection[str]) -> list[Group]:
 
 def group_by_setting(runs: pd.DataFrame) -> list[Group]:
     """The runs by setting alone, one of each training: all its cells can be ranked."""
-    once = _number_trainings(runs).drop_duplicates().index
+    once = _number_trainings(runs, "seed").drop_duplicates().index
     return _number_repeated(_split(runs[runs.index.isin(once)], BEST, Spreads(runs)))
 
 
-def _number_trainings(runs: pd.DataFrame) -> "pd.Series[int]":
-    """Number the trainings, the runs that average least first."""
+def _number_trainings(runs: pd.DataFrame, *more: str) -> "pd.Series[int]":
+    """Number the trainings, also by the columns `more`, the runs that average least first."""
     # Averaging changes no update: runs that differ in it alone are one training.
     averaging = [key for key in runs if key == "regularization.ema_decay"]
-    keys = [*identity_keys(runs.drop(columns=averaging)), "precision", "seed"]
+    keys = [*identity_keys(runs.drop(columns=averaging)), "precision", *more]
     return runs.sort_values(averaging).groupby(keys, dropna=False, sort=False).ngroup()
 
 

@@ -186,8 +186,7 @@ def load_published(path: Path = EXPERIMENTS / "published.yaml") -> list[Publishe
 def _usual_setting() -> Selector:
     """Select each key's usual value, or its absence; the precision is told beside the results."""
     free = ("trainer.precision", "trainer.deterministic")
-    usual = {key: value for key, value in usual_values().items() if key not in free}
-    return {key: [*_as_in_tables([value]), *ABSENT] for key, value in usual.items()}
+    return {k: [*_as_in_tables([x]), *ABSENT] for k, x in usual_values().items() if k not in free}
 
 
 def _read_question(place: str, name: str, node: object) -> Question:

@@ -118,7 +118,7 @@ def verdict(ranked: Sequence[RankedCell]) -> str:
         # Averaging changes no update: cells that differ in it alone are one.
         like = {
             repr([x for x in each.config.items() if "ema_decay" not in x[0]]): each.values
-            for each in alike
+            for each in sorted(alike, key=lambda cell: len(cell.values))  # the fullest stays
             if each.setting == cell.setting
         }
         pools.append(statistics.pool(like.values() if cell in alike else []))

@@ -228,10 +228,29 @@ def test_what_ends_elsewhere_is_never_pruned(tmp_path: Path, toy: type[Toy]) -> 
 def test_a_point_that_is_tried_twice_is_one_run_and_is_done(
     tmp_path: Path, toy: type[Toy], capfd: pytest.CaptureFixture[str]
 ) -> None:
+    toy.pause = "0.1"  # so that it is proposed again while it runs
     space = {"x": distribution("x=0.25,0.5")}
+    for slots in (1, 2):
+        with _study.open_storage(tmp_path / f"journal{slots}") as storage:
+            run(Search(study(storage, space=space), 6, toy, toy, print), slots)
+        assert re.search(r"\n6 runs: 6 done; ", capfd.readouterr().out)
+
+
+def test_a_point_that_is_stopped_twice_is_counted_twice(
+    tmp_path: Path,
+    toy: type[Toy],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(_pool, "WATCH", 0.0)
+    toy.pause = "0.1"
+    space = {"x": distribution("x=0.125,0.25,0.375,0.5")}
     with _study.open_storage(tmp_path / "journal") as storage:
-        run(Search(study(storage, space=space), 6, toy, toy, print))
-    assert re.search(r"\n6 runs: 6 done; ", capfd.readouterr().out)
+        run(Search(study(storage, space=space, pruner=MEDIAN), 16, toy, toy, print))
+    out = capfd.readouterr().out
+    stopped = re.findall(r"(x=\S+): pruned after", out)
+    assert len(set(stopped)) < len(stopped)
+    assert f"16 runs: {16 - len(stopped)} done, {len(stopped)} stopped early; " in out
 
 
 class Curved(Toy):
