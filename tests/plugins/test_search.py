@@ -231,6 +231,8 @@ def test_a_point_that_is_tried_twice_is_one_run_and_is_done(
     toy.pause = "0.1"  # so that it is proposed again while it runs
     space = {"x": distribution("x=0.25,0.5")}
     for slots in (1, 2):
+        toy.folder = tmp_path / f"{slots}"
+        toy.folder.mkdir()
         with _study.open_storage(tmp_path / f"journal{slots}") as storage:
             run(Search(study(storage, space=space), 6, toy, toy, print), slots)
         assert re.search(r"\n6 runs: 6 done; ", capfd.readouterr().out)
