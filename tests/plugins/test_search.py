@@ -230,7 +230,7 @@ def test_a_point_that_is_tried_twice_is_one_run_and_is_done(
 ) -> None:
     toy.pause = "0.1"  # so that it is proposed again while it runs
     space = {"x": distribution("x=0.25,0.5")}
-    for slots in (1, 2):
+    for slots in (1, 3):
         toy.folder = tmp_path / f"{slots}"
         toy.folder.mkdir()
         with _study.open_storage(tmp_path / f"journal{slots}") as storage:
