@@ -378,7 +378,12 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
             make_run(
                 tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], seed, value
             )
-    assert judge(tmp_path, "lr_x_wd").verdict == verdict
+    judged = judge(tmp_path, "lr_x_wd")
+    assert (judged.verdict, judged.n) == (verdict, 3)
+    few = (("0.005", "1e-2"), ("0.01", "5e-3"), ("0.05", "1e-3"), ("0.1", "5e-4"))
+    for lr, wd in few:  # a seed without every cell, and of one product: no curve goes through it
+        make_run(tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], 4, 0.5)
+    assert judge(tmp_path, "lr_x_wd").comparisons[0].pairs == judged.comparisons[0].pairs
     table = tabulate(tmp_path, "lr_x_wd").grid
     assert table is not None
     assert table.shape == (4, 4)

@@ -316,15 +316,15 @@ def _compare_predictor(claim: Claim, group: Group) -> tuple[list[Comparison], li
 
 
 def _advantages(claim: Claim, runs: pd.DataFrame) -> list[float]:
-    """R² of the product of a claim's keys minus that of the best single one, seed by seed."""
-    keys = list(claim.predictor)
-    runs = runs.dropna(subset=[claim.metric])
+    """R² of a claim's product minus that of the best single key, of each seed with every cell."""
+    runs = runs[(runs[[*claim.predictor]] > 0).all(axis=1)].dropna(subset=[claim.metric])
     advantages = []
-    for _, part in runs[(runs[keys] > 0).all(axis=1)].groupby("seed"):
-        if any(part[key].nunique() < 3 for key in keys):
-            continue  # a quadratic goes through any two points
-        logs = [np.log10(part[key].to_numpy(dtype=np.float64)) for key in keys]
-        y = part[claim.metric].to_numpy(dtype=np.float64)
-        single = max(statistics.r_squared(y, x) for x in logs)
-        advantages.append(statistics.r_squared(y, np.sum(logs, axis=0)) - single)
+    for _, part in runs.groupby("seed"):
+        logs = [np.log10(part[key].to_numpy(dtype=np.float64)) for key in claim.predictor]
+        logs.append(np.sum(logs, axis=0))
+        few = any(len(np.unique(x.round(9))) < 3 for x in logs)  # a quadratic fits any two points
+        if few or part["cell"].nunique() < runs["cell"].nunique():
+            continue
+        *single, product = (statistics.r_squared(part[claim.metric].to_numpy(), x) for x in logs)
+        advantages.append(product - max(single))
     return [each for each in advantages if math.isfinite(each)]  # NaN: all results equal
