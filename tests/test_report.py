@@ -381,8 +381,11 @@ def test_the_product_predicts(tmp_path: Path, product: bool, verdict: str) -> No
     judged = judge(tmp_path, "lr_x_wd")
     assert (judged.verdict, judged.n) == (verdict, 3)
     few = (("0.005", "1e-2"), ("0.01", "5e-3"), ("0.05", "1e-3"), ("0.1", "5e-4"))
-    for lr, wd in few:  # a seed without every cell, and of one product: no curve goes through it
-        make_run(tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], 4, 0.5)
+    some = (("0.005", "5e-4"), ("0.01", "1e-3"), ("0.05", "5e-3"), ("0.1", "1e-2"), few[0])
+    for seed, cells in ((4, few), (5, some)):  # seeds without every cell, one with one product
+        for i, (lr, wd) in enumerate(cells):
+            cell = [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"]
+            make_run(tmp_path, cell, seed, 0.5 + 0.01 * i**2)
     assert judge(tmp_path, "lr_x_wd").comparisons[0].pairs == judged.comparisons[0].pairs
     table = tabulate(tmp_path, "lr_x_wd").grid
     assert table is not None
