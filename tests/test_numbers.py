@@ -96,6 +96,9 @@ def paired(found: pd.Series) -> str:
     return text((found.mean(), half), joint=" ± ")
 
 
+PRODUCT = "(0.05, 5e-4) ends at least 1 point above (0.005, 5e-3), which has the same product"
+
+
 @functools.cache
 def groups() -> list[Group]:
     return group_by_question(records()[0], load_questions())
@@ -115,12 +118,13 @@ def lead(question: str, first: Cell, second: Cell) -> str:
 
 
 def judged(claim: str) -> claims.Judgement:
-    """The report's judgement of a claim that one setting has runs for at width 16, lr 0.01."""
+    """The report's judgement of a claim, after 15 epochs at width 16."""
     short = "CIFAR-10, width 16, 15 epochs"
+    settings = (short, f"{short}, lr 0.01", f"{short}, cosine")
     (found,) = [
         each
         for each in claims.judge_all(groups())
-        if each.claim.claim == claim and each.group.setting in (short, f"{short}, lr 0.01")
+        if each.claim.claim == claim and each.group.setting in settings
     ]
     return found
 
@@ -234,7 +238,8 @@ def answers() -> list[str]:
     annealed = [
         lead("schedule", cell(epochs=e), cell(scheduler="constant", epochs=e)) for e in (15, 30)
     ]
-    decays = [(5, 0.01, 0), (15, 0.01, 0), (15, 5e-4, 0), (30, 5e-4, 0), (30, 0.01, 5e-4)]
+    decays = [(5, 0.01, 0), (15, 0.01, 0), (15, 5e-4, 0), (15, 0.01, 5e-4)]
+    decays += [(30, 5e-4, 0), (30, 0.01, 5e-4)]
     steps = [
         lead("weight_decay", cell(decay=high, epochs=e), cell(decay=low, epochs=e))
         for e, high, low in decays
@@ -251,8 +256,8 @@ def answers() -> list[str]:
         f"{annealed[1]} (n = 1)",
         f"5e-4: {passes('weight decay 0.0005 − 0').partition(' (')[0]}; 1e-2 another "
         f"{passes('weight decay 0.01 − 0.0005')} | 1e-2: {steps[0]} (5 epochs, n = 5), {steps[1]} "
-        f"(15, n = 3). Open: 5e-4 by {steps[2]} and {steps[3]} (15 and 30), 1e-2 another "
-        f"{steps[4]} (30, n = 1)",
+        f"(15, n = 3). In steps: 5e-4 {steps[2]}, 1e-2 another {steps[3]} (15, n = 3); open at 30: "
+        f"{steps[4]}, {steps[5]} (n = 1)",
         f"{passes('cosine − constant, weight decay 0.01 − 0')} | {both} (15 epochs, n = 3)",
         f"it fails: {passes('detach none − both').replace(' (', ' lower (')} | it fails: "
         f"{detached} lower (5 epochs, n = 5)",
@@ -275,15 +280,18 @@ def test_what_is_beyond_the_study() -> None:
     e = adds.comparisons[0].difference
     more = plus_minus(100 * e.mean, 100 * e.half_width)
     fits = [text(float(row[1])) for row in TABLES["6. Spearman correlation"][1:4]]
+    equal = judged(PRODUCT).comparisons[0].difference
+    apart = plus_minus(100 * equal.mean, 100 * equal.half_width)
     lower = [row[2].split(", ") for row in TABLES["7. train %, seeds 0 to 2"][2:]]
     expected = ["0.01", *flat.split(" ± "), *steep.split(" ± "), *more.split(" ± "), *fits]
-    expected += [max(row[2] for row in TABLES["6. apart"][1:]), *lower[0], *lower[1]]
+    expected += ["0.05", *apart.split(" ± "), "0.005", *lower[0], *lower[1]]
     expected += [text(each) for each in values(ema) - values(ema, EMA)] + ["95.11"]
     results = README.partition("## Beyond the study")[2].partition("\n## ")[0]
     assert decimals(results) == expected
     plain = " ".join(results.split())
     assert f"1e-2 ends {flat} points below none, along the cosine {steep} above" in plain
     assert f"differ by {more}, as was claimed before (n = {e.n})" in plain
+    assert f"(0.05, 5e-4) ends {apart} above (0.005, 5e-3) (n = {equal.n})" in plain
     assert adds.verdict == "holds"
     ends = {}
     for detach in ("none", "var", "mean", "both"):
@@ -302,6 +310,7 @@ def test_the_lab_book_s_summary() -> None:
     for a, b in ((0.1, 0.01), (0.01, 0.001)):
         assert lead("learning_rate", rate[a], rate[b]) in " ".join(BOOK.split())
     known = {text(values(each).mean()) for each in rate.values()}
+    known |= {text(100 * pair) for pair in judged(PRODUCT).comparisons[0].pairs}
     tabled = decimals(str([TABLES[name] for name in MEASURED.keys() | BY_ROW]))
     known |= {*tabled, *(text(float(each)) for each in tabled)}
     assert not set(decimals(str(TABLES["Lab section"]))) - known
