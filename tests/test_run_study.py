@@ -388,9 +388,9 @@ def test_a_committed_record_counts_in_the_precision_of_this_machine(
     script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = script.list_jobs(["lr_0.01"], [0], [])
-    assert script.is_recorded(job)  # on a CPU: in float32, which the run's record begins with
-    bf16 = SimpleNamespace(precision="bf16")
-    monkeypatch.setattr(script, "resolve", lambda *of: bf16)
+    assert script.is_recorded(job)  # on a CPU: in that with which the run's record begins
+    fp32 = SimpleNamespace(precision="fp32")
+    monkeypatch.setattr(script, "resolve", lambda *of: fp32)
     assert not script.is_recorded(job)
     (other,) = script.list_jobs(["lr_0.01"], [1], [])
     assert not script.is_recorded(other)
