@@ -414,6 +414,15 @@ def test_what_predicts_survivors_is_undecided(tmp_path: Path) -> None:
     assert holds.verdict == "holds"
 
 
+def test_a_grid_of_which_no_epoch_is_done_says_nothing_yet(tmp_path: Path) -> None:
+    for lr, wd in itertools.product(("0.005", "0.01", "0.05"), ("5e-4", "1e-3", "5e-3")):
+        cell = [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"]
+        change_record(make_run(tmp_path, cell, 0, status="running", curve=[0.1]), final=None)
+    runs = load_runs(tmp_path)
+    assert "accuracy/val" not in runs
+    assert claims.judge(QUESTIONS["lr_x_wd"].claims[0], group(tmp_path, "lr_x_wd")) is None
+
+
 def test_equal_results_say_nothing_of_what_predicts_them(tmp_path: Path) -> None:
     for lr, wd in itertools.product(("0.005", "0.01", "0.05"), ("5e-4", "1e-3", "5e-3")):
         make_run(tmp_path, [*SHORT, f"{LR}={lr}", f"{WD}={wd}", "scheduler=cosine"], 0, 0.8)

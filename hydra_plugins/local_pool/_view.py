@@ -210,7 +210,7 @@ class SweepView:
         return left * (time.monotonic() - self._start) / made if made > 0 else None
 
     def summarize(
-        self, failed: Sequence[tuple[Job, str]], left: Sequence[Job], halted: bool
+        self, failed: Sequence[tuple[Job, str]], left: Sequence[Job], interrupted: bool
     ) -> None:
         """Say how it ended: counts, failures with cause and log, jobs there was no time for."""
         counts = {how: self._counts[how] for how in ("before", "done", "stopped early", "failed")}
@@ -223,7 +223,7 @@ class SweepView:
             self.say(f"failed: {self._labels[job]}: {cause}{log}", always=True)
         for job in left:
             self.say(f"left: {self._labels[job]}")
-        if halted:
+        if interrupted:
             self.say("interrupted; the same command goes on")
         elif failed:
             self.say("the same command tries the failed ones again")

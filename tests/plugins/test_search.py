@@ -401,3 +401,18 @@ def test_another_launcher_gets_batches_and_nothing_is_pruned(
     engine.batches.clear()
     search.sweep(["second.port=7"])
     assert engine.batches == []
+
+
+def test_the_answer_has_a_run_once_however_often_it_was_proposed(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = OptunaSearch(
+        params={"first.port": "choice(1,2)"}, direction="maximize", n_trials=7, seed=0,
+        batch=1, storage=str(tmp_path / "journal"), sampler=RANDOM, pruner=NONE,
+    )  # fmt: skip
+    search.config, search.context = sweep()
+    search.launcher = Engine()
+    answered: list[Job] = []
+    monkeypatch.setattr(Job, "answer", classmethod(lambda kind, jobs: answered.extend(jobs)))
+    search.sweep([])
+    assert len(answered) == len({job.key for job in answered}) == 2
